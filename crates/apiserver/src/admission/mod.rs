@@ -1,0 +1,91 @@
+//! Admission: what Kubernetes' default plugins add to requests and refuse, between authorization and storage.
+//!
+//! One file for each plugin, named after it; the order of calls is Kubernetes'.
+
+pub mod allocate;
+mod default_toleration_seconds;
+mod limit_ranger;
+mod namespace_lifecycle;
+mod node_restriction;
+mod priority;
+mod resource_quota;
+mod runtime_class;
+mod service_account;
+mod taint_nodes;
+
+use kinds::rules::Part;
+use kinds::status::Status;
+use kinds::table::Kind;
+use serde_json::Value;
+
+use crate::auth::escalation;
+use crate::registry::{Registry, Write};
+
+pub use resource_quota::{QuotaGuard, QuotaTurns};
+
+/// Mutating plugins, and those that refuse before validation, for a create.
+pub fn admit_create(registry: &Registry, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    namespace_lifecycle::admit_create(registry, write, object)?;
+    if is_core(write.kind, "Pod") {
+        limit_ranger::admit(registry, write, object)?;
+        if registry.settings.service_account_admission {
+            service_account::admit(registry, write, object)?;
+        }
+        priority::admit(registry, write, object)?;
+        default_toleration_seconds::admit(object);
+        runtime_class::admit(registry, write, object)?;
+    }
+    if is_core(write.kind, "Node") {
+        taint_nodes::admit(object);
+    }
+    Ok(())
+}
+
+/// Same for an update.
+pub fn admit_update(_registry: &Registry, write: &Write<'_>, object: &mut Value, _old: &Value) -> Result<(), Status> {
+    if is_core(write.kind, "Pod") && write.part == Some(Part::Main) {
+        default_toleration_seconds::admit(object);
+    }
+    Ok(())
+}
+
+/// Validating plugins for a create, after validation; the guard is held until the object is stored.
+pub async fn check_create(registry: &Registry, write: &Write<'_>, object: &Value) -> Result<QuotaGuard, Status> {
+    escalation::check(registry, write, object, None)?;
+    node_restriction::check(write, object, None)?;
+    if is_core(write.kind, "Pod") {
+        limit_ranger::check(registry, write, object)?;
+        return resource_quota::check(registry, write, object).await;
+    }
+    Ok(QuotaGuard::none())
+}
+
+/// Validating plugins for an update.
+pub fn check_update(registry: &Registry, write: &Write<'_>, object: &Value, old: &Value) -> Result<(), Status> {
+    escalation::check(registry, write, object, Some(old))?;
+    node_restriction::check(write, object, Some(old))
+}
+
+/// May the object be deleted?
+pub fn admit_delete(_registry: &Registry, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    node_restriction::check_delete(write, object)?;
+    namespace_lifecycle::admit_delete(write)?;
+    priority::admit_delete(write)
+}
+
+fn is_core(kind: &Kind, name: &str) -> bool {
+    kind.group.is_empty() && kind.kind == name
+}
+
+/// The refusal of an object by a plugin.
+fn refuse(write: &Write<'_>, object: &Value, why: &str) -> Status {
+    Status::forbidden(write.kind.resource(), object["metadata"]["name"].as_str().unwrap_or_default(), why)
+}
+
+/// A list of the object at a pointer, made if it is not there.
+fn list_mut<'a>(object: &'a mut Value, field: &str) -> &'a mut Vec<Value> {
+    if !object[field].is_array() {
+        object[field] = Value::Array(Vec::new());
+    }
+    object[field].as_array_mut().expect("made an array above")
+}

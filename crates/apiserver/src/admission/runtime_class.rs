@@ -1,0 +1,52 @@
+//! RuntimeClass: a pod's runtime class exists, and brings its overhead and its nodes.
+
+use kinds::status::Status;
+use kinds::table;
+use serde_json::Value;
+
+use super::{list_mut, refuse};
+use crate::registry::{Registry, Write, parse_stored};
+
+pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<(), Status> {
+    let name = pod["spec"]["runtimeClassName"].as_str().unwrap_or_default().to_owned();
+    if name.is_empty() {
+        return Ok(());
+    }
+    let classes = table::by_resource("node.k8s.io", "v1", "runtimeclasses").expect("the table has runtime classes");
+    let missing = || refuse(write, pod, &format!("pod rejected: RuntimeClass {name:?} not found"));
+    let class = parse_stored(&registry.entry(classes, "", &name)?.ok_or_else(missing)?.value);
+    set_overhead(write, pod, &class)?;
+    add_scheduling(write, pod, &class)
+}
+
+fn set_overhead(write: &Write<'_>, pod: &mut Value, class: &Value) -> Result<(), Status> {
+    let overhead = &class["overhead"]["podFixed"];
+    if overhead.is_null() {
+        return Ok(());
+    }
+    if !pod["spec"]["overhead"].is_null() && pod["spec"]["overhead"] != *overhead {
+        return Err(refuse(write, pod, "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"));
+    }
+    pod["spec"]["overhead"] = overhead.clone();
+    Ok(())
+}
+
+fn add_scheduling(write: &Write<'_>, pod: &mut Value, class: &Value) -> Result<(), Status> {
+    for (key, value) in class["scheduling"]["nodeSelector"].as_object().into_iter().flatten() {
+        let own = &pod["spec"]["nodeSelector"][key];
+        if !own.is_null() && own != value {
+            return Err(refuse(
+                write,
+                pod,
+                "pod rejected: conflict: runtimeClass.scheduling.nodeSelector and pod.spec.nodeSelector disagree",
+            ));
+        }
+        pod["spec"]["nodeSelector"][key] = value.clone();
+    }
+    let tolerations = class["scheduling"]["tolerations"].as_array().cloned().unwrap_or_default();
+    if !tolerations.is_empty() {
+        let own = list_mut(&mut pod["spec"], "tolerations");
+        own.extend(tolerations.into_iter().filter(|t| !own.contains(t)).collect::<Vec<_>>());
+    }
+    Ok(())
+}

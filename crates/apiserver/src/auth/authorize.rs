@@ -1,0 +1,120 @@
+//! May this user do this? The shell around the rules: keeps the policy up to date and asks it.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use kinds::status::{GroupResource, Status};
+use kinds::table;
+use serde_json::Value;
+
+use super::rbac::{Objects, Policy, PolicyRule};
+use super::{MASTERS, User, node};
+use crate::registry::Registry;
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// What somebody wants to do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attributes<'a> {
+    pub user: &'a User,
+    pub verb: &'a str,
+    pub what: What<'a>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum What<'a> {
+    Resource {
+        group: &'a str,
+        version: &'a str,
+        resource: &'a str,
+        subresource: &'a str,
+        namespace: &'a str,
+        name: &'a str,
+        /// As in the query; a node may only list what is its own.
+        field_selector: &'a str,
+    },
+    Path(&'a str),
+}
+
+/// The answer of the authorizers.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Decision {
+    pub allowed: bool,
+    pub reason: String,
+}
+
+/// The policy as of some versions of its objects.
+#[derive(Debug, Default)]
+pub struct PolicyCache(RwLock<Option<(u64, Arc<Policy>)>>);
+
+impl Registry {
+    /// Decides; does not look at what the request would do.
+    pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
+        if attributes.user.is_in(MASTERS) {
+            return Decision { allowed: true, reason: String::new() };
+        }
+        if node::node_of(attributes.user).is_some_and(|node| node::allows(self, node, attributes)) {
+            return Decision { allowed: true, reason: String::new() };
+        }
+        match self.policy().allows(attributes) {
+            Some(reason) => Decision { allowed: true, reason },
+            None => Decision::default(),
+        }
+    }
+
+    /// All rules that hold for a user in a namespace.
+    pub fn rules_of(&self, user: &User, namespace: &str) -> Vec<PolicyRule> {
+        let mut rules = self.policy().rules_of(user, namespace);
+        if user.is_in(MASTERS) {
+            let everything = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+            rules.push(PolicyRule {
+                verbs: everything(&["*"]),
+                api_groups: everything(&["*"]),
+                resources: everything(&["*"]),
+                ..PolicyRule::default()
+            });
+            rules.push(PolicyRule { verbs: everything(&["*"]), non_resource_urls: everything(&["*"]), ..PolicyRule::default() });
+        }
+        rules
+    }
+
+    /// The current policy; built anew when one of its objects has changed.
+    pub fn policy(&self) -> Arc<Policy> {
+        const RESOURCES: [&str; 4] = ["clusterroles", "roles", "clusterrolebindings", "rolebindings"];
+        let cache = |resource| self.caches.of(table::by_resource(RBAC, "v1", resource).expect("the table has the RBAC kinds"));
+        // Revisions only rise, so that their sum changes whenever one of them does.
+        let version: u64 = RESOURCES.iter().map(|resource| cache(resource).last_change()).sum();
+        if let Some((known, policy)) = &*self.policy_cache.0.read().unwrap_or_else(PoisonError::into_inner)
+            && *known == version
+        {
+            return policy.clone();
+        }
+        let all = |resource| -> Vec<Value> { cache(resource).snapshot("", 0).objects.iter().map(|object| object.value()).collect() };
+        let objects = Objects {
+            cluster_roles: all("clusterroles"),
+            roles: all("roles"),
+            cluster_role_bindings: all("clusterrolebindings"),
+            role_bindings: all("rolebindings"),
+        };
+        let policy = Arc::new(Policy::new(&objects));
+        *self.policy_cache.0.write().unwrap_or_else(PoisonError::into_inner) = Some((version, policy.clone()));
+        policy
+    }
+}
+
+/// The refusal of a request that no rule allows.
+pub fn forbidden(attributes: &Attributes<'_>, reason: &str) -> Status {
+    let user = &attributes.user.name;
+    let tail = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    match attributes.what {
+        What::Path(path) => {
+            let nothing = GroupResource { group: "", resource: "" };
+            Status::forbidden(nothing, "", &format!("User {user:?} cannot {} path {path:?}{tail}", attributes.verb))
+        }
+        What::Resource { group, resource, subresource, namespace, name, .. } => {
+            let whole = if subresource.is_empty() { resource.to_owned() } else { format!("{resource}/{subresource}") };
+            let place = if namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {namespace:?}") };
+            let why = format!("User {user:?} cannot {} resource {whole:?} in API group {group:?} {place}{tail}", attributes.verb);
+            Status::forbidden(GroupResource { group, resource }, name, &why)
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Answers: objects, lists, tables and errors as the client accepts them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use kinds::encode::encode;
+use kinds::status::Status;
+use kinds::table::Kind;
+use kinds::yaml;
+use serde_json::{Value, json};
+
+use super::body::{Body, full};
+use super::negotiate::{Accepted, Encoding, Form};
+use crate::registry::cache::{CacheEvent, event_line};
+use crate::registry::list::{Listed, list_metadata};
+use crate::registry::object::Object;
+use crate::registry::parse_stored;
+use crate::registry::watch::{Show, ShowObjects};
+
+/// An answer with JSON, or what the client accepts instead.
+pub fn value(code: u16, value: &Value, encoding: Encoding) -> Response<Body> {
+    json_bytes(code, value.to_string().into(), encoding)
+}
+
+/// Same, for JSON that is encoded already.
+pub fn json_bytes(code: u16, json: Bytes, encoding: Encoding) -> Response<Body> {
+    let (content_type, body) = match encoding {
+        Encoding::Json => ("application/json", json),
+        Encoding::PrettyJson => ("application/json", pretty(&json).into()),
+        Encoding::Yaml => ("application/yaml", yaml::write(&parse_stored(&json)).into()),
+    };
+    let mut response = Response::new(full(body));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn pretty(json: &[u8]) -> String {
+    let mut text = serde_json::to_string_pretty(&parse_stored(json)).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// Plain text.
+pub fn text(code: u16, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(full(body));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert("X-Content-Type-Options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// What a path outside all groups is answered.
+pub fn page_not_found() -> Response<Body> {
+    text(404, "404 page not found\n")
+}
+
+/// A refusal.
+pub fn status(status: &Status) -> Response<Body> {
+    let mut response = value(status.code, &status.to_value(), Encoding::Json);
+    if let Some(seconds) = status.details.as_ref().and_then(|d| d.retry_after_seconds) {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// Adds one `Warning` header for each text.
+pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
+    for warning in warnings {
+        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+            response.headers_mut().append("Warning", value);
+        }
+    }
+}
+
+/// How tables treat the objects behind their rows.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum IncludeObject {
+    None,
+    Metadata,
+    Object,
+}
+
+impl IncludeObject {
+    pub fn parse(text: Option<&str>) -> Result<IncludeObject, Status> {
+        match text {
+            None | Some("" | "Metadata") => Ok(IncludeObject::Metadata),
+            Some("None") => Ok(IncludeObject::None),
+            Some("Object") => Ok(IncludeObject::Object),
+            Some(other) => {
+                let path = kinds::field::Path::new("includeObject");
+                let error = kinds::field::FieldError::invalid(&path, other, "must be 'Metadata', 'Object', 'None', or empty");
+                Err(Status::bad_request(error.to_string()))
+            }
+        }
+    }
+}
+
+/// Presents objects of one kind in the form that a client accepts.
+#[derive(Debug, Clone)]
+pub struct Presenter {
+    pub kind: &'static Kind,
+    pub accepted: Accepted,
+    pub include: IncludeObject,
+}
+
+impl Presenter {
+    /// One object.
+    pub fn object(&self, code: u16, bytes: Bytes) -> Result<Response<Body>, Status> {
+        let json = match self.accepted.form {
+            Form::Object => self.view(&bytes),
+            Form::Table => self.table(&[parse_stored(&bytes)], None, true).to_string().into(),
+            Form::PartialObjectMetadata => self.partial(&parse_stored(&bytes)).to_string().into(),
+            Form::PartialObjectMetadataList => {
+                return Err(Status::not_acceptable("you requested PartialObjectMetadataList, but the requested object is not a list"));
+            }
+        };
+        Ok(json_bytes(code, json, self.accepted.encoding))
+    }
+
+    /// The bytes of a stored object as this kind's group shows them.
+    fn view(&self, bytes: &Bytes) -> Bytes {
+        match self.kind.view {
+            None => bytes.clone(),
+            Some(view) => encode(&self.kind.api_version(), self.kind.kind, &(view.from_stored)(parse_stored(bytes))).into(),
+        }
+    }
+
+    /// A list.
+    pub fn list(&self, listed: &Listed) -> Result<Response<Body>, Status> {
+        let json: Bytes = match self.accepted.form {
+            Form::Object => self.object_list(listed),
+            Form::Table => {
+                let objects: Vec<Value> = listed.objects.iter().map(|o| o.value()).collect();
+                self.table(&objects, Some(list_metadata(listed)), true).to_string().into()
+            }
+            Form::PartialObjectMetadataList => {
+                let items: Vec<Value> = listed.objects.iter().map(|o| self.partial(&o.value())).collect();
+                let api_version = format!("meta.k8s.io/{}", self.accepted.version);
+                let list = json!({
+                    "kind": "PartialObjectMetadataList", "apiVersion": api_version, "metadata": list_metadata(listed), "items": items,
+                });
+                list.to_string().into()
+            }
+            Form::PartialObjectMetadata => {
+                let group = if self.kind.group.is_empty() { "core" } else { self.kind.group.split('.').next().unwrap_or_default() };
+                return Err(Status::not_acceptable(format!(
+                    "you requested PartialObjectMetadata, but the requested object is a list (*{group}.{}List)",
+                    self.kind.kind
+                )));
+            }
+        };
+        Ok(json_bytes(200, json, self.accepted.encoding))
+    }
+
+    /// Concatenates the stored bytes, less each object's kind and apiVersion.
+    fn object_list(&self, listed: &Listed) -> Bytes {
+        let head = format!(
+            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+            self.kind.kind,
+            self.kind.api_version(),
+            list_metadata(listed)
+        );
+        let prefix_len = kinds::encode::type_prefix_len(&self.kind.api_version(), self.kind.kind);
+        let size: usize = listed.objects.iter().map(|o| o.bytes.len()).sum();
+        let mut out = Vec::with_capacity(head.len() + size + 2);
+        out.extend_from_slice(head.as_bytes());
+        for (at, object) in listed.objects.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            out.push(b'{');
+            out.extend_from_slice(&self.view(&object.bytes)[prefix_len..]);
+        }
+        out.extend_from_slice(b"]}");
+        out.into()
+    }
+
+    fn partial(&self, object: &Value) -> Value {
+        let mut metadata = object["metadata"].clone();
+        if let (Some((annotation, _)), Some(annotations)) = (self.kind.converted_annotation, metadata["annotations"].as_object_mut()) {
+            annotations.remove(annotation);
+            if annotations.is_empty() {
+                metadata.as_object_mut().and_then(|metadata| metadata.remove("annotations"));
+            }
+        }
+        json!({"kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{}", self.accepted.version), "metadata": metadata})
+    }
+
+    fn table(&self, objects: &[Value], metadata: Option<Value>, with_columns: bool) -> Value {
+        let metadata = metadata.unwrap_or_else(|| {
+            let version = objects.first().map(|o| o["metadata"]["resourceVersion"].clone()).filter(Value::is_string);
+            version.map_or_else(|| json!({}), |version| json!({"resourceVersion": version}))
+        });
+        let now = jiff::Timestamp::now();
+        let rows: Vec<Value> = objects.iter().map(|object| self.row(object, now)).collect();
+        let columns = if with_columns { kinds::columns::definitions(self.kind) } else { Value::Null };
+        json!({
+            "kind": "Table",
+            "apiVersion": format!("meta.k8s.io/{}", self.accepted.version),
+            "metadata": metadata,
+            "columnDefinitions": columns,
+            "rows": rows,
+        })
+    }
+
+    fn row(&self, object: &Value, now: jiff::Timestamp) -> Value {
+        let mut row = kinds::columns::row(self.kind, object, now);
+        match self.include {
+            IncludeObject::None => {}
+            IncludeObject::Metadata => row["object"] = self.partial(object),
+            IncludeObject::Object => row["object"] = object.clone(),
+        }
+        row
+    }
+
+    /// How the events of a watch are shown.
+    pub fn show(&self) -> Box<dyn Show> {
+        match self.accepted.form {
+            Form::Object if self.kind.view.is_none() => Box::new(ShowObjects),
+            Form::Object => Box::new(ShowView(self.clone())),
+            Form::Table => Box::new(ShowTables { presenter: self.clone(), columns_sent: Default::default() }),
+            Form::PartialObjectMetadata | Form::PartialObjectMetadataList => Box::new(ShowMetadata(self.clone())),
+        }
+    }
+}
+
+/// Events as tables; only the first has the column definitions.
+struct ShowTables {
+    presenter: Presenter,
+    columns_sent: std::sync::atomic::AtomicBool,
+}
+
+impl ShowTables {
+    fn take_columns(&self) -> bool {
+        !self.columns_sent.swap(true, std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl Show for ShowTables {
+    fn line(&self, name: &'static str, _event: &CacheEvent, object: &Arc<Object>) -> Bytes {
+        let table = self.presenter.table(&[object.value()], None, self.take_columns());
+        event_line(name, table.to_string().as_bytes())
+    }
+
+    fn bookmark(&self, object: Vec<u8>) -> Bytes {
+        let table = self.presenter.table(&[parse_stored(&object)], None, self.take_columns());
+        event_line("BOOKMARK", table.to_string().as_bytes())
+    }
+}
+
+struct ShowMetadata(Presenter);
+
+impl Show for ShowMetadata {
+    fn line(&self, name: &'static str, _event: &CacheEvent, object: &Arc<Object>) -> Bytes {
+        event_line(name, self.0.partial(&object.value()).to_string().as_bytes())
+    }
+
+    fn bookmark(&self, object: Vec<u8>) -> Bytes {
+        event_line("BOOKMARK", self.0.partial(&parse_stored(&object)).to_string().as_bytes())
+    }
+}
+
+struct ShowView(Presenter);
+
+impl Show for ShowView {
+    fn line(&self, name: &'static str, _event: &CacheEvent, object: &Arc<Object>) -> Bytes {
+        event_line(name, &self.0.view(&object.bytes))
+    }
+}

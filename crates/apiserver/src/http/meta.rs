@@ -1,0 +1,81 @@
+//! Paths that are no objects: health, version, metrics, discovery, OpenAPI.
+
+use http::{Method, Response};
+use kinds::status::Status;
+use serde_json::json;
+
+use super::body::Body;
+use super::negotiate::Encoding;
+use super::service::{ApiServer, Call};
+use super::{answer, discovery};
+
+/// The checks that health endpoints list.
+const CHECKS: &[&str] =
+    &["ping", "log", "etcd", "poststarthook/rbac/bootstrap-roles", "poststarthook/scheduling/bootstrap-system-priority-classes"];
+
+pub(crate) async fn handle(server: &ApiServer, call: &Call, path: &str) -> Result<Response<Body>, Status> {
+    if !matches!(call.parts.method, Method::GET | Method::HEAD) {
+        return Ok(answer::page_not_found());
+    }
+    if let Some(response) = health(call, path) {
+        return Ok(response);
+    }
+    match path {
+        "/version" | "/version/" => Ok(answer::value(200, &version(), Encoding::Json)),
+        "/metrics" => Ok(metrics(server)),
+        "/openid/v1/jwks" => Ok(answer::value(200, &server.inner.authenticator.tokens.jwks(), Encoding::Json)),
+        "/.well-known/openid-configuration" => {
+            let host = call.header(http::header::HOST).unwrap_or("kubernetes.default.svc");
+            Ok(answer::value(200, &server.inner.authenticator.tokens.openid_configuration(&format!("https://{host}")), Encoding::Json))
+        }
+        _ => discovery::handle(call, path),
+    }
+}
+
+/// What the server says of itself: compatible with Kubernetes 1.36.
+pub fn version() -> serde_json::Value {
+    json!({
+        "major": "1", "minor": "36",
+        "emulationMajor": "1", "emulationMinor": "36",
+        "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
+        "gitVersion": concat!("v1.36.0+everynode.", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "none", "compiler": "rustc", "platform": concat!("linux/", "amd64"),
+    })
+}
+
+fn health(call: &Call, path: &str) -> Option<Response<Body>> {
+    let (endpoint, check) = ["/healthz", "/livez", "/readyz"].iter().find_map(|endpoint| {
+        let rest = path.strip_prefix(endpoint)?;
+        (rest.is_empty() || rest.starts_with('/')).then(|| (&endpoint[1..], rest.trim_matches('/')))
+    })?;
+    if !check.is_empty() {
+        return Some(if CHECKS.contains(&check) { answer::text(200, "ok") } else { answer::page_not_found() });
+    }
+    if !call.query.has("verbose") {
+        return Some(answer::text(200, "ok"));
+    }
+    let lines: String = CHECKS.iter().map(|check| format!("[+]{check} ok\n")).collect();
+    Some(answer::text(200, format!("{lines}{endpoint} check passed\n")))
+}
+
+fn metrics(server: &ApiServer) -> Response<Body> {
+    let registry = server.registry();
+    let mut gauges: Vec<(String, &str, f64)> = Vec::new();
+    for kind in kinds::table::KINDS.iter().filter(|k| k.is_stored() && k.view.is_none()) {
+        let count = registry.caches.of(kind).len() as f64;
+        gauges.push((format!("apiserver_storage_objects{{resource=\"{}\"}}", kind.resource()), "Objects stored, by resource.", count));
+    }
+    gauges.push(("everynode_store_revision".to_owned(), "Revision of the newest durable write.", registry.revision() as f64));
+    gauges.push(("process_resident_memory_bytes".to_owned(), "Resident memory of the process.", resident_bytes()));
+    let borrowed: Vec<(&str, &str, f64)> = gauges.iter().map(|(name, help, value)| (name.as_str(), *help, *value)).collect();
+    answer::text(200, server.inner.metrics.render(&borrowed))
+}
+
+/// From the kernel; 0 where it does not say.
+fn resident_bytes() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    kibibytes.unwrap_or(0.0) * 1024.0
+}

@@ -1,0 +1,17 @@
+//! The HTTP surface: paths, parameters and media types in, JSON and streams out. What requests mean is `registry`'s.
+
+pub mod service;
+
+pub mod body;
+pub mod negotiate;
+pub mod options;
+pub mod path;
+
+pub mod discovery;
+pub mod meta;
+pub mod patches;
+pub mod resources;
+pub mod subresources;
+
+pub mod answer;
+pub mod serve;

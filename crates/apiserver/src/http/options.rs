@@ -1,0 +1,312 @@
+//! Query parameters: the options of each verb, checked as Kubernetes checks them.
+
+use kinds::field::{FieldError, Path};
+use kinds::selector::{FieldRequirement, FieldSelector, Selector};
+use kinds::status::Status;
+use kinds::table::{Kind, Selectable};
+
+/// Decoded query parameters in their order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub fn parse(query: Option<&str>) -> Query {
+        let pairs = query.unwrap_or("").split('&').filter(|p| !p.is_empty());
+        Query(pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decode(k), decode(v))).collect())
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Kubernetes' reading of a flag: present and neither `false` nor `0`.
+    pub fn flag(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|value| !matches!(value, "false" | "0"))
+    }
+
+    pub fn integer(&self, name: &str) -> Result<Option<i64>, Status> {
+        match self.get(name) {
+            None | Some("") => Ok(None),
+            Some(text) => {
+                text.parse().map(Some).map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
+            }
+        }
+    }
+}
+
+fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escaped = bytes.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match (bytes[at], escaped) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                at += 2;
+            }
+            (b'+', _) => out.push(b' '),
+            (byte, _) => out.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Decodes a path; `+` stays.
+pub fn decode_path(text: &str) -> String {
+    if text.contains('%') { decode(&text.replace('+', "%2B")) } else { text.to_owned() }
+}
+
+/// How unknown and duplicate fields are answered.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+/// Options of create, update and patch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WriteOptions {
+    pub dry_run: bool,
+    pub field_manager: String,
+    pub field_validation: FieldValidation,
+    pub force: bool,
+}
+
+/// Which options kind the errors name.
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub enum WriteKind {
+    Create,
+    Update,
+    Patch { apply: bool },
+}
+
+impl WriteKind {
+    fn options_name(self) -> &'static str {
+        match self {
+            WriteKind::Create => "CreateOptions",
+            WriteKind::Update => "UpdateOptions",
+            WriteKind::Patch { .. } => "PatchOptions",
+        }
+    }
+}
+
+impl WriteOptions {
+    /// For writes of the server's own parts.
+    pub const INTERNAL: WriteOptions =
+        WriteOptions { dry_run: false, field_manager: String::new(), field_validation: FieldValidation::Ignore, force: false };
+}
+
+const FIELD_MANAGER_BYTES_MAX: usize = 128;
+
+impl WriteOptions {
+    pub fn parse(query: &Query, kind: WriteKind) -> Result<WriteOptions, Status> {
+        let field_manager = query.get("fieldManager").unwrap_or_default().to_owned();
+        let mut errors = check_dry_run(query);
+        errors.extend(check_field_manager(&field_manager, kind));
+        if kind == (WriteKind::Patch { apply: false }) && query.has("force") {
+            errors.insert(0, FieldError::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
+        }
+        let validation_text = query.get("fieldValidation").unwrap_or_default();
+        let field_validation = match validation_text {
+            "" | "Warn" => FieldValidation::Warn,
+            "Ignore" => FieldValidation::Ignore,
+            "Strict" => FieldValidation::Strict,
+            other => {
+                errors.push(FieldError::not_supported(&Path::new("fieldValidation"), other, &["", "Ignore", "Strict", "Warn"]));
+                FieldValidation::Warn
+            }
+        };
+        refuse(kind.options_name(), &errors)?;
+        Ok(WriteOptions { dry_run: query.has("dryRun"), field_manager, field_validation, force: query.flag("force") })
+    }
+}
+
+fn check_field_manager(manager: &str, kind: WriteKind) -> Vec<FieldError> {
+    let path = Path::new("fieldManager");
+    let mut errors = Vec::new();
+    if manager.is_empty() && kind == (WriteKind::Patch { apply: true }) {
+        errors.push(FieldError::required(&path, "is required for apply patch"));
+    }
+    if manager.len() > FIELD_MANAGER_BYTES_MAX {
+        errors.push(FieldError::too_long(&path, FIELD_MANAGER_BYTES_MAX));
+    }
+    if let Some(at) = manager.chars().position(|c| c.is_control() || c == '\u{fffd}') {
+        errors.push(FieldError::invalid(&path, manager, format!("should only contain printable characters (got {at})")));
+    }
+    errors
+}
+
+fn check_dry_run(query: &Query) -> Vec<FieldError> {
+    let values: Vec<&str> = query.all("dryRun").collect();
+    if values.iter().all(|v| *v == "All") {
+        return Vec::new();
+    }
+    let listed = serde_json::json!(values);
+    vec![FieldError::not_supported(&Path::new("dryRun"), listed, &["All"])]
+}
+
+fn refuse(options_kind: &str, errors: &[FieldError]) -> Result<(), Status> {
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", options_kind, "", errors)) }
+}
+
+/// Which version of the data a read may show.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum ReadAt {
+    /// What is newest now.
+    Latest,
+    /// Whatever is at hand.
+    Any,
+    NotOlderThan(u64),
+    Exactly(u64),
+}
+
+/// Options of list and watch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListOptions {
+    pub labels: Selector,
+    pub fields: FieldSelector,
+    pub limit: usize,
+    pub continue_token: String,
+    /// None: unset.
+    pub resource_version: Option<u64>,
+    pub read_at: ReadAt,
+    pub bookmarks: bool,
+    pub send_initial_events: Option<bool>,
+    pub timeout_seconds: Option<u64>,
+}
+
+impl ListOptions {
+    pub fn parse(query: &Query, kind: &Kind, watch: bool) -> Result<ListOptions, Status> {
+        let limit = query.integer("limit")?.unwrap_or(0);
+        let timeout_seconds = query.integer("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|&s| s > 0);
+        let labels = parse_labels(query.get("labelSelector").unwrap_or_default())?;
+        let fields = parse_fields(query.get("fieldSelector").unwrap_or_default(), kind)?;
+        let send_initial_events = query.get("sendInitialEvents").map(|v| !matches!(v, "false" | "0"));
+        refuse("ListOptions", &check_version_match(query, watch, send_initial_events.is_some()))?;
+        let continue_token = query.get("continue").unwrap_or_default().to_owned();
+        let resource_version = parse_resource_version(query.get("resourceVersion").unwrap_or_default(), watch)?;
+        let read_at = match (resource_version, query.get("resourceVersionMatch")) {
+            (Some(version), Some("Exact")) => ReadAt::Exactly(version),
+            (None, _) => ReadAt::Latest,
+            (Some(0), _) => ReadAt::Any,
+            // Before resourceVersionMatch existed, a limited list at a version was exact.
+            (Some(version), None | Some("")) if limit > 0 && !watch => ReadAt::Exactly(version),
+            (Some(version), _) => ReadAt::NotOlderThan(version),
+        };
+        Ok(ListOptions {
+            labels,
+            fields,
+            limit: usize::try_from(limit).unwrap_or(0),
+            continue_token,
+            resource_version,
+            read_at,
+            bookmarks: query.flag("allowWatchBookmarks"),
+            send_initial_events,
+            timeout_seconds,
+        })
+    }
+
+    /// Does an object pass both selectors?
+    pub fn selects(&self, object: &crate::registry::object::Object) -> bool {
+        self.labels.matches(&object.labels) && self.fields.matches(|field| object.field(field).to_owned())
+    }
+
+    /// Narrows the selection to one name.
+    pub fn select_name(&mut self, name: &str) {
+        let requirement = FieldRequirement { field: "metadata.name".to_owned(), value: name.to_owned(), is_equal: true };
+        self.fields.requirements.push(requirement);
+    }
+
+    pub fn selects_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.requirements.is_empty()
+    }
+
+    /// The value that a field must equal, where the selector says so.
+    pub fn field_equals(&self, field: &str) -> Option<&str> {
+        self.fields.requirements.iter().find(|r| r.field == field && r.is_equal).map(|r| r.value.as_str())
+    }
+}
+
+fn parse_labels(text: &str) -> Result<Selector, Status> {
+    Selector::parse(text).map_err(|e| Status::bad_request(e.to_string()))
+}
+
+fn parse_fields(text: &str, kind: &Kind) -> Result<FieldSelector, Status> {
+    let selector = FieldSelector::parse(text).map_err(|e| Status::bad_request(e.to_string()))?;
+    for requirement in &selector.requirements {
+        if kind.field_value(&serde_json::Value::Null, &requirement.field).is_none() {
+            let field = &requirement.field;
+            return Err(Status::bad_request(match kind.selectable {
+                Selectable::MetadataOnly => {
+                    format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+                }
+                Selectable::Fields(_) => format!("field label not supported: {field}"),
+            }));
+        }
+    }
+    Ok(selector)
+}
+
+fn check_version_match(query: &Query, watch: bool, sends_initial: bool) -> Vec<FieldError> {
+    let path = Path::new("resourceVersionMatch");
+    let version_match = query.get("resourceVersionMatch").unwrap_or_default();
+    let version = query.get("resourceVersion").unwrap_or_default();
+    let mut errors = Vec::new();
+    if watch {
+        if sends_initial && version_match != "NotOlderThan" {
+            errors.push(FieldError::forbidden(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+        }
+        if !version_match.is_empty() {
+            if !sends_initial {
+                errors
+                    .push(FieldError::forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+            }
+            if version_match != "NotOlderThan" {
+                errors.push(FieldError::not_supported(&path, version_match, &["NotOlderThan"]));
+            }
+        }
+        return errors;
+    }
+    if sends_initial {
+        errors.push(FieldError::forbidden(&Path::new("sendInitialEvents"), "sendInitialEvents is forbidden for list"));
+    }
+    if version_match.is_empty() {
+        return errors;
+    }
+    if version.is_empty() {
+        errors.push(FieldError::forbidden(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+    }
+    if query.get("continue").is_some_and(|c| !c.is_empty()) {
+        errors.push(FieldError::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
+    }
+    match version_match {
+        "NotOlderThan" => {}
+        "Exact" if version == "0" => {
+            errors.push(FieldError::forbidden(&path, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+        }
+        "Exact" => {}
+        other => errors.push(FieldError::not_supported(&path, other, &["Exact", "NotOlderThan", ""])),
+    }
+    errors
+}
+
+fn parse_resource_version(text: &str, watch: bool) -> Result<Option<u64>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        let what = format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
+        if watch { Status::unclassified(what) } else { Status::bad_request(format!("invalid resource version: {what}")) }
+    })
+}

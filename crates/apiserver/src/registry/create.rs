@@ -1,0 +1,156 @@
+//! Creating objects.
+
+use kinds::status::Status;
+use serde_json::{Map, Value, json};
+use store::{CommitError, Expect, Txn, Write as StoreWrite};
+
+use super::object::store_key;
+use super::{Registry, Write, Written, commit_failed, encoded, normalized, template};
+use crate::admission;
+
+/// Characters of generated name suffixes: no vowels, nothing that looks like another.
+const NAME_ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+const NAME_SUFFIX_LEN: usize = 5;
+/// Generated names are cut so that the suffix fits into what most kinds allow.
+const GENERATED_BASE_LEN_MAX: usize = 58;
+
+/// A generated name may collide with one that exists; Kubernetes tries this often.
+const GENERATED_NAME_ATTEMPTS_MAX: usize = 8;
+
+/// Has metadata.managedFields been brought up to date?
+#[derive(Debug, Copy, Clone, PartialEq)]
+enum ManagedFields {
+    Due,
+    Done,
+}
+
+impl Registry {
+    /// Creates what server-side apply made; its managed fields are right already.
+    pub async fn create_applied(&self, write: &Write<'_>, mut object: Value) -> Result<Written, Status> {
+        write.kind.rules.default(&mut object);
+        set_namespace(write, &mut object)?;
+        metadata_mut(&mut object).remove("resourceVersion");
+        self.create_once(write, object, ManagedFields::Done).await
+    }
+
+    /// Creates `object`, which was decoded but not defaulted.
+    pub async fn create(&self, write: &Write<'_>, mut object: Value) -> Result<Written, Status> {
+        write.kind.rules.default(&mut object);
+        set_namespace(write, &mut object)?;
+        let generated = text_at(&object, "name").is_empty() && !text_at(&object, "generateName").is_empty();
+        let attempts = if generated { GENERATED_NAME_ATTEMPTS_MAX } else { 1 };
+        for attempt in 1.. {
+            match self.create_once(write, object.clone(), ManagedFields::Due).await {
+                Err(status) if status.reason == "AlreadyExists" && attempt < attempts => {}
+                result => return result,
+            }
+        }
+        unreachable!("the loop ends by returning")
+    }
+
+    async fn create_once(&self, write: &Write<'_>, mut object: Value, managed: ManagedFields) -> Result<Written, Status> {
+        let kind = write.kind;
+        if !text_at(&object, "resourceVersion").is_empty() {
+            return Err(Status::unclassified("resourceVersion should not be set on objects to be created"));
+        }
+        generate_name(&mut object);
+        if managed == ManagedFields::Due {
+            kinds::patch::managed_fields::record_update(kind, None, &mut object, &super::update::manager_entry(write));
+        }
+        admission::admit_create(self, write, &mut object)?;
+        fill_system_fields(write, &mut object);
+        kind.rules.prepare_create(&mut object);
+        let mut object = normalized(kind, object)?;
+        let errors = kind.rules.validate_create(&object);
+        let name = text_at(&object, "name").to_owned();
+        if !errors.is_empty() {
+            return Err(Status::invalid(kind.group, kind.kind, &name, &errors));
+        }
+        let _turn = admission::check_create(self, write, &object).await?;
+        let allocation = admission::allocate::on_create(self, write, &mut object)?;
+        kind.rules.canonicalize(&mut object);
+        let warnings = kind.rules.warnings_create(&object);
+        if write.options.dry_run {
+            if self.exists(kind, write.namespace, &name)? {
+                return Err(self.taken(write, &name));
+            }
+            return Ok(Written { bytes: encoded(kind, &object), created: true, warnings });
+        }
+        let put = StoreWrite::Put { key: store_key(kind, write.namespace, &name), value: template(kind, &object) };
+        match self.store.commit(Txn::one(Some(Expect::Absent), put)).await {
+            Ok(mut committed) => {
+                allocation.keep();
+                let bytes = committed.values.pop().flatten().expect("a put yields its bytes");
+                Ok(Written { bytes, created: true, warnings })
+            }
+            Err(CommitError::Conflict { .. }) => Err(self.taken(write, &name)),
+            Err(error) => Err(commit_failed(error)),
+        }
+    }
+
+    fn taken(&self, write: &Write<'_>, name: &str) -> Status {
+        let mut status = Status::already_exists(write.kind.resource(), name);
+        let entry = self.entry(write.kind, write.namespace, name).ok().flatten();
+        if entry.is_some_and(|entry| !text_at(&super::parse_stored(&entry.value), "deletionTimestamp").is_empty()) {
+            status.message = format!("object is being deleted: {}", status.message);
+        }
+        status
+    }
+}
+
+/// A text of the object's metadata, empty when unset.
+pub fn text_at<'a>(object: &'a Value, field: &str) -> &'a str {
+    object["metadata"][field].as_str().unwrap_or_default()
+}
+
+/// The object's metadata, to be changed.
+pub fn metadata_mut(object: &mut Value) -> &mut Map<String, Value> {
+    if !object["metadata"].is_object() {
+        object["metadata"] = json!({});
+    }
+    object["metadata"].as_object_mut().expect("made an object above")
+}
+
+/// The namespace of the path is the object's; one that differs is refused.
+pub fn set_namespace(write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    let own = text_at(object, "namespace");
+    if !write.kind.namespaced && write.namespace.is_empty() {
+        if !own.is_empty() {
+            return Err(Status::bad_request("namespace is not allowed on this type"));
+        }
+        return Ok(());
+    }
+    if !own.is_empty() && own != write.namespace {
+        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+    }
+    if write.kind.namespaced {
+        metadata_mut(object).insert("namespace".to_owned(), write.namespace.into());
+    }
+    Ok(())
+}
+
+fn generate_name(object: &mut Value) {
+    let base = text_at(object, "generateName");
+    if !text_at(object, "name").is_empty() || base.is_empty() {
+        return;
+    }
+    let end = base.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|&end| end <= GENERATED_BASE_LEN_MAX).last().unwrap_or(0);
+    let name = format!("{}{}", &base[..end], random_suffix());
+    metadata_mut(object).insert("name".to_owned(), name.into());
+}
+
+/// Five characters as Kubernetes makes them.
+pub fn random_suffix() -> String {
+    let random = uuid::Uuid::new_v4().into_bytes();
+    random.iter().take(NAME_SUFFIX_LEN).map(|&byte| char::from(NAME_ALPHABET[usize::from(byte) % NAME_ALPHABET.len()])).collect()
+}
+
+/// What only the server may say about a new object.
+fn fill_system_fields(write: &Write<'_>, object: &mut Value) {
+    let metadata = metadata_mut(object);
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+        metadata.remove(field);
+    }
+    metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("creationTimestamp".to_owned(), kinds::decode::format_time(write.now).into());
+}

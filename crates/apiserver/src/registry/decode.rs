@@ -1,0 +1,139 @@
+//! Request bodies to objects: syntax, group and kind, schema; with Kubernetes' words for each way to fail.
+
+use kinds::decode::{Decoded, TypeError, decode};
+use kinds::document::{Node, SyntaxError, parse_json};
+use kinds::schema::TypeId;
+use kinds::status::Status;
+use kinds::table::{self, Kind};
+use kinds::yaml;
+use serde_json::Value;
+
+use crate::http::negotiate::BodyType;
+use crate::http::options::FieldValidation;
+
+/// Kinds of the served groups that Kubernetes has and everynode does not; a body of such a kind is known, but no match.
+const KNOWN_BUT_NOT_SERVED: &[&str] = &[
+    "ComponentStatus",
+    "Deployment",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "PodTemplate",
+    "ReplicaSet",
+    "ReplicationController",
+    "StatefulSet",
+];
+
+/// The first bytes of every protobuf message of Kubernetes.
+const PROTOBUF_MAGIC: &[u8] = b"k8s\0";
+
+/// Group, version and kind that a body is expected to have.
+#[derive(Debug, Copy, Clone)]
+pub struct Expected<'a> {
+    pub group: &'a str,
+    pub version: &'a str,
+    pub kind: &'a str,
+    pub type_id: TypeId,
+}
+
+impl Expected<'_> {
+    pub fn of(kind: &'static Kind) -> Expected<'static> {
+        Expected { group: kind.group, version: kind.version, kind: kind.kind, type_id: kind.type_id() }
+    }
+
+    fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+}
+
+/// A decoded body and the warnings it earned.
+#[derive(Debug)]
+pub struct Body {
+    pub object: Value,
+    pub warnings: Vec<String>,
+}
+
+/// Decodes a request body that should hold an object of the expected kind.
+pub fn body(bytes: &[u8], body_type: BodyType, expected: Expected<'_>, validation: FieldValidation) -> Result<Body, Status> {
+    let (node, duplicates) = parse(bytes, body_type).map_err(|e| unrecognized(&expected, &e, bytes))?;
+    check_type(&node, &expected, bytes)?;
+    let Decoded { value, findings } = decode(node, expected.type_id).map_err(|e| unfit(&expected, &e))?;
+    let findings: Vec<String> = duplicates.into_iter().chain(findings).collect();
+    match validation {
+        FieldValidation::Strict if !findings.is_empty() => {
+            let error = TypeError(format!("strict decoding error: {}", findings.join(", ")));
+            Err(unfit(&expected, &error))
+        }
+        FieldValidation::Warn => Ok(Body { object: value, warnings: findings }),
+        FieldValidation::Strict | FieldValidation::Ignore => Ok(Body { object: value, warnings: Vec::new() }),
+    }
+}
+
+/// Parses the text of a body, without holding it against a kind. Also returns one sentence for each duplicate key of a YAML text.
+pub fn parse(bytes: &[u8], body_type: BodyType) -> Result<(Node, Vec<String>), SyntaxError> {
+    match body_type {
+        BodyType::Json => match parse_json(bytes) {
+            Ok(node) => Ok((node, Vec::new())),
+            Err(e) => Err(SyntaxError(format!("couldn't get version/kind; json parse error: {e}"))),
+        },
+        BodyType::Yaml => {
+            let text = std::str::from_utf8(bytes).map_err(|_| SyntaxError("yaml: invalid leading UTF-8 octet".to_owned()))?;
+            yaml::parse(text)
+        }
+        BodyType::Protobuf if !bytes.starts_with(PROTOBUF_MAGIC) => {
+            let magic = "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
+            Err(SyntaxError(magic.to_owned()))
+        }
+        BodyType::Protobuf => Err(SyntaxError("protobuf bodies are not supported by this server; send application/json".to_owned())),
+    }
+}
+
+fn unrecognized(expected: &Expected<'_>, error: &SyntaxError, bytes: &[u8]) -> Status {
+    Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {error} ({})", expected.kind, summary(bytes)))
+}
+
+fn unfit(expected: &Expected<'_>, error: &TypeError) -> Status {
+    Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {error}", expected.version, kind = expected.kind))
+}
+
+/// The beginning of a body, as Go's error texts show it.
+fn summary(bytes: &[u8]) -> String {
+    const BYTES_MAX: usize = 30;
+    let shown = &bytes[..bytes.len().min(BYTES_MAX)];
+    let more = if bytes.len() > BYTES_MAX { " ..." } else { "" };
+    match bytes.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(shown)),
+        Some(_) => format!("{}{more}", shown.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+    }
+}
+
+/// Holds apiVersion and kind of a body, where it has them, against what the path wants.
+fn check_type(node: &Node, expected: &Expected<'_>, bytes: &[u8]) -> Result<(), Status> {
+    if !matches!(node, Node::Object(_) | Node::Null) {
+        let what = SyntaxError("couldn't get version/kind; json parse error: json: cannot unmarshal into Go value".to_owned());
+        return Err(unrecognized(expected, &what, bytes));
+    }
+    let api_version = node.get("apiVersion").and_then(Node::as_str).unwrap_or_default();
+    let kind = node.get("kind").and_then(Node::as_str).unwrap_or_default();
+    if api_version.matches('/').count() > 1 {
+        let what = SyntaxError(format!("unexpected GroupVersion string: {api_version}"));
+        return Err(unrecognized(expected, &what, bytes));
+    }
+    let wanted = expected.api_version();
+    if !api_version.is_empty() && api_version != wanted {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({wanted})"
+        )));
+    }
+    if kind.is_empty() || kind == expected.kind {
+        return Ok(());
+    }
+    let known = table::by_kind(expected.group, kind).is_some() || KNOWN_BUT_NOT_SERVED.contains(&kind);
+    let why = if known {
+        let internal = if expected.group.is_empty() { "core" } else { expected.group.split('.').next().unwrap_or_default() };
+        format!("converting (v1.{kind}) to ({internal}.{}): unknown conversion", expected.kind)
+    } else {
+        format!("no kind {kind:?} is registered for version {wanted:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
+    };
+    Err(Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {}: {why}", expected.version, expected.kind)))
+}

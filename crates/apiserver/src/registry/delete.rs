@@ -1,0 +1,273 @@
+//! Deleting objects: grace periods, finalizers, propagation, preconditions.
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use kinds::field::{FieldError, Path};
+use kinds::status::{Details, Status};
+use kinds::table::Kind;
+use serde_json::{Value, json};
+use store::{CommitError, Entry, Expect, Txn, Write as StoreWrite};
+
+use super::create::{metadata_mut, text_at};
+use super::object::store_key;
+use super::{Registry, WRITE_ATTEMPTS_MAX, Write, at_revision, commit_failed, encoded, parse_stored, template};
+use crate::admission;
+
+const ORPHAN_FINALIZER: &str = "orphan";
+const FOREGROUND_FINALIZER: &str = "foregroundDeletion";
+
+/// What to do with the objects that the deleted one owns.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum Propagation {
+    Background,
+    Foreground,
+    Orphan,
+}
+
+/// Options of a deletion, from the query or the body.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DeleteOptions {
+    pub grace_period_seconds: Option<i64>,
+    pub uid: Option<String>,
+    pub resource_version: Option<String>,
+    pub propagation: Option<Propagation>,
+    pub dry_run: bool,
+}
+
+impl DeleteOptions {
+    /// Reads a decoded `DeleteOptions` object and refuses contradictions.
+    pub fn from_value(options: &Value) -> Result<DeleteOptions, Status> {
+        let errors = check_options(options);
+        if !errors.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors));
+        }
+        let text = |pointer: &str| options.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let propagation = match (options["propagationPolicy"].as_str(), options["orphanDependents"].as_bool()) {
+            (Some("Foreground"), _) => Some(Propagation::Foreground),
+            (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
+            (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
+            _ => None,
+        };
+        Ok(DeleteOptions {
+            grace_period_seconds: options["gracePeriodSeconds"].as_i64(),
+            uid: text("/preconditions/uid"),
+            resource_version: text("/preconditions/resourceVersion"),
+            propagation,
+            dry_run: options["dryRun"].as_array().is_some_and(|values| !values.is_empty()),
+        })
+    }
+}
+
+fn check_options(options: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let path = Path::new("propagationPolicy");
+    let policy = options["propagationPolicy"].as_str();
+    if let (Some(policy), Some(_)) = (policy, options["orphanDependents"].as_bool()) {
+        errors.push(FieldError::invalid(&path, policy, "orphanDependents and deletionPropagation cannot be both set"));
+    }
+    if let Some(other) = policy.filter(|p| !matches!(*p, "Foreground" | "Background" | "Orphan")) {
+        errors.push(FieldError::not_supported(&path, other, &["Foreground", "Background", "Orphan", "nil"]));
+    }
+    if let Some(values) = options["dryRun"].as_array().filter(|values| values.iter().any(|v| v != "All")) {
+        errors.push(FieldError::not_supported(&Path::new("dryRun"), json!(values), &["All"]));
+    }
+    errors
+}
+
+/// What became of the object.
+#[derive(Debug)]
+pub enum Deleted {
+    /// It is gone; its last state.
+    Gone { bytes: Bytes, uid: String },
+    /// It stays for now: finalizers or a grace period.
+    Pending(Bytes),
+}
+
+impl Registry {
+    /// Deletes an object, or marks it where something has to happen before it may go.
+    pub async fn delete(&self, write: &Write<'_>, options: &DeleteOptions) -> Result<Deleted, Status> {
+        let kind = write.kind;
+        for _ in 0..WRITE_ATTEMPTS_MAX {
+            let entry = self.get(kind, write.namespace, write.name)?;
+            let object = parse_stored(&entry.value);
+            check_preconditions(kind, write.name, options, &object)?;
+            admission::admit_delete(self, write, &object)?;
+            match self.delete_version(write, options, object, &entry).await? {
+                Some(deleted) => return Ok(deleted),
+                None => {}
+            }
+        }
+        Err(Status::stale(kind.resource(), write.name))
+    }
+
+    /// None when another writer was faster.
+    async fn delete_version(
+        &self,
+        write: &Write<'_>,
+        options: &DeleteOptions,
+        old: Value,
+        entry: &Entry,
+    ) -> Result<Option<Deleted>, Status> {
+        let kind = write.kind;
+        let marked = mark(kind, options, &old, write.now);
+        let key = store_key(kind, write.namespace, write.name);
+        let uid = text_at(&old, "uid").to_owned();
+        if !marked.removes && marked.object == old {
+            return Ok(Some(Deleted::Pending(entry.value.clone())));
+        }
+        if options.dry_run {
+            let bytes = encoded(kind, &marked.object);
+            return Ok(Some(if marked.removes { Deleted::Gone { bytes, uid } } else { Deleted::Pending(bytes) }));
+        }
+        let mut object = marked.object;
+        metadata_mut(&mut object).remove("resourceVersion");
+        let change = match marked.removes {
+            // Watchers see the state that was stored last.
+            true => StoreWrite::Delete { key, last: Some(template(kind, &old)) },
+            false => StoreWrite::Put { key, value: template(kind, &object) },
+        };
+        match self.store.commit(Txn::one(Some(Expect::Modified(entry.modified)), change)).await {
+            Ok(committed) if marked.removes => {
+                admission::allocate::on_delete(self, kind, &old);
+                Ok(Some(Deleted::Gone { bytes: at_revision(kind, object, committed.revision), uid }))
+            }
+            Ok(mut committed) => Ok(Some(Deleted::Pending(committed.values.pop().flatten().expect("a put yields its bytes")))),
+            Err(CommitError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(commit_failed(error)),
+        }
+    }
+}
+
+fn check_preconditions(kind: &Kind, name: &str, options: &DeleteOptions, object: &Value) -> Result<(), Status> {
+    let subject = kind.group_kind();
+    if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != text_at(object, "uid")) {
+        let why = format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+            text_at(object, "uid")
+        );
+        return Err(Status::conflict(subject, name, &why));
+    }
+    if let Some(version) = options.resource_version.as_deref().filter(|v| *v != text_at(object, "resourceVersion")) {
+        let why = format!(
+            "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). The object might have been modified",
+            text_at(object, "resourceVersion")
+        );
+        return Err(Status::conflict(subject, name, &why));
+    }
+    Ok(())
+}
+
+/// What the deletion makes of the object.
+struct Marked {
+    object: Value,
+    removes: bool,
+}
+
+fn mark(kind: &Kind, options: &DeleteOptions, old: &Value, now: Timestamp) -> Marked {
+    if kind.kind == "Namespace" && kind.group.is_empty() {
+        return mark_namespace(old, now);
+    }
+    let mut object = old.clone();
+    set_propagation_finalizers(&mut object, options.propagation);
+    let held = object["metadata"]["finalizers"].as_array().is_some_and(|f| !f.is_empty());
+    let grace = if kind.kind == "Pod" { pod_grace_seconds(old, options) } else { 0 };
+    let already = !text_at(old, "deletionTimestamp").is_empty();
+    if grace > 0 || held {
+        if already {
+            shorten_grace(&mut object, grace);
+        } else {
+            set_deletion(&mut object, now, grace);
+        }
+        return Marked { object, removes: false };
+    }
+    if kind.kind == "Pod" {
+        // The last state that watchers see says that nothing was waited for.
+        if already {
+            metadata_mut(&mut object).insert("deletionGracePeriodSeconds".to_owned(), 0.into());
+        } else {
+            set_deletion(&mut object, now, 0);
+        }
+    }
+    Marked { object, removes: true }
+}
+
+fn set_propagation_finalizers(object: &mut Value, propagation: Option<Propagation>) {
+    let Some(propagation) = propagation else { return };
+    let metadata = metadata_mut(object);
+    let mut finalizers: Vec<Value> = metadata.get("finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
+    finalizers.retain(|f| f != ORPHAN_FINALIZER && f != FOREGROUND_FINALIZER);
+    match propagation {
+        Propagation::Background => {}
+        Propagation::Foreground => finalizers.push(FOREGROUND_FINALIZER.into()),
+        Propagation::Orphan => finalizers.push(ORPHAN_FINALIZER.into()),
+    }
+    if finalizers.is_empty() {
+        metadata.remove("finalizers");
+    } else {
+        metadata.insert("finalizers".to_owned(), finalizers.into());
+    }
+}
+
+/// Pods get time to end, unless they never ran or have ended.
+fn pod_grace_seconds(pod: &Value, options: &DeleteOptions) -> i64 {
+    let asked = options.grace_period_seconds.or(pod["spec"]["terminationGracePeriodSeconds"].as_i64()).unwrap_or(30);
+    // Kubernetes treats a negative period as one second.
+    let grace = if asked < 0 { 1 } else { asked };
+    let scheduled = pod["spec"]["nodeName"].as_str().is_some_and(|n| !n.is_empty());
+    let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    if scheduled && !ended { grace } else { 0 }
+}
+
+fn set_deletion(object: &mut Value, now: Timestamp, grace_seconds: i64) {
+    let at = now.saturating_add(SignedDuration::from_secs(grace_seconds)).unwrap_or(now);
+    let metadata = metadata_mut(object);
+    metadata.insert("deletionTimestamp".to_owned(), kinds::decode::format_time(at).into());
+    metadata.insert("deletionGracePeriodSeconds".to_owned(), grace_seconds.into());
+    if let Some(generation) = metadata.get("generation").and_then(Value::as_i64).filter(|&g| g > 0) {
+        metadata.insert("generation".to_owned(), (generation + 1).into());
+    }
+}
+
+/// A second deletion may shorten the period, never lengthen it.
+fn shorten_grace(object: &mut Value, grace_seconds: i64) {
+    let metadata = metadata_mut(object);
+    let Some(current) = metadata.get("deletionGracePeriodSeconds").and_then(Value::as_i64) else { return };
+    let deadline = metadata.get("deletionTimestamp").and_then(Value::as_str).and_then(|t| t.parse::<Timestamp>().ok());
+    if let (true, Some(deadline)) = (grace_seconds < current, deadline) {
+        let earlier = deadline.saturating_sub(SignedDuration::from_secs(current - grace_seconds)).unwrap_or(deadline);
+        metadata.insert("deletionTimestamp".to_owned(), kinds::decode::format_time(earlier).into());
+        metadata.insert("deletionGracePeriodSeconds".to_owned(), grace_seconds.into());
+    }
+}
+
+/// A namespace stays, terminating, until its contents are gone and spec.finalizers is empty.
+fn mark_namespace(old: &Value, now: Timestamp) -> Marked {
+    let mut object = old.clone();
+    if text_at(old, "deletionTimestamp").is_empty() {
+        metadata_mut(&mut object).insert("deletionTimestamp".to_owned(), kinds::decode::format_time(now).into());
+        object["status"]["phase"] = "Terminating".into();
+    }
+    Marked { removes: is_finished(&object), object }
+}
+
+/// Is the object being deleted, with no finalizer left (namespaces have some in their spec as well) and no grace period to wait for?
+pub fn is_finished(object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    let deleting = metadata["deletionTimestamp"].is_string();
+    let held = metadata["finalizers"].as_array().is_some_and(|f| !f.is_empty());
+    let graceful = metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0;
+    let namespace_held = object["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty());
+    deleting && !held && !graceful && !namespace_held
+}
+
+/// The answer to a deletion that took the object away at once.
+pub fn success(kind: &Kind, name: &str, uid: &str) -> Value {
+    let details = Details {
+        name: name.to_owned(),
+        group: kind.group.to_owned(),
+        kind: kind.plural.to_owned(),
+        uid: uid.to_owned(),
+        ..Details::default()
+    };
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details.to_value()})
+}

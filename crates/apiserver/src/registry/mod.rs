@@ -1,0 +1,164 @@
+//! What requests do to objects: reads from the caches and the store, writes as transactions.
+//!
+//! A write runs in Kubernetes' order: decode, default, admit (mutating), prepare, validate, encode, commit. A commit names the version
+//! that the write was based on; when another writer was faster, a write without a version of its own is done again on the newer one.
+
+pub mod cache;
+pub mod create;
+pub mod decode;
+pub mod delete;
+pub mod list;
+pub mod object;
+pub mod update;
+pub mod watch;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use kinds::rules::Part;
+use kinds::status::Status;
+use kinds::table::Kind;
+use serde_json::Value;
+use store::{Backend, CommitError, Entry, Revision, StoreError, Template};
+
+use crate::auth::User;
+use crate::http::options::WriteOptions;
+use cache::Caches;
+use object::store_key;
+
+/// A write that loses this many races in a row is answered with a conflict; the client may come again.
+const WRITE_ATTEMPTS_MAX: usize = 20;
+
+/// The objects of the cluster.
+pub struct Registry {
+    store: Arc<dyn Backend>,
+    pub caches: Arc<Caches>,
+    pub settings: Settings,
+    pub allocations: crate::admission::allocate::Allocations,
+    pub(crate) quota_turns: crate::admission::QuotaTurns,
+    pub(crate) policy_cache: crate::auth::authorize::PolicyCache,
+}
+
+/// What the operator chose.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Admission of ServiceAccounts (default account, token volume) can be switched off, as in Kubernetes.
+    pub service_account_admission: bool,
+}
+
+/// A write request: what, by whom, how.
+#[derive(Debug, Clone)]
+pub struct Write<'a> {
+    pub kind: &'static Kind,
+    pub namespace: &'a str,
+    /// From the path; empty for a create.
+    pub name: &'a str,
+    /// Which part of the object is written; None for writes that the kind's rules do not look at (a binding).
+    pub part: Option<Part>,
+    pub subresource: &'a str,
+    pub user: &'a User,
+    pub options: &'a WriteOptions,
+    /// Stands for the field manager when the client names none.
+    pub user_agent: &'a str,
+    pub now: Timestamp,
+}
+
+impl Write<'_> {
+    /// The field manager: as the client says, or the first part of its user agent.
+    pub fn manager(&self) -> &str {
+        if !self.options.field_manager.is_empty() {
+            return &self.options.field_manager;
+        }
+        let agent = self.user_agent.split('/').next().unwrap_or_default();
+        if agent.is_empty() { "unknown" } else { agent }
+    }
+}
+
+/// The answer to a write.
+#[derive(Debug)]
+pub struct Written {
+    /// The object as stored (or, in a dry run, as it would have been).
+    pub bytes: Bytes,
+    pub created: bool,
+    /// Texts for `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+impl Registry {
+    pub fn new(store: Arc<dyn Backend>, settings: Settings) -> Result<Registry, StoreError> {
+        let caches = Caches::start(store.clone())?;
+        let allocations = crate::admission::allocate::Allocations::load(&caches);
+        Ok(Registry { store, caches, settings, allocations, quota_turns: Default::default(), policy_cache: Default::default() })
+    }
+
+    /// The stored object, newest version.
+    pub fn entry(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Option<Entry>, Status> {
+        self.store.get(&store_key(kind, namespace, name)).map_err(store_failed)
+    }
+
+    /// The stored object, newest version, or 404.
+    pub fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Entry, Status> {
+        self.entry(kind, namespace, name)?.ok_or_else(|| Status::not_found(kind.resource(), name))
+    }
+
+    /// Does the object exist?
+    pub fn exists(&self, kind: &Kind, namespace: &str, name: &str) -> Result<bool, Status> {
+        Ok(self.entry(kind, namespace, name)?.is_some())
+    }
+
+    /// Newest revision that is durable.
+    pub fn revision(&self) -> u64 {
+        self.store.revision().0
+    }
+
+    /// Forgets watch history, so that older resource versions are answered with 410.
+    pub fn compact(&self) {
+        let revision = self.caches.applied();
+        for kind in kinds::table::KINDS.iter().filter(|k| k.is_stored()) {
+            self.caches.of(kind).compact(revision);
+        }
+    }
+}
+
+/// The tree of a stored object.
+pub fn parse_stored(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).expect("the store holds only what our encoder wrote")
+}
+
+/// Brings an object into the form in which decoding would give it, after rules and plugins worked on it.
+fn normalized(kind: &'static Kind, object: Value) -> Result<Value, Status> {
+    kinds::decode::normalize(object, kind.stored().type_id()).map_err(|e| Status::internal(e.0))
+}
+
+/// An object as JSON with the resourceVersion it carries, if any: what a dry run answers.
+fn encoded(kind: &'static Kind, object: &Value) -> Bytes {
+    kinds::encode::encode(&kind.stored().api_version(), kind.stored().kind, object).into()
+}
+
+/// Same, with the version of a commit.
+fn at_revision(kind: &'static Kind, mut object: Value, revision: Revision) -> Bytes {
+    object["metadata"]["resourceVersion"] = revision.to_string().into();
+    encoded(kind, &object)
+}
+
+/// The store's encoding of an object.
+fn template(kind: &'static Kind, object: &Value) -> Template {
+    let encoded = kinds::encode::encode_template(&kind.stored().api_version(), kind.stored().kind, object);
+    Template { bytes: encoded.bytes, revision_at: Some(encoded.revision_at) }
+}
+
+/// A failure of the store, as clients are told; the detail is for the log.
+fn store_failed(error: StoreError) -> Status {
+    tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
+    Status::internal("the store failed; see the server's log")
+}
+
+/// Same for a commit that did not fail for a conflict.
+fn commit_failed(error: CommitError) -> Status {
+    if error.is_retriable() {
+        return Status::too_many_requests("the store has too many writes waiting, please try again later", 1);
+    }
+    tracing::error!(error = &error as &dyn std::error::Error, "a commit failed");
+    Status::internal("the store failed; see the server's log")
+}

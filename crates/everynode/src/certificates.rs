@@ -1,0 +1,143 @@
+//! The cluster's certificate authority, and the certificates it signs.
+//!
+//! `pki/ca.crt` and `pki/ca.key` are kept; server and client certificates are made anew at each start.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    SanType,
+};
+use rustls::RootCertStore;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+
+/// The first address of the Service range; the Service `kubernetes` has it.
+const KUBERNETES_SERVICE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 1));
+
+/// Names that the API server is known by within every cluster.
+const CLUSTER_NAMES: &[&str] =
+    &["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
+
+/// The names and addresses in the server's certificate.
+#[derive(Debug)]
+pub struct ServerNames {
+    addresses: Vec<IpAddr>,
+}
+
+impl ServerNames {
+    pub fn for_address(listen: SocketAddr) -> ServerNames {
+        let mut addresses = vec![listen.ip(), KUBERNETES_SERVICE, IpAddr::from([127, 0, 0, 1]), IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1])];
+        addresses.sort();
+        addresses.dedup();
+        ServerNames { addresses }
+    }
+}
+
+/// A certificate with its key, as PEM.
+#[derive(Debug)]
+pub struct Identity {
+    pub certificate_pem: String,
+    pub key_pem: String,
+}
+
+/// Signs certificates for the cluster.
+pub struct Authority {
+    pub certificate_pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// Reads the authority from `dir`, or makes one there.
+    pub fn load_or_create(dir: &Path) -> anyhow::Result<Authority> {
+        let (certificate_path, key_path) = (dir.join("ca.crt"), dir.join("ca.key"));
+        if !certificate_path.exists() {
+            create(&certificate_path, &key_path)?;
+        }
+        let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+        let certificate_pem = read(&certificate_path)?;
+        let key = KeyPair::from_pem(&read(&key_path)?).with_context(|| format!("{} holds no private key", key_path.display()))?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key)
+            .with_context(|| format!("{} holds no certificate of an authority", certificate_path.display()))?;
+        Ok(Authority { certificate_pem, issuer })
+    }
+
+    /// The key for service-account tokens in `dir`, made if it is not there. PKCS#8.
+    pub fn token_key(dir: &Path) -> anyhow::Result<Vec<u8>> {
+        let path = dir.join("sa.key");
+        if !path.exists() {
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make a key for service-account tokens")?;
+            crate::kubeconfig::write_private(&path, &key.serialize_pem())?;
+        }
+        let pem = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let key = KeyPair::from_pem(&pem).with_context(|| format!("{} holds no private key", path.display()))?;
+        Ok(key.serialize_der())
+    }
+
+    /// A certificate that authenticates a client as `user` in `groups`.
+    pub fn client(&self, user: &str, groups: &[&str]) -> anyhow::Result<Identity> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, user);
+        for group in groups {
+            params.distinguished_name.push(DnType::OrganizationName, *group);
+        }
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(params).with_context(|| format!("cannot make a certificate for {user}"))
+    }
+
+    /// TLS for the server: its certificate, and clients' certificates checked where they send one.
+    pub fn server_config(&self, names: &ServerNames) -> anyhow::Result<Arc<ServerConfig>> {
+        let mut params =
+            CertificateParams::new(CLUSTER_NAMES.iter().map(|&n| n.to_owned()).collect::<Vec<_>>()).context("fixed names are valid")?;
+        params.distinguished_name.push(DnType::CommonName, "kube-apiserver");
+        params.subject_alt_names.extend(names.addresses.iter().map(|&address| SanType::IpAddress(address)));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let identity = self.sign(params).context("cannot make the server's certificate")?;
+        tls_config(&identity, &self.certificate_pem)
+    }
+
+    fn sign(&self, mut params: CertificateParams) -> anyhow::Result<Identity> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    }
+}
+
+fn create(certificate_path: &Path, key_path: &Path) -> anyhow::Result<()> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make a key for the certificate authority")?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "everynode-ca");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    let certificate = params.self_signed(&key).context("cannot sign the certificate of the authority")?;
+    if let Some(dir) = key_path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    // The key first: a certificate without its key would look like a finished authority.
+    crate::kubeconfig::write_private(key_path, &key.serialize_pem())?;
+    crate::kubeconfig::write_private(certificate_path, &certificate.pem())
+}
+
+fn tls_config(identity: &Identity, authority_pem: &str) -> anyhow::Result<Arc<ServerConfig>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority_pem.as_bytes()).context("the authority's certificate is no PEM")?)?;
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated().build()?;
+    let chain = vec![CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes())?];
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}

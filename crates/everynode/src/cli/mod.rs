@@ -1,0 +1,61 @@
+//! The command line: one file for each subcommand, with its arguments and what it does.
+//!
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+
+mod down;
+mod ls;
+mod server;
+mod status;
+mod up;
+
+mod apply;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Run one copy of an agent on every node of a fleet, with Kubernetes' own API and kubectl.
+#[derive(Debug, Parser)]
+#[command(name = "everynode", version, disable_help_subcommand = true)]
+pub struct Arguments {
+    /// Say more on stderr; twice for everything. RUST_LOG overrides.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(up::Up),
+    Down(down::Down),
+    Ls(ls::Ls),
+    Status(status::Status),
+    Server(server::Server),
+}
+
+impl Arguments {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Up(up) => up.run(),
+            Command::Down(down) => down.run(),
+            Command::Ls(ls) => ls.run(),
+            Command::Status(status) => status.run(),
+            Command::Server(server) => server.run(),
+        }
+    }
+}
+
+/// Logs go to stderr: warnings, or more with `-v`.
+pub fn start_logging(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}

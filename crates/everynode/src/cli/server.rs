@@ -1,0 +1,56 @@
+//! `everynode server`: the control plane in the foreground.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::roles;
+
+/// Run the control plane in the foreground.
+///
+/// Serves the Kubernetes API, keeps its state in the data directory and runs the controllers. Once it serves, it writes
+/// DATA_DIR/admin.kubeconfig (for cluster administrators, mode 0600) and prints `ready https://ADDRESS:PORT`. SIGTERM and SIGINT stop it.
+#[derive(Debug, Args)]
+pub struct Server {
+    /// Where state, certificates and admin.kubeconfig live; made if missing.
+    #[arg(long)]
+    data_dir: PathBuf,
+
+    /// Address and port to serve on; port 0 lets the system choose.
+    #[arg(long, default_value = "127.0.0.1:6443")]
+    listen: SocketAddr,
+
+    /// Which controllers to run: `*` for all, `none` for the API alone.
+    #[arg(long, default_value = "*", value_parser = ["*", "none"])]
+    controllers: String,
+
+    /// Also run this many simulated nodes in this process.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=20_000))]
+    simulate: u32,
+
+    /// Name of the cluster, with which the names of simulated nodes begin.
+    #[arg(long, default_value = "everynode")]
+    cluster_name: String,
+
+    /// Admission plugins to leave out; only ServiceAccount can be.
+    #[arg(long, value_delimiter = ',', value_parser = ["ServiceAccount"])]
+    disable_admission_plugins: Vec<String>,
+}
+
+impl Server {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let options = roles::server::Options {
+            data_dir: self.data_dir,
+            listen: self.listen,
+            controllers: self.controllers != "none",
+            simulated_nodes: (1..=self.simulate).map(|n| format!("{}-{n}", self.cluster_name)).collect(),
+            service_account_admission: self.disable_admission_plugins.is_empty(),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
+        runtime.block_on(roles::server::run(options))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

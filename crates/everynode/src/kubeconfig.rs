@@ -1,0 +1,140 @@
+//! kubeconfig files: how kubectl finds the server and proves who it is.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use base64::Engine as _;
+use kinds::yaml;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
+
+use crate::certificates::Authority;
+
+const BASE64: base64::engine::GeneralPurpose = base64::engine::general_purpose::STANDARD;
+
+/// Writes the kubeconfig of a cluster administrator.
+pub fn write_admin(path: &Path, authority: &Authority, address: SocketAddr) -> anyhow::Result<()> {
+    let admin = authority.client("kubernetes-admin", &["system:masters"])?;
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "everynode", "cluster": {
+            "server": format!("https://{address}"),
+            "certificate-authority-data": BASE64.encode(&authority.certificate_pem),
+        }}],
+        "users": [{"name": "everynode-admin", "user": {
+            "client-certificate-data": BASE64.encode(&admin.certificate_pem),
+            "client-key-data": BASE64.encode(&admin.key_pem),
+        }}],
+        "contexts": [{"name": "everynode", "context": {"cluster": "everynode", "user": "everynode-admin"}}],
+        "current-context": "everynode",
+    });
+    write_private(path, &yaml::write(&config))
+}
+
+/// A client with the credentials of a kubeconfig.
+pub async fn client(path: &Path) -> anyhow::Result<kube::Client> {
+    let config = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let config =
+        kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.context("the kubeconfig is not usable")?;
+    kube::Client::try_from(config).context("cannot make a client")
+}
+
+/// The kubeconfig that kubectl would write to: the first of $KUBECONFIG, or ~/.kube/config.
+pub fn user_path() -> anyhow::Result<PathBuf> {
+    let listed = std::env::var_os("KUBECONFIG").unwrap_or_default();
+    if let Some(first) = std::env::split_paths(&listed).find(|path| !path.as_os_str().is_empty()) {
+        return Ok(first);
+    }
+    let home = std::env::var_os("HOME").context("neither KUBECONFIG nor HOME is set, so there is no kubeconfig to write to")?;
+    Ok(PathBuf::from(home).join(".kube/config"))
+}
+
+/// The name that a cluster has in kubeconfigs.
+fn entry_name(cluster: &str) -> String {
+    format!("everynode-{cluster}")
+}
+
+/// Merges a cluster's own kubeconfig into the user's and makes it current. Returns the name of the context.
+pub fn merge(own: &Path, cluster: &str) -> anyhow::Result<String> {
+    let name = entry_name(cluster);
+    let source = read_config(own)?;
+    let path = user_path()?;
+    let mut config = read_config(&path)?;
+    for (list, what) in [("clusters", "cluster"), ("users", "user")] {
+        let body = source[list][0][what].clone();
+        put_entry(&mut config, list, json!({"name": name, what: body}));
+    }
+    put_entry(&mut config, "contexts", json!({"name": name, "context": {"cluster": name, "user": name}}));
+    config["current-context"] = name.as_str().into();
+    write_config(&path, &config)?;
+    Ok(name)
+}
+
+/// Takes a cluster out of the user's kubeconfig.
+pub fn remove(cluster: &str) -> anyhow::Result<()> {
+    let name = entry_name(cluster);
+    let path = user_path()?;
+    if !path.exists() {
+        return Ok(());
+    }
+    let before = read_config(&path)?;
+    let mut config = before.clone();
+    for list in ["clusters", "users", "contexts"] {
+        if let Some(entries) = config[list].as_array_mut() {
+            entries.retain(|entry| entry["name"] != name.as_str());
+        }
+    }
+    if config["current-context"] == name.as_str() {
+        config["current-context"] = "".into();
+    }
+    if config == before { Ok(()) } else { write_config(&path, &config) }
+}
+
+fn put_entry(config: &mut Value, list: &str, entry: Value) {
+    if !config[list].is_array() {
+        config[list] = json!([]);
+    }
+    let entries = config[list].as_array_mut().expect("made an array above");
+    match entries.iter_mut().find(|existing| existing["name"] == entry["name"]) {
+        Some(existing) => *existing = entry,
+        None => entries.push(entry),
+    }
+}
+
+/// An empty or missing file is an empty configuration.
+fn read_config(path: &Path) -> anyhow::Result<Value> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        text => text.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    let (node, _) = yaml::parse(&text).with_context(|| format!("{} is no YAML; it was left as it is", path.display()))?;
+    match node.into_value() {
+        Value::Null => Ok(json!({"apiVersion": "v1", "kind": "Config", "preferences": {}})),
+        config if config.is_object() => Ok(config),
+        _ => anyhow::bail!("{} is no kubeconfig; it was left as it is", path.display()),
+    }
+}
+
+fn write_config(path: &Path, config: &Value) -> anyhow::Result<()> {
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    write_private(path, &yaml::write(config))
+}
+
+/// Writes a file that only its owner may read, at once or not at all.
+pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    let temporary = path.with_extension("new");
+    let attempt = || -> std::io::Result<()> {
+        let _ = std::fs::remove_file(&temporary);
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    attempt().with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,23 @@
+//! The `everynode` binary: Kubernetes' DaemonSet system, every role in one program. `main` is one match over the subcommands.
+
+mod certificates;
+mod cli;
+mod clusters;
+mod kubeconfig;
+mod roles;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    cli::start_logging(arguments.verbose);
+    match arguments.run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

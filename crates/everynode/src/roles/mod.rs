@@ -1,0 +1,3 @@
+//! The roles of a process: what is started, in which order, and when it is ready.
+
+pub mod server;

@@ -1,0 +1,88 @@
+//! The control plane: store, API server, controllers, in this order; stopped in the reverse one.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use apiserver::auth::authenticate::Authenticator;
+use apiserver::auth::tokens::TokenKey;
+use apiserver::auth::{MASTERS, User};
+use apiserver::registry::{Registry, Settings};
+use apiserver::{ApiServer, bootstrap, http};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::certificates::{Authority, ServerNames};
+use crate::kubeconfig;
+
+/// What the control plane is to be.
+#[derive(Debug)]
+pub struct Options {
+    pub data_dir: PathBuf,
+    pub listen: SocketAddr,
+    pub controllers: bool,
+    /// Names of the simulated nodes to run in this process.
+    pub simulated_nodes: Vec<String>,
+    pub service_account_admission: bool,
+}
+
+/// Runs the control plane until SIGTERM or SIGINT.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    make_private_dir(&options.data_dir)?;
+    let (stop, shutdown) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let authority = Authority::load_or_create(&options.data_dir.join("pki"))?;
+    let backend =
+        store::file::open(&options.data_dir.join("store.redb"), store::file::Options::default()).context("cannot open the store")?;
+    let settings = Settings { service_account_admission: options.service_account_admission };
+    let registry = Arc::new(Registry::new(Arc::new(backend), settings).context("cannot read the store")?);
+    bootstrap::run(&registry).await.map_err(|status| anyhow::anyhow!("cannot make the objects that every cluster has: {status}"))?;
+    let token_key = TokenKey::from_pkcs8(&Authority::token_key(&options.data_dir.join("pki"))?).context("sa.key is not usable")?;
+    let server = ApiServer::new(registry, Authenticator { tokens: Arc::new(token_key) }, shutdown.clone());
+
+    let listener = TcpListener::bind(options.listen).await.with_context(|| format!("cannot listen on {}", options.listen))?;
+    let address = listener.local_addr().context("cannot tell the address that is listened on")?;
+    let tls = authority.server_config(&ServerNames::for_address(address))?;
+    let serving = tokio::spawn(http::serve::serve(server.clone(), listener, tls, shutdown.clone()));
+    let controlling = options.controllers.then(|| {
+        let client = local_client(&server, User::system("system:kube-controller-manager", &[MASTERS]));
+        let settings = controllers::Settings { root_certificate_pem: authority.certificate_pem.clone() };
+        tokio::spawn(controllers::run(client, settings, shutdown.clone()))
+    });
+    let simulating = (!options.simulated_nodes.is_empty()).then(|| {
+        let client = local_client(&server, User::system("system:everynode:simulator", &[MASTERS]));
+        let settings = agent::simulated::Settings { names: options.simulated_nodes.clone() };
+        tokio::spawn(agent::simulated::run(client, settings, watch::channel(false).0, shutdown.clone()))
+    });
+    kubeconfig::write_admin(&options.data_dir.join("admin.kubeconfig"), &authority, address)?;
+    println!("ready https://{address}");
+
+    // Both arms only wait for a signal; which of them is dropped does not matter.
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.send_replace(true);
+    for task in [simulating, controlling].into_iter().flatten() {
+        task.await.context("a part of the control plane failed")?;
+    }
+    serving.await.context("the API server failed")
+}
+
+/// A client within the process: no socket, no TLS.
+fn local_client(server: &ApiServer, user: User) -> kube::Client {
+    kube::Client::new(server.as_user(user), "default")
+}
+
+/// Makes a directory that only its owner may enter.
+pub fn make_private_dir(dir: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make the data directory {}", dir.display()))
+}

@@ -1,0 +1,21 @@
+//! The kinds that everynode serves: schema, defaults, validation, patches, tables. No I/O, no clock, no randomness.
+
+pub mod schema;
+
+pub mod decode;
+pub mod document;
+pub mod encode;
+pub mod yaml;
+
+pub mod cursor;
+pub mod field;
+pub mod names;
+pub mod quantity;
+pub mod selector;
+
+pub mod status;
+pub mod table;
+
+pub mod columns;
+pub mod patch;
+pub mod rules;

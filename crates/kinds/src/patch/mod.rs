@@ -1,0 +1,143 @@
+//! Patches: JSON patch, merge patch, strategic merge patch, server-side apply, and the record of who manages which field.
+//!
+//! In: the current object, a patch as it was sent. Out: the patched document (not decoded, not defaulted) with what strict
+//! decoding of the patch found, or the `Status` that Kubernetes answers. Nothing here knows requests, storage or time.
+
+pub mod apply;
+pub mod json;
+pub mod managed_fields;
+pub mod merge;
+pub mod strategic;
+
+mod compare;
+mod field_set;
+mod go_text;
+mod managers;
+mod reset_fields;
+mod typed;
+mod typed_merge;
+
+use serde_json::Value;
+
+use crate::document::Node;
+use crate::field::{FieldError, Path};
+use crate::schema::TypeId;
+use crate::status::{Details, Status};
+
+/// A patch that cannot be applied.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct PatchError(pub Status);
+
+impl PatchError {
+    pub fn into_status(self) -> Status {
+        self.0
+    }
+}
+
+impl From<Status> for PatchError {
+    fn from(status: Status) -> PatchError {
+        PatchError(status)
+    }
+}
+
+/// What is made of unknown and duplicate fields of a patch.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum Findings {
+    /// They are listed (fieldValidation Warn and Strict).
+    Listed,
+    Ignored,
+}
+
+/// What a patch makes of an object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Patched {
+    pub document: Value,
+    /// Unknown and duplicate fields of the patch itself.
+    pub findings: Vec<String>,
+    pub shown: Shown,
+}
+
+/// What an error about the patched document shows.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shown {
+    /// The patched document as JSON; the paths of the objects that the patch went through, which are shown sorted.
+    Document { opened: Vec<Vec<String>> },
+    /// The patch as Go prints maps (strategic merge patch), after what was merged by key has been taken out of it.
+    Patch(String),
+}
+
+impl Patched {
+    /// Why the document does not decode, in the words of the decoder that Kubernetes uses after this kind of patch.
+    pub fn misfit(&self, decoding: &str, type_id: TypeId) -> String {
+        match self.shown {
+            Shown::Document { .. } => decoding.to_owned(),
+            Shown::Patch(_) => strategic::misfit(&self.document, type_id).unwrap_or_else(|| decoding.to_owned()),
+        }
+    }
+
+    /// The refusal of a patched document that no longer fits its kind.
+    pub fn unfit(&self, why: &str, type_id: TypeId) -> Status {
+        match &self.shown {
+            Shown::Document { opened } => unfit(&go_text::document_text(&self.document, type_id, opened), why),
+            Shown::Patch(text) => unfit(text, why),
+        }
+    }
+}
+
+/// A patched object that no longer fits its kind.
+fn unfit(shown: &str, why: &str) -> Status {
+    let error = FieldError::invalid(&Path::new("patch"), shown, why);
+    Status::invalid("", "", "", &[error])
+}
+
+/// The answer to a patch that is well-formed but does not apply.
+fn inapplicable() -> Status {
+    Status::new(422, "Invalid", "the server rejected our request due to an error in our request").with_details(Details::default())
+}
+
+/// One sentence for each field that is there twice, by its path.
+fn duplicates(node: &Node) -> Vec<String> {
+    let mut found = Vec::new();
+    find_duplicates(node, "", &mut found);
+    found
+}
+
+/// Findings past this number are not listed; a hostile patch could name millions.
+const FINDINGS_MAX: usize = 100;
+
+fn find_duplicates(node: &Node, path: &str, found: &mut Vec<String>) {
+    match node {
+        Node::Object(fields) => {
+            let mut seen = std::collections::BTreeSet::new();
+            for (name, child) in fields {
+                let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                if !seen.insert(name.as_str()) && found.len() < FINDINGS_MAX {
+                    found.push(format!("duplicate field \"{at}\""));
+                }
+                find_duplicates(child, &at, found);
+            }
+        }
+        Node::List(items) => {
+            for (at, item) in items.iter().enumerate() {
+                find_duplicates(item, &format!("{path}[{at}]"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The JSON type of a value, as Go's decoder names it.
+fn json_type(node: &Node) -> &'static str {
+    match node {
+        Node::Null => "null",
+        Node::Bool(_) => "bool",
+        Node::Number(_) => "number",
+        Node::String(_) => "string",
+        Node::List(_) => "array",
+        Node::Object(_) => "object",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! Transactions that are accepted but not yet durable, between those who commit and the one writer.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::commit::CommitResult;
+use crate::lock::lock;
+use crate::published::Published;
+use crate::sequencer::{Decision, Sequencer};
+use crate::watch::Batch;
+use crate::{Commit, CommitError, Revision, StoreError, Txn, Write};
+
+/// Commits the writer takes into one transaction on disk. Bounds how long the first of a group waits for the last.
+const GROUP_COMMITS_MAX: usize = 2_048;
+/// The same bound for large objects.
+const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What a waiting commit costs beside its keys and values, so that the bound on bytes bounds the number too.
+const PENDING_OVERHEAD_BYTES: usize = 256;
+
+/// An answer to give, in order, and what must be durable before.
+pub(super) struct Pending {
+    /// None for an answer that only waits for what was accepted before it.
+    pub(super) batch: Option<Batch>,
+    pub(super) result: CommitResult,
+    pub(super) answer: oneshot::Sender<CommitResult>,
+    bytes: usize,
+}
+
+/// What the writer made durable and published, to be struck off.
+pub(super) struct Done {
+    keys: Vec<(Bytes, Revision)>,
+    bytes: usize,
+}
+
+impl Done {
+    pub(super) fn of(group: &[Pending]) -> Done {
+        let keys = group
+            .iter()
+            .filter_map(|pending| pending.batch.as_ref())
+            .flat_map(|batch| &batch.events)
+            .map(|event| (event.key.clone(), event.revision))
+            .collect();
+        let bytes = group.iter().map(|pending| pending.bytes).sum();
+        Done { keys, bytes }
+    }
+}
+
+pub(super) struct Queue {
+    state: Mutex<State>,
+    arrived: Condvar,
+    bytes_max: usize,
+    path: Arc<Path>,
+}
+
+struct State {
+    sequencer: Sequencer,
+    pending: VecDeque<Pending>,
+    /// Bytes of `pending` and of the group the writer works on.
+    bytes: usize,
+    /// Whether the writer sleeps. Only then does a commit wake it.
+    writer_idle: bool,
+    phase: Phase,
+}
+
+enum Phase {
+    Open,
+    Closing,
+    Failed(StoreError),
+}
+
+impl Queue {
+    pub(super) fn new(published: Revision, bytes_max: usize, path: Arc<Path>) -> Queue {
+        Queue {
+            state: Mutex::new(State {
+                sequencer: Sequencer::new(published),
+                pending: VecDeque::new(),
+                bytes: 0,
+                writer_idle: false,
+                phase: Phase::Open,
+            }),
+            arrived: Condvar::new(),
+            bytes_max,
+            path,
+        }
+    }
+
+    /// Decides the transaction and queues its answer, unless the answer needs nothing from the disk.
+    pub(super) fn commit(&self, published: &Published, txn: Txn) -> Commit {
+        let bytes = PENDING_OVERHEAD_BYTES + bytes_of(&txn);
+        let mut state = lock(&self.state);
+        if let Phase::Failed(error) = &state.phase {
+            return Commit::ready(Err(CommitError::Failed(error.clone())));
+        }
+        // One that is larger than the bound by itself gets its turn when nothing else waits.
+        if state.bytes > 0 && state.bytes + bytes > self.bytes_max {
+            let pending_bytes = state.bytes;
+            return Commit::ready(Err(CommitError::Busy { pending_bytes }));
+        }
+        let decision = state.sequencer.decide(&published.objects(), txn);
+        let (batch, result) = match decision {
+            Decision::Settled { result, after_earlier: false } => return Commit::ready(result),
+            Decision::Settled { result, .. } => (None, result),
+            Decision::Effective { batch, committed } => {
+                state.sequencer.remember(&batch);
+                (Some(batch), Ok(committed))
+            }
+        };
+        let (answer, commit) = Commit::waiting(Arc::clone(&self.path));
+        state.bytes += bytes;
+        state.pending.push_back(Pending { batch, result, answer, bytes });
+        if state.writer_idle {
+            state.writer_idle = false;
+            self.arrived.notify_one();
+        }
+        commit
+    }
+
+    /// To be called before the answers are given, so that whoever got one finds its bytes free again.
+    pub(super) fn strike_off(&self, done: Done) {
+        let mut state = lock(&self.state);
+        state.bytes -= done.bytes;
+        for (key, revision) in &done.keys {
+            state.sequencer.forget(key, *revision);
+        }
+    }
+
+    /// Waits for the next group to write. None when closed and empty.
+    pub(super) fn next_group(&self) -> Option<Vec<Pending>> {
+        let mut state = lock(&self.state);
+        while state.pending.is_empty() {
+            if !matches!(state.phase, Phase::Open) {
+                return None;
+            }
+            state.writer_idle = true;
+            state = self.arrived.wait(state).expect("no code panics under this lock; if it did, the state is not to be trusted");
+        }
+        state.writer_idle = false;
+        let count = group_len(&state.pending);
+        Some(state.pending.drain(..count).collect())
+    }
+
+    /// From now on every commit gets this error; so do those that wait.
+    pub(super) fn fail(&self, error: &StoreError) {
+        let waiting = {
+            let mut state = lock(&self.state);
+            state.phase = Phase::Failed(error.clone());
+            std::mem::take(&mut state.pending)
+        };
+        for pending in waiting {
+            refuse(pending, error);
+        }
+    }
+
+    /// No commit will follow; lets the writer finish what waits.
+    pub(super) fn close(&self) {
+        // A poisoned lock means the writer is gone already, and panicking while closing would only hide why.
+        if let Ok(mut state) = self.state.lock() {
+            if matches!(state.phase, Phase::Open) {
+                state.phase = Phase::Closing;
+            }
+            self.arrived.notify_one();
+        }
+    }
+}
+
+pub(super) fn refuse(pending: Pending, error: &StoreError) {
+    // Nobody may be waiting any more; then nobody misses the answer.
+    let _ = pending.answer.send(Err(CommitError::Failed(error.clone())));
+}
+
+fn group_len(pending: &VecDeque<Pending>) -> usize {
+    let mut bytes = 0;
+    let fitting = pending
+        .iter()
+        .take(GROUP_COMMITS_MAX)
+        .take_while(|pending| {
+            bytes += pending.bytes;
+            bytes <= GROUP_BYTES_MAX
+        })
+        .count();
+    fitting.max(1)
+}
+
+fn bytes_of(txn: &Txn) -> usize {
+    let of_write = |write: &Write| write.key().len() + write.template().map_or(0, |template| template.bytes.len());
+    txn.writes.iter().map(of_write).sum()
+}

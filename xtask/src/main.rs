@@ -1,0 +1,46 @@
+//! Development tasks: `cargo xtask ci|tidy|golden|bench`.
+
+mod bench;
+mod ci;
+mod golden;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Development tasks of everynode")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// What CI runs: fmt, clippy, tidy, tests.
+    Ci,
+    /// Rules of the house that no other tool checks.
+    Tidy,
+    /// Compare a server with recorded answers of Kubernetes.
+    Golden(golden::Golden),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Ci => ci::run(),
+        Task::Tidy => tidy::run(),
+        Task::Golden(golden) => golden.run(),
+        Task::Bench(bench) => bench.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
