@@ -367,6 +367,15 @@ impl Kind {
         schema().named(self.type_name).expect("a test walks the table and looks up every type")
     }
 
+    /// The name that a selectable field has in the stored form of the objects.
+    pub fn stored_field<'a>(&self, field: &'a str) -> std::borrow::Cow<'a, str> {
+        match field.strip_prefix("regarding.") {
+            Some(rest) if self.group == EVENTS => format!("involvedObject.{rest}").into(),
+            None if self.group == EVENTS && field == "reportingController" => "reportingComponent".into(),
+            _ => field.into(),
+        }
+    }
+
     /// The value that a field selector compares; None for a field that cannot be selected.
     pub fn field_value(&self, object: &Value, field: &str) -> Option<String> {
         let known = match field {

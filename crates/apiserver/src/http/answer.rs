@@ -181,7 +181,8 @@ impl Presenter {
 
     fn partial(&self, object: &Value) -> Value {
         let mut metadata = object["metadata"].clone();
-        if let (Some((annotation, _)), Some(annotations)) = (self.kind.converted_annotation, metadata["annotations"].as_object_mut()) {
+        let annotations = metadata.get_mut("annotations").and_then(Value::as_object_mut);
+        if let (Some((annotation, _)), Some(annotations)) = (self.kind.converted_annotation, annotations) {
             annotations.remove(annotation);
             if annotations.is_empty() {
                 metadata.as_object_mut().and_then(|metadata| metadata.remove("annotations"));

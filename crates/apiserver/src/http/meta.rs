@@ -7,7 +7,7 @@ use serde_json::json;
 use super::body::Body;
 use super::negotiate::Encoding;
 use super::service::{ApiServer, Call};
-use super::{answer, discovery};
+use super::{answer, discovery, openapi};
 
 /// The checks that health endpoints list.
 const CHECKS: &[&str] =
@@ -28,6 +28,7 @@ pub(crate) async fn handle(server: &ApiServer, call: &Call, path: &str) -> Resul
             let host = call.header(http::header::HOST).unwrap_or("kubernetes.default.svc");
             Ok(answer::value(200, &server.inner.authenticator.tokens.openid_configuration(&format!("https://{host}")), Encoding::Json))
         }
+        _ if path.starts_with("/openapi/") => openapi::handle(call, path),
         _ => discovery::handle(call, path),
     }
 }

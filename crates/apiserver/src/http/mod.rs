@@ -8,6 +8,7 @@ pub mod options;
 pub mod path;
 
 pub mod discovery;
+pub mod openapi;
 pub mod meta;
 pub mod patches;
 pub mod resources;

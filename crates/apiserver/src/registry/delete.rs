@@ -92,12 +92,28 @@ impl Registry {
             let object = parse_stored(&entry.value);
             check_preconditions(kind, write.name, options, &object)?;
             admission::admit_delete(self, write, &object)?;
+            if needs_last_notice(write, options, &object) {
+                self.give_last_notice(write, &object, &entry).await?;
+                continue;
+            }
             match self.delete_version(write, options, object, &entry).await? {
                 Some(deleted) => return Ok(deleted),
                 None => {}
             }
         }
         Err(Status::stale(kind.resource(), write.name))
+    }
+
+    /// Stores a terminating pod once more, with no time left. A race is lost to whoever changed the pod; the caller looks again.
+    async fn give_last_notice(&self, write: &Write<'_>, old: &Value, entry: &Entry) -> Result<(), Status> {
+        let mut object = old.clone();
+        shorten_grace(&mut object, 0);
+        metadata_mut(&mut object).remove("resourceVersion");
+        let put = StoreWrite::Put { key: store_key(write.kind, write.namespace, write.name), value: template(write.kind, &object) };
+        match self.store.commit(Txn::one(Some(Expect::Modified(entry.modified)), put)).await {
+            Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(commit_failed(error)),
+        }
     }
 
     /// None when another writer was faster.
@@ -136,6 +152,16 @@ impl Registry {
             Err(error) => Err(commit_failed(error)),
         }
     }
+}
+
+/// A pod that was given time and now gets none is seen once more by watchers before it is gone, as in Kubernetes.
+fn needs_last_notice(write: &Write<'_>, options: &DeleteOptions, object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    write.kind.kind == "Pod"
+        && !options.dry_run
+        && metadata["deletionTimestamp"].is_string()
+        && metadata["deletionGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds > 0)
+        && pod_grace_seconds(object, options) == 0
 }
 
 fn check_preconditions(kind: &Kind, name: &str, options: &DeleteOptions, object: &Value) -> Result<(), Status> {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
+use base64::alphabet::URL_SAFE;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use kinds::status::{Cause, Details, Status};
 use kinds::table::Kind;
 use serde_json::{Value, json};
@@ -12,7 +14,8 @@ use super::cache::TooOld;
 use super::object::{Object, local_key};
 use crate::http::options::{ListOptions, ReadAt};
 
-const BASE64: base64::engine::GeneralPurpose = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+/// As Go decodes: bits that are left over do not matter.
+const BASE64: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
 
 /// How long a read waits for a version that does not exist yet.
 const FUTURE_WAIT: std::time::Duration = std::time::Duration::from_secs(3);

@@ -15,6 +15,9 @@ const RETAIN_KEYS: &str = "$retainKeys";
 const SET_ELEMENT_ORDER: &str = "$setElementOrder";
 const DELETE_FROM_PRIMITIVE_LIST: &str = "$deleteFromPrimitiveList";
 
+/// Structs with the patch strategy "replace"; for the schema that is the same as none, which merges.
+const REPLACED_STRUCTS: &[(&str, &str)] = &[("PodDisruptionBudgetSpec", "selector")];
+
 /// Merges `patch` into `current`.
 pub fn apply(current: &Value, patch: &[u8], type_id: TypeId, findings: Findings) -> Result<Patched, PatchError> {
     let node = parse_json(patch).map_err(|e| Status::bad_request(e.0))?;
@@ -87,6 +90,11 @@ impl Scope {
         }
     }
 
+    /// Is the field a struct that a patch replaces as a whole?
+    fn replaces(self, name: &str) -> bool {
+        matches!(self, Scope::Struct(of) if REPLACED_STRUCTS.contains(&(of.name, name)))
+    }
+
     fn place(self, name: &str) -> Result<Place, PatchError> {
         let unknown = |of: &str| failure(format!("unable to find api field in struct {of} for the json field {name:?}"));
         match self {
@@ -129,6 +137,7 @@ fn merge_field(original: &mut Map<String, Value>, key: &str, value: &mut Value, 
         return Ok(());
     }
     let merged = match (original.remove(name), value) {
+        (Some(Value::Object(_)), patch @ Value::Object(_)) if scope.replaces(name) => patch.clone(),
         (Some(Value::Object(current)), Value::Object(patch)) => {
             let place = scope.place(name)?;
             Value::Object(merge_map(current, patch, Scope::of(place.shape))?)
@@ -530,6 +539,15 @@ mod tests {
             expect![[r#"{"metadata":{"labels":{"b":"2"},"name":"x"}}"#]],
         );
         check(current(), json!({"metadata": {"labels": {"$patch": "delete"}}}), expect![[r#"{"metadata":{"labels":{},"name":"x"}}"#]]);
+    }
+
+    #[test]
+    fn the_selector_of_a_disruption_budget_is_replaced() {
+        let current = json!({"spec": {"selector": {"matchLabels": {"a": "1"}}}});
+        let patch = r#"{"spec":{"selector":{"matchLabels":{"b":"2"}}}}"#;
+        let budget = schema().named("PodDisruptionBudget").unwrap();
+        let patched = apply(&current, patch.as_bytes(), budget, Findings::Listed).unwrap();
+        assert_eq!(patched.document.to_string(), patch);
     }
 
     #[test]

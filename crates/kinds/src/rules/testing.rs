@@ -19,7 +19,7 @@ pub fn object(kind: &str, fields: Value) -> Value {
 }
 
 fn group(kind: &str) -> &'static str {
-    if matches!(kind, "DaemonSet" | "ControllerRevision") { "apps" } else { "" }
+    table::KINDS.iter().find(|row| row.kind == kind).map_or("", |row| row.group)
 }
 
 fn defaulted(kind: &Kind, mut object: Value) -> Value {

@@ -7,7 +7,7 @@ use kinds::schema::schema;
 use kinds::selector::Selector;
 use kinds::status::{Cause, Details, Status};
 use kinds::table::{self, Kind};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::super::body::Body;
 use super::super::options::{WriteKind, WriteOptions};
@@ -50,8 +50,39 @@ pub async fn evict(request: &ResourceCall<'_>, bytes: Bytes) -> Result<Response<
             options.uid = pod["metadata"]["uid"].as_str().map(str::to_owned);
         }
     }
+    if !write_options.dry_run {
+        mark_disrupted(request, &write_options).await?;
+    }
     request.registry().delete(&request.write(Part::Main, &write_options), &options).await?;
     Ok(created())
+}
+
+/// Says in the pod's status why it goes, before it goes.
+async fn mark_disrupted(request: &ResourceCall<'_>, options: &WriteOptions) -> Result<(), Status> {
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
+        "lastProbeTime": null, "lastTransitionTime": kinds::decode::format_time(request.now),
+    });
+    let marked = |pod: &Value| {
+        let mut pod = pod.clone();
+        metadata_mut(&mut pod).remove("resourceVersion");
+        set_condition(&mut pod["status"], condition.clone());
+        Ok(Changed::to(pod))
+    };
+    request.registry().update(&request.write(None, options), marked).await.map(drop)
+}
+
+/// Puts a condition into a status; one of the same type and status stays as it is.
+fn set_condition(status: &mut Value, condition: Value) {
+    if !status["conditions"].is_array() {
+        status["conditions"] = json!([]);
+    }
+    let conditions = status["conditions"].as_array_mut().expect("made an array above");
+    match conditions.iter_mut().find(|c| c["type"] == condition["type"]) {
+        Some(existing) if existing["status"] == condition["status"] => {}
+        Some(existing) => *existing = condition,
+        None => conditions.push(condition),
+    }
 }
 
 /// Bodies of policy/v1beta1 are still accepted.
@@ -142,6 +173,13 @@ fn disrupted(budget: &Value, name: &str, pod: &str, now: jiff::Timestamp) -> Res
     metadata_mut(&mut changed).remove("resourceVersion");
     changed["status"]["disruptionsAllowed"] = (allowed - 1).into();
     changed["status"]["disruptedPods"][pod] = kinds::decode::format_time(now).into();
+    if allowed == 1 {
+        let condition = json!({
+            "type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": "",
+            "observedGeneration": status("observedGeneration"), "lastTransitionTime": kinds::decode::format_time(now),
+        });
+        set_condition(&mut changed["status"], condition);
+    }
     Ok(changed)
 }
 

@@ -26,19 +26,31 @@ fn families_are_filled_before_anything_is_checked() {
     assert_eq!((&headless["ipFamilies"], &headless["ipFamilyPolicy"]), (&json!(["IPv4", "IPv6"]), &json!("RequireDualStack")));
     let plain = spec(json!({"ports": [{"port": 1}]}));
     assert_eq!((&plain["ipFamilies"], &plain["ipFamilyPolicy"]), (&json!(["IPv4"]), &json!("SingleStack")));
-    check(json!({"ipFamilyPolicy": "RequireDualStack"}), expect![[r#"
+    check(
+        json!({"ipFamilyPolicy": "RequireDualStack"}),
+        expect![[r#"
         spec.ipFamilyPolicy: Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services
-    "#]]);
-    check(json!({"clusterIP": "fd00::1"}), expect![[r#"
+    "#]],
+    );
+    check(
+        json!({"clusterIP": "fd00::1"}),
+        expect![[r#"
         spec.clusterIPs[0]: Invalid value: ["fd00::1"]: IPv6 is not configured on this cluster
-    "#]]);
-    check(json!({"ipFamilies": ["IPv6", "IPv6", "x"]}), expect![[r#"
+    "#]],
+    );
+    check(
+        json!({"ipFamilies": ["IPv6", "IPv6", "x"]}),
+        expect![[r#"
         spec.ipFamilies[1]: Duplicate value: "IPv6"
         spec.ipFamilies[2]: Unsupported value: "x": supported values: "IPv4", "IPv6"
-    "#]]);
-    check(json!({"clusterIPs": ["10.96.0.9"]}), expect![[r#"
+    "#]],
+    );
+    check(
+        json!({"clusterIPs": ["10.96.0.9"]}),
+        expect![[r#"
         spec.clusterIPs: Invalid value: ["10.96.0.9"]: must be empty when `clusterIP` is not specified
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -125,7 +137,7 @@ fn another_type_drops_what_was_filled_in() {
             spec["externalName"] = json!("a.b");
         },
         expect![[r#"
-            {"externalName":"a.b","internalTrafficPolicy":"Cluster","ports":[{"port":80,"protocol":"TCP","targetPort":80}],"sessionAffinity":"None","type":"ExternalName"}
+            {"externalName":"a.b","ports":[{"port":80,"protocol":"TCP","targetPort":80}],"sessionAffinity":"None","type":"ExternalName"}
         "#]],
     );
     let (_, errors) = update("Service", json!({"spec": allocated()}), Part::Main, |new| {

@@ -70,6 +70,7 @@ pub fn drop_fields_of_the_old_type(service: &mut Value, old: &Value) {
         }
         remove_if(spec, same, "ipFamilies");
         remove_if(spec, same, "ipFamilyPolicy");
+        remove_if(spec, same, "internalTrafficPolicy");
     }
     if needs_node_ports(was) && !needs_node_ports(&is) {
         drop_node_ports(spec, &before);
