@@ -5,6 +5,7 @@
 mod cluster;
 mod daemonset;
 mod names;
+mod namespace;
 mod perform;
 mod pod_cleanup;
 mod scheduler;
@@ -28,6 +29,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: watch::Receiver<b
     let mut tasks = JoinSet::new();
     let cluster = Cluster::start(&client, &mut tasks);
     tasks.spawn(service_account::run(cluster.clone(), client.clone(), settings));
+    tasks.spawn(namespace::run(cluster.clone(), client.clone()));
     tasks.spawn(daemonset::run(cluster.clone(), client.clone()));
     tasks.spawn(scheduler::run(cluster.clone(), client.clone()));
     tasks.spawn(pod_cleanup::run(cluster, client));

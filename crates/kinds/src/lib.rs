@@ -5,6 +5,7 @@ pub mod schema;
 pub mod decode;
 pub mod document;
 pub mod encode;
+pub mod protobuf;
 pub mod yaml;
 
 pub mod cursor;

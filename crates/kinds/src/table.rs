@@ -38,6 +38,8 @@ pub struct Kind {
     /// An annotation that Kubernetes makes from an internal field when it converts an object, with that field's zero value. Bookmarks,
     /// which are converted from nothing, have it; metadata on its own, which is not converted, lacks it.
     pub converted_annotation: Option<(&'static str, &'static str)>,
+    /// Warns every request for the resource.
+    pub deprecation: Option<&'static str>,
     /// How the stored objects look in this group, where another row's form is the stored one.
     pub view: Option<View>,
     pub rules: &'static dyn Rules,
@@ -112,6 +114,7 @@ const fn kind(group: &'static str, kind: &'static str, plural: &'static str, sin
         unconditional_update: true,
         delete_returns_object: false,
         converted_annotation: None,
+        deprecation: None,
         view: None,
         rules,
     }
@@ -191,7 +194,12 @@ const POD_SUBRESOURCES: &[Subresource] = &[
 pub static KINDS: &[Kind] = &[
     review("", "Binding", "bindings", "binding", true),
     Kind { short_names: &["cm"], ..kind("", "ConfigMap", "configmaps", "configmap", &rules::configmap::RULES) },
-    Kind { short_names: &["ep"], create_on_update: true, ..kind("", "Endpoints", "endpoints", "endpoints", &rules::endpoints::RULES) },
+    Kind {
+        short_names: &["ep"],
+        create_on_update: true,
+        deprecation: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ..kind("", "Endpoints", "endpoints", "endpoints", &rules::endpoints::RULES)
+    },
     Kind {
         short_names: &["ev"],
         selectable: Selectable::Fields(EVENT_FIELDS),

@@ -35,7 +35,9 @@ impl<'a> Reader<'a> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
             // Go's parser has one text for a tab where none may be.
-            Some(Err(error)) if error.info().contains("tab") => Err(syntax_error(error.marker().line(), "found character that cannot start any token")),
+            Some(Err(error)) if error.info().contains("tab") => {
+                Err(syntax_error(error.marker().line(), "found character that cannot start any token"))
+            }
             Some(Err(error)) => Err(syntax_error(error.marker().line(), error.info())),
             None => Ok((Event::StreamEnd, Span::default())),
         }

@@ -3,6 +3,7 @@
 //! One file for each plugin, named after it; the order of calls is Kubernetes'.
 
 pub mod allocate;
+mod certificates;
 mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
@@ -49,6 +50,20 @@ pub fn admit_update(_registry: &Registry, write: &Write<'_>, object: &mut Value,
     Ok(())
 }
 
+/// What the server adds after the kind's rules have dropped what clients may not say.
+pub fn complete_create(write: &Write<'_>, object: &mut Value) {
+    if certificates::is_request(write) {
+        certificates::fill_requester(write, object);
+    }
+}
+
+/// Same for an update.
+pub fn complete_update(write: &Write<'_>, object: &mut Value, old: &Value) {
+    if certificates::is_request(write) {
+        certificates::fill_times(write, object, old);
+    }
+}
+
 /// Validating plugins for a create, after validation; the guard is held until the object is stored.
 pub async fn check_create(registry: &Registry, write: &Write<'_>, object: &Value) -> Result<QuotaGuard, Status> {
     escalation::check(registry, write, object, None)?;
@@ -63,6 +78,9 @@ pub async fn check_create(registry: &Registry, write: &Write<'_>, object: &Value
 /// Validating plugins for an update.
 pub fn check_update(registry: &Registry, write: &Write<'_>, object: &Value, old: &Value) -> Result<(), Status> {
     escalation::check(registry, write, object, Some(old))?;
+    if certificates::is_request(write) {
+        certificates::check_approval(registry, write, object)?;
+    }
     node_restriction::check(write, object, Some(old))
 }
 

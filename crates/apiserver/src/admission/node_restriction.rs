@@ -66,10 +66,8 @@ fn check_pod(write: &Write<'_>, node: &str, pod: &Value, old: Option<&Value>) ->
 /// Checks a deletion by an agent.
 pub fn check_delete(write: &Write<'_>, object: &Value) -> Result<(), Status> {
     let Some(node) = node_of(write.user) else { return Ok(()) };
-    if is_core(write.kind, "Pod") {
-        if object["spec"]["nodeName"] != node {
-            return Err(refuse(write, object, &format!("node {node:?} can only delete pods with spec.nodeName set to itself")));
-        }
+    if is_core(write.kind, "Pod") && object["spec"]["nodeName"] != node {
+        return Err(refuse(write, object, &format!("node {node:?} can only delete pods with spec.nodeName set to itself")));
     }
     Ok(())
 }

@@ -93,7 +93,7 @@ impl IncludeObject {
             Some(other) => {
                 let path = kinds::field::Path::new("includeObject");
                 let error = kinds::field::FieldError::invalid(&path, other, "must be 'Metadata', 'Object', 'None', or empty");
-                Err(Status::bad_request(error.to_string()))
+                Err(Status::bad_request(format!("Unable to convert to Table as requested: {error}")))
             }
         }
     }
@@ -115,7 +115,11 @@ impl Presenter {
             Form::Table => self.table(&[parse_stored(&bytes)], None, true).to_string().into(),
             Form::PartialObjectMetadata => self.partial(&parse_stored(&bytes)).to_string().into(),
             Form::PartialObjectMetadataList => {
-                return Err(Status::not_acceptable("you requested PartialObjectMetadataList, but the requested object is not a list"));
+                return Err(Status::not_acceptable(format!(
+                    "you requested PartialObjectMetadataList, but the requested object is not a list (*{}.{})",
+                    self.internal_group(),
+                    self.kind.kind
+                )));
             }
         };
         Ok(json_bytes(code, json, self.accepted.encoding))
@@ -146,14 +150,19 @@ impl Presenter {
                 list.to_string().into()
             }
             Form::PartialObjectMetadata => {
-                let group = if self.kind.group.is_empty() { "core" } else { self.kind.group.split('.').next().unwrap_or_default() };
                 return Err(Status::not_acceptable(format!(
-                    "you requested PartialObjectMetadata, but the requested object is a list (*{group}.{}List)",
+                    "you requested PartialObjectMetadata, but the requested object is a list (*{}.{}List)",
+                    self.internal_group(),
                     self.kind.kind
                 )));
             }
         };
         Ok(json_bytes(200, json, self.accepted.encoding))
+    }
+
+    /// The package that Go's error texts name.
+    fn internal_group(&self) -> &'static str {
+        if self.kind.group.is_empty() { "core" } else { self.kind.group.split('.').next().unwrap_or_default() }
     }
 
     /// Concatenates the stored bytes, less each object's kind and apiVersion.
@@ -211,11 +220,19 @@ impl Presenter {
     fn row(&self, object: &Value, now: jiff::Timestamp) -> Value {
         let mut row = kinds::columns::row(self.kind, object, now);
         match self.include {
-            IncludeObject::None => {}
+            IncludeObject::None => row["object"] = Value::Null,
             IncludeObject::Metadata => row["object"] = self.partial(object),
-            IncludeObject::Object => row["object"] = object.clone(),
+            IncludeObject::Object => row["object"] = self.full(object),
         }
         row
+    }
+
+    /// The object behind a row, as this kind's group shows it.
+    fn full(&self, object: &Value) -> Value {
+        match self.kind.view {
+            None => object.clone(),
+            Some(_) => parse_stored(&self.view(&object.to_string().into())),
+        }
     }
 
     /// How the events of a watch are shown.

@@ -8,8 +8,8 @@ pub mod options;
 pub mod path;
 
 pub mod discovery;
-pub mod openapi;
 pub mod meta;
+pub mod openapi;
 pub mod patches;
 pub mod resources;
 pub mod subresources;

@@ -62,7 +62,8 @@ fn documents() -> &'static BTreeMap<String, Document> {
     static DOCUMENTS: OnceLock<BTreeMap<String, Document>> = OnceLock::new();
     DOCUMENTS.get_or_init(|| {
         let descriptions = Descriptions::collect();
-        let served: BTreeSet<(&str, &str)> = KINDS.iter().filter(|k| k.is_stored() || k.verbs == ["create"]).map(|k| (k.group, k.version)).collect();
+        let served: BTreeSet<(&str, &str)> =
+            KINDS.iter().filter(|k| k.is_stored() || k.verbs == ["create"]).map(|k| (k.group, k.version)).collect();
         served
             .into_iter()
             .map(|(group, version)| {
@@ -127,7 +128,8 @@ fn paths_of(kind: &'static Kind) -> Vec<(String, Value)> {
     let scope = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
     let collection = format!("{base}{scope}/{}", kind.plural);
     let operation = |action: &str| operation(kind, action);
-    let mut items = vec![(collection.clone(), pick(kind, &[("list", "get"), ("create", "post"), ("deletecollection", "delete")], operation))];
+    let mut items =
+        vec![(collection.clone(), pick(kind, &[("list", "get"), ("create", "post"), ("deletecollection", "delete")], operation))];
     if kind.has_verb("get") {
         let verbs = [("get", "get"), ("update", "put"), ("patch", "patch"), ("delete", "delete")];
         items.push((format!("{collection}/{{name}}"), pick(kind, &verbs, operation)));
@@ -143,7 +145,9 @@ fn operation(kind: &Kind, verb: &str) -> Value {
     let query = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
     let parameters: Vec<Value> = match verb {
         "create" | "update" | "patch" => ["dryRun", "fieldManager", "fieldValidation"].iter().map(|name| query(name)).collect(),
-        "list" => ["continue", "fieldSelector", "labelSelector", "limit", "resourceVersion", "watch"].iter().map(|name| query(name)).collect(),
+        "list" => {
+            ["continue", "fieldSelector", "labelSelector", "limit", "resourceVersion", "watch"].iter().map(|name| query(name)).collect()
+        }
         _ => Vec::new(),
     };
     let action = match verb {
@@ -159,10 +163,15 @@ fn operation(kind: &Kind, verb: &str) -> Value {
         "x-kubernetes-group-version-kind": {"group": kind.group, "kind": kind.kind, "version": kind.version},
     });
     if verb == "patch" {
-        let content: Map<String, Value> = ["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"]
-            .iter()
-            .map(|media_type| ((*media_type).to_owned(), json!({"schema": {"type": "object"}})))
-            .collect();
+        let content: Map<String, Value> = [
+            "application/apply-patch+yaml",
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/strategic-merge-patch+json",
+        ]
+        .iter()
+        .map(|media_type| ((*media_type).to_owned(), json!({"schema": {"type": "object"}})))
+        .collect();
         operation["requestBody"] = json!({"content": content, "required": true});
         operation["consumes"] = json!(content.keys().collect::<Vec<_>>());
     }
@@ -254,7 +263,8 @@ impl Writer<'_> {
         }
         // Types may contain themselves.
         self.schemas.insert(subject.full_name.to_owned(), Value::Null);
-        let properties: Map<String, Value> = subject.fields.iter().map(|field| (field.name.to_owned(), self.property(subject, field))).collect();
+        let properties: Map<String, Value> =
+            subject.fields.iter().map(|field| (field.name.to_owned(), self.property(subject, field))).collect();
         let required: Vec<&str> = subject.fields.iter().filter(|f| f.required && f.name != "metadata").map(|f| f.name).collect();
         let mut written = json!({"type": "object", "properties": properties});
         if !required.is_empty() {
@@ -314,7 +324,9 @@ impl Writer<'_> {
             Shape::Time => self.leaf(TIME, json!({"type": "string", "format": "date-time"})),
             Shape::MicroTime => self.leaf(MICRO_TIME, json!({"type": "string", "format": "date-time"})),
             Shape::Quantity => self.leaf(QUANTITY, json!({"oneOf": [{"type": "string"}, {"type": "number"}]})),
-            Shape::IntOrString => self.leaf(INT_OR_STRING, json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]})),
+            Shape::IntOrString => {
+                self.leaf(INT_OR_STRING, json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}))
+            }
             Shape::Any => self.leaf(RAW, json!({"type": "object"})),
             Shape::Struct(id) => {
                 let subject = schema().get(*id);

@@ -243,8 +243,8 @@ fn parse_labels(text: &str) -> Result<Selector, Status> {
 }
 
 fn parse_fields(text: &str, kind: &Kind) -> Result<FieldSelector, Status> {
-    let selector = FieldSelector::parse(text).map_err(|e| Status::bad_request(e.to_string()))?;
-    for requirement in &selector.requirements {
+    let mut selector = FieldSelector::parse(text).map_err(|e| Status::bad_request(e.to_string()))?;
+    for requirement in &mut selector.requirements {
         if kind.field_value(&serde_json::Value::Null, &requirement.field).is_none() {
             let field = &requirement.field;
             return Err(Status::bad_request(match kind.selectable {
@@ -254,6 +254,8 @@ fn parse_fields(text: &str, kind: &Kind) -> Result<FieldSelector, Status> {
                 Selectable::Fields(_) => format!("field label not supported: {field}"),
             }));
         }
+        // The caches index objects as they are stored.
+        requirement.field = kind.stored_field(&requirement.field).into_owned();
     }
     Ok(selector)
 }

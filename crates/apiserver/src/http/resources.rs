@@ -40,6 +40,19 @@ where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    let response = dispatch(server, call, path, verb, body).await;
+    let deprecation = table::by_resource(&path.group, &path.version, &path.resource).and_then(|kind| kind.deprecation);
+    let Some(deprecation) = deprecation else { return response };
+    let mut response = response.unwrap_or_else(|status| answer::status(&status));
+    answer::warn(&mut response, &[deprecation.to_owned()]);
+    Ok(response)
+}
+
+async fn dispatch<B>(server: &ApiServer, call: &Call, path: &ResourcePath, verb: &str, body: B) -> Result<Response<Body>, Status>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
     let Some(kind) = table::by_resource(&path.group, &path.version, &path.resource) else {
         return match KINDS.iter().any(|k| k.group == path.group) {
             true => Err(Status::no_such_resource()),
@@ -210,7 +223,13 @@ impl<'a> ResourceCall<'a> {
             return DeleteOptions::from_value(&self.delete_options_of_query()?);
         }
         let body_type = negotiate::body_type(self.call.header(CONTENT_TYPE))?;
-        let (node, _) = decode::parse(bytes, body_type).map_err(|e| Status::bad_request(e.to_string()))?;
+        let (node, _) = match body_type {
+            negotiate::BodyType::Protobuf if kinds::protobuf::has_magic(bytes) => {
+                kinds::protobuf::parse(bytes, type_id).map(|node| (node, Vec::new()))
+            }
+            _ => decode::parse(bytes, body_type),
+        }
+        .map_err(|e| Status::bad_request(e.to_string()))?;
         if let Some(kind) = node.get("kind").and_then(kinds::document::Node::as_str).filter(|kind| *kind != "DeleteOptions") {
             let version = node.get("apiVersion").and_then(kinds::document::Node::as_str).unwrap_or_default();
             return Err(Status::bad_request(format!(

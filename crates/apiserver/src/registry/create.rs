@@ -60,6 +60,7 @@ impl Registry {
         admission::admit_create(self, write, &mut object)?;
         fill_system_fields(write, &mut object);
         kind.rules.prepare_create(&mut object);
+        admission::complete_create(write, &mut object);
         let mut object = normalized(kind, object)?;
         let errors = kind.rules.validate_create(&object);
         let name = text_at(&object, "name").to_owned();
@@ -76,7 +77,7 @@ impl Registry {
             }
             return Ok(Written { bytes: encoded(kind, &object), created: true, warnings });
         }
-        let put = StoreWrite::Put { key: store_key(kind, write.namespace, &name), value: template(kind, &object) };
+        let put = StoreWrite::Put { key: store_key(kind, write.namespace, &name), value: template(kind, &object)? };
         match self.store.commit(Txn::one(Some(Expect::Absent), put)).await {
             Ok(mut committed) => {
                 allocation.keep();

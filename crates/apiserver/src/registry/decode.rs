@@ -5,7 +5,7 @@ use kinds::document::{Node, SyntaxError, parse_json};
 use kinds::schema::TypeId;
 use kinds::status::Status;
 use kinds::table::{self, Kind};
-use kinds::yaml;
+use kinds::{protobuf, yaml};
 use serde_json::Value;
 
 use crate::http::negotiate::BodyType;
@@ -22,9 +22,6 @@ const KNOWN_BUT_NOT_SERVED: &[&str] = &[
     "ReplicationController",
     "StatefulSet",
 ];
-
-/// The first bytes of every protobuf message of Kubernetes.
-const PROTOBUF_MAGIC: &[u8] = b"k8s\0";
 
 /// Group, version and kind that a body is expected to have.
 #[derive(Debug, Copy, Clone)]
@@ -54,7 +51,11 @@ pub struct Body {
 
 /// Decodes a request body that should hold an object of the expected kind.
 pub fn body(bytes: &[u8], body_type: BodyType, expected: Expected<'_>, validation: FieldValidation) -> Result<Body, Status> {
-    let (node, duplicates) = parse(bytes, body_type).map_err(|e| unrecognized(&expected, &e, bytes))?;
+    let (node, duplicates) = match body_type {
+        BodyType::Protobuf if protobuf::has_magic(bytes) => protobuf::parse(bytes, expected.type_id).map(|node| (node, Vec::new())),
+        _ => parse(bytes, body_type),
+    }
+    .map_err(|e| unrecognized(&expected, &e, bytes))?;
     check_type(&node, &expected, bytes)?;
     let Decoded { value, findings } = decode(node, expected.type_id).map_err(|e| unfit(&expected, &e))?;
     let findings: Vec<String> = duplicates.into_iter().chain(findings).collect();
@@ -68,7 +69,7 @@ pub fn body(bytes: &[u8], body_type: BodyType, expected: Expected<'_>, validatio
     }
 }
 
-/// Parses the text of a body, without holding it against a kind. Also returns one sentence for each duplicate key of a YAML text.
+/// Parses the text of a body, without holding it against a kind; protobuf cannot be read that way. Also returns one sentence for each duplicate key of a YAML text.
 pub fn parse(bytes: &[u8], body_type: BodyType) -> Result<(Node, Vec<String>), SyntaxError> {
     match body_type {
         BodyType::Json => match parse_json(bytes) {
@@ -79,11 +80,10 @@ pub fn parse(bytes: &[u8], body_type: BodyType) -> Result<(Node, Vec<String>), S
             let text = std::str::from_utf8(bytes).map_err(|_| SyntaxError("yaml: invalid leading UTF-8 octet".to_owned()))?;
             yaml::parse(text)
         }
-        BodyType::Protobuf if !bytes.starts_with(PROTOBUF_MAGIC) => {
+        BodyType::Protobuf => {
             let magic = "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
             Err(SyntaxError(magic.to_owned()))
         }
-        BodyType::Protobuf => Err(SyntaxError("protobuf bodies are not supported by this server; send application/json".to_owned())),
     }
 }
 

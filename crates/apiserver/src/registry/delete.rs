@@ -96,9 +96,8 @@ impl Registry {
                 self.give_last_notice(write, &object, &entry).await?;
                 continue;
             }
-            match self.delete_version(write, options, object, &entry).await? {
-                Some(deleted) => return Ok(deleted),
-                None => {}
+            if let Some(deleted) = self.delete_version(write, options, object, &entry).await? {
+                return Ok(deleted);
             }
         }
         Err(Status::stale(kind.resource(), write.name))
@@ -109,7 +108,7 @@ impl Registry {
         let mut object = old.clone();
         shorten_grace(&mut object, 0);
         metadata_mut(&mut object).remove("resourceVersion");
-        let put = StoreWrite::Put { key: store_key(write.kind, write.namespace, write.name), value: template(write.kind, &object) };
+        let put = StoreWrite::Put { key: store_key(write.kind, write.namespace, write.name), value: template(write.kind, &object)? };
         match self.store.commit(Txn::one(Some(Expect::Modified(entry.modified)), put)).await {
             Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
             Err(error) => Err(commit_failed(error)),
@@ -139,8 +138,8 @@ impl Registry {
         metadata_mut(&mut object).remove("resourceVersion");
         let change = match marked.removes {
             // Watchers see the state that was stored last.
-            true => StoreWrite::Delete { key, last: Some(template(kind, &old)) },
-            false => StoreWrite::Put { key, value: template(kind, &object) },
+            true => StoreWrite::Delete { key, last: Some(template(kind, &old)?) },
+            false => StoreWrite::Put { key, value: template(kind, &object)? },
         };
         match self.store.commit(Txn::one(Some(Expect::Modified(entry.modified)), change)).await {
             Ok(committed) if marked.removes => {

@@ -30,6 +30,9 @@ use object::store_key;
 /// A write that loses this many races in a row is answered with a conflict; the client may come again.
 const WRITE_ATTEMPTS_MAX: usize = 20;
 
+/// The largest object that is stored: etcd's default limit of a request.
+const OBJECT_BYTES_MAX: usize = 3 * 512 * 1024;
+
 /// The objects of the cluster.
 pub struct Registry {
     store: Arc<dyn Backend>,
@@ -142,10 +145,13 @@ fn at_revision(kind: &'static Kind, mut object: Value, revision: Revision) -> By
     encoded(kind, &object)
 }
 
-/// The store's encoding of an object.
-fn template(kind: &'static Kind, object: &Value) -> Template {
+/// The store's encoding of an object. One that is too large is refused as etcd would refuse it.
+fn template(kind: &'static Kind, object: &Value) -> Result<Template, Status> {
     let encoded = kinds::encode::encode_template(&kind.stored().api_version(), kind.stored().kind, object);
-    Template { bytes: encoded.bytes, revision_at: Some(encoded.revision_at) }
+    if encoded.bytes.len() > OBJECT_BYTES_MAX {
+        return Err(Status::unclassified("etcdserver: request is too large"));
+    }
+    Ok(Template { bytes: encoded.bytes, revision_at: Some(encoded.revision_at) })
 }
 
 /// A failure of the store, as clients are told; the detail is for the log.

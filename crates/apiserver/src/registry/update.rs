@@ -118,6 +118,7 @@ impl Registry {
         admission::admit_update(self, write, &mut object, old)?;
         if let Some(part) = write.part {
             kind.rules.prepare_update(&mut object, old, part);
+            admission::complete_update(write, &mut object, old);
             object = normalized(kind, object)?;
             let errors = kind.rules.validate_update(&object, old, part);
             if !errors.is_empty() {
@@ -143,8 +144,8 @@ impl Registry {
         let finished = super::delete::is_finished(&object);
         let change = match finished {
             // Watchers see the state that was stored last.
-            true => StoreWrite::Delete { key, last: Some(template(kind, old)) },
-            false => StoreWrite::Put { key, value: template(kind, &object) },
+            true => StoreWrite::Delete { key, last: Some(template(kind, old)?) },
+            false => StoreWrite::Put { key, value: template(kind, &object)? },
         };
         match self.store.commit(Txn::one(Some(Expect::Modified(entry.modified)), change)).await {
             Ok(mut committed) => {

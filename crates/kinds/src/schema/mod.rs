@@ -45,6 +45,8 @@ pub struct Field {
     pub patch: PatchStrategy,
     /// What stands for a missing value where the field is a key of a list.
     pub key_default: Option<&'static str>,
+    /// Its number in protobuf messages, after those of the messages that embed it. Empty for fields that have none.
+    pub wire: Vec<u64>,
 }
 
 /// The JSON type of a value.
@@ -208,6 +210,7 @@ fn parse_field(line: &'static str, names: &HashMap<&'static str, TypeId>) -> Fie
         map_atomic: false,
         patch: PatchStrategy::Replace,
         key_default: None,
+        wire: Vec::new(),
     };
     for fact in words {
         apply_fact(&mut field, fact);
@@ -221,6 +224,7 @@ fn apply_fact(field: &mut Field, fact: &'static str) {
         ("always", _) => field.always = true,
         ("map", "atomic") => field.map_atomic = true,
         ("default", value) => field.key_default = Some(value),
+        ("wire", path) => field.wire = path.split('.').map(|n| n.parse().expect("types.txt: wire=NUMBER[.NUMBER]")).collect(),
         ("list", "set") => field.list = ListKind::Set,
         ("list", keys) => {
             let keys = keys.strip_prefix("map:").expect("types.txt: list=set or list=map:KEYS");

@@ -1,0 +1,11 @@
+//! The binary from outside: every test starts servers of its own, with everything they write in a temporary folder.
+
+mod support;
+
+mod auth;
+mod bad_input;
+mod durability;
+mod golden;
+mod kubectl;
+mod restart;
+mod up_down;
