@@ -8,6 +8,7 @@ const STEPS: &[&[&str]] = &[
     &["fmt", "--all", "--check"],
     &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
     &["xtask", "tidy"],
+    &["xtask", "fuzz", "--seconds", "5", "--seed", "1"],
     &["test", "--workspace"],
 ];
 

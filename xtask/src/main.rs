@@ -1,8 +1,10 @@
-//! Development tasks: `cargo xtask ci|tidy|golden|bench`.
+//! Development tasks: `cargo xtask ci|tidy|fuzz|golden|bench`.
 
 mod bench;
 mod ci;
+mod fuzz;
 mod golden;
+mod server;
 mod tidy;
 
 use std::process::ExitCode;
@@ -18,10 +20,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// What CI runs: fmt, clippy, tidy, tests.
+    /// What CI runs: fmt, clippy, tidy, a little fuzzing, tests.
     Ci,
     /// Rules of the house that no other tool checks.
     Tidy,
+    /// Look for requests that make the server panic.
+    Fuzz(fuzz::Fuzz),
     /// Compare a server with recorded answers of Kubernetes.
     Golden(golden::Golden),
     /// Measure.
@@ -33,6 +37,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
+        Task::Fuzz(fuzz) => fuzz.run(),
         Task::Golden(golden) => golden.run(),
         Task::Bench(bench) => bench.run(),
     };

@@ -33,7 +33,9 @@ fn particular(kind: &Kind) -> Value {
         }}),
         "ConfigMap" => json!({"data": {"k": "v"}, "binaryData": {"b": "AAEC"}}),
         "Secret" => json!({"type": "Opaque", "data": {"k": "dg=="}, "stringData": {"s": "t"}}),
-        "Service" => json!({"spec": {"selector": {"a": "b"}, "clusterIP": "None", "ports": [{"name": "p", "port": 80, "targetPort": "http"}]}}),
+        "Service" => {
+            json!({"spec": {"selector": {"a": "b"}, "clusterIP": "None", "ports": [{"name": "p", "port": 80, "targetPort": "http"}]}})
+        }
         "Endpoints" => json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}]}),
         "EndpointSlice" => json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [{"name": "p", "port": 80}]}),
         "Node" => json!({
@@ -50,17 +52,23 @@ fn particular(kind: &Kind) -> Value {
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"},
             "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "u"}],
         }),
-        "PodDisruptionBudget" => json!({"spec": {"minAvailable": "50%", "selector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}}),
+        "PodDisruptionBudget" => {
+            json!({"spec": {"minAvailable": "50%", "selector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}})
+        }
         "RuntimeClass" => json!({"handler": "h", "overhead": {"podFixed": {"cpu": "10m"}}, "scheduling": {"nodeSelector": {"a": "b"}}}),
         "CertificateSigningRequest" => json!({"spec": {"request": "AAEC", "signerName": "a.b/c", "usages": ["client auth"]}}),
-        "Event" if kind.group.is_empty() => json!({"involvedObject": {"kind": "Pod", "namespace": "d", "name": "p"}, "reason": "R", "count": 3}),
+        "Event" if kind.group.is_empty() => {
+            json!({"involvedObject": {"kind": "Pod", "namespace": "d", "name": "p"}, "reason": "R", "count": 3})
+        }
         "Event" => json!({
             "regarding": {"kind": "Pod", "namespace": "d", "name": "p"}, "reason": "R", "type": "Normal", "action": "A",
             "reportingController": "c.d/e", "reportingInstance": "i", "eventTime": "2026-01-02T03:04:05.000006Z",
         }),
         "Binding" => json!({"target": {"kind": "Node", "name": "n"}}),
         "TokenReview" => json!({"spec": {"token": "t"}}),
-        "SubjectAccessReview" | "LocalSubjectAccessReview" => json!({"spec": {"user": "u", "resourceAttributes": {"namespace": "d", "verb": "get"}}}),
+        "SubjectAccessReview" | "LocalSubjectAccessReview" => {
+            json!({"spec": {"user": "u", "resourceAttributes": {"namespace": "d", "verb": "get"}}})
+        }
         "SelfSubjectAccessReview" => json!({"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}}),
         "SelfSubjectRulesReview" => json!({"spec": {"namespace": "d"}}),
         _ => json!({}),
@@ -126,7 +134,8 @@ pub fn of_shape(shape: &Shape, random: &mut Random, depth: usize) -> Value {
         Shape::Struct(id) => of_type(*id, random, depth),
         Shape::List(item) => (0..random.below(ITEMS_MAX)).map(|_| of_shape(item, random, depth + 1)).collect(),
         Shape::Map(inner) => {
-            let entries = (0..random.below(ITEMS_MAX)).map(|_| ((*random.pick(texts::STRINGS)).to_owned(), of_shape(inner, random, depth + 1)));
+            let entries =
+                (0..random.below(ITEMS_MAX)).map(|_| ((*random.pick(texts::STRINGS)).to_owned(), of_shape(inner, random, depth + 1)));
             Value::Object(entries.collect())
         }
     }

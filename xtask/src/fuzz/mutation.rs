@@ -110,7 +110,18 @@ pub fn bytes(bytes: &mut Vec<u8>, random: &mut Random, times: usize) {
                 bytes.splice(at..at, copy);
             }
             5 => {
-                let number = *random.pick(&["1e999", "-0", "18446744073709551616", "1e-400", "00", "0x", "\\u0000", "\\ud800", "\\udc00\\ud800", "99999999999999999999999"]);
+                let number = *random.pick(&[
+                    "1e999",
+                    "-0",
+                    "18446744073709551616",
+                    "1e-400",
+                    "00",
+                    "0x",
+                    "\\u0000",
+                    "\\ud800",
+                    "\\udc00\\ud800",
+                    "99999999999999999999999",
+                ]);
                 bytes.splice(at..at, number.bytes());
             }
             _ => bytes.insert(at, random.next().to_le_bytes()[0]),

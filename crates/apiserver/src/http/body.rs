@@ -8,6 +8,9 @@ use kinds::status::Status;
 /// What the server accepts in one request body; Kubernetes' limit.
 const REQUEST_BYTES_MAX: usize = 3 * 1024 * 1024;
 
+/// A client gets this long to send a body.
+const REQUEST_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of a response.
@@ -24,7 +27,11 @@ where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    match Limited::new(body, REQUEST_BYTES_MAX).collect().await {
+    let reading = Limited::new(body, REQUEST_BYTES_MAX).collect();
+    let Ok(read) = tokio::time::timeout(REQUEST_TIMEOUT, reading).await else {
+        return Err(Status::timeout("request did not complete within the allotted timeout", 0));
+    };
+    match read {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
             Err(Status::payload_too_large(format!("Request entity too large: limit is {REQUEST_BYTES_MAX}")))

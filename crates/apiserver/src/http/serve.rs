@@ -78,6 +78,7 @@ async fn connection(
         tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await
     };
     let Ok(Ok(stream)) = shaken else { return };
+    let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let user = stream.get_ref().1.peer_certificates().and_then(|chain| certificate_user(chain.first()?));
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         if let Some(user) = &user {
@@ -86,7 +87,9 @@ async fn connection(
         let server = server.clone();
         async move { Ok::<_, std::convert::Infallible>(server.respond(request).await) }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // Told by the handshake: waiting for the first bytes to tell would have no deadline.
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = if speaks_http2 { builder.http2_only() } else { builder.http1_only() };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX as usize);
     builder
         .http2()

@@ -36,7 +36,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let authority = Authority::load_or_create(&options.data_dir.join("pki"))?;
     let backend =
-        store::file::open(&options.data_dir.join("store.redb"), store::file::Options::default()).context("cannot open the store")?;
+        store::file::open(options.data_dir.join("store.redb"), store::file::Options::default()).context("cannot open the store")?;
     let settings = Settings { service_account_admission: options.service_account_admission };
     let registry = Arc::new(Registry::new(Arc::new(backend), settings).context("cannot read the store")?);
     bootstrap::run(&registry).await.map_err(|status| anyhow::anyhow!("cannot make the objects that every cluster has: {status}"))?;

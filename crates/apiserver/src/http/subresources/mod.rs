@@ -62,8 +62,18 @@ where
     match request.kind.plural {
         "bindings" => binding::bind_by_body(request, body::read(body).await?).await,
         _ if verb == "create" => reviews::review(request, body::read(body).await?).await,
-        plural => Err(not_served(plural)),
+        _ => metrics(request, verb),
     }
+}
+
+/// Usage of nodes and pods, which agents report; nobody does yet, and kubectl says so.
+fn metrics(request: &ResourceCall<'_>, verb: &str) -> Result<Response<Body>, Status> {
+    let kind = request.kind;
+    if verb == "get" {
+        return Err(Status::not_found(kind.resource(), &request.path.name));
+    }
+    let list = json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": {}, "items": []});
+    Ok(answer::value(200, &list, request.presenter.accepted.encoding))
 }
 
 fn not_served(what: &str) -> Status {

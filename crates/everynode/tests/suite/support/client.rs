@@ -194,10 +194,7 @@ impl Answer {
 }
 
 /// TLS that trusts one authority; with a certificate of one's own or without.
-pub fn client_config(
-    authority: &CertificateDer<'static>,
-    own: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
-) -> Arc<ClientConfig> {
+fn client_config(authority: &CertificateDer<'static>, own: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.clone()).expect("the authority is a certificate");
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));

@@ -7,7 +7,7 @@ mod server;
 
 use std::time::{Duration, Instant};
 
-pub use client::{Answer, Client, Connection, client_config};
+pub use client::{Answer, Client};
 pub use home::Home;
 pub use kubectl::{Kubectl, kubectl_or_skip};
 pub use server::{Server, spawn_server};

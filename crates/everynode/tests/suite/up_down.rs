@@ -1,0 +1,160 @@
+//! Local clusters: `up`, `ls`, `status`, `down`, and that nothing is left behind.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::support::{Home, wait_for};
+
+const MANIFEST: &str = include_str!("../../../../examples/node-agent.yaml");
+const FOREIGN: &str = "apiVersion: v1
+kind: Config
+clusters: [{name: prod, cluster: {server: 'https://prod.example.com'}}]
+users: [{name: jane, user: {token: secret}}]
+contexts: [{name: prod, context: {cluster: prod, user: jane}}]
+current-context: prod
+";
+
+/// A home whose clusters end with it, also when a test fails.
+struct Clusters(Home);
+
+impl Clusters {
+    fn new() -> Clusters {
+        Clusters(Home::new())
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.0.everynode(arguments).output().expect("the program under test can be started")
+    }
+
+    /// stdout and stderr of a command that must succeed.
+    fn succeed(&self, arguments: &[&str]) -> (String, String) {
+        let output = self.run(arguments);
+        let [stdout, stderr] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        assert_eq!(output.status.code(), Some(0), "everynode {arguments:?}\n{stdout}{stderr}");
+        (stdout, stderr)
+    }
+
+    fn kubeconfig(&self) -> Value {
+        let text = std::fs::read_to_string(self.0.kubeconfig()).expect("there is a kubeconfig");
+        kinds::yaml::parse(&text).expect("the kubeconfig is YAML").0.into_value()
+    }
+
+    /// The process that serves a cluster.
+    fn pid(&self, name: &str) -> u64 {
+        let path = self.0.path(&format!(".local/state/everynode/clusters/{name}/cluster.json"));
+        let record: Value = serde_json::from_slice(&std::fs::read(path).expect("the cluster has a record")).expect("it is JSON");
+        record["pid"].as_u64().expect("it names a process")
+    }
+}
+
+impl Drop for Clusters {
+    fn drop(&mut self) {
+        let _ = self.0.everynode(&["down", "--all"]).output();
+    }
+}
+
+#[test]
+fn up_starts_down_removes() {
+    let clusters = Clusters::new();
+    clusters.0.file("kubeconfig", FOREIGN);
+    let before = clusters.kubeconfig();
+    let manifest = clusters.0.file("agent.yaml", MANIFEST);
+    let (stdout, _) = clusters.succeed(&["up", "--simulate", "2", "-f", manifest.to_str().unwrap()]);
+    assert_eq!(stdout, "", "what happens goes to stderr");
+    assert_eq!(clusters.kubeconfig()["current-context"], "everynode-everynode");
+    let pid = clusters.pid("everynode");
+    assert!(runs(pid));
+
+    let (listed, _) = clusters.succeed(&["ls"]);
+    let words: Vec<&str> = listed.lines().nth(1).expect("one cluster").split_whitespace().collect();
+    assert_eq!((words[0], words[1], words[3]), ("everynode", "running", "2"), "{listed}");
+    let (status, _) = clusters.succeed(&["status"]);
+    assert!(status.contains("2 of 2 Ready"), "{status}");
+    let counts: Vec<&str> = status.lines().last().unwrap().split_whitespace().collect();
+    assert_eq!(counts, ["default", "node-agent", "2", "2", "2", "2"], "{status}");
+
+    clusters.succeed(&["up", "--simulate", "2", "-f", manifest.to_str().unwrap()]);
+    assert_eq!(clusters.pid("everynode"), pid, "a cluster that runs is left alone");
+
+    clusters.succeed(&["down"]);
+    assert!(!runs(pid));
+    assert!(!clusters.0.path(".local/state/everynode/clusters/everynode").exists());
+    let after = clusters.kubeconfig();
+    for list in ["clusters", "users", "contexts"] {
+        assert_eq!(after[list], before[list], "foreign {list} are as they were, and there are no others");
+    }
+    assert_ne!(after["current-context"], "everynode-everynode");
+}
+
+#[test]
+fn down_of_nothing_is_no_error() {
+    let clusters = Clusters::new();
+    clusters.succeed(&["down"]);
+    clusters.succeed(&["down", "--all"]);
+    clusters.succeed(&["down", "--name", "other"]);
+    assert!(!clusters.0.kubeconfig().exists());
+}
+
+#[test]
+fn clusters_of_different_names_live_side_by_side() {
+    let clusters = Clusters::new();
+    clusters.succeed(&["up", "--name", "one", "--simulate", "1"]);
+    clusters.succeed(&["up", "--name", "two", "--simulate", "0"]);
+    let (one, two) = (clusters.pid("one"), clusters.pid("two"));
+    clusters.succeed(&["down", "--name", "one"]);
+    assert!(!runs(one) && runs(two));
+    assert_eq!(clusters.kubeconfig()["contexts"].as_array().map(Vec::len), Some(1));
+    clusters.succeed(&["down", "--all"]);
+    assert!(!runs(two));
+}
+
+#[test]
+fn a_cluster_that_crashed_comes_up_again_with_its_state() {
+    let clusters = Clusters::new();
+    let manifest = clusters.0.file("map.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kept}\n");
+    clusters.succeed(&["up", "--simulate", "1", "-f", manifest.to_str().unwrap()]);
+    let pid = clusters.pid("everynode");
+    kill(pid);
+    let (listed, _) = clusters.succeed(&["ls"]);
+    assert!(listed.contains("stopped"), "{listed}");
+    let output = clusters.run(&["status"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("does not run"));
+    clusters.succeed(&["up", "--simulate", "1"]);
+    assert_ne!(clusters.pid("everynode"), pid);
+    let admin = crate::support::Client::from_kubeconfig(&clusters.0.path(".local/state/everynode/clusters/everynode/admin.kubeconfig"));
+    assert_eq!(admin.get("/api/v1/namespaces/default/configmaps/kept").code, 200);
+}
+
+#[test]
+fn a_manifest_that_cannot_be_applied_starts_nothing() {
+    let clusters = Clusters::new();
+    let manifest = clusters.0.file("bad.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n");
+    let output = clusters.run(&["up", "-f", manifest.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("bad.yaml, document 1: everynode has no kind \"Deployment\""), "{stderr}");
+    assert!(!clusters.0.path(".local").exists());
+}
+
+#[test]
+fn wrong_usage_ends_with_two() {
+    let clusters = Clusters::new();
+    assert_eq!(clusters.run(&["up", "--nonsense"]).status.code(), Some(2));
+    assert_eq!(clusters.run(&["up", "--name", "Not A Name"]).status.code(), Some(1));
+}
+
+/// SIGKILL to a server of this test, and its end.
+fn kill(pid: u64) {
+    let raw = i32::try_from(pid).expect("process ids fit");
+    let pid_of = rustix::process::Pid::from_raw(raw).expect("process ids are positive");
+    rustix::process::kill_process(pid_of, rustix::process::Signal::KILL).expect("the process runs");
+    wait_for("the end of the server", || (!runs(pid)).then_some(()));
+}
+
+/// Is there such a process, or only its remains that nobody has collected yet?
+fn runs(pid: u64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.split_whitespace().next() != Some("Z"))
+}

@@ -1,0 +1,24 @@
+//! What a process uses, as Linux tells in /proc.
+
+use anyhow::Context;
+
+/// Linux counts CPU time in hundredths of a second here, whatever the kernel's own tick is.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Resident memory in MB.
+pub fn resident_mb(pid: u32) -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).context("cannot read the server's status")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("there is no VmRSS")?;
+    let kilobytes: f64 = line.trim().trim_end_matches("kB").trim().parse().context("VmRSS is no number")?;
+    Ok(kilobytes / 1024.0)
+}
+
+/// Seconds of CPU that the process has used, in user mode and in the kernel.
+pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("cannot read the server's statistics")?;
+    // The name of the program stands in parentheses and may hold anything.
+    let (_, after_name) = text.rsplit_once(") ").context("the statistics have no name")?;
+    let fields: Vec<&str> = after_name.split(' ').collect();
+    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).context("the statistics are cut off");
+    Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+}
