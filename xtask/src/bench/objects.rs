@@ -7,7 +7,7 @@ pub const SELECTED_ONE_IN: usize = 10;
 
 const TAINTS: &[&str] = &["not-ready", "unreachable", "disk-pressure", "memory-pressure", "pid-pressure", "unschedulable"];
 
-/// A pod of a little over 3 KB as it is sent; defaults and managed fields make it 6 KB in the store.
+/// A pod; defaults and managed fields make it about 6 KB in the store.
 pub fn pod(number: usize) -> Value {
     let canary = if number.is_multiple_of(SELECTED_ONE_IN) { "yes" } else { "no" };
     json!({

@@ -1,3 +1,5 @@
+//! Example tests: the table of an object, as kubectl would print it.
+
 use expect_test::{Expect, expect};
 use serde_json::Value;
 
