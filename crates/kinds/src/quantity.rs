@@ -87,7 +87,7 @@ impl Quantity {
         if self.nanos % NANOS_PER_MILLI == 0 {
             return self.clone();
         }
-        self.with(divide_up(self.nanos, NANOS_PER_MILLI) * NANOS_PER_MILLI)
+        self.with(divide_up(self.nanos, NANOS_PER_MILLI).saturating_mul(NANOS_PER_MILLI))
     }
 
     pub fn add(&self, other: &Quantity) -> Quantity {
@@ -103,8 +103,9 @@ impl Quantity {
         if self.is_zero() { other } else { self }
     }
 
+    /// Amounts end at the same distance from zero on both sides, so that each has a negative.
     fn with(&self, nanos: i128) -> Quantity {
-        Quantity { nanos, format: self.format, text: None }
+        Quantity { nanos: nanos.max(-i128::MAX), format: self.format, text: None }
     }
 }
 

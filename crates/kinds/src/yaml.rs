@@ -217,9 +217,18 @@ fn write_object(out: &mut String, fields: &serde_json::Map<String, Value>, inden
         if at > 0 || !out.ends_with("- ") {
             push_indent(out, indent);
         }
-        write_text(out, key, indent);
+        write_key(out, key, indent);
         out.push(':');
         write_field_value(out, value, indent);
+    }
+}
+
+/// A key stands on one line, so that a line end in it is escaped.
+fn write_key(out: &mut String, key: &str, indent: usize) {
+    if key.contains('\n') {
+        out.push_str(&Value::from(key).to_string());
+    } else {
+        write_text(out, key, indent);
     }
 }
 
@@ -368,7 +377,7 @@ mod tests {
 
     #[test]
     fn writing_and_reading_agree() {
-        let original = serde_json::json!({"a": [{"b": "yes", "c": [1, 2]}, {}, "- x"], "d": "l1\nl2\n", "e": "", "f": {"g": null, "h": "a: b"}, "i": "'"});
+        let original = serde_json::json!({"two\nlines": 1, "a": [{"b": "yes", "c": [1, 2]}, {}, "- x"], "d": "l1\nl2\n", "e": "", "f": {"g": null, "h": "a: b"}, "i": "'"});
         let text = write(&original);
         assert_eq!(value(&text), original, "{text}");
     }

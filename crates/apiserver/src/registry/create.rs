@@ -38,14 +38,16 @@ impl Registry {
         write.kind.rules.default(&mut object);
         set_namespace(write, &mut object)?;
         let generated = text_at(&object, "name").is_empty() && !text_at(&object, "generateName").is_empty();
-        let attempts = if generated { GENERATED_NAME_ATTEMPTS_MAX } else { 1 };
-        for attempt in 1.. {
+        if !generated {
+            return self.create_once(write, object, ManagedFields::Due).await;
+        }
+        for _ in 1..GENERATED_NAME_ATTEMPTS_MAX {
             match self.create_once(write, object.clone(), ManagedFields::Due).await {
-                Err(status) if status.reason == "AlreadyExists" && attempt < attempts => {}
+                Err(status) if status.reason == "AlreadyExists" => {}
                 result => return result,
             }
         }
-        unreachable!("the loop ends by returning")
+        self.create_once(write, object, ManagedFields::Due).await
     }
 
     async fn create_once(&self, write: &Write<'_>, mut object: Value, managed: ManagedFields) -> Result<Written, Status> {
