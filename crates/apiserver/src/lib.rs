@@ -12,3 +12,6 @@ pub mod metrics;
 pub mod registry;
 
 pub use crate::http::service::{ApiServer, LocalService};
+
+#[cfg(test)]
+mod tests;

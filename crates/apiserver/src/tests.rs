@@ -1,0 +1,102 @@
+//! The API in process, over a store in memory: what needs neither network nor a second process.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::ApiServer;
+use crate::auth::authenticate::{Authenticator, Local};
+use crate::auth::tokens::TokenKey;
+use crate::auth::{MASTERS, User};
+use crate::registry::{Registry, Settings};
+
+async fn server() -> ApiServer {
+    let rng = ring::rand::SystemRandom::new();
+    let key = ring::signature::EcdsaKeyPair::generate_pkcs8(&ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING, &rng).unwrap();
+    let tokens = Arc::new(TokenKey::from_pkcs8(key.as_ref()).unwrap());
+    let registry = Arc::new(Registry::new(Arc::new(store::mem::open()), Settings { service_account_admission: false }).unwrap());
+    crate::bootstrap::run(&registry).await.unwrap();
+    ApiServer::new(registry, Authenticator { tokens }, watch::channel(false).1)
+}
+
+/// Sends a request as an administrator.
+async fn send<B>(server: &ApiServer, method: Method, path: &str, body: B) -> (u16, Value)
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<crate::http::body::BoxError>,
+{
+    let mut request = Request::builder().method(method).uri(path).body(body).unwrap();
+    request.extensions_mut().insert(Local(User::system("admin", &[MASTERS])));
+    let response = server.respond(request).await;
+    let code = response.status().as_u16();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (code, serde_json::from_slice(&bytes).unwrap_or_default())
+}
+
+fn full(value: &Value) -> Full<Bytes> {
+    Full::from(value.to_string())
+}
+
+/// A body that panics when it is read: a bug on the way of a request.
+struct Panics;
+
+impl HttpBody for Panics {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        panic!("a bug")
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_panics_is_answered_and_hurts_nothing_else() {
+    let server = server().await;
+    let (code, status) = send(&server, Method::POST, "/api/v1/namespaces/default/configmaps", Panics).await;
+    assert_eq!((code, &status["reason"]), (500, &json!("InternalError")));
+    let (code, _) = send(&server, Method::GET, "/api/v1/namespaces/default", Full::default()).await;
+    assert_eq!(code, 200);
+}
+
+#[tokio::test]
+async fn a_write_that_changes_nothing_keeps_its_version() {
+    let server = server().await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    let (code, created) = send(&server, Method::POST, path, full(&json!({"metadata": {"name": "a"}, "data": {"k": "v"}}))).await;
+    assert_eq!(code, 201);
+    let (code, updated) = send(&server, Method::PUT, &format!("{path}/a"), full(&json!({"metadata": {"name": "a"}, "data": {"k": "v"}}))).await;
+    assert_eq!((code, &updated["metadata"]["resourceVersion"]), (200, &created["metadata"]["resourceVersion"]));
+}
+
+#[tokio::test]
+async fn an_exact_list_shows_the_past_until_it_is_forgotten() {
+    let server = server().await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    let (_, first) = send(&server, Method::POST, path, full(&json!({"metadata": {"name": "a"}}))).await;
+    let (_, _) = send(&server, Method::DELETE, &format!("{path}/a"), Full::default()).await;
+    let version = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let exact = format!("{path}?resourceVersion={version}&resourceVersionMatch=Exact");
+    let (code, list) = send(&server, Method::GET, &exact, Full::default()).await;
+    assert_eq!((code, list["items"].as_array().map(Vec::len)), (200, Some(1)));
+    server.registry().caches.wait_for(server.registry().revision()).await;
+    server.registry().compact();
+    let (code, status) = send(&server, Method::GET, &exact, Full::default()).await;
+    assert_eq!((code, &status["reason"]), (410, &json!("Expired")));
+}
+
+#[tokio::test]
+async fn both_event_groups_show_the_same_objects() {
+    let server = server().await;
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}, "reason": "R", "message": "m"});
+    let (code, _) = send(&server, Method::POST, "/api/v1/namespaces/default/events", full(&event)).await;
+    assert_eq!(code, 201);
+    let (code, new) = send(&server, Method::GET, "/apis/events.k8s.io/v1/namespaces/default/events/e", Full::default()).await;
+    assert_eq!((code, &new["regarding"]["name"], &new["note"]), (200, &json!("p"), &json!("m")));
+}
