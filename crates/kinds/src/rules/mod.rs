@@ -20,7 +20,6 @@ pub mod meta;
 pub mod namespace;
 pub mod node;
 pub mod pdb;
-pub mod plain;
 pub mod pod;
 pub mod priorityclass;
 pub mod rbac;
