@@ -71,7 +71,8 @@ async fn a_write_that_changes_nothing_keeps_its_version() {
     let path = "/api/v1/namespaces/default/configmaps";
     let (code, created) = send(&server, Method::POST, path, full(&json!({"metadata": {"name": "a"}, "data": {"k": "v"}}))).await;
     assert_eq!(code, 201);
-    let (code, updated) = send(&server, Method::PUT, &format!("{path}/a"), full(&json!({"metadata": {"name": "a"}, "data": {"k": "v"}}))).await;
+    let (code, updated) =
+        send(&server, Method::PUT, &format!("{path}/a"), full(&json!({"metadata": {"name": "a"}, "data": {"k": "v"}}))).await;
     assert_eq!((code, &updated["metadata"]["resourceVersion"]), (200, &created["metadata"]["resourceVersion"]));
 }
 
