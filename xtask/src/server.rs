@@ -25,12 +25,17 @@ impl Server {
 
     /// Starts what was built, and returns when it is ready.
     pub fn start() -> anyhow::Result<Server> {
+        Server::start_with(ALONE)
+    }
+
+    /// Starts what was built with these arguments, and returns when it is ready.
+    pub fn start_with(arguments: &[&str]) -> anyhow::Result<Server> {
         let dir = std::env::temp_dir().join(format!("everynode-xtask-{}", std::process::id()));
         let program = release_folder()?.join("everynode");
         let mut process = Command::new(&program)
             .args(["server", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(&dir)
-            .args(ALONE)
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;

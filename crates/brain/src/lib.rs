@@ -1,9 +1,36 @@
 //! Deciders: pure functions from a view of the cluster to a plan with reasons. No I/O, no clock, no randomness, no logging.
 //!
-//! A decider sees a `View` (with everything it may look at, the time included) and returns a `Plan`: actions with their
-//! preconditions, status, and notes that say why. The shells in `controllers` take snapshots and perform plans.
+//! A decider sees data (with everything it may look at, the time included) and returns a plan: requests with their preconditions,
+//! status, and notes that say why. The shells in `controllers` keep the picture of the cluster and perform the plans; `why`, `plan`,
+//! the simulator and the model checker use the same deciders.
 
+pub mod cluster;
+pub mod controller;
+pub mod model;
+pub mod request;
+pub mod selected;
+
+pub mod cluster_roles;
 pub mod daemonset;
+pub mod disruption;
+pub mod endpoints;
+pub mod events;
+pub mod gc;
+pub mod history;
+pub mod namespace;
+pub mod node_lifecycle;
+pub mod podgc;
+pub mod quota;
 pub mod scheduler;
+pub mod service_account;
+pub mod taint_eviction;
+pub mod ttl;
 
 pub mod placement;
+
+pub mod forecast;
+pub mod pretend;
+pub mod why;
+
+#[cfg(test)]
+mod fixture;

@@ -2,9 +2,7 @@
 //!
 //! The rules are those of Kubernetes' component helpers for node affinity and of its toleration matching.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration};
+use crate::model::{Node, NodeRequirement, NodeTerm, PodSpec, Taint, Toleration};
 
 /// Why a pod may not be on a node.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,43 +24,32 @@ pub enum Effects {
     Stay,
 }
 
-/// The first reason against the pod on the node, in the order name, affinity, taints.
-pub fn misfit(pod: &PodSpec, node: &Node, effects: Effects) -> Option<Misfit> {
-    let name = node.metadata.name.as_deref().unwrap_or_default();
-    if pod.node_name.as_deref().is_some_and(|wanted| !wanted.is_empty() && wanted != name) {
-        return Some(Misfit::OtherNode);
-    }
-    if !affinity_fits(pod, node) {
+/// The first reason against a pod of that spec on the node, in the order affinity, taints. Node names are the caller's matter.
+pub fn misfit(spec: &PodSpec, node: &Node, effects: Effects) -> Option<Misfit> {
+    if !affinity_fits(spec, node) {
         return Some(Misfit::Affinity);
     }
-    let tolerations = pod.tolerations.as_deref().unwrap_or_default();
-    untolerated_taint(node, tolerations, effects).map(Misfit::Taint)
+    untolerated_taint(node, &spec.tolerations, effects).map(|taint| Misfit::Taint(taint.clone()))
 }
 
 /// nodeSelector and required node affinity together.
-pub fn affinity_fits(pod: &PodSpec, node: &Node) -> bool {
-    let empty = BTreeMap::new();
-    let labels = node.metadata.labels.as_ref().unwrap_or(&empty);
-    let selected = pod.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
-    let required =
-        pod.affinity.as_ref().and_then(|a| a.node_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref());
-    selected && required.is_none_or(|selector| selector.node_selector_terms.iter().any(|term| term_matches(term, node, labels)))
+pub fn affinity_fits(spec: &PodSpec, node: &Node) -> bool {
+    spec.node_selector.iter().all(|(key, value)| node.meta.labels.get(key) == Some(value))
+        && spec.node_affinity.as_ref().is_none_or(|terms| terms.iter().any(|term| term_matches(term, node)))
 }
 
 /// A term without any requirement matches nothing.
-fn term_matches(term: &NodeSelectorTerm, node: &Node, labels: &BTreeMap<String, String>) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    let field = |key: &str| if key == "metadata.name" { node.metadata.name.as_deref() } else { None };
-    !(expressions.is_empty() && fields.is_empty())
-        && expressions.iter().all(|r| requirement_matches(r, labels.get(&r.key).map(String::as_str)))
-        && fields.iter().all(|r| requirement_matches(r, field(&r.key)))
+pub fn term_matches(term: &NodeTerm, node: &Node) -> bool {
+    let field = |key: &str| if key == "metadata.name" { Some(&*node.meta.name) } else { None };
+    !(term.match_expressions.is_empty() && term.match_fields.is_empty())
+        && term.match_expressions.iter().all(|r| requirement_matches(r, node.meta.labels.get(&r.key)))
+        && term.match_fields.iter().all(|r| requirement_matches(r, field(&r.key)))
 }
 
-fn requirement_matches(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|value| values.iter().any(|v| v == value));
-    match requirement.operator.as_str() {
+fn requirement_matches(requirement: &NodeRequirement, value: Option<&str>) -> bool {
+    let values = requirement.values.as_slice();
+    let listed = value.is_some_and(|value| values.iter().any(|v| **v == *value));
+    match &*requirement.operator {
         "In" => listed,
         "NotIn" => !listed,
         "Exists" => value.is_some(),
@@ -73,7 +60,7 @@ fn requirement_matches(requirement: &NodeSelectorRequirement, value: Option<&str
     }
 }
 
-fn compares(value: Option<&str>, values: &[String], compare: fn(i64, i64) -> bool) -> bool {
+fn compares(value: Option<&str>, values: &[Box<str>], compare: fn(i64, i64) -> bool) -> bool {
     match (value.and_then(|v| v.parse().ok()), values.first().and_then(|v| v.parse().ok())) {
         (Some(value), Some(bound)) => compare(value, bound),
         _ => false,
@@ -81,24 +68,22 @@ fn compares(value: Option<&str>, values: &[String], compare: fn(i64, i64) -> boo
 }
 
 /// The first taint of the node that counts and that no toleration covers.
-pub fn untolerated_taint(node: &Node, tolerations: &[Toleration], effects: Effects) -> Option<Taint> {
-    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-    let counts = |taint: &Taint| match effects {
-        Effects::Start => matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"),
-        Effects::Stay => taint.effect == "NoExecute",
+pub fn untolerated_taint<'a>(node: &'a Node, tolerations: &[Toleration], effects: Effects) -> Option<&'a Taint> {
+    let counts = |taint: &&Taint| match effects {
+        Effects::Start => matches!(&*taint.effect, "NoSchedule" | "NoExecute"),
+        Effects::Stay => *taint.effect == *"NoExecute",
     };
-    taints.iter().filter(|t| counts(t)).find(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint))).cloned()
+    node.taints.iter().filter(counts).find(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint)))
 }
 
 /// Does the toleration cover the taint? An empty key with `Exists` covers every key, an empty effect every effect.
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |field: &Option<String>| field.as_deref().unwrap_or_default().to_owned();
-    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
-    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
+    let differs = |mine: &str, theirs: &str| !mine.is_empty() && mine != theirs;
+    if differs(&toleration.effect, &taint.effect) || differs(&toleration.key, &taint.key) {
         return false;
     }
-    match text(&toleration.operator).as_str() {
-        "" | "Equal" => text(&toleration.value) == text(&taint.value),
+    match &*toleration.operator {
+        "" | "Equal" => toleration.value == taint.value,
         "Exists" => true,
         _ => false,
     }

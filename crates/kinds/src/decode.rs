@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::document::Node;
 use crate::quantity::Quantity;
 use crate::schema::{Field, Shape, Type, TypeId, schema};
+use crate::settle::{Irregular, settle};
 
 /// Findings past this number are not listed; a hostile document could name millions.
 const FINDINGS_MAX: usize = 100;
@@ -48,7 +49,22 @@ pub fn decode(node: Node, type_id: TypeId) -> Result<Decoded, TypeError> {
 
 /// Brings a tree that our own code built or patched into the form that decoding gives, without looking for findings.
 pub fn normalize(value: Value, type_id: TypeId) -> Result<Value, TypeError> {
-    decode(Node::from(value), type_id).map(|decoded| decoded.value)
+    decode_tree(value, type_id).map(|decoded| decoded.value)
+}
+
+/// Decodes a tree; in place, unless there is something to say about it.
+pub fn decode_tree(mut value: Value, type_id: TypeId) -> Result<Decoded, TypeError> {
+    match settle(&mut value, type_id) {
+        Ok(()) => Ok(Decoded { value, findings: Vec::new() }),
+        Err(Irregular) => decode(Node::from(value), type_id),
+    }
+}
+
+/// Decodes a JSON text that nothing is to be said about. None for all others, which [`decode`] finds the words for.
+pub fn decode_plain(json: &[u8], type_id: TypeId) -> Option<Value> {
+    let mut value = crate::document::parse_plain(json)?;
+    settle(&mut value, type_id).ok()?;
+    Some(value)
 }
 
 #[derive(Debug)]
@@ -226,7 +242,7 @@ fn json_type(node: &Node) -> &'static str {
     }
 }
 
-fn is_zero(value: &Value, shape: &Shape) -> bool {
+pub(crate) fn is_zero(value: &Value, shape: &Shape) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(b) => !b,
@@ -238,7 +254,7 @@ fn is_zero(value: &Value, shape: &Shape) -> bool {
     }
 }
 
-fn emit_zeros(owner: &Type, object: &mut Map<String, Value>) {
+pub(crate) fn emit_zeros(owner: &Type, object: &mut Map<String, Value>) {
     for field in owner.fields.iter().filter(|f| f.emits_zero()) {
         if !object.contains_key(field.name) {
             object.insert(field.name.to_owned(), zero(&field.shape, field.pointer));
@@ -246,7 +262,7 @@ fn emit_zeros(owner: &Type, object: &mut Map<String, Value>) {
     }
 }
 
-fn zero(shape: &Shape, pointer: bool) -> Value {
+pub(crate) fn zero(shape: &Shape, pointer: bool) -> Value {
     match shape {
         _ if pointer => Value::Null,
         Shape::String => Value::String(String::new()),
@@ -266,7 +282,7 @@ fn quantity_format() -> TypeError {
     TypeError("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".to_owned())
 }
 
-fn quantity(text: &str) -> Result<Value, TypeError> {
+pub(crate) fn quantity(text: &str) -> Result<Value, TypeError> {
     let quantity = Quantity::parse(text).map_err(|_| quantity_format())?;
     Ok(Value::String(quantity.to_string()))
 }
@@ -279,7 +295,7 @@ fn int_or_string(number: serde_json::Number) -> Result<Value, TypeError> {
 }
 
 /// Go's decoder skips line ends inside base64 text.
-fn bytes(text: String) -> Result<Value, TypeError> {
+pub(crate) fn bytes(text: String) -> Result<Value, TypeError> {
     let compact: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
     match base64::engine::general_purpose::STANDARD.decode(&compact) {
         Ok(decoded) => Ok(Value::String(base64::engine::general_purpose::STANDARD.encode(decoded))),
@@ -297,12 +313,12 @@ fn base64_error_at(error: &base64::DecodeError, text: &str) -> usize {
 const RFC3339_LAYOUT: &str = "2006-01-02T15:04:05Z07:00";
 const RFC3339_MICRO_LAYOUT: &str = "2006-01-02T15:04:05.000000Z07:00";
 
-fn time(text: &str) -> Result<Value, TypeError> {
+pub(crate) fn time(text: &str) -> Result<Value, TypeError> {
     let parsed = parse_time(text, RFC3339_LAYOUT)?;
     Ok(Value::String(format_time(parsed)))
 }
 
-fn micro_time(text: &str) -> Result<Value, TypeError> {
+pub(crate) fn micro_time(text: &str) -> Result<Value, TypeError> {
     let seconds_end = 19;
     if let Some(rest) = text.get(seconds_end..).filter(|rest| !has_six_decimals(rest)) {
         return Err(time_error(text, RFC3339_MICRO_LAYOUT, rest, ".000000"));

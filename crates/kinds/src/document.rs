@@ -129,6 +129,76 @@ pub fn parse_json(bytes: &[u8]) -> Result<Node, SyntaxError> {
     serde_json::from_slice(bytes).map_err(|e| json_syntax_error(bytes, &e))
 }
 
+/// Parses a JSON document whose objects have each field once, without keeping their order; None for all others.
+pub fn parse_plain(bytes: &[u8]) -> Option<Value> {
+    serde_json::from_slice(bytes).ok().map(|Plain(value)| value)
+}
+
+/// A tree whose objects had each field once.
+struct Plain(Value);
+
+impl<'de> Deserialize<'de> for Plain {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Plain, D::Error> {
+        deserializer.deserialize_any(PlainVisitor).map(Plain)
+    }
+}
+
+struct PlainVisitor;
+
+impl<'de> Visitor<'de> for PlainVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(Plain(item)) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some((name, Plain(value))) = map.next_entry::<String, Plain>()? {
+            if fields.insert(name, value).is_some() {
+                return Err(serde::de::Error::custom("a field is there twice"));
+            }
+        }
+        Ok(Value::Object(fields))
+    }
+}
+
 /// Says what is wrong with a JSON text as Go's encoding/json does.
 fn json_syntax_error(bytes: &[u8], error: &serde_json::Error) -> SyntaxError {
     let text = error.to_string();

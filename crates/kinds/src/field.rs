@@ -3,22 +3,30 @@
 //! The texts are the ones the Kubernetes API answers (`details.causes` of a `Status`), so clients and people
 //! that know them find them here. Knows nothing about particular kinds.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::rc::Rc;
 
 use serde_json::Value;
 
-/// A place in an object, as in `spec.containers[0].resources.limits[cpu]`. Cloning costs a counter.
+/// A place in an object, as in `spec.containers[0].resources.limits[cpu]`.
+///
+/// Validation makes one for every field that it looks at, and most have nothing below them: only a place that gets children is
+/// put where they can share it.
 #[derive(Clone, Debug, Default)]
-pub struct Path(Option<Rc<Node>>);
+pub struct Path {
+    /// None for the object itself.
+    node: Option<Node>,
+    shared: OnceCell<Rc<Node>>,
+}
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Node {
-    parent: Path,
+    parent: Option<Rc<Node>>,
     segment: Segment,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Segment {
     Name(&'static str),
     Index(usize),
@@ -28,7 +36,7 @@ enum Segment {
 impl Path {
     /// The object itself; Go prints it as `<nil>`.
     pub fn root() -> Path {
-        Path(None)
+        Path::default()
     }
 
     pub fn new(name: &'static str) -> Path {
@@ -48,13 +56,14 @@ impl Path {
     }
 
     fn join(&self, segment: Segment) -> Path {
-        Path(Some(Rc::new(Node { parent: self.clone(), segment })))
+        let parent = self.node.as_ref().map(|node| self.shared.get_or_init(|| Rc::new(node.clone())).clone());
+        Path { node: Some(Node { parent, segment }), shared: OnceCell::new() }
     }
 }
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.node {
             None => f.write_str("<nil>"),
             Some(node) => node.fmt(f),
         }
@@ -63,13 +72,13 @@ impl fmt::Display for Path {
 
 impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(parent) = &self.parent.0 {
+        if let Some(parent) = &self.parent {
             parent.fmt(f)?;
         }
         match &self.segment {
             // Go tells a name from a subscript by its being non-empty, so an empty name shows as `[]`.
             Segment::Name("") => f.write_str("[]"),
-            Segment::Name(name) if self.parent.0.is_some() => write!(f, ".{name}"),
+            Segment::Name(name) if self.parent.is_some() => write!(f, ".{name}"),
             Segment::Name(name) => f.write_str(name),
             Segment::Index(index) => write!(f, "[{index}]"),
             Segment::Key(key) => write!(f, "[{key}]"),

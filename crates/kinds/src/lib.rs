@@ -5,13 +5,17 @@ pub mod schema;
 pub mod decode;
 pub mod document;
 pub mod encode;
+pub mod outline;
 pub mod protobuf;
 pub mod yaml;
+
+mod settle;
 
 pub mod cursor;
 pub mod field;
 pub mod names;
 pub mod quantity;
+pub mod quota;
 pub mod selector;
 
 pub mod status;

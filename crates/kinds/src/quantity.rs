@@ -98,6 +98,11 @@ impl Quantity {
         self.shape_with(other).with(self.nanos.saturating_sub(other.nanos))
     }
 
+    /// The same amount, written the way another one is: in powers of two or of ten.
+    pub fn written_like(&self, other: &Quantity) -> Quantity {
+        other.with(self.nanos)
+    }
+
     /// The operand whose way of writing a sum takes: zero has none of its own.
     fn shape_with<'a>(&'a self, other: &'a Quantity) -> &'a Quantity {
         if self.is_zero() { other } else { self }

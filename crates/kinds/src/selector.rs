@@ -106,7 +106,8 @@ impl Selector {
         self.matches_lookup(|key| labels?.get(key)?.as_str())
     }
 
-    fn matches_lookup<'a>(&self, lookup: impl Fn(&str) -> Option<&'a str>) -> bool {
+    /// For labels that are kept in another form: takes what gives the value of a key.
+    pub fn matches_lookup<'a>(&self, lookup: impl Fn(&str) -> Option<&'a str>) -> bool {
         match &self.requirements {
             Some(requirements) => requirements.iter().all(|requirement| requirement.matches(lookup(&requirement.key))),
             None => false,

@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+use crate::outline::Outline;
 use crate::rules::{self, Rules};
 use crate::schema::{TypeId, schema};
 use crate::status::GroupResource;
@@ -384,33 +385,21 @@ impl Kind {
         }
     }
 
-    /// The value that a field selector compares; None for a field that cannot be selected.
+    /// The text that a field selector compares; None for a field that cannot be selected. For single objects: caches keep an [`Outline`].
     pub fn field_value(&self, object: &Value, field: &str) -> Option<String> {
-        let known = match field {
+        let json = object.to_string();
+        let outline = Outline::of(self, json.as_bytes()).filter(|_| self.is_selectable(field))?;
+        Some(outline.field(self, field, json.as_bytes()).to_owned())
+    }
+
+    /// May a field selector name the field?
+    pub fn is_selectable(&self, field: &str) -> bool {
+        match field {
             "metadata.name" => true,
             "metadata.namespace" => self.namespaced || self.selectable == Selectable::MetadataOnly,
             _ => matches!(self.selectable, Selectable::Fields(fields) if fields.contains(&field)),
-        };
-        known.then(|| selected_text(object, field))
-    }
-}
-
-/// The text at a dotted path, as Kubernetes' field sets have it.
-fn selected_text(object: &Value, field: &str) -> String {
-    match field {
-        // Kubernetes knows the name and has no value for it.
-        "status.podIPs" => String::new(),
-        "source" => {
-            let source = object.pointer("/source/component").or(object.get("reportingComponent"));
-            source.and_then(Value::as_str).unwrap_or_default().to_owned()
         }
-        "spec.unschedulable" | "spec.hostNetwork" => at(object, field).and_then(Value::as_bool).unwrap_or(false).to_string(),
-        _ => at(object, field).and_then(Value::as_str).unwrap_or_default().to_owned(),
     }
-}
-
-fn at<'a>(object: &'a Value, dotted: &str) -> Option<&'a Value> {
-    dotted.split('.').try_fold(object, |value, name| value.get(name))
 }
 
 /// The row for a resource of a group and version.

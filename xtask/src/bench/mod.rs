@@ -5,6 +5,7 @@ mod client;
 mod figures;
 mod objects;
 mod process;
+mod rollout;
 
 use std::process::Command;
 
@@ -17,6 +18,8 @@ use crate::server;
 pub enum Bench {
     /// The API server over loopback TLS: writes, reads, lists, watches, memory.
     Api(api::Api),
+    /// DaemonSets over simulated nodes: seconds, CPU, memory, writes.
+    Rollout(rollout::Rollout),
 }
 
 impl Bench {
@@ -25,6 +28,7 @@ impl Bench {
         if !cfg!(debug_assertions) {
             return match self {
                 Bench::Api(api) => api.run(),
+                Bench::Rollout(rollout) => rollout.run(),
             };
         }
         server::build(&["--package", "everynode", "--package", "xtask"])?;

@@ -7,9 +7,18 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Resident memory in MB.
 pub fn resident_mb(pid: u32) -> anyhow::Result<f64> {
+    status_mb(pid, "VmRSS:")
+}
+
+/// The most memory that was resident so far, in MB.
+pub fn peak_mb(pid: u32) -> anyhow::Result<f64> {
+    status_mb(pid, "VmHWM:")
+}
+
+fn status_mb(pid: u32, field: &str) -> anyhow::Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).context("cannot read the server's status")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("there is no VmRSS")?;
-    let kilobytes: f64 = line.trim().trim_end_matches("kB").trim().parse().context("VmRSS is no number")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("there is no {field}"))?;
+    let kilobytes: f64 = line.trim().trim_end_matches("kB").trim().parse().with_context(|| format!("{field} is no number"))?;
     Ok(kilobytes / 1024.0)
 }
 

@@ -1,9 +1,12 @@
 //! The objects that simulated nodes write: nodes, leases, statuses.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Container, Node, Pod};
-use serde_json::{Value, from_value, json};
+use serde_json::{Value, json};
+
+use super::behaviour::{Report, Running};
+use super::pods::{Container, SimulatedPod};
 
 const POD_CIDR_NODES_MAX: usize = 256 * 256;
 
@@ -17,18 +20,21 @@ fn address(at: usize) -> String {
     format!("172.20.{}.{}", at / 256, at % 256)
 }
 
-pub fn node(at: usize, name: &str) -> Node {
+/// A node with its status: it is Ready from the start.
+pub fn node(at: usize, name: &str, now: Timestamp) -> Value {
     let at_cidr = at % POD_CIDR_NODES_MAX;
     let cidr = format!("10.{}.{}.0/24", 128 + at_cidr / 256 % 128, at_cidr % 256);
-    from_value(json!({
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
         "metadata": {"name": name, "labels": {
             "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
             "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": "amd64",
-            "everynode.dev/simulated": "true",
+            super::nodes::SIMULATED: "true",
         }},
         "spec": {"podCIDR": cidr, "podCIDRs": [cidr], "providerID": format!("everynode://simulated/{name}")},
-    }))
-    .expect("the object above is a Node")
+        "status": node_status(at, name, now)["status"],
+    })
 }
 
 /// A strategic merge patch.
@@ -53,51 +59,62 @@ pub fn node_status(at: usize, name: &str, now: Timestamp) -> Value {
     }})
 }
 
-pub fn lease(name: &str, now: Timestamp) -> Lease {
-    from_value(json!({
+/// The promise to renew four times as often as the lease lasts.
+pub fn lease(name: &str, period: Duration, now: Timestamp) -> Value {
+    json!({
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
         "metadata": {"name": name},
-        "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": micro_time(now)},
-    }))
-    .expect("the object above is a Lease")
+        "spec": {"holderIdentity": name, "leaseDurationSeconds": 4 * period.as_secs(), "renewTime": micro_time(now)},
+    })
 }
 
 /// A strategic merge patch that reports the containers of a pod.
-pub fn pod_status(pod: &Pod, running: Result<(), String>, ready: bool, now: Timestamp) -> Value {
+pub fn pod_status(pod: &SimulatedPod, report: &Report, now: Timestamp) -> Value {
     let now = time(now);
     let flag = |on: bool| if on { "True" } else { "False" };
     let condition = |kind: &str, on: bool| json!({"type": kind, "status": flag(on), "lastProbeTime": null, "lastTransitionTime": now});
-    let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
-    let statuses: Vec<Value> = containers.iter().map(|container| container_status(pod, container, &running, ready, &now)).collect();
-    let node_at = pod.metadata.uid.as_deref().unwrap_or_default().bytes().fold(0usize, |sum, byte| (sum * 31 + usize::from(byte)) % 65_000);
-    let pod_ip = format!("10.{}.{}.{}", 128 + node_at % 128, node_at / 256, 1 + node_at % 254);
+    let started = !matches!(report.running, Running::Waits(_));
+    let phase = match report.running {
+        Running::Runs => "Running",
+        Running::Waits(_) => "Pending",
+        Running::Ended(phase) => phase,
+    };
+    let statuses: Vec<Value> = pod.spec.containers.iter().map(|container| container_status(pod, container, report, &now)).collect();
+    let host = pod.spec.node_name.bytes().fold(0usize, |sum, byte| (sum * 31 + usize::from(byte)) % POD_CIDR_NODES_MAX);
+    let mine = pod.uid().bytes().fold(0usize, |sum, byte| (sum * 31 + usize::from(byte)) % 65_000);
+    let pod_ip = format!("10.{}.{}.{}", 128 + mine % 128, mine / 256, 1 + mine % 254);
     json!({"status": {
-        "phase": if running.is_ok() { "Running" } else { "Pending" },
+        "phase": phase,
         "startTime": now,
-        "hostIP": address(0),
-        "hostIPs": [{"ip": address(0)}],
+        "hostIP": address(host),
+        "hostIPs": [{"ip": address(host)}],
         "podIP": pod_ip,
         "podIPs": [{"ip": pod_ip}],
         "conditions": [
-            condition("PodReadyToStartContainers", running.is_ok()),
+            condition("PodReadyToStartContainers", started),
             condition("Initialized", true),
-            condition("Ready", ready),
-            condition("ContainersReady", ready),
+            condition("Ready", report.ready),
+            condition("ContainersReady", report.ready),
         ],
         "containerStatuses": statuses,
     }})
 }
 
-fn container_status(pod: &Pod, container: &Container, running: &Result<(), String>, ready: bool, now: &str) -> Value {
-    let image = container.image.clone().unwrap_or_default();
-    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let state = match running {
-        Ok(()) => json!({"running": {"startedAt": now}}),
-        Err(reason) => json!({"waiting": {"reason": reason, "message": format!("simulated: {reason}")}}),
+fn container_status(pod: &SimulatedPod, container: &Container, report: &Report, now: &str) -> Value {
+    let id = format!("everynode-simulated://{}/{}", pod.uid(), container.name);
+    let (state, id) = match &report.running {
+        Running::Runs => (json!({"running": {"startedAt": now}}), id),
+        Running::Waits(reason) => (json!({"waiting": {"reason": reason, "message": format!("simulated: {reason}")}}), String::new()),
+        Running::Ended(phase) => {
+            let (code, reason) = if *phase == "Succeeded" { (0, "Completed") } else { (1, "Error") };
+            let ended = json!({"exitCode": code, "reason": reason, "startedAt": now, "finishedAt": now, "containerID": id});
+            (json!({"terminated": ended}), id)
+        }
     };
     json!({
-        "name": container.name, "image": image, "imageID": image, "ready": ready, "restartCount": 0, "started": running.is_ok(),
-        "containerID": if running.is_ok() { format!("everynode-simulated://{uid}/{}", container.name) } else { String::new() },
-        "state": state,
+        "name": container.name, "image": container.image, "imageID": container.image, "ready": report.ready, "restartCount": 0,
+        "started": report.running == Running::Runs, "containerID": id, "state": state,
     })
 }
 

@@ -14,7 +14,7 @@ use kinds::names;
 use kinds::rules::Part;
 use kinds::rules::service::{is_headless, needs_health_check, needs_node_ports};
 use kinds::status::Status;
-use kinds::table::{self, Kind};
+use kinds::table;
 use serde_json::{Value, json};
 
 use crate::registry::cache::Caches;
@@ -75,8 +75,12 @@ impl Taken {
 
     /// The address of the Service `kubernetes` is never free.
     fn remove(&mut self, less: &Taken) {
-        self.addresses.retain(|address| !less.addresses.contains(address) || *address == u32::from(OWN_ADDRESS));
-        self.ports.retain(|port| !less.ports.contains(port));
+        for address in less.addresses.iter().filter(|address| **address != u32::from(OWN_ADDRESS)) {
+            self.addresses.remove(address);
+        }
+        for port in &less.ports {
+            self.ports.remove(port);
+        }
     }
 }
 
@@ -227,11 +231,13 @@ pub fn on_update(registry: &Registry, write: &Write<'_>, object: &mut Value, old
     Ok(pending)
 }
 
-/// Takes back what a deleted Service had.
-pub fn on_delete(registry: &Registry, kind: &Kind, old: &Value) {
-    if super::is_core(kind, "Service") {
-        registry.allocations.lock().remove(&held_by(old));
+/// Takes back what a deleted Service had, once it is gone.
+pub fn on_delete(registry: &Registry, write: &Write<'_>, old: &Value) -> Pending {
+    let mut pending = Pending::new(registry, write);
+    if super::is_core(write.kind, "Service") {
+        pending.released = held_by(old);
     }
+    pending
 }
 
 fn spec_of(service: &Value) -> Cursor<'_> {

@@ -68,8 +68,12 @@ pub fn complete_update(write: &Write<'_>, object: &mut Value, old: &Value) {
 pub async fn check_create(registry: &Registry, write: &Write<'_>, object: &Value) -> Result<QuotaGuard, Status> {
     escalation::check(registry, write, object, None)?;
     node_restriction::check(write, object, None)?;
+    priority::check_class(registry, write, object)?;
     if is_core(write.kind, "Pod") {
         limit_ranger::check(registry, write, object)?;
+    }
+    // Events are not limited: they must not fail because there are many.
+    if write.kind.namespaced && write.kind.kind != "Event" {
         return resource_quota::check(registry, write, object).await;
     }
     Ok(QuotaGuard::none())
@@ -78,6 +82,7 @@ pub async fn check_create(registry: &Registry, write: &Write<'_>, object: &Value
 /// Validating plugins for an update.
 pub fn check_update(registry: &Registry, write: &Write<'_>, object: &Value, old: &Value) -> Result<(), Status> {
     escalation::check(registry, write, object, Some(old))?;
+    priority::check_class(registry, write, object)?;
     if certificates::is_request(write) {
         certificates::check_approval(registry, write, object)?;
     }

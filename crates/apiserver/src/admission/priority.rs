@@ -2,10 +2,27 @@
 
 use kinds::status::Status;
 use kinds::table::{self, Kind};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::refuse;
-use crate::registry::{Registry, Write, parse_stored};
+use crate::registry::{Registry, Write, read_stored};
+
+/// What matters of a class; it is read for every pod.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Class {
+    metadata: ClassMetadata,
+    value: Option<i64>,
+    #[serde(default)]
+    global_default: bool,
+    preemption_policy: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ClassMetadata {
+    name: String,
+}
 
 fn classes() -> &'static Kind {
     table::by_resource("scheduling.k8s.io", "v1", "priorityclasses").expect("the table has priority classes")
@@ -18,16 +35,16 @@ pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<
     } else {
         let entry = registry.entry(classes(), "", &class_name)?;
         let missing = || refuse(write, pod, &format!("no PriorityClass with name {class_name} was found"));
-        Some(parse_stored(&entry.ok_or_else(missing)?.value))
+        Some(read_stored::<Class>(&entry.ok_or_else(missing)?.value))
     };
-    let value = class.as_ref().and_then(|c| c["value"].as_i64()).unwrap_or(0);
+    let value = class.as_ref().and_then(|class| class.value).unwrap_or(0);
     if let Some(given) = pod["spec"]["priority"].as_i64().filter(|&given| given != value) {
         let why = format!(
             "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
         );
         return Err(refuse(write, pod, &why));
     }
-    let policy = class.as_ref().and_then(|c| c["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority").to_owned();
+    let policy = class.as_ref().and_then(|class| class.preemption_policy.as_deref()).unwrap_or("PreemptLowerPriority").to_owned();
     if let Some(given) = pod["spec"]["preemptionPolicy"].as_str().filter(|&given| given != policy) {
         let why = format!(
             "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
@@ -35,7 +52,7 @@ pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<
         return Err(refuse(write, pod, &why));
     }
     if let (true, Some(class)) = (class_name.is_empty(), &class) {
-        pod["spec"]["priorityClassName"] = class["metadata"]["name"].clone();
+        pod["spec"]["priorityClassName"] = class.metadata.name.as_str().into();
     }
     pod["spec"]["priority"] = value.into();
     pod["spec"]["preemptionPolicy"] = policy.into();
@@ -43,10 +60,23 @@ pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<
 }
 
 /// Of several global defaults the lowest counts.
-fn default_class(registry: &Registry) -> Option<Value> {
+fn default_class(registry: &Registry) -> Option<Class> {
     let snapshot = registry.caches.of(classes()).snapshot("", 0);
-    let defaults = snapshot.objects.iter().map(|o| o.value()).filter(|class| class["globalDefault"] == true);
-    defaults.min_by_key(|class| class["value"].as_i64())
+    let defaults = snapshot.objects.iter().map(|object| read_stored::<Class>(&object.bytes)).filter(|class| class.global_default);
+    defaults.min_by_key(|class| class.value)
+}
+
+/// There is one default, or none (`validatePriorityClass`).
+pub fn check_class(registry: &Registry, write: &Write<'_>, class: &Value) -> Result<(), Status> {
+    if !std::ptr::eq(write.kind, classes()) || class["globalDefault"] != true {
+        return Ok(());
+    }
+    match default_class(registry).map(|default| default.metadata.name) {
+        Some(default) if class["metadata"]["name"] != default => {
+            Err(refuse(write, class, &format!("PriorityClass {default} is already marked as default. Only one default can exist")))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub fn admit_delete(write: &Write<'_>) -> Result<(), Status> {

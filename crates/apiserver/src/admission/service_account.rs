@@ -2,16 +2,26 @@
 
 use kinds::status::Status;
 use kinds::table;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{list_mut, refuse};
-use crate::registry::{Registry, Write, parse_stored};
+use crate::registry::{Registry, Write, read_stored};
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 
 /// A bit over an hour: the kubelet refreshes tokens well before.
 const TOKEN_SECONDS: i64 = 3607;
+
+/// What matters of an account; it is read for every pod.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Account {
+    #[serde(default)]
+    image_pull_secrets: Vec<Value>,
+    automount_service_account_token: Option<bool>,
+}
 
 pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<(), Status> {
     if pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string() {
@@ -27,13 +37,11 @@ pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<
         let namespace = write.namespace;
         return Err(refuse(write, pod, &format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found")));
     };
-    let account = parse_stored(&entry.value);
-    if pod["spec"]["imagePullSecrets"].as_array().is_none_or(Vec::is_empty)
-        && let Some(secrets) = account["imagePullSecrets"].as_array().filter(|secrets| !secrets.is_empty())
-    {
-        pod["spec"]["imagePullSecrets"] = json!(secrets);
+    let account: Account = read_stored(&entry.value);
+    if pod["spec"]["imagePullSecrets"].as_array().is_none_or(Vec::is_empty) && !account.image_pull_secrets.is_empty() {
+        pod["spec"]["imagePullSecrets"] = account.image_pull_secrets.into();
     }
-    let wanted = pod["spec"]["automountServiceAccountToken"].as_bool().or(account["automountServiceAccountToken"].as_bool());
+    let wanted = pod["spec"]["automountServiceAccountToken"].as_bool().or(account.automount_service_account_token);
     if wanted.unwrap_or(true) {
         mount_token(pod);
     }

@@ -4,16 +4,18 @@
 
 use serde_json::{Value, json};
 
-const READ: &[&str] = &["get", "list", "watch"];
+use super::controller_roles;
+
+pub(super) const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
 const ALL: &[&str] = &["*"];
 
-const CORE: &str = "";
-const APPS: &str = "apps";
-const RBAC: &str = "rbac.authorization.k8s.io";
+pub(super) const CORE: &str = "";
+pub(super) const APPS: &str = "apps";
+pub(super) const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// A rule over resources.
-fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
+pub(super) fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
     json!({"apiGroups": [group], "resources": resources, "verbs": verbs})
 }
 
@@ -22,12 +24,12 @@ fn paths(paths: &[&str]) -> Value {
     json!({"nonResourceURLs": paths, "verbs": ["get"]})
 }
 
-fn events(verbs: &[&str]) -> Value {
+pub(super) fn events(verbs: &[&str]) -> Value {
     json!({"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": verbs})
 }
 
 /// A ClusterRole with the labels of the built-in ones, and more.
-fn role(name: &str, labels: &[(&str, &str)], rules: Vec<Value>) -> Value {
+pub(super) fn role(name: &str, labels: &[(&str, &str)], rules: Vec<Value>) -> Value {
     let mut metadata = meta(name);
     for (label, value) in labels {
         metadata["labels"][*label] = (*value).into();
@@ -109,9 +111,9 @@ pub fn cluster_roles() -> Vec<Value> {
     let discovery =
         ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"];
     let public = ["/healthz", "/livez", "/readyz", "/version", "/version/"];
-    vec![
+    let mut roles = vec![
         role("cluster-admin", &[], vec![rule("*", ALL, ALL), json!({"nonResourceURLs": ["*"], "verbs": ["*"]})]),
-        aggregate("admin", &[], AGGREGATE_TO_ADMIN, &[admin_part.clone(), edit_part.clone(), view_part.clone()]),
+        aggregate("admin", &[], AGGREGATE_TO_ADMIN, &[edit_part.clone(), view_part.clone(), admin_part.clone()]),
         aggregate("edit", &[AGGREGATE_TO_ADMIN], AGGREGATE_TO_EDIT, &[edit_part.clone(), view_part.clone()]),
         aggregate("view", &[AGGREGATE_TO_EDIT], AGGREGATE_TO_VIEW, std::slice::from_ref(&view_part)),
         admin_part,
@@ -175,21 +177,9 @@ pub fn cluster_roles() -> Vec<Value> {
                 rule("authorization.k8s.io", &["subjectaccessreviews"], &["create"]),
             ],
         ),
-        role(
-            "system:controller:daemon-set-controller",
-            &[],
-            vec![
-                rule(APPS, &["daemonsets"], READ),
-                rule(APPS, &["daemonsets/status"], &["update", "patch"]),
-                rule(APPS, &["daemonsets/finalizers"], &["update"]),
-                rule(CORE, &["nodes"], &["list", "watch"]),
-                rule(CORE, &["pods"], &["create", "delete", "list", "patch", "watch", "get"]),
-                rule(CORE, &["pods/binding"], &["create"]),
-                rule(APPS, &["controllerrevisions"], &["create", "delete", "get", "list", "patch", "update", "watch"]),
-                events(&["create", "patch", "update"]),
-            ],
-        ),
-    ]
+    ];
+    roles.extend(controller_roles::cluster_roles());
+    roles
 }
 
 fn node_rules() -> Vec<Value> {
@@ -223,16 +213,14 @@ fn scheduler_rules() -> Vec<Value> {
     ]
 }
 
-fn binding(name: &str, role: &str, kind: &str, subjects: &[&str]) -> Value {
+pub(super) fn binding(name: &str, role: &str, kind: &str, subjects: &[&str]) -> Value {
     let subjects: Vec<Value> = subjects.iter().map(|subject| json!({"apiGroup": RBAC, "kind": kind, "name": subject})).collect();
     json!({"metadata": meta(name), "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role}, "subjects": subjects})
 }
 
 /// All ClusterRoleBindings.
 pub fn cluster_role_bindings() -> Vec<Value> {
-    let mut daemon_sets = binding("system:controller:daemon-set-controller", "system:controller:daemon-set-controller", "User", &[]);
-    daemon_sets["subjects"] = json!([{"kind": "ServiceAccount", "name": "daemon-set-controller", "namespace": "kube-system"}]);
-    vec![
+    let mut bindings = vec![
         binding("cluster-admin", "cluster-admin", "Group", &["system:masters"]),
         binding("system:discovery", "system:discovery", "Group", &["system:authenticated"]),
         binding("system:basic-user", "system:basic-user", "Group", &["system:authenticated"]),
@@ -242,6 +230,7 @@ pub fn cluster_role_bindings() -> Vec<Value> {
         binding("system:kube-scheduler", "system:kube-scheduler", "User", &["system:kube-scheduler"]),
         binding("system:kube-controller-manager", "system:kube-controller-manager", "User", &["system:kube-controller-manager"]),
         binding("system:node-proxier", "system:node-proxier", "User", &["system:kube-proxy"]),
-        daemon_sets,
-    ]
+    ];
+    bindings.extend(controller_roles::bindings());
+    bindings
 }

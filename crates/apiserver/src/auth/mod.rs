@@ -5,6 +5,7 @@ pub mod impersonate;
 pub mod tokens;
 
 pub mod authorize;
+mod controller_roles;
 pub mod default_roles;
 pub mod escalation;
 pub mod node;

@@ -219,7 +219,7 @@ impl ListOptions {
 
     /// Does an object pass both selectors?
     pub fn selects(&self, object: &crate::registry::object::Object) -> bool {
-        self.labels.matches(&object.labels) && self.fields.matches(|field| object.field(field).to_owned())
+        self.labels.matches_lookup(|key| object.label(key)) && self.fields.matches(|field| object.field(field))
     }
 
     /// Narrows the selection to one name.
@@ -245,7 +245,7 @@ fn parse_labels(text: &str) -> Result<Selector, Status> {
 fn parse_fields(text: &str, kind: &Kind) -> Result<FieldSelector, Status> {
     let mut selector = FieldSelector::parse(text).map_err(|e| Status::bad_request(e.to_string()))?;
     for requirement in &mut selector.requirements {
-        if kind.field_value(&serde_json::Value::Null, &requirement.field).is_none() {
+        if !kind.is_selectable(&requirement.field) {
             let field = &requirement.field;
             return Err(Status::bad_request(match kind.selectable {
                 Selectable::MetadataOnly => {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::Response;
 use http::header::CONTENT_TYPE;
 use kinds::field::{FieldError, Path};
+use kinds::patch::folded::unfolded;
 use kinds::patch::{self, Findings, PatchError, Patched};
 use kinds::rules::Part;
 use kinds::status::Status;
@@ -60,8 +61,8 @@ async fn merge(
     // A refused patch is told its unknown fields too.
     let earned = Mutex::new(Vec::new());
     let change = |old: &Value| {
-        let patched = patched(kind, patch_type, options.field_validation, old, bytes).map_err(PatchError::into_status)?;
-        let (mut object, warnings) = decode(kind, options.field_validation, patched)?;
+        let patch = |old: &Value| patched(kind, patch_type, options.field_validation, old, bytes).map_err(PatchError::into_status);
+        let (mut object, warnings) = decode(kind, options.field_validation, old, patch)?;
         earned.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&warnings);
         check_names(request, &mut object)?;
         check_uid(request, &object, old)?;
@@ -72,7 +73,11 @@ async fn merge(
         insist_only_if_patched(old, &mut object);
         Ok(Changed { object, warnings, managed: false })
     };
-    match request.registry().update(&write, change).await {
+    let written = match may_see_managers(patch_type, bytes) {
+        true => request.registry().update(&write, change).await,
+        false => request.registry().update_folded(&write, change).await,
+    };
+    match written {
         Ok(written) => request.written(written, Vec::new()),
         Err(status) => {
             let mut response = answer::status(&status);
@@ -80,6 +85,13 @@ async fn merge(
             Ok(response)
         }
     }
+}
+
+/// Might the patch name metadata.managedFields, or something above it by another way than by its fields?
+fn may_see_managers(patch_type: PatchType, bytes: &[u8]) -> bool {
+    let has = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+    // A name can also be written with escapes.
+    patch_type == PatchType::Json || has(b"managedFields") || has(b"\\u")
 }
 
 /// A patch has no precondition on the uid; Kubernetes finds the change twice when it validates.
@@ -105,20 +117,32 @@ fn patched(kind: &Kind, patch_type: PatchType, validation: FieldValidation, old:
     }
 }
 
-/// The object that a patched document is, with warnings.
-fn decode(kind: &Kind, validation: FieldValidation, patched: Patched) -> Result<(Value, Vec<String>), Status> {
+/// The object that a patched document is, with warnings. Only a refusal shows the document, which is then made once more.
+fn decode(
+    kind: &Kind,
+    validation: FieldValidation,
+    old: &Value,
+    patch: impl Fn(&Value) -> Result<Patched, Status>,
+) -> Result<(Value, Vec<String>), Status> {
     let type_id = kind.type_id();
-    let decoded = kinds::decode::decode(patched.document.clone().into(), type_id)
-        .map_err(|e| patched.unfit(&patched.misfit(&e.0, type_id), type_id))?;
-    let findings: Vec<String> = patched.findings.iter().chain(&decoded.findings).cloned().collect();
-    let mut object = decoded.value;
+    let Patched { document, mut findings, .. } = patch(old)?;
     // An empty list is more than none: it resets the managers. Decoding leaves empty lists out.
-    if patched.document["metadata"]["managedFields"].as_array().is_some_and(Vec::is_empty) {
+    let resets_managers = document["metadata"]["managedFields"].as_array().is_some_and(Vec::is_empty);
+    let decoded = match kinds::decode::decode_tree(document, type_id) {
+        Ok(decoded) => decoded,
+        Err(e) => {
+            let patched = patch(&unfolded(old))?;
+            return Err(patched.unfit(&patched.misfit(&e.0, type_id), type_id));
+        }
+    };
+    findings.extend(decoded.findings);
+    let mut object = decoded.value;
+    if resets_managers {
         crate::registry::create::metadata_mut(&mut object).insert("managedFields".to_owned(), serde_json::json!([{}]));
     }
     match validation {
         FieldValidation::Strict if !findings.is_empty() => {
-            Err(patched.unfit(&format!("strict decoding error: {}", findings.join(", ")), type_id))
+            Err(patch(&unfolded(old))?.unfit(&format!("strict decoding error: {}", findings.join(", ")), type_id))
         }
         FieldValidation::Warn => Ok((object, findings)),
         FieldValidation::Strict | FieldValidation::Ignore => Ok((object, Vec::new())),

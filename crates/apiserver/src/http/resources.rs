@@ -265,7 +265,7 @@ impl<'a> ResourceCall<'a> {
         let listed = self.registry().list(self.kind, self.namespace(), &list_options).await?;
         let write_options = WriteOptions { dry_run: options.dry_run, ..WriteOptions::INTERNAL };
         for object in &listed.objects {
-            let write = Write { name: &object.name, namespace: &object.namespace, ..self.write(Part::Main, &write_options) };
+            let write = Write { name: object.name(), namespace: object.namespace(), ..self.write(Part::Main, &write_options) };
             match self.registry().delete(&write, &options).await {
                 Ok(_) => {}
                 Err(status) if status.reason == "NotFound" => {}

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use kinds::table::{KINDS, Kind};
@@ -20,6 +20,13 @@ const WINDOW_BYTES_MAX: usize = 32 << 20;
 
 /// Watchers take at most this many events at a time, so that the read lock is held briefly.
 const EVENTS_PER_TURN_MAX: usize = 500;
+
+/// So many of the newest events keep their line of a watch stream for the next watcher; those that are further behind make their
+/// own. More than watchers take at a time, and little against the window, which would be twice as large with all lines in it.
+const LINES_KEPT_MAX: usize = 2 * EVENTS_PER_TURN_MAX;
+
+/// Batches whose watchers are woken together, if they arrive together.
+const BATCHES_PER_SIGNAL_MAX: usize = 64;
 
 /// What happened to an object.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
@@ -37,18 +44,40 @@ pub struct CacheEvent {
     /// The object after the change; for a deletion its last state, with the revision of the deletion.
     pub object: Arc<Object>,
     pub previous: Option<Arc<Object>>,
-    line: OnceLock<Bytes>,
+    line: Mutex<Line>,
+}
+
+/// The event as a line of a watch stream.
+#[derive(Debug)]
+enum Line {
+    /// Nobody has asked for it.
+    Unmade,
+    Made(Bytes),
+    /// The event is not new any more; whoever asks makes it anew.
+    NotKept,
 }
 
 impl CacheEvent {
     /// Stands for an object that was there before the watch began.
     pub fn initial(object: Arc<Object>) -> CacheEvent {
-        CacheEvent { revision: object.revision, kind: EventKind::Added, object, previous: None, line: OnceLock::new() }
+        CacheEvent { revision: object.revision, kind: EventKind::Added, object, previous: None, line: Mutex::new(Line::NotKept) }
     }
 
-    /// The event as a line of a watch stream, encoded once for all watchers.
+    /// The event as a line of a watch stream, encoded once for all watchers that keep up.
     pub fn line(&self) -> Bytes {
-        self.line.get_or_init(|| event_line(self.kind.name(), &self.object.bytes)).clone()
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Line::Made(made) = &*line {
+            return made.clone();
+        }
+        let made = event_line(self.kind.name(), &self.object.bytes);
+        if let Line::Unmade = *line {
+            *line = Line::Made(made.clone());
+        }
+        made
+    }
+
+    fn forget_line(&self) {
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = Line::NotKept;
     }
 }
 
@@ -64,13 +93,7 @@ impl EventKind {
 
 /// A line of a watch stream.
 pub fn event_line(name: &str, object: &[u8]) -> Bytes {
-    let mut line = Vec::with_capacity(object.len() + name.len() + 24);
-    line.extend_from_slice(b"{\"type\":\"");
-    line.extend_from_slice(name.as_bytes());
-    line.extend_from_slice(b"\",\"object\":");
-    line.extend_from_slice(object);
-    line.extend_from_slice(b"}\n");
-    line.into()
+    [&b"{\"type\":\""[..], name.as_bytes(), b"\",\"object\":", object, b"}\n"].concat().into()
 }
 
 /// The objects and recent events of one kind.
@@ -90,6 +113,13 @@ struct State {
     complete_after: u64,
     /// Revision of the last event.
     revision: u64,
+}
+
+/// Whom to tell of what was applied to a kind.
+#[derive(Default)]
+struct Wake {
+    revision: u64,
+    nodes: Vec<Arc<Notify>>,
 }
 
 /// A consistent view of a kind.
@@ -148,7 +178,7 @@ impl KindCache {
         }
         let mut objects = state.objects.clone();
         for event in state.events.iter().rev().take_while(|e| e.revision > revision) {
-            let key = super::object::local_key(&event.object.namespace, &event.object.name);
+            let key = super::object::local_key(event.object.namespace(), event.object.name());
             match &event.previous {
                 Some(previous) => objects.insert(key, previous.clone()),
                 None => objects.remove(&key),
@@ -198,26 +228,29 @@ impl KindCache {
         state.complete_after = state.complete_after.max(revision);
     }
 
-    fn apply(&self, events: Vec<CacheEvent>) {
+    /// Applies the events of a revision; who waits for them is to be woken afterwards.
+    fn apply(&self, events: Vec<CacheEvent>, wake: &mut Wake) {
         let Some(revision) = events.last().map(|e| e.revision) else { return };
-        let nodes = self.concerned_nodes(&events);
-        {
-            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            for event in events {
-                state.apply(event);
-            }
+        self.add_concerned_nodes(&events, &mut wake.nodes);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        for event in events {
+            state.apply(event);
         }
-        self.changed.send_replace(revision);
-        nodes.iter().for_each(|notify| notify.notify_waiters());
+        wake.revision = revision;
     }
 
-    fn concerned_nodes(&self, events: &[CacheEvent]) -> Vec<Arc<Notify>> {
+    fn signal(&self, wake: Wake) {
+        self.changed.send_replace(wake.revision);
+        wake.nodes.iter().for_each(|notify| notify.notify_waiters());
+    }
+
+    fn add_concerned_nodes(&self, events: &[CacheEvent], nodes: &mut Vec<Arc<Notify>>) {
         let by_node = self.by_node.lock().unwrap_or_else(PoisonError::into_inner);
         if by_node.is_empty() {
-            return Vec::new();
+            return;
         }
         let objects = events.iter().flat_map(|e| std::iter::once(&e.object).chain(&e.previous));
-        objects.filter_map(|object| by_node.get(object.field("spec.nodeName"))?.upgrade()).collect()
+        nodes.extend(objects.filter_map(|object| by_node.get(object.field("spec.nodeName"))?.upgrade()));
     }
 }
 
@@ -228,7 +261,7 @@ fn in_prefix<'a>(objects: &'a BTreeMap<String, Arc<Object>>, prefix: &str) -> im
 
 impl State {
     fn apply(&mut self, event: CacheEvent) {
-        let key = super::object::local_key(&event.object.namespace, &event.object.name);
+        let key = super::object::local_key(event.object.namespace(), event.object.name());
         match event.kind {
             EventKind::Deleted => self.objects.remove(&key),
             EventKind::Added | EventKind::Modified => self.objects.insert(key, event.object.clone()),
@@ -236,6 +269,9 @@ impl State {
         self.revision = event.revision;
         self.event_bytes += event.object.bytes.len();
         self.events.push_back(Arc::new(event));
+        if let Some(at) = self.events.len().checked_sub(LINES_KEPT_MAX + 1) {
+            self.events[at].forget_line();
+        }
         while self.events.len() > WINDOW_EVENTS_MAX || self.event_bytes > WINDOW_BYTES_MAX {
             self.drop_oldest();
         }
@@ -275,10 +311,11 @@ impl Caches {
             .name("watch-cache".to_owned())
             .spawn(move || {
                 loop {
-                    let batch = feed.next_blocking();
+                    let first = feed.next_blocking();
                     let Some(caches) = follower.upgrade() else { return };
-                    match batch {
-                        Ok(batch) => caches.apply(batch),
+                    let more = std::iter::from_fn(|| feed.try_next().transpose()).take(BATCHES_PER_SIGNAL_MAX - 1);
+                    match caches.apply(std::iter::once(first).chain(more)) {
+                        Ok(()) => {}
                         Err(WatchError::Failed(StoreError::Closed)) => return,
                         Err(error) => {
                             tracing::error!(%error, "the watch cache lost the store's events and stops");
@@ -323,22 +360,40 @@ impl Caches {
         Some((kind, cache, local.to_owned()))
     }
 
-    fn apply(&self, batch: Batch) {
-        let mut by_storage: HashMap<&'static str, Vec<CacheEvent>> = HashMap::new();
+    /// Applies batches one after another, then wakes whoever waits for any of them.
+    fn apply(&self, batches: impl Iterator<Item = Result<Batch, WatchError>>) -> Result<(), WatchError> {
+        let mut wakes: BTreeMap<&'static str, Wake> = BTreeMap::new();
+        let mut applied = None;
+        let outcome = batches.into_iter().try_for_each(|batch| {
+            let batch = batch?;
+            applied = Some(batch.revision.0);
+            self.apply_batch(batch, &mut wakes);
+            Ok(())
+        });
+        for (storage, wake) in wakes {
+            self.by_storage[storage].1.signal(wake);
+        }
+        if let Some(applied) = applied {
+            self.applied.store(applied, Ordering::Release);
+            self.progress.send_replace(applied);
+        }
+        outcome
+    }
+
+    fn apply_batch(&self, batch: Batch, wakes: &mut BTreeMap<&'static str, Wake>) {
+        let mut by_storage: BTreeMap<&'static str, Vec<CacheEvent>> = BTreeMap::new();
         for event in batch.events {
             let Some((kind, cache, local)) = self.locate(&event.key) else { continue };
             let previous = cache.get(&local);
             by_storage.entry(kind.storage).or_default().push(cache_event(kind, batch.revision, event.change, previous));
         }
         for (storage, events) in by_storage {
-            self.by_storage[storage].1.apply(events);
+            self.by_storage[storage].1.apply(events, wakes.entry(storage).or_default());
         }
-        self.applied.store(batch.revision.0, Ordering::Release);
-        self.progress.send_replace(batch.revision.0);
     }
 }
 
-fn cache_event(kind: &Kind, revision: Revision, change: Change, previous: Option<Arc<Object>>) -> CacheEvent {
+fn cache_event(kind: &'static Kind, revision: Revision, change: Change, previous: Option<Arc<Object>>) -> CacheEvent {
     let revision = revision.0;
     let (event_kind, bytes) = match change {
         Change::Put { value, .. } if previous.is_none() => (EventKind::Added, value),
@@ -346,5 +401,5 @@ fn cache_event(kind: &Kind, revision: Revision, change: Change, previous: Option
         Change::Delete { previous, last } => (EventKind::Deleted, last.unwrap_or(previous)),
     };
     let object = Arc::new(Object::parse(kind, bytes, revision));
-    CacheEvent { revision, kind: event_kind, object, previous, line: OnceLock::new() }
+    CacheEvent { revision, kind: event_kind, object, previous, line: Mutex::new(Line::Unmade) }
 }

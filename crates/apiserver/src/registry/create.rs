@@ -41,9 +41,11 @@ impl Registry {
         if !generated {
             return self.create_once(write, object, ManagedFields::Due).await;
         }
+        // As text a copy costs a tenth of one as a tree, and hardly ever is it needed.
+        let copy = object.to_string();
         for _ in 1..GENERATED_NAME_ATTEMPTS_MAX {
-            match self.create_once(write, object.clone(), ManagedFields::Due).await {
-                Err(status) if status.reason == "AlreadyExists" => {}
+            match self.create_once(write, object, ManagedFields::Due).await {
+                Err(status) if status.reason == "AlreadyExists" => object = super::parse_stored(copy.as_bytes()),
                 result => return result,
             }
         }
@@ -80,6 +82,8 @@ impl Registry {
             return Ok(Written { bytes: encoded(kind, &object), created: true, warnings });
         }
         let put = StoreWrite::Put { key: store_key(kind, write.namespace, &name), value: template(kind, &object)? };
+        // Trees are dropped before the wait for the disk; see `plan_update`.
+        drop(object);
         match self.store.commit(Txn::one(Some(Expect::Absent), put)).await {
             Ok(mut committed) => {
                 allocation.keep();

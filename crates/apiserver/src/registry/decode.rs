@@ -1,6 +1,6 @@
 //! Request bodies to objects: syntax, group and kind, schema; with Kubernetes' words for each way to fail.
 
-use kinds::decode::{Decoded, TypeError, decode};
+use kinds::decode::{Decoded, TypeError, decode, decode_plain};
 use kinds::document::{Node, SyntaxError, parse_json};
 use kinds::schema::TypeId;
 use kinds::status::Status;
@@ -51,6 +51,9 @@ pub struct Body {
 
 /// Decodes a request body that should hold an object of the expected kind.
 pub fn body(bytes: &[u8], body_type: BodyType, expected: Expected<'_>, validation: FieldValidation) -> Result<Body, Status> {
+    if let Some(object) = plain(bytes, body_type, expected) {
+        return Ok(Body { object, warnings: Vec::new() });
+    }
     let (node, duplicates) = match body_type {
         BodyType::Protobuf if protobuf::has_magic(bytes) => protobuf::parse(bytes, expected.type_id).map(|node| (node, Vec::new())),
         _ => parse(bytes, body_type),
@@ -67,6 +70,18 @@ pub fn body(bytes: &[u8], body_type: BodyType, expected: Expected<'_>, validatio
         FieldValidation::Warn => Ok(Body { object: value, warnings: findings }),
         FieldValidation::Strict | FieldValidation::Ignore => Ok(Body { object: value, warnings: Vec::new() }),
     }
+}
+
+/// Nearly every body: JSON with nothing wrong and of the type that was expected. All others are looked at closely.
+fn plain(bytes: &[u8], body_type: BodyType, expected: Expected<'_>) -> Option<Value> {
+    if body_type != BodyType::Json {
+        return None;
+    }
+    let object = decode_plain(bytes, expected.type_id)?;
+    let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
+    let is_expected = matches!(text("kind"), kind if kind.is_empty() || kind == expected.kind)
+        && matches!(text("apiVersion"), version if version.is_empty() || version == expected.api_version());
+    is_expected.then_some(object)
 }
 
 /// Parses the text of a body, without holding it against a kind; protobuf cannot be read that way. Also returns one sentence for each duplicate key of a YAML text.

@@ -10,7 +10,7 @@ use store::{CommitError, Entry, Expect, Txn, Write as StoreWrite};
 
 use super::create::{metadata_mut, text_at};
 use super::object::store_key;
-use super::{Registry, WRITE_ATTEMPTS_MAX, Write, at_revision, commit_failed, encoded, parse_stored, template};
+use super::{Registry, WRITE_ATTEMPTS_MAX, Write, answer_template, commit_failed, encoded, parse_folded, stored_template, template};
 use crate::admission;
 
 const ORPHAN_FINALIZER: &str = "orphan";
@@ -89,11 +89,11 @@ impl Registry {
         let kind = write.kind;
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let entry = self.get(kind, write.namespace, write.name)?;
-            let object = parse_stored(&entry.value);
+            let object = parse_folded(&entry.value);
             check_preconditions(kind, write.name, options, &object)?;
             admission::admit_delete(self, write, &object)?;
             if needs_last_notice(write, options, &object) {
-                self.give_last_notice(write, &object, &entry).await?;
+                self.give_last_notice(write, object, &entry).await?;
                 continue;
             }
             if let Some(deleted) = self.delete_version(write, options, object, &entry).await? {
@@ -104,11 +104,11 @@ impl Registry {
     }
 
     /// Stores a terminating pod once more, with no time left. A race is lost to whoever changed the pod; the caller looks again.
-    async fn give_last_notice(&self, write: &Write<'_>, old: &Value, entry: &Entry) -> Result<(), Status> {
-        let mut object = old.clone();
+    async fn give_last_notice(&self, write: &Write<'_>, mut object: Value, entry: &Entry) -> Result<(), Status> {
         shorten_grace(&mut object, 0);
         metadata_mut(&mut object).remove("resourceVersion");
         let put = StoreWrite::Put { key: store_key(write.kind, write.namespace, write.name), value: template(write.kind, &object)? };
+        drop(object);
         match self.store.commit(Txn::one(Some(Expect::Modified(entry.modified)), put)).await {
             Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
             Err(error) => Err(commit_failed(error)),
@@ -120,33 +120,37 @@ impl Registry {
         &self,
         write: &Write<'_>,
         options: &DeleteOptions,
-        old: Value,
+        mut object: Value,
         entry: &Entry,
     ) -> Result<Option<Deleted>, Status> {
         let kind = write.kind;
-        let marked = mark(kind, options, &old, write.now);
         let key = store_key(kind, write.namespace, write.name);
-        let uid = text_at(&old, "uid").to_owned();
-        if !marked.removes && marked.object == old {
-            return Ok(Some(Deleted::Pending(entry.value.clone())));
-        }
+        let uid = text_at(&object, "uid").to_owned();
+        let removes = mark(kind, options, &mut object, write.now);
         if options.dry_run {
-            let bytes = encoded(kind, &marked.object);
-            return Ok(Some(if marked.removes { Deleted::Gone { bytes, uid } } else { Deleted::Pending(bytes) }));
+            let is_unchanged = !removes && stored_template(kind, entry)?.bytes == template(kind, &object)?.bytes;
+            let bytes = if is_unchanged { entry.value.clone() } else { encoded(kind, &object) };
+            return Ok(Some(if removes { Deleted::Gone { bytes, uid } } else { Deleted::Pending(bytes) }));
         }
-        let mut object = marked.object;
-        metadata_mut(&mut object).remove("resourceVersion");
-        let change = match marked.removes {
+        let change = match removes {
             // Watchers see the state that was stored last.
-            true => StoreWrite::Delete { key, last: Some(template(kind, &old)?) },
+            true => StoreWrite::Delete { key, last: Some(stored_template(kind, entry)?) },
             false => StoreWrite::Put { key, value: template(kind, &object)? },
         };
+        if matches!(&change, StoreWrite::Put { value, .. } if value.bytes == stored_template(kind, entry)?.bytes) {
+            return Ok(Some(Deleted::Pending(entry.value.clone())));
+        }
+        let answer = removes.then(|| (answer_template(kind, &object), admission::allocate::on_delete(self, write, &object)));
+        // Trees are dropped before the wait for the disk; see `plan_update`.
+        drop(object);
         match self.store.commit(Txn::one(Some(Expect::Modified(entry.modified)), change)).await {
-            Ok(committed) if marked.removes => {
-                admission::allocate::on_delete(self, kind, &old);
-                Ok(Some(Deleted::Gone { bytes: at_revision(kind, object, committed.revision), uid }))
-            }
-            Ok(mut committed) => Ok(Some(Deleted::Pending(committed.values.pop().flatten().expect("a put yields its bytes")))),
+            Ok(mut committed) => match answer {
+                Some((answer, allocation)) => {
+                    allocation.keep();
+                    Ok(Some(Deleted::Gone { bytes: answer.at_revision(committed.revision.0).into(), uid }))
+                }
+                None => Ok(Some(Deleted::Pending(committed.values.pop().flatten().expect("a put yields its bytes")))),
+            },
             Err(CommitError::Conflict { .. }) => Ok(None),
             Err(error) => Err(commit_failed(error)),
         }
@@ -182,38 +186,32 @@ fn check_preconditions(kind: &Kind, name: &str, options: &DeleteOptions, object:
     Ok(())
 }
 
-/// What the deletion makes of the object.
-struct Marked {
-    object: Value,
-    removes: bool,
-}
-
-fn mark(kind: &Kind, options: &DeleteOptions, old: &Value, now: Timestamp) -> Marked {
+/// Makes of the object what the deletion makes of it. True if nothing holds it any more.
+fn mark(kind: &Kind, options: &DeleteOptions, object: &mut Value, now: Timestamp) -> bool {
     if kind.kind == "Namespace" && kind.group.is_empty() {
-        return mark_namespace(old, now);
+        return mark_namespace(object, now);
     }
-    let mut object = old.clone();
-    set_propagation_finalizers(&mut object, options.propagation);
+    set_propagation_finalizers(object, options.propagation);
     let held = object["metadata"]["finalizers"].as_array().is_some_and(|f| !f.is_empty());
-    let grace = if kind.kind == "Pod" { pod_grace_seconds(old, options) } else { 0 };
-    let already = !text_at(old, "deletionTimestamp").is_empty();
+    let grace = if kind.kind == "Pod" { pod_grace_seconds(object, options) } else { 0 };
+    let already = !text_at(object, "deletionTimestamp").is_empty();
     if grace > 0 || held {
         if already {
-            shorten_grace(&mut object, grace);
+            shorten_grace(object, grace);
         } else {
-            set_deletion(&mut object, now, grace);
+            set_deletion(object, now, grace);
         }
-        return Marked { object, removes: false };
+        return false;
     }
     if kind.kind == "Pod" {
         // The last state that watchers see says that nothing was waited for.
         if already {
-            metadata_mut(&mut object).insert("deletionGracePeriodSeconds".to_owned(), 0.into());
+            metadata_mut(object).insert("deletionGracePeriodSeconds".to_owned(), 0.into());
         } else {
-            set_deletion(&mut object, now, 0);
+            set_deletion(object, now, 0);
         }
     }
-    Marked { object, removes: true }
+    true
 }
 
 fn set_propagation_finalizers(object: &mut Value, propagation: Option<Propagation>) {
@@ -266,13 +264,12 @@ fn shorten_grace(object: &mut Value, grace_seconds: i64) {
 }
 
 /// A namespace stays, terminating, until its contents are gone and spec.finalizers is empty.
-fn mark_namespace(old: &Value, now: Timestamp) -> Marked {
-    let mut object = old.clone();
-    if text_at(old, "deletionTimestamp").is_empty() {
-        metadata_mut(&mut object).insert("deletionTimestamp".to_owned(), kinds::decode::format_time(now).into());
+fn mark_namespace(object: &mut Value, now: Timestamp) -> bool {
+    if text_at(object, "deletionTimestamp").is_empty() {
+        metadata_mut(object).insert("deletionTimestamp".to_owned(), kinds::decode::format_time(now).into());
         object["status"]["phase"] = "Terminating".into();
     }
-    Marked { removes: is_finished(&object), object }
+    is_finished(object)
 }
 
 /// Is the object being deleted, with no finalizer left (namespaces have some in their spec as well) and no grace period to wait for?

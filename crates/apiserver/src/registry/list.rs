@@ -147,7 +147,7 @@ fn continue_expired() -> Status {
 
 /// Selects and cuts: `limit` counts what passes the selectors. Tokens hold keys below `prefix`.
 fn page(revision: u64, objects: Vec<Arc<Object>>, options: &ListOptions, prefix: &str, after: Option<String>) -> Listed {
-    let key = |object: &Object| local_key(&object.namespace, &object.name);
+    let key = |object: &Object| local_key(object.namespace(), object.name());
     let start = after.map_or(0, |after| objects.partition_point(|object| key(object) <= after));
     let selects_everything = options.selects_everything();
     // The watch cache, which answers for any version, knows no pages.

@@ -16,11 +16,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use kinds::encode::Encoded;
 use kinds::rules::Part;
 use kinds::status::Status;
 use kinds::table::Kind;
 use serde_json::Value;
-use store::{Backend, CommitError, Entry, Revision, StoreError, Template};
+use store::{Backend, CommitError, Entry, StoreError, Template};
 
 use crate::auth::User;
 use crate::http::options::WriteOptions;
@@ -129,6 +130,16 @@ pub fn parse_stored(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).expect("the store holds only what our encoder wrote")
 }
 
+/// Same, folded: for writes that do not see managedFields.
+pub fn parse_folded(bytes: &[u8]) -> Value {
+    kinds::patch::folded::parse(bytes).expect("the store holds only what our encoder wrote")
+}
+
+/// A part of a stored object, read without building its tree.
+pub fn read_stored<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> T {
+    serde_json::from_slice(bytes).expect("the store holds only what our encoder wrote, and the part fits the schema")
+}
+
 /// Brings an object into the form in which decoding would give it, after rules and plugins worked on it.
 fn normalized(kind: &'static Kind, object: Value) -> Result<Value, Status> {
     kinds::decode::normalize(object, kind.stored().type_id()).map_err(|e| Status::internal(e.0))
@@ -139,10 +150,9 @@ fn encoded(kind: &'static Kind, object: &Value) -> Bytes {
     kinds::encode::encode(&kind.stored().api_version(), kind.stored().kind, object).into()
 }
 
-/// Same, with the version of a commit.
-fn at_revision(kind: &'static Kind, mut object: Value, revision: Revision) -> Bytes {
-    object["metadata"]["resourceVersion"] = revision.to_string().into();
-    encoded(kind, &object)
+/// Same, with a place for the version of a commit.
+fn answer_template(kind: &'static Kind, object: &Value) -> Encoded {
+    kinds::encode::encode_answer(&kind.stored().api_version(), kind.stored().kind, object)
 }
 
 /// The store's encoding of an object. One that is too large is refused as etcd would refuse it.
@@ -152,6 +162,14 @@ fn template(kind: &'static Kind, object: &Value) -> Result<Template, Status> {
         return Err(Status::unclassified("etcdserver: request is too large"));
     }
     Ok(Template { bytes: encoded.bytes, revision_at: Some(encoded.revision_at) })
+}
+
+/// The store's encoding of an object as it is stored, to be stored again at another revision.
+fn stored_template(kind: &'static Kind, entry: &Entry) -> Result<Template, Status> {
+    match kinds::encode::template_of(&kind.stored().api_version(), kind.stored().kind, &entry.value) {
+        Some(encoded) => Ok(Template { bytes: encoded.bytes, revision_at: Some(encoded.revision_at) }),
+        None => template(kind, &parse_stored(&entry.value)),
+    }
 }
 
 /// A failure of the store, as clients are told; the detail is for the log.

@@ -2,46 +2,45 @@
 
 use bytes::Bytes;
 use kinds::encode::type_prefix_len;
-use kinds::table::{Kind, Selectable};
-use serde_json::{Map, Value};
+use kinds::outline::Outline;
+use kinds::table::Kind;
+use serde_json::Value;
 
 /// One version of an object.
 #[derive(Debug)]
 pub struct Object {
-    /// Empty for cluster-scoped objects.
-    pub namespace: String,
-    pub name: String,
     pub revision: u64,
     /// The whole object as JSON, with `kind` and `apiVersion` first.
     pub bytes: Bytes,
-    pub labels: Map<String, Value>,
-    fields: Vec<(&'static str, String)>,
+    kind: &'static Kind,
+    /// Where in the bytes things are.
+    outline: Outline,
 }
 
 impl Object {
     /// Indexes `bytes`, which our own encoder made.
-    pub fn parse(kind: &Kind, bytes: Bytes, revision: u64) -> Object {
-        let mut value: Value = serde_json::from_slice(&bytes).expect("the store holds only what our encoder wrote");
-        let fields = match kind.selectable {
-            Selectable::MetadataOnly => Vec::new(),
-            Selectable::Fields(names) => names.iter().filter_map(|&name| Some((name, kind.field_value(&value, name)?))).collect(),
-        };
-        let text = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
-        let (namespace, name) = (text("namespace"), text("name"));
-        let labels = match value["metadata"]["labels"].take() {
-            Value::Object(labels) => labels,
-            _ => Map::new(),
-        };
-        Object { namespace, name, revision, bytes, labels, fields }
+    pub fn parse(kind: &'static Kind, bytes: Bytes, revision: u64) -> Object {
+        let outline = Outline::of(kind, &bytes).expect("the store holds only what our encoder wrote");
+        Object { revision, bytes, kind, outline }
+    }
+
+    pub fn name(&self) -> &str {
+        self.outline.name.of(&self.bytes)
+    }
+
+    /// Empty for cluster-scoped objects.
+    pub fn namespace(&self) -> &str {
+        self.outline.namespace.of(&self.bytes)
+    }
+
+    pub fn label(&self, key: &str) -> Option<&str> {
+        let labels = self.outline.labels.iter();
+        labels.map(|(own, value)| (own.of(&self.bytes), value)).find(|(own, _)| *own == key).map(|(_, value)| value.of(&self.bytes))
     }
 
     /// What a field selector compares; empty for fields that the kind has no value for.
     pub fn field(&self, name: &str) -> &str {
-        match name {
-            "metadata.name" => &self.name,
-            "metadata.namespace" => &self.namespace,
-            _ => self.fields.iter().find(|(field, _)| *field == name).map_or("", |(_, value)| value),
-        }
+        self.outline.field(self.kind, name, &self.bytes)
     }
 
     /// The object's JSON without `kind` and `apiVersion`, as items of lists have it, less the opening brace.
@@ -55,14 +54,7 @@ impl Object {
         value["metadata"]["resourceVersion"] = revision.to_string().into();
         let text = |name: &str| value[name].as_str().unwrap_or_default();
         let bytes = kinds::encode::encode(text("apiVersion"), text("kind"), &value).into();
-        Object {
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            revision,
-            bytes,
-            labels: self.labels.clone(),
-            fields: self.fields.clone(),
-        }
+        Object::parse(self.kind, bytes, revision)
     }
 
     pub fn value(&self) -> Value {

@@ -1,15 +1,20 @@
 //! Changing objects: PUT, PATCH and every write that reads first.
 
+use kinds::encode::Encoded;
 use kinds::patch::managed_fields::{self, ManagerEntry, Operation};
 use kinds::rules::Part;
 use kinds::status::Status;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use store::{CommitError, Entry, Expect, Txn, Write as StoreWrite};
 
 use super::create::{metadata_mut, set_namespace, text_at};
 use super::object::store_key;
-use super::{Registry, WRITE_ATTEMPTS_MAX, Write, Written, at_revision, commit_failed, encoded, normalized, parse_stored, template};
+use super::{
+    Registry, WRITE_ATTEMPTS_MAX, Write, Written, answer_template, commit_failed, encoded, normalized, parse_folded, parse_stored,
+    stored_template, template,
+};
 use crate::admission;
+use crate::admission::allocate;
 
 /// Fields of metadata that no write may change.
 const KEPT_METADATA: &[&str] = &["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "uid"];
@@ -54,7 +59,14 @@ impl Registry {
             let error = kinds::field::FieldError::invalid(&path, 0i64, "must be specified for an update");
             return Err(Status::invalid(kind.group, kind.kind, write.name, &[error]));
         }
-        self.update(write, |_| Ok(Changed { object: object.clone(), warnings: warnings.clone(), managed: false })).await
+        // Hardly ever is there a second attempt; as text a copy for it costs a tenth of one as a tree.
+        let copy = object.to_string();
+        let mut first = Some(object);
+        let change = |_: &Value| {
+            let object = first.take().unwrap_or_else(|| parse_stored(copy.as_bytes()));
+            Ok(Changed { object, warnings: warnings.clone(), managed: false })
+        };
+        self.update(write, change).await
     }
 
     async fn create_by_put(&self, write: &Write<'_>, mut object: Value, version: Option<u64>) -> Result<Written, Status> {
@@ -80,19 +92,41 @@ impl Registry {
     /// A change that sets metadata.resourceVersion insists on that version.
     pub async fn update<F>(&self, write: &Write<'_>, change: F) -> Result<Written, Status>
     where
-        F: Fn(&Value) -> Result<Changed, Status>,
+        F: FnMut(&Value) -> Result<Changed, Status>,
+    {
+        self.update_seen(write, parse_stored, change).await
+    }
+
+    /// [`Registry::update`] for a change that does not look at managedFields; it sees them folded.
+    pub async fn update_folded<F>(&self, write: &Write<'_>, change: F) -> Result<Written, Status>
+    where
+        F: FnMut(&Value) -> Result<Changed, Status>,
+    {
+        self.update_seen(write, parse_folded, change).await
+    }
+
+    async fn update_seen<F>(&self, write: &Write<'_>, parse: fn(&[u8]) -> Value, mut change: F) -> Result<Written, Status>
+    where
+        F: FnMut(&Value) -> Result<Changed, Status>,
     {
         let kind = write.kind;
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let entry = self.get(kind, write.namespace, write.name)?;
-            let old = parse_stored(&entry.value);
-            let changed = change(&old)?;
-            let insists = self.check_version(write, &changed.object, &entry)?;
-            match self.store_change(write, changed, &old, &entry).await {
-                Err(Race::Lost) if insists => return Err(Status::stale(kind.resource(), write.name)),
-                Err(Race::Lost) => {}
-                Err(Race::Refused(status)) => return Err(status),
-                Ok(written) => return Ok(written),
+            let Plan { change, last_answer, allocation, warnings, insists } =
+                match self.plan_update(write, &parse(&entry.value), &mut change, &entry)? {
+                    Planned::Settled(written) => return Ok(written),
+                    Planned::Commit(plan) => plan,
+                };
+            match self.store.commit(Txn::one(Some(Expect::Modified(entry.modified)), change)).await {
+                Ok(mut committed) => {
+                    allocation.keep();
+                    let stored = committed.values.pop().flatten().expect("a put, and a delete with a last state, yield bytes");
+                    let bytes = last_answer.map_or(stored, |answer| answer.at_revision(committed.revision.0).into());
+                    return Ok(Written { bytes, created: false, warnings });
+                }
+                Err(CommitError::Conflict { .. }) if insists => return Err(Status::stale(kind.resource(), write.name)),
+                Err(CommitError::Conflict { .. }) => {}
+                Err(error) => return Err(commit_failed(error)),
             }
         }
         Err(Status::stale(kind.resource(), write.name))
@@ -105,9 +139,15 @@ impl Registry {
         }
     }
 
-    async fn store_change(&self, write: &Write<'_>, changed: Changed, old: &Value, entry: &Entry) -> Result<Written, Race> {
+    /// Everything but the commit. Trees live no longer than this: dropping them after the wait for the disk, among those of all other
+    /// writes and perhaps on another thread, costs as much as making them.
+    fn plan_update<F>(&self, write: &Write<'_>, old: &Value, change: &mut F, entry: &Entry) -> Result<Planned, Status>
+    where
+        F: FnMut(&Value) -> Result<Changed, Status>,
+    {
         let kind = write.kind;
-        let Changed { mut object, mut warnings, managed } = changed;
+        let Changed { mut object, mut warnings, managed } = change(old)?;
+        let insists = self.check_version(write, &object, entry)?;
         check_uid(write, &object, old)?;
         keep_metadata(&mut object, old);
         // Validation wants to see which version is updated.
@@ -122,11 +162,11 @@ impl Registry {
             object = normalized(kind, object)?;
             let errors = kind.rules.validate_update(&object, old, part);
             if !errors.is_empty() {
-                return Err(Status::invalid(kind.group, kind.kind, write.name, &errors).into());
+                return Err(Status::invalid(kind.group, kind.kind, write.name, &errors));
             }
         }
         admission::check_update(self, write, &object, old)?;
-        let allocation = admission::allocate::on_update(self, write, &mut object, old)?;
+        let allocation = allocate::on_update(self, write, &mut object, old)?;
         kind.rules.canonicalize(&mut object);
         if write.part == Some(Part::Main) {
             warnings.extend(kind.rules.warnings_update(&object, old));
@@ -134,43 +174,39 @@ impl Registry {
         metadata_mut(&mut object).remove("resourceVersion");
         managed_fields::keep_times_if_unchanged(&mut object, old);
         if same_but_for_version(&object, old) {
-            return Ok(Written { bytes: entry.value.clone(), created: false, warnings });
+            return Ok(Planned::Settled(Written { bytes: entry.value.clone(), created: false, warnings }));
         }
-        let key = store_key(kind, write.namespace, write.name);
         if write.options.dry_run {
             metadata_mut(&mut object).insert("resourceVersion".to_owned(), entry.modified.to_string().into());
-            return Ok(Written { bytes: encoded(kind, &object), created: false, warnings });
+            return Ok(Planned::Settled(Written { bytes: encoded(kind, &object), created: false, warnings }));
         }
+        let key = store_key(kind, write.namespace, write.name);
         let finished = super::delete::is_finished(&object);
         let change = match finished {
             // Watchers see the state that was stored last.
-            true => StoreWrite::Delete { key, last: Some(template(kind, old)?) },
+            true => StoreWrite::Delete { key, last: Some(stored_template(kind, entry)?) },
             false => StoreWrite::Put { key, value: template(kind, &object)? },
         };
-        match self.store.commit(Txn::one(Some(Expect::Modified(entry.modified)), change)).await {
-            Ok(mut committed) => {
-                allocation.keep();
-                let stored = committed.values.pop().flatten().expect("a put, and a delete with a last state, yield bytes");
-                let bytes = if finished { at_revision(kind, object, committed.revision) } else { stored };
-                Ok(Written { bytes, created: false, warnings })
-            }
-            Err(CommitError::Conflict { .. }) => Err(Race::Lost),
-            Err(error) => Err(commit_failed(error).into()),
-        }
+        let last_answer = finished.then(|| answer_template(kind, &object));
+        Ok(Planned::Commit(Plan { change, last_answer, allocation, warnings, insists }))
     }
 }
 
-/// Why a change was not stored.
-enum Race {
-    /// Another writer was faster.
-    Lost,
-    Refused(Status),
+/// What is to be done for an update.
+enum Planned {
+    /// Nothing: the object stays as it is.
+    Settled(Written),
+    Commit(Plan),
 }
 
-impl From<Status> for Race {
-    fn from(status: Status) -> Race {
-        Race::Refused(status)
-    }
+struct Plan {
+    change: StoreWrite,
+    /// For an object that goes: its last state, which the client sees and the store does not.
+    last_answer: Option<Encoded>,
+    allocation: allocate::Pending,
+    warnings: Vec<String>,
+    /// The client named the version that it changes.
+    insists: bool,
 }
 
 /// Who writes, for metadata.managedFields.
@@ -209,10 +245,11 @@ fn keep_metadata(object: &mut Value, old: &Value) {
     let old = old["metadata"].as_object();
     let metadata = metadata_mut(object);
     for &field in KEPT_METADATA {
-        match old.and_then(|old| old.get(field)) {
-            Some(value) => metadata.insert(field.to_owned(), value.clone()),
-            None => metadata.remove(field),
-        };
+        match (old.and_then(|old| old.get(field)), metadata.get(field)) {
+            (Some(value), Some(own)) if own == value => {}
+            (Some(value), _) => drop(metadata.insert(field.to_owned(), value.clone())),
+            (None, _) => drop(metadata.remove(field)),
+        }
     }
     for field in ["name", "generateName", "namespace"] {
         if let (false, Some(value)) = (metadata.contains_key(field), old.and_then(|old| old.get(field))) {
@@ -224,14 +261,14 @@ fn keep_metadata(object: &mut Value, old: &Value) {
 
 fn same_but_for_version(object: &Value, old: &Value) -> bool {
     let (Some(new), Some(old)) = (object.as_object(), old.as_object()) else { return false };
-    let significant = |key: &str| !matches!(key, "kind" | "apiVersion" | "metadata");
-    let fields_equal = new.iter().filter(|(k, _)| significant(k)).eq(old.iter().filter(|(k, _)| significant(k)));
-    let metadata = |object: &serde_json::Map<String, Value>| {
-        let mut metadata = object.get("metadata").cloned().unwrap_or_default();
-        if let Some(fields) = metadata.as_object_mut() {
-            fields.remove("resourceVersion");
-        }
-        metadata
+    let metadata_equal = match [new, old].map(|object| object.get("metadata").and_then(Value::as_object)) {
+        [Some(new), Some(old)] => same_fields(new, old, |key| key != "resourceVersion"),
+        _ => new.get("metadata") == old.get("metadata"),
     };
-    fields_equal && metadata(new) == metadata(old)
+    metadata_equal && same_fields(new, old, |key| !matches!(key, "kind" | "apiVersion" | "metadata"))
+}
+
+fn same_fields(new: &Map<String, Value>, old: &Map<String, Value>, significant: impl Fn(&str) -> bool) -> bool {
+    let of = |fields: &'_ Map<String, Value>| fields.iter().filter(|(key, _)| significant(key)).count();
+    of(new) == of(old) && new.iter().filter(|(key, _)| significant(key)).all(|(key, value)| old.get(key) == Some(value))
 }

@@ -184,7 +184,7 @@ impl Watcher {
     /// None when the event is nothing to this watcher.
     fn event_line(&self, event: &CacheEvent) -> Option<Bytes> {
         let selects = |object: &Object| {
-            (self.prefix.is_empty() || self.prefix.strip_suffix('/') == Some(object.namespace.as_str())) && self.options.selects(object)
+            (self.prefix.is_empty() || self.prefix.strip_suffix('/') == Some(object.namespace())) && self.options.selects(object)
         };
         let before = event.previous.as_deref().is_some_and(selects);
         let after = event.kind != EventKind::Deleted && selects(&event.object);

@@ -27,6 +27,25 @@ pub struct Manifest {
     object: Value,
 }
 
+impl Manifest {
+    pub fn is_daemon_set(&self) -> bool {
+        self.kind.kind == "DaemonSet"
+    }
+
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    pub fn object(&self) -> &Value {
+        &self.object
+    }
+
+    /// The namespace that the document itself names.
+    pub fn named_namespace(&self) -> Option<&str> {
+        self.object.pointer("/metadata/namespace")?.as_str().filter(|name| !name.is_empty())
+    }
+}
+
 /// Reads all documents; refuses the whole lot if one of them cannot be applied.
 pub fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Manifest>> {
     let mut manifests = Vec::new();
@@ -118,7 +137,7 @@ pub async fn apply(client: &Client, manifests: &[Manifest], progress: &Progress)
         applied.with_context(|| format!("{}: cannot apply {} {:?}", manifest.origin, kind.kind, manifest.name))?;
         progress.done(&format!("{}/{} applied", kind.singular, manifest.name));
     }
-    for manifest in manifests.iter().filter(|m| m.kind.kind == "DaemonSet") {
+    for manifest in manifests.iter().filter(|manifest| manifest.is_daemon_set()) {
         wait_for_rollout(client, manifest, progress).await?;
     }
     Ok(())

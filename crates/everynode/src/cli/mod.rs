@@ -1,15 +1,20 @@
 //! The command line: one file for each subcommand, with its arguments and what it does.
 //!
-//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 refused or failed, 2 wrong usage (and
+//! `plan`: a node would lose its pod).
 
+mod controller;
 mod down;
 mod ls;
+mod plan;
 mod server;
 mod status;
 mod up;
+mod why;
 
 mod apply;
 mod progress;
+mod target;
 
 use std::process::ExitCode;
 
@@ -34,7 +39,10 @@ enum Command {
     Down(down::Down),
     Ls(ls::Ls),
     Status(status::Status),
+    Why(why::Why),
+    Plan(plan::Plan),
     Server(server::Server),
+    Controller(controller::Controller),
 }
 
 impl Arguments {
@@ -44,7 +52,10 @@ impl Arguments {
             Command::Down(down) => down.run(),
             Command::Ls(ls) => ls.run(),
             Command::Status(status) => status.run(),
+            Command::Why(why) => why.run(),
+            Command::Plan(plan) => plan.run(),
             Command::Server(server) => server.run(),
+            Command::Controller(controller) => controller.run(),
         }
     }
 }

@@ -32,8 +32,7 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     make_private_dir(&options.data_dir)?;
     let (stop, shutdown) = watch::channel(false);
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let signalled = signalled()?;
     let authority = Authority::load_or_create(&options.data_dir.join("pki"))?;
     let backend =
         store::file::open(options.data_dir.join("store.redb"), store::file::Options::default()).context("cannot open the store")?;
@@ -49,27 +48,41 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let serving = tokio::spawn(http::serve::serve(server.clone(), listener, tls, shutdown.clone()));
     let controlling = options.controllers.then(|| {
         let client = local_client(&server, User::system("system:kube-controller-manager", &[MASTERS]));
-        let settings = controllers::Settings { root_certificate_pem: authority.certificate_pem.clone() };
+        let settings = controllers::Settings { root_certificate_pem: authority.certificate_pem.clone(), host: hostname() };
         tokio::spawn(controllers::run(client, settings, shutdown.clone()))
     });
     let simulating = (!options.simulated_nodes.is_empty()).then(|| {
         let client = local_client(&server, User::system("system:everynode:simulator", &[MASTERS]));
         let settings = agent::simulated::Settings { names: options.simulated_nodes.clone() };
-        tokio::spawn(agent::simulated::run(client, settings, watch::channel(false).0, shutdown.clone()))
+        tokio::spawn(agent::simulated::run(client, settings, shutdown.clone()))
     });
     kubeconfig::write_admin(&options.data_dir.join("admin.kubeconfig"), &authority, address)?;
     println!("ready https://{address}");
 
-    // Both arms only wait for a signal; which of them is dropped does not matter.
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    signalled.await;
     stop.send_replace(true);
     for task in [simulating, controlling].into_iter().flatten() {
         task.await.context("a part of the control plane failed")?;
     }
     serving.await.context("the API server failed")
+}
+
+/// Listens for SIGTERM and SIGINT from now on; the future ends with the first of them.
+pub fn signalled() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        // Both arms only wait for a signal; which of them is dropped does not matter.
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// The machine's name, as events give it.
+pub fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
 }
 
 /// A client within the process: no socket, no TLS.

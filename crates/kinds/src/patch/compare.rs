@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::field_set::FieldSet;
+use super::field_set::{self, FieldSet};
 use super::typed::{Atom, item_element};
 
 /// Fields that appeared, vanished or have another value.
@@ -25,119 +25,147 @@ impl Comparison {
 
     /// Of two whole objects, without what nobody manages.
     pub fn of_objects(old: &Value, new: &Value, atom: Atom) -> Comparison {
-        let mut out = Comparison::default();
-        let mut path = Vec::new();
-        let (old, new) = (fields(Some(old)), fields(Some(new)));
-        each_name(old, new, |name, left, right| {
+        let mut out = Delta::default();
+        each_name(fields(Some(old)), fields(Some(new)), |name, left, right| {
             let child = match name {
                 "kind" | "apiVersion" => return,
                 _ => atom.child(name),
             };
             let Some(child) = child else { return };
-            path.push(format!("f:{name}"));
-            if name == "metadata" {
-                compare_metadata(left, right, child, &mut path, &mut out);
-            } else {
-                compare(left, right, child, &mut path, &mut out);
-            }
-            path.pop();
+            let below = if name == "metadata" { compare_metadata(left, right, child) } else { compare(left, right, child) };
+            out.put(below, || field_element(name));
         });
-        out
+        out.into_comparison()
     }
 
     /// Of two values, everything.
     pub fn of_values(old: &Value, new: &Value, atom: Atom) -> Comparison {
-        let mut out = Comparison::default();
-        compare(Some(old), Some(new), atom, &mut Vec::new(), &mut out);
-        out
+        compare(Some(old), Some(new), atom).into_comparison()
     }
 }
 
-fn compare_metadata(old: Option<&Value>, new: Option<&Value>, atom: Atom, path: &mut Vec<String>, out: &mut Comparison) {
+/// What changed at one place and below it: for each of the three sets the node of that place, if it has one.
+#[derive(Default)]
+struct Delta {
+    added: Option<Map<String, Value>>,
+    modified: Option<Map<String, Value>>,
+    removed: Option<Map<String, Value>>,
+}
+
+impl Delta {
+    /// Puts what changed below an element there.
+    fn put(&mut self, below: Delta, element: impl Fn() -> String) {
+        let Delta { added, modified, removed } = below;
+        for (own, node) in [(&mut self.added, added), (&mut self.modified, modified), (&mut self.removed, removed)] {
+            if let Some(node) = node {
+                own.get_or_insert_default().insert(element(), Value::Object(node));
+            }
+        }
+    }
+
+    /// The place itself changed, too.
+    fn mark(&mut self, old: Option<&Value>, new: Option<&Value>) {
+        match (old, new) {
+            (None, _) => field_set::make_member(self.added.get_or_insert_default()),
+            (_, None) => field_set::make_member(self.removed.get_or_insert_default()),
+            _ => {}
+        }
+    }
+
+    fn into_comparison(self) -> Comparison {
+        let set = |node: Option<Map<String, Value>>| FieldSet::trusted(Value::Object(node.unwrap_or_default()));
+        Comparison { added: set(self.added), modified: set(self.modified), removed: set(self.removed) }
+    }
+}
+
+fn field_element(name: &str) -> String {
+    ["f:", name].concat()
+}
+
+fn compare_metadata(old: Option<&Value>, new: Option<&Value>, atom: Atom) -> Delta {
+    let mut out = Delta::default();
     each_name(fields(old), fields(new), |name, left, right| {
         if UNMANAGED_METADATA.contains(&name) {
             return;
         }
         if let Some(child) = atom.child(name) {
-            path.push(format!("f:{name}"));
-            compare(left, right, child, path, out);
-            path.pop();
+            out.put(compare(left, right, child), || field_element(name));
         }
     });
+    out
 }
 
-fn compare(old: Option<&Value>, new: Option<&Value>, atom: Atom, path: &mut Vec<String>, out: &mut Comparison) {
+fn compare(old: Option<&Value>, new: Option<&Value>, atom: Atom) -> Delta {
+    let mut out = Delta::default();
     if old == new {
-        return;
+        return out;
     }
     match atom {
         Atom::Struct(_) | Atom::Map(_) if fields(old).is_some() || fields(new).is_some() => {
             each_name(fields(old), fields(new), |name, left, right| {
                 let Some(child) = atom.child(name) else { return };
-                path.push(format!("f:{name}"));
-                compare(left, right, child, path, out);
-                path.pop();
+                out.put(compare(left, right, child), || field_element(name));
             });
         }
-        Atom::Set | Atom::Keyed(..) if !items(old).is_empty() || !items(new).is_empty() => compare_items(old, new, atom, path, out),
-        _ => {
-            let into = match (old, new) {
-                (None, _) => &mut out.added,
-                (_, None) => &mut out.removed,
-                _ => &mut out.modified,
-            };
-            into.insert(path);
-            return;
-        }
-    }
-    match (old, new) {
-        (None, _) => out.added.insert(path),
-        (_, None) => out.removed.insert(path),
+        Atom::Set | Atom::Keyed(..) if !items(old).is_empty() || !items(new).is_empty() => compare_items(old, new, atom, &mut out),
+        _ if old.is_some() && new.is_some() => out.modified = Some(Map::new()),
         _ => {}
     }
+    out.mark(old, new);
+    out
 }
 
-fn compare_items(old: Option<&Value>, new: Option<&Value>, list: Atom, path: &mut Vec<String>, out: &mut Comparison) {
+fn compare_items(old: Option<&Value>, new: Option<&Value>, list: Atom, out: &mut Delta) {
     let (old, new) = (by_element(items(old), list), by_element(items(new), list));
-    let appeared = new.iter().filter(|(element, _)| !old.iter().any(|(own, _)| own == element));
-    for (element, _) in old.iter().chain(appeared) {
-        path.push(element.clone());
-        match (values_of(&old, element), values_of(&new, element)) {
-            (left @ ([] | [_]), right @ ([] | [_])) => compare(left.first().copied(), right.first().copied(), list.item(), path, out),
+    for element in distinct(&old, &new) {
+        let below = match (values_of(&old, element), values_of(&new, element)) {
+            (Values::Several(left), Values::Several(right)) if left == right => continue,
             // Elements that are there twice are owned as a whole.
-            (left @ [_, _, ..], right @ [_, _, ..]) if left == right => {}
-            ([_, _, ..], [_, _, ..]) => out.modified.insert(path),
-            ([_, _, ..], rest) => {
-                if let [one] = rest {
-                    compare(None, Some(one), list.item(), path, out);
-                }
-                out.removed.insert(path);
+            (Values::Several(_), Values::Several(_)) => Delta { modified: Some(Map::new()), ..Delta::default() },
+            (Values::Several(_), Values::One(right)) => {
+                let mut below = right.map_or_else(Delta::default, |one| compare(None, Some(one), list.item()));
+                field_set::make_member(below.removed.get_or_insert_default());
+                below
             }
-            (rest, [_, _, ..]) => {
-                if let [one] = rest {
-                    compare(Some(one), None, list.item(), path, out);
-                }
-                out.added.insert(path);
+            (Values::One(left), Values::Several(_)) => {
+                let mut below = left.map_or_else(Delta::default, |one| compare(Some(one), None, list.item()));
+                field_set::make_member(below.added.get_or_insert_default());
+                below
             }
-        }
-        path.pop();
+            (Values::One(left), Values::One(right)) => compare(left, right, list.item()),
+        };
+        out.put(below, || element.to_owned());
     }
 }
 
-type ByElement<'a> = Vec<(String, Vec<&'a Value>)>;
+/// The elements of a list with their values. Elements without a key are left out.
+type ByElement<'a> = Vec<(String, &'a Value)>;
 
-fn values_of<'v, 'a>(items: &'v ByElement<'a>, element: &str) -> &'v [&'a Value] {
-    items.iter().find(|(own, _)| own == element).map_or(&[], |(_, values)| values)
+fn by_element(items: &[Value], list: Atom) -> ByElement<'_> {
+    items.iter().filter_map(|item| Some((item_element(item, list).ok()?, item))).collect()
 }
 
-/// The elements of a list with their values, several where a key is not unique. Elements without a key are left out.
-fn by_element(items: &[Value], list: Atom) -> ByElement<'_> {
-    let mut out: ByElement<'_> = Vec::with_capacity(items.len());
-    for item in items {
-        let Ok(element) = item_element(item, list) else { continue };
-        match out.iter_mut().find(|(own, _)| *own == element) {
-            Some((_, values)) => values.push(item),
-            None => out.push((element, vec![item])),
+/// The values of an element: several where a key is not unique.
+#[derive(PartialEq)]
+enum Values<'a> {
+    One(Option<&'a Value>),
+    Several(Vec<&'a Value>),
+}
+
+fn values_of<'a>(items: &ByElement<'a>, element: &str) -> Values<'a> {
+    let mut own = items.iter().filter(|(own, _)| own == element).map(|(_, value)| *value);
+    match (own.next(), own.next()) {
+        (Some(first), Some(second)) => Values::Several([first, second].into_iter().chain(own).collect()),
+        (first, _) => Values::One(first),
+    }
+}
+
+/// The elements of both lists, each once: those of the old one first.
+fn distinct<'e>(old: &'e ByElement<'_>, new: &'e ByElement<'_>) -> Vec<&'e str> {
+    let mut out: Vec<&str> = Vec::with_capacity(old.len().max(new.len()));
+    for (element, _) in old.iter().chain(new) {
+        if !out.contains(&element.as_str()) {
+            out.push(element);
         }
     }
     out

@@ -40,6 +40,11 @@ impl FieldSet {
         self.0.is_empty()
     }
 
+    /// The tree, whose root is no path.
+    pub fn root(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
     pub fn insert<S: AsRef<str>>(&mut self, path: &[S]) {
         insert(&mut self.0, path);
     }
@@ -117,7 +122,12 @@ impl<'a> Nodes<'a> {
     }
 }
 
-fn is_member(node: &Map<String, Value>) -> bool {
+/// Is a key of a node its mark rather than an element?
+pub fn is_mark(element: &str) -> bool {
+    element == SELF
+}
+
+pub fn is_member(node: &Map<String, Value>) -> bool {
     node.is_empty() || node.contains_key(SELF)
 }
 
@@ -127,8 +137,16 @@ fn is_leaf(node: &Map<String, Value>) -> bool {
 
 /// Puts the mark where it is needed: the node is a member or not, whatever its children are now.
 fn mark(node: &mut Map<String, Value>, member: bool) {
-    node.remove(SELF);
-    if member && !node.is_empty() {
+    if member && !is_leaf(node) {
+        make_member(node);
+    } else {
+        node.remove(SELF);
+    }
+}
+
+/// Makes the place of a node a member of the set.
+pub fn make_member(node: &mut Map<String, Value>) {
+    if !node.is_empty() && !node.contains_key(SELF) {
         node.insert(SELF.to_owned(), Value::Object(Map::new()));
     }
 }
@@ -137,7 +155,10 @@ fn insert<S: AsRef<str>>(node: &mut Map<String, Value>, path: &[S]) {
     let Some((element, rest)) = path.split_first() else { return };
     let element = element.as_ref();
     let is_new = !node.contains_key(element);
-    let Value::Object(child) = node.entry(element).or_insert_with(|| Value::Object(Map::new())) else { return };
+    if is_new {
+        node.insert(element.to_owned(), Value::Object(Map::new()));
+    }
+    let Some(Value::Object(child)) = node.get_mut(element) else { return };
     if rest.is_empty() {
         if !is_new && !child.is_empty() {
             mark(child, true);

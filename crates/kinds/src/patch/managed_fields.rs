@@ -4,11 +4,13 @@
 //! what did not change costs no more than a comparison.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
 use super::compare::Comparison;
 use super::field_set::FieldSet;
+use super::folded;
 use super::managers::{self, Manager};
 use super::reset_fields::Ownable;
 use super::typed::Atom;
@@ -60,6 +62,9 @@ pub fn record_update(kind: &Kind, old: Option<&Value>, new: &mut Value, entry: &
     let changed = difference(kind, old, new);
     let mut managers = match current {
         Current::Stored(entries) if changed.is_empty() => return put_entries(new, Some(entries)),
+        Current::Stored(entries) if folded::is_folded(&entries) => {
+            return put_entries(new, take_over_folded(entries, kind, changed, entry));
+        }
         Current::Stored(entries) => managers::trusted(entries),
         Current::Parsed(managers) => managers,
     };
@@ -85,10 +90,11 @@ impl Source {
     fn of(given: Option<Value>, old: &Value, entry: &ManagerEntry) -> Source {
         let stored = || if old.as_array().is_some_and(|entries| !entries.is_empty()) { Source::Old(old.clone()) } else { Source::Nobody };
         match given {
-            _ if !entry.subresource.is_empty() => stored(),
             None => stored(),
+            // Nearly always; what was given then saves a copy of what is stored.
+            Some(given) if &given == old && !is_reset(&given) => Source::Old(given),
+            _ if !entry.subresource.is_empty() => stored(),
             Some(given) if is_reset(&given) => Source::Nobody,
-            Some(given) if &given == old => Source::Old(given),
             Some(given) => match managers::parse(&given) {
                 Some(managers) if !managers.is_empty() => Source::Given(managers),
                 _ => stored(),
@@ -162,8 +168,28 @@ fn take_over(managers: &mut Vec<Manager>, kind: &Kind, mut changed: Comparison, 
     managers.retain(|manager| !manager.fields.is_empty());
 }
 
-/// Takes away what nobody manages.
-pub(super) fn strip(set: &mut FieldSet) {
+/// [`take_over`] for folded entries: those that the change does not touch stay as they are.
+fn take_over_folded(entries: Value, kind: &Kind, changed: Comparison, entry: &ManagerEntry) -> Option<Value> {
+    let Value::Array(entries) = entries else { return None };
+    let own_version = kind.api_version();
+    // Too many managers, and those of other versions, are dealt with together.
+    let concerns_all = entries.len() >= managers::UPDATE_MANAGERS_MAX || entries.iter().any(|own| own["apiVersion"] != own_version);
+    let is_own = |own: &Value| own["manager"] == entry.manager && own["operation"] == entry.operation.text();
+    let (concerned, mut kept): (Vec<Value>, Vec<Value>) =
+        entries.into_iter().partition(|own| concerns_all || is_own(own) || folded::touches(&changed, own));
+    let mut concerned = Value::Array(concerned);
+    folded::unfold_entries(&mut concerned);
+    let mut managers = managers::trusted(concerned);
+    take_over(&mut managers, kind, changed, entry);
+    managers::cap(&mut managers);
+    let mut changed = Value::Array(managers.into_iter().map(Manager::into_value).collect());
+    folded::fold_entries(&mut changed);
+    kept.extend(changed.as_array_mut().map(std::mem::take).unwrap_or_default());
+    managers::sort_entries(&mut kept);
+    (!kept.is_empty()).then_some(Value::Array(kept))
+}
+
+static UNMANAGED: LazyLock<FieldSet> = LazyLock::new(|| {
     let mut unmanaged = FieldSet::default();
     for name in ["f:apiVersion", "f:kind", "f:metadata"] {
         unmanaged.insert(&[name]);
@@ -171,7 +197,12 @@ pub(super) fn strip(set: &mut FieldSet) {
     for name in super::compare::UNMANAGED_METADATA {
         unmanaged.insert(&["f:metadata".to_owned(), format!("f:{name}")]);
     }
-    set.subtract(&unmanaged);
+    unmanaged
+});
+
+/// Takes away what nobody manages.
+pub(super) fn strip(set: &mut FieldSet) {
+    set.subtract(&UNMANAGED);
 }
 
 /// The managers before the first apply: one for everything that is there.

@@ -7,7 +7,7 @@ use super::managed_fields::{ManagerEntry, Operation};
 use crate::table::Kind;
 
 /// More managers that only update than this are merged, the oldest first.
-const UPDATE_MANAGERS_MAX: usize = 10;
+pub const UPDATE_MANAGERS_MAX: usize = 10;
 
 /// The manager that merged entries go to.
 const ANCIENT_CHANGES: &str = "ancient-changes";
@@ -64,7 +64,7 @@ impl Manager {
         text
     }
 
-    fn into_value(self) -> Value {
+    pub fn into_value(self) -> Value {
         let mut out = Map::new();
         let mut put = |key: &str, text: String| {
             if !text.is_empty() {
@@ -129,6 +129,16 @@ pub fn trusted(entries: Value) -> Vec<Manager> {
 pub fn to_value(mut managers: Vec<Manager>) -> Option<Value> {
     managers.sort_by(|a, b| order(a).cmp(&order(b)));
     (!managers.is_empty()).then(|| managers.into_iter().map(Manager::into_value).collect())
+}
+
+/// [`to_value`] for entries.
+pub fn sort_entries(entries: &mut [Value]) {
+    fn order(entry: &Value) -> (&str, Option<&str>, &str, &str, &str) {
+        let text = |name: &str| entry[name].as_str();
+        let or_empty = |name: &str| text(name).unwrap_or_default();
+        (or_empty("operation"), text("time"), or_empty("manager"), or_empty("apiVersion"), or_empty("subresource"))
+    }
+    entries.sort_by(|a, b| order(a).cmp(&order(b)));
 }
 
 fn order(manager: &Manager) -> (&'static str, &Option<String>, &str, &str, &str) {

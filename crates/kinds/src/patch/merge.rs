@@ -3,30 +3,39 @@
 use serde_json::{Map, Value};
 
 use super::{Findings, PatchError, Patched, Shown, duplicates, json_type};
-use crate::document::{Node, parse_json};
+use crate::document::{Node, parse_json, parse_plain};
 use crate::status::Status;
 
 /// Merges `patch` into `current`.
 pub fn apply(current: &Value, patch: &[u8], findings: Findings) -> Result<Patched, PatchError> {
-    let node = parse_json(patch).map_err(|e| match findings {
-        Findings::Listed => Status::bad_request(format!("error decoding patch: {}", e.0)),
-        Findings::Ignored => invalid_patch(),
-    })?;
-    let found = match &node {
-        Node::Object(_) if findings == Findings::Listed => duplicates(&node),
-        Node::Object(_) => Vec::new(),
-        Node::Null => return Err(invalid_patch().into()),
-        other => {
-            let why = format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", json_type(other));
-            return Err(Status::bad_request(format!("error decoding patch: {why}")).into());
-        }
-    };
+    let (patch, found) = parse(patch, findings)?;
     let mut document = current.clone();
-    let patch = node.into_value();
     let mut opened = Vec::new();
     find_objects(&patch, &mut Vec::new(), &mut opened);
     merge(&mut document, patch);
     Ok(Patched { document, findings: found, shown: Shown::Document { opened } })
+}
+
+/// The patch, and which of its fields are there twice.
+fn parse(patch: &[u8], findings: Findings) -> Result<(Value, Vec<String>), PatchError> {
+    if let Some(patch @ Value::Object(_)) = parse_plain(patch) {
+        return Ok((patch, Vec::new()));
+    }
+    let node = parse_json(patch).map_err(|e| match findings {
+        Findings::Listed => Status::bad_request(format!("error decoding patch: {}", e.0)),
+        Findings::Ignored => invalid_patch(),
+    })?;
+    match &node {
+        Node::Object(_) => {
+            let found = if findings == Findings::Listed { duplicates(&node) } else { Vec::new() };
+            Ok((node.into_value(), found))
+        }
+        Node::Null => Err(invalid_patch().into()),
+        other => {
+            let why = format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", json_type(other));
+            Err(Status::bad_request(format!("error decoding patch: {why}")).into())
+        }
+    }
 }
 
 fn find_objects(patch: &Value, path: &mut Vec<String>, found: &mut Vec<Vec<String>>) {

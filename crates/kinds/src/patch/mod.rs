@@ -4,6 +4,7 @@
 //! decoding of the patch found, or the `Status` that Kubernetes answers. Nothing here knows requests, storage or time.
 
 pub mod apply;
+pub mod folded;
 pub mod json;
 pub mod managed_fields;
 pub mod merge;
@@ -64,7 +65,7 @@ pub enum Shown {
     /// The patched document as JSON; the paths of the objects that the patch went through, which are shown sorted.
     Document { opened: Vec<Vec<String>> },
     /// The patch as Go prints maps (strategic merge patch), after what was merged by key has been taken out of it.
-    Patch(String),
+    Patch(Value),
 }
 
 impl Patched {
@@ -80,7 +81,7 @@ impl Patched {
     pub fn unfit(&self, why: &str, type_id: TypeId) -> Status {
         match &self.shown {
             Shown::Document { opened } => unfit(&go_text::document_text(&self.document, type_id, opened), why),
-            Shown::Patch(text) => unfit(text, why),
+            Shown::Patch(patch) => unfit(&go_text::print(patch), why),
         }
     }
 }

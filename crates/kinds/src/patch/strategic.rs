@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::{Findings, PatchError, Patched, Shown, duplicates, go_text, inapplicable, json_type};
-use crate::document::{Node, parse_json};
+use crate::document::{Node, parse_json, parse_plain};
 use crate::schema::{Field, PatchStrategy, Shape, Type, TypeId, schema};
 use crate::status::Status;
 
@@ -20,20 +20,28 @@ const REPLACED_STRUCTS: &[(&str, &str)] = &[("PodDisruptionBudgetSpec", "selecto
 
 /// Merges `patch` into `current`.
 pub fn apply(current: &Value, patch: &[u8], type_id: TypeId, findings: Findings) -> Result<Patched, PatchError> {
-    let node = parse_json(patch).map_err(|e| Status::bad_request(e.0))?;
-    let found = if findings == Findings::Listed { duplicates(&node) } else { Vec::new() };
-    let mut patch = match node {
-        Node::Null => Map::new(),
-        Node::Object(_) => into_fields(node),
-        other => {
-            let why = format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", json_type(&other));
-            return Err(Status::bad_request(why).into());
-        }
-    };
+    let (mut patch, found) = parse(patch, findings)?;
     let original = current.as_object().cloned().unwrap_or_default();
     let merged = merge_map(original, &mut patch, Scope::Struct(schema().get(type_id)))?;
-    let shown = Shown::Patch(go_text::print(&Value::Object(patch)));
+    let shown = Shown::Patch(Value::Object(patch));
     Ok(Patched { document: Value::Object(merged), findings: found, shown })
+}
+
+/// The fields of a patch, and which of them are there twice.
+fn parse(patch: &[u8], findings: Findings) -> Result<(Map<String, Value>, Vec<String>), PatchError> {
+    if let Some(Value::Object(fields)) = parse_plain(patch) {
+        return Ok((fields, Vec::new()));
+    }
+    let node = parse_json(patch).map_err(|e| Status::bad_request(e.0))?;
+    let found = if findings == Findings::Listed { duplicates(&node) } else { Vec::new() };
+    match node {
+        Node::Null => Ok((Map::new(), found)),
+        Node::Object(_) => Ok((into_fields(node), found)),
+        other => {
+            let why = format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", json_type(&other));
+            Err(Status::bad_request(why).into())
+        }
+    }
 }
 
 fn into_fields(node: Node) -> Map<String, Value> {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::managed_fields::{ManagerEntry, Operation, keep_times_if_unchanged, record_update};
-use super::{Findings, apply, json, merge, strategic};
+use super::{Findings, apply, folded, json, merge, strategic};
 use crate::table::{Kind, by_kind};
 
 /// An object of arbitrary JSON without nulls.
@@ -60,6 +60,20 @@ fn pod_like() -> impl Strategy<Value = Value> {
     })
 }
 
+/// Pods that differ in a few fields, so that managers meet.
+fn pods() -> impl Strategy<Value = Value> {
+    let names = || prop::collection::btree_map("[ab]", "[xy]", 0..3);
+    (names(), names(), names(), prop::option::of("[xy]")).prop_map(|(labels, images, conditions, phase)| {
+        let containers: Vec<Value> = images.iter().map(|(name, image)| json!({"name": name, "image": image})).collect();
+        let conditions: Vec<Value> = conditions.iter().map(|(kind, status)| json!({"type": kind, "status": status})).collect();
+        json!({
+            "metadata": {"name": "a", "labels": labels},
+            "spec": {"containers": containers},
+            "status": {"conditions": conditions, "phase": phase},
+        })
+    })
+}
+
 fn kind(name: &str) -> &'static Kind {
     by_kind("", name).unwrap()
 }
@@ -84,6 +98,37 @@ proptest! {
         record_update(pod, Some(&current), &mut new, &entry("m", Operation::Update));
         record_update(pod, None, &mut new, &entry("m", Operation::Update));
         keep_times_if_unchanged(&mut new, &current);
+    }
+
+    #[test]
+    fn folded_managers_change_as_plain_ones_do(
+        states in prop::collection::vec(pods(), 2..6),
+        managers in prop::collection::vec(prop::sample::select(vec![("a", ""), ("b", ""), ("b", "status"), ("c", "binding")]), 6),
+    ) {
+        let pod = kind("Pod");
+        let writer = |at: usize| ManagerEntry { subresource: managers[at].1.to_owned(), ..entry(managers[at].0, Operation::Update) };
+        let mut states = states.into_iter().map(|state| crate::decode::normalize(state, pod.type_id()).unwrap());
+        let mut plain = states.next().unwrap();
+        record_update(pod, None, &mut plain, &writer(0));
+        for (at, state) in states.enumerate() {
+            let stored = crate::encode::encode("v1", "Pod", &plain);
+            let folded = folded::parse(&stored).unwrap();
+            plain = serde_json::from_slice(&stored).unwrap();
+            let write = |old: &Value| {
+                let mut new = state.clone();
+                if !old["metadata"]["managedFields"].is_null() {
+                    new["metadata"]["managedFields"] = old["metadata"]["managedFields"].clone();
+                }
+                record_update(pod, Some(old), &mut new, &writer(at + 1));
+                keep_times_if_unchanged(&mut new, old);
+                new
+            };
+            let next = write(&plain);
+            let next_folded = write(&folded);
+            prop_assert_eq!(crate::encode::encode("v1", "Pod", &next_folded), crate::encode::encode("v1", "Pod", &next));
+            prop_assert_eq!(&folded::unfolded(&next_folded), &next);
+            plain = next;
+        }
     }
 
     #[test]

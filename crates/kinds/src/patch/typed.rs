@@ -1,6 +1,9 @@
 //! Objects as server-side apply sees them: which values are owned as a whole, which field by field, and by what list elements
 //! are told apart. Includes the check of an applied configuration and the set of the fields that an object has.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value};
 
 use super::field_set::{FieldSet, Nodes, element_text};
@@ -79,17 +82,24 @@ pub fn item_element(item: &Value, list: Atom) -> Result<String, String> {
 }
 
 fn key_element(fields: &Map<String, Value>, keys: &[&'static str], of: &Type) -> Result<String, String> {
-    let mut key = Map::new();
+    let mut parts: Vec<(&str, Cow<'_, Value>)> = Vec::with_capacity(keys.len());
     for &name in keys {
-        let default = || of.field(name).and_then(|field| field.key_default).map(Value::from);
-        let Some(value) = fields.get(name).cloned().or_else(default) else {
+        let default = || of.field(name).and_then(|field| field.key_default).map(|default| Cow::Owned(Value::from(default)));
+        let Some(value) = fields.get(name).map(Cow::Borrowed).or_else(default) else {
             return Err(format!(
                 "associative list with keys has an element that omits key field {name:?} (and doesn't have default value)"
             ));
         };
-        key.insert(name.to_owned(), value);
+        parts.push((name, value));
     }
-    Ok(format!("k:{}", Value::Object(key)))
+    parts.sort_unstable_by_key(|(name, _)| *name);
+    let mut element = String::from("k:{");
+    for (at, (name, value)) in parts.iter().enumerate() {
+        let comma = if at > 0 { "," } else { "" };
+        write!(element, "{comma}\"{name}\":{value}").expect("writing to a String cannot fail");
+    }
+    element.push('}');
+    Ok(element)
 }
 
 /// Every field and item that the object mentions.

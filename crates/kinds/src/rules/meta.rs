@@ -131,10 +131,12 @@ pub fn child<'a>(object: &'a mut Value, name: &str) -> &'a mut Map<String, Value
 
 /// Puts a key as it is in `from`, absence included.
 pub fn copy(to: &mut Map<String, Value>, from: &Value, name: &str) {
-    match from.get(name) {
-        Some(value) => to.insert(name.to_owned(), value.clone()),
-        None => to.remove(name),
-    };
+    match (from.get(name), to.get(name)) {
+        // Most things are as they were, and looking costs less than copying.
+        (Some(value), Some(own)) if own == value => {}
+        (Some(value), _) => drop(to.insert(name.to_owned(), value.clone())),
+        (None, _) => drop(to.remove(name)),
+    }
 }
 
 /// [`copy`] for the top level of an object: `spec` or `status` as it was.

@@ -30,8 +30,8 @@ impl FieldSelector {
     }
 
     /// `value_of` gives the text of a field, empty when unset.
-    pub fn matches(&self, value_of: impl Fn(&str) -> String) -> bool {
-        self.requirements.iter().all(|wanted| (value_of(&wanted.field) == wanted.value) == wanted.is_equal)
+    pub fn matches<T: AsRef<str>>(&self, value_of: impl Fn(&str) -> T) -> bool {
+        self.requirements.iter().all(|wanted| (value_of(&wanted.field).as_ref() == wanted.value) == wanted.is_equal)
     }
 }
 

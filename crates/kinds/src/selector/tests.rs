@@ -87,5 +87,5 @@ fn field_selectors() {
     expect!["invalid field selector: unescaped character in value: 61"].assert_eq(&parse("a=b=c"));
     expect![r"invalid field selector: invalid escape sequence: \x"].assert_eq(&parse(r"a=\x"));
     let selector = FieldSelector::parse("metadata.name=x").unwrap();
-    assert!(selector.matches(|_| "x".into()) && !selector.matches(|_| "y".into()));
+    assert!(selector.matches(|_| "x") && !selector.matches(|_| "y"));
 }

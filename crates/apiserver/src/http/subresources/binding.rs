@@ -52,7 +52,7 @@ async fn bind_pod(request: &ResourceCall<'_>, pod: &str, binding: &Value, option
     let uid = binding["metadata"]["uid"].as_str().unwrap_or_default();
     request
         .registry()
-        .update(&write, |old| {
+        .update_folded(&write, |old| {
             check_bindable(pod, old, uid)?;
             Ok(Changed::to(bound(old, binding)))
         })

@@ -165,8 +165,7 @@ fn disrupted(budget: &Value, name: &str, pod: &str, now: jiff::Timestamp) -> Res
     }
     if allowed == 0 {
         let mut refusal = Status::new(429, "TooManyRequests", BLOCKED).with_details(Details::default());
-        let (needs, has) = (status("desiredHealthy"), status("currentHealthy"));
-        add_cause(&mut refusal, format!("The disruption budget {name} needs {needs} healthy pods and has {has} currently"));
+        add_cause(&mut refusal, why_none(&budget["status"], name));
         return Err(refusal);
     }
     let mut changed = budget.clone();
@@ -181,6 +180,22 @@ fn disrupted(budget: &Value, name: &str, pod: &str, now: jiff::Timestamp) -> Res
         set_condition(&mut changed["status"], condition);
     }
     Ok(changed)
+}
+
+/// Why a budget allows nothing. While its controller cannot compute it, its numbers mean nothing.
+fn why_none(status: &Value, name: &str) -> String {
+    let number = |field: &str| status[field].as_i64().unwrap_or(0);
+    let (needs, has) = (number("desiredHealthy"), number("currentHealthy"));
+    let said = |c: &&Value| c["type"] == "DisruptionAllowed" && c["status"] == "False" && c["message"].as_str().is_some_and(|m| !m.is_empty());
+    let condition = status["conditions"].as_array().into_iter().flatten().find(said);
+    let said = condition.map(|c| (c["reason"].as_str().unwrap_or_default(), c["message"].as_str().unwrap_or_default()));
+    let does_not = format!("The disruption budget {name} does not allow evicting pods currently");
+    match said {
+        Some(("SyncFailed", message)) => format!("{does_not} because it failed sync: {message}"),
+        _ if has <= needs => format!("The disruption budget {name} needs {needs} healthy pods and has {has} currently"),
+        Some((reason, message)) => format!("{does_not} ({reason}): {message}"),
+        None => does_not,
+    }
 }
 
 fn add_cause(status: &mut Status, message: String) {

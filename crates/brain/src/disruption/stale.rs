@@ -1,0 +1,49 @@
+//! Takes the condition DisruptionTarget back from pods that were to go and did not.
+//!
+//! After `syncStalePodDisruption`. What the kubelet said stays: it may take its time.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+use crate::cluster::{Change, Cluster, Object};
+use crate::controller::{Controller, Work};
+use crate::model::{Key, Pod};
+use crate::request::{PODS, Request, Verb};
+
+/// `stalePodDisruptionTimeout`.
+const TIMEOUT: SignedDuration = SignedDuration::from_mins(2);
+
+#[derive(Debug, Default)]
+pub struct StaleDisruptions;
+
+impl Controller for StaleDisruptions {
+    fn name(&self) -> &'static str {
+        "disruption-controller"
+    }
+
+    fn concerns(&mut self, _cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+        if let Some(Object::Pod(pod)) = &change.new
+            && since(pod).is_some()
+        {
+            add(pod.meta.key());
+        }
+    }
+
+    fn plan(&mut self, cluster: &Cluster, key: &Key, now: Timestamp) -> Work {
+        let Some((pod, since)) = cluster.pods.get(key).and_then(|pod| Some((pod, since(pod)?))) else { return Work::default() };
+        if now < since + TIMEOUT {
+            return Work { wake_at: Some(since + TIMEOUT), ..Work::default() };
+        }
+        let condition = json!({
+            "type": "DisruptionTarget", "status": "False", "reason": null, "message": null,
+            "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        });
+        let patch = json!({"metadata": {"uid": pod.meta.uid}, "status": {"conditions": [condition]}});
+        Work::requests(vec![Request::new(PODS, key.clone(), Verb::Strategic(patch)).on("status")])
+    }
+}
+
+/// Since when a pod is to go that nobody deleted.
+fn since(pod: &Pod) -> Option<Timestamp> {
+    pod.status.disruption_since.filter(|_| !pod.meta.is_deleted() && !pod.is_terminal())
+}

@@ -1,0 +1,154 @@
+//! Evicts the pods that do not tolerate a node's NoExecute taints: at once, or after the seconds that they bear them.
+//!
+//! After `pkg/controller/tainteviction`. The seconds are counted from the time at which the taint was added, so that a restart of the
+//! controller does not give pods more of them.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+use crate::cluster::{Change, Cluster, Object};
+use crate::controller::{Controller, Step, Work};
+use crate::model::{Key, Node, Pod, Taint};
+use crate::placement::tolerates;
+use crate::request::{Event, PODS, Regarding, Request, Verb};
+
+const COMPONENT: &str = "taint-eviction-controller";
+
+/// Evictions of one plan.
+const EVICTIONS_MAX: usize = 500;
+
+#[derive(Debug, Default)]
+pub struct TaintEviction;
+
+impl Controller for TaintEviction {
+    fn name(&self) -> &'static str {
+        COMPONENT
+    }
+
+    fn concerns(&mut self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+        let evicts = |name: &str| cluster.nodes.get(name).is_some_and(|node| evicting(node).next().is_some());
+        match &change.new {
+            Some(Object::Node(node)) if evicts(&node.meta.name) => {
+                let same = matches!(&change.old, Some(Object::Node(old)) if old.taints == node.taints);
+                if !same {
+                    add(node.meta.key());
+                }
+            }
+            Some(Object::Pod(pod)) => {
+                if let Some(node) = pod.node.as_ref().filter(|node| evicts(node)) {
+                    add(Key { namespace: "".into(), name: node.clone() });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&mut self, cluster: &Cluster, key: &Key, now: Timestamp) -> Work {
+        match cluster.nodes.get(&key.name) {
+            Some(node) => plan(cluster, node, now),
+            None => Work::default(),
+        }
+    }
+}
+
+fn evicting(node: &Node) -> impl Iterator<Item = &Taint> {
+    node.taints.iter().filter(|taint| &*taint.effect == "NoExecute")
+}
+
+/// When a pod has to leave: None when never.
+pub fn leaves_at(pod: &Pod, node: &Node, now: Timestamp) -> Option<Timestamp> {
+    let mut earliest = None;
+    for taint in evicting(node) {
+        let bearing: Vec<_> = pod.spec.tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
+        if bearing.is_empty() {
+            return Some(now);
+        }
+        // Of several tolerations of a taint the shortest counts; without seconds it is borne for ever.
+        let seconds = bearing.iter().filter_map(|toleration| toleration.toleration_seconds).min();
+        if let Some(seconds) = seconds {
+            let at = taint.time_added.unwrap_or(now) + SignedDuration::from_secs(seconds.max(0));
+            earliest = Some(earliest.map_or(at, |other: Timestamp| other.min(at)));
+        }
+    }
+    earliest
+}
+
+fn plan(cluster: &Cluster, node: &Node, now: Timestamp) -> Work {
+    let mut work = Work::default();
+    let (mut marks, mut deletions) = (Vec::new(), Vec::new());
+    let here = cluster.pods_on(&node.meta.name).filter(|pod| pod.node.is_some() && !pod.meta.is_deleted() && !pod.is_terminal());
+    for pod in here {
+        match leaves_at(pod, node, now) {
+            Some(at) if at > now => work.wake_at = Some(work.wake_at.map_or(at, |other| other.min(at))),
+            Some(_) if deletions.len() < EVICTIONS_MAX => {
+                marks.push(mark(pod, now));
+                deletions.push(Request::delete(PODS, &pod.meta));
+                work.events.push(event(pod));
+            }
+            Some(_) => work.more = true,
+            None => {}
+        }
+    }
+    work.steps = vec![Step { independent: true, ..Step::all_at_once(marks) }, Step { independent: true, ..Step::all_at_once(deletions) }];
+    work
+}
+
+fn mark(pod: &Pod, now: Timestamp) -> Request {
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
+        "message": "Taint manager: deleting due to NoExecute taint",
+        "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    });
+    let patch = json!({"metadata": {"uid": pod.meta.uid}, "status": {"conditions": [condition]}});
+    Request::new(PODS, pod.meta.key(), Verb::Strategic(patch)).on("status")
+}
+
+fn event(pod: &Pod) -> Event {
+    Event {
+        about: Regarding::of(PODS, &pod.meta),
+        is_warning: false,
+        reason: "TaintManagerEviction",
+        message: format!("Marking for deletion Pod {}", pod.meta.key()),
+        action: None,
+        component: COMPONENT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{at, cluster, now};
+    use crate::model::Toleration;
+
+    fn tolerant(seconds: Option<i64>) -> Pod {
+        let mut pod = crate::fixture::pod("p@a", &[]);
+        let toleration = Toleration { key: "k".into(), operator: "Exists".into(), toleration_seconds: seconds, ..Toleration::default() };
+        std::sync::Arc::make_mut(&mut pod.spec).tolerations = vec![toleration];
+        pod
+    }
+
+    fn tainted() -> Node {
+        let mut node = crate::fixture::node("a", &["taint=k:NoExecute"]);
+        node.taints[0].time_added = Some(now());
+        node
+    }
+
+    #[test]
+    fn a_pod_that_does_not_tolerate_the_taint_leaves_at_once() {
+        assert_eq!(leaves_at(&crate::fixture::pod("p@a", &[]), &tainted(), at(3)), Some(at(3)));
+    }
+
+    #[test]
+    fn a_pod_that_bears_the_taint_for_a_while_leaves_then() {
+        assert_eq!(leaves_at(&tolerant(Some(300)), &tainted(), at(3)), Some(at(300)));
+        assert_eq!(leaves_at(&tolerant(None), &tainted(), at(3)), None);
+    }
+
+    #[test]
+    fn evicted_pods_are_marked_before_they_are_deleted() {
+        let cluster = cluster("node a taint=k:NoExecute; pod p@a; pod q@a deleting");
+        let work = TaintEviction.plan(&cluster, &Key::new("", "a"), now());
+        let paths: Vec<String> = work.steps.iter().flat_map(|step| &step.requests).map(Request::path).collect();
+        assert_eq!(paths, ["/api/v1/namespaces/ns/pods/p/status", "/api/v1/namespaces/ns/pods/p"]);
+    }
+}

@@ -1,0 +1,168 @@
+//! The loop around the deciders: one task keeps the picture of the cluster, tells the controllers what changed, plans for the keys
+//! that this concerns, and has the plans performed.
+//!
+//! It contains no rule of the domain. A key is planned only when the picture shows what its last plan wrote; that barrier and the
+//! pauses after failures are `brain::controller::Queue`'s.
+
+use std::time::Duration;
+
+use brain::cluster::{Cluster, Kind};
+use brain::controller::{Controller, Outcome, Queue};
+use brain::model::Key;
+use jiff::Timestamp;
+use kube::Client;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{Id, JoinSet};
+
+use crate::perform::perform;
+use crate::report::Reporter;
+use crate::watch::{Input, follow};
+
+/// Events of watches that wait to be looked at; beyond it the watches wait.
+const INPUTS_MAX: usize = 4096;
+
+/// Looked at in one go before planning.
+const INPUTS_AT_ONCE_MAX: usize = 512;
+
+/// Without any reason to wake the loop looks around this often.
+const IDLE_PERIOD: Duration = Duration::from_secs(60);
+
+/// A controller with what it has to do.
+struct Slot {
+    controller: Box<dyn Controller>,
+    queue: Queue,
+}
+
+struct Engine {
+    client: Client,
+    reporter: Reporter,
+    cluster: Cluster,
+    slots: Vec<Slot>,
+    /// Kinds whose first list is not complete.
+    unlisted: Vec<Kind>,
+    working: JoinSet<Outcome>,
+    /// Whose work a task does.
+    owners: std::collections::HashMap<Id, (usize, Key)>,
+}
+
+/// Runs the controllers until `shutdown` turns true. `kinds` must hold all that their deciders look at.
+pub async fn run(
+    client: Client,
+    kinds: Vec<Kind>,
+    controllers: Vec<Box<dyn Controller>>,
+    host: String,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let (sender, mut inputs) = mpsc::channel(INPUTS_MAX);
+    let mut watches = JoinSet::new();
+    follow(&client, &kinds, &sender, &mut watches);
+    let (reporter, reporting) = Reporter::start(client.clone(), host);
+    watches.spawn(reporting);
+    let slots = controllers.into_iter().map(|controller| Slot { controller, queue: Queue::default() }).collect();
+    let mut engine = Engine {
+        client,
+        reporter,
+        cluster: Cluster::default(),
+        slots,
+        unlisted: kinds,
+        working: JoinSet::new(),
+        owners: std::collections::HashMap::new(),
+    };
+    let mut batch = Vec::with_capacity(INPUTS_AT_ONCE_MAX);
+    loop {
+        let pause = engine.pause();
+        // All arms are cancel-safe: channels, join sets and timers keep what was not taken.
+        tokio::select! {
+            received = inputs.recv_many(&mut batch, INPUTS_AT_ONCE_MAX) => {
+                if received == 0 {
+                    return;
+                }
+                batch.drain(..).for_each(|input| engine.take_in(input));
+            }
+            Some(done) = engine.working.join_next_with_id(), if !engine.working.is_empty() => engine.finish(done),
+            () = tokio::time::sleep(pause) => {}
+            _ = shutdown.wait_for(|&stopping| stopping) => return,
+        }
+        if engine.unlisted.is_empty() {
+            engine.plan();
+        }
+    }
+}
+
+impl Engine {
+    /// How long nothing needs to be done if nothing happens.
+    fn pause(&mut self) -> Duration {
+        let now = Timestamp::now();
+        let next = self.slots.iter_mut().filter_map(|slot| slot.queue.next_wake(now)).min();
+        next.map_or(IDLE_PERIOD, |at| Duration::try_from(at.duration_since(now)).unwrap_or_default().min(IDLE_PERIOD))
+    }
+
+    fn take_in(&mut self, input: Input) {
+        match input {
+            Input::Put(object) => {
+                let change = self.cluster.put(object);
+                self.tell(&change);
+            }
+            Input::Gone { kind, key, revision } => self.remove(kind, &key, revision),
+            Input::ListStarted(kind) => self.cluster.list_started(kind),
+            Input::ListFinished { kind, keys } => {
+                for key in self.cluster.keys(kind).into_iter().filter(|key| !keys.contains(key)) {
+                    self.remove(kind, &key, 0);
+                }
+                self.cluster.list_finished(kind);
+                self.unlisted.retain(|waiting| *waiting != kind);
+            }
+        }
+    }
+
+    fn remove(&mut self, kind: Kind, key: &Key, revision: u64) {
+        if let Some(change) = self.cluster.remove(kind, key, revision) {
+            self.tell(&change);
+        }
+    }
+
+    fn tell(&mut self, change: &brain::cluster::Change) {
+        for Slot { controller, queue } in &mut self.slots {
+            controller.concerns(&self.cluster, change, &mut |key| queue.add(key));
+        }
+    }
+
+    fn finish(&mut self, done: Result<(Id, Outcome), tokio::task::JoinError>) {
+        let (id, outcome) = match done {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::error!(%error, "the work of a controller failed badly; it is planned anew");
+                (error.id(), Outcome { failed: true, ..Outcome::default() })
+            }
+        };
+        let Some((slot, key)) = self.owners.remove(&id) else { return };
+        self.done(slot, key, outcome);
+    }
+
+    fn done(&mut self, slot: usize, key: Key, mut outcome: Outcome) {
+        for written in &mut outcome.written {
+            written.lists_started = self.cluster.progress(written.kind).lists_started;
+        }
+        self.slots[slot].queue.done(key, outcome, Timestamp::now());
+    }
+
+    /// Plans for every key that may be planned, and starts the work.
+    fn plan(&mut self) {
+        for at in 0..self.slots.len() {
+            loop {
+                let now = Timestamp::now();
+                let Slot { controller, queue } = &mut self.slots[at];
+                let Some(key) = queue.take(&self.cluster, now) else { break };
+                let work = controller.plan(&self.cluster, &key, now);
+                if work.is_empty() {
+                    let outcome = Outcome { wake_at: work.wake_at, more: work.more, rest: work.rest, ..Outcome::default() };
+                    self.done(at, key, outcome);
+                    continue;
+                }
+                let performing = perform(self.client.clone(), controller.name(), work, self.reporter.clone());
+                let id = self.working.spawn(performing).id();
+                self.owners.insert(id, (at, key));
+            }
+        }
+    }
+}
