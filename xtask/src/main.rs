@@ -1,10 +1,11 @@
-//! Development tasks: `cargo xtask ci|tidy|fuzz|golden|bench`.
+//! Development tasks: `cargo xtask ci|tidy|fuzz|golden|sim|bench`.
 
 mod bench;
 mod ci;
 mod fuzz;
 mod golden;
 mod server;
+mod sim;
 mod tidy;
 
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ enum Task {
     Fuzz(fuzz::Fuzz),
     /// Compare a server with recorded answers of Kubernetes.
     Golden(golden::Golden),
+    /// Run the deterministic cluster with faults.
+    Sim(sim::Sim),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Golden(golden) => golden.run(),
+        Task::Sim(sim) => sim.run(),
         Task::Bench(bench) => bench.run(),
     };
     match result {

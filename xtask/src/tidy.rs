@@ -15,12 +15,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("controllers", &["brain", "kinds"]),
     ("agent", &["brain", "kinds"]),
     ("everynode", &["agent", "apiserver", "brain", "controllers", "kinds", "store"]),
-    ("xtask", &["kinds"]),
+    ("sim", &["brain"]),
+    ("xtask", &["kinds", "sim"]),
 ];
 
 /// What the pure crates must not know: I/O, time, randomness, logging.
 const IMPURE: &[&str] = &["tokio", "hyper", "kube", "rand", "uuid", "tracing", "redb"];
-const PURE: &[&str] = &["kinds", "brain"];
+const PURE: &[&str] = &["kinds", "brain", "sim"];
 const IMPURE_TEXTS: &[&str] = &["SystemTime::now", "Instant::now", "Timestamp::now", "std::fs", "TcpStream", "UdpSocket", "std::env"];
 
 /// Files below this length need no introduction.

@@ -101,3 +101,26 @@ async fn both_event_groups_show_the_same_objects() {
     let (code, new) = send(&server, Method::GET, "/apis/events.k8s.io/v1/namespaces/default/events/e", Full::default()).await;
     assert_eq!((code, &new["regarding"]["name"], &new["note"]), (200, &json!("p"), &json!("m")));
 }
+
+/// The store keeps a single change for its watchers, so that a burst of writes leaves the cache behind for certain.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_that_fell_behind_the_store_is_loaded_anew() {
+    let store = Arc::new(store::mem::open_with(store::WindowLimits { events_max: 1, bytes_max: 1 }));
+    let registry = Arc::new(Registry::new(store, Settings { service_account_admission: false }).unwrap());
+    crate::bootstrap::run(&registry).await.unwrap();
+    let rng = ring::rand::SystemRandom::new();
+    let key = ring::signature::EcdsaKeyPair::generate_pkcs8(&ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING, &rng).unwrap();
+    let tokens = Arc::new(TokenKey::from_pkcs8(key.as_ref()).unwrap());
+    let server = ApiServer::new(registry, Authenticator { tokens }, watch::channel(false).1);
+    let mut writers = tokio::task::JoinSet::new();
+    for number in 0..200 {
+        let server = server.clone();
+        writers.spawn(async move {
+            let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("m{number}")}});
+            send(&server, Method::POST, "/api/v1/namespaces/default/configmaps", full(&map)).await.0
+        });
+    }
+    assert!(writers.join_all().await.iter().all(|code| *code == 201));
+    let (code, list) = send(&server, Method::GET, "/api/v1/namespaces/default/configmaps", Full::default()).await;
+    assert_eq!((code, list["items"].as_array().map(Vec::len)), (200, Some(200)));
+}

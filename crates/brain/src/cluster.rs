@@ -223,9 +223,15 @@ impl Cluster {
                 (old.map(Object::EndpointSlice), Object::EndpointSlice(slice))
             }
             Object::Endpoints(object) => (self.endpoints.insert(key, object.clone()).map(Object::Endpoints), Object::Endpoints(object)),
-            Object::ResourceQuota(object) => (self.quotas.insert(key, object.clone()).map(Object::ResourceQuota), Object::ResourceQuota(object)),
-            Object::ClusterRole(object) => (self.cluster_roles.insert(name, object.clone()).map(Object::ClusterRole), Object::ClusterRole(object)),
-            Object::RootCertificate(object) => (self.root_certificates.insert(key, object.clone()).map(Object::RootCertificate), Object::RootCertificate(object)),
+            Object::ResourceQuota(object) => {
+                (self.quotas.insert(key, object.clone()).map(Object::ResourceQuota), Object::ResourceQuota(object))
+            }
+            Object::ClusterRole(object) => {
+                (self.cluster_roles.insert(name, object.clone()).map(Object::ClusterRole), Object::ClusterRole(object))
+            }
+            Object::RootCertificate(object) => {
+                (self.root_certificates.insert(key, object.clone()).map(Object::RootCertificate), Object::RootCertificate(object))
+            }
             Object::Other(resource, meta) => {
                 let old = self.others.entry(resource).or_default().insert(key, meta.clone());
                 (old.map(|old| Object::Other(resource, old)), Object::Other(resource, meta))

@@ -340,11 +340,11 @@ impl World {
 /// Nodes whose pods one plan replaces are one wave.
 fn note_wave(forecast: &mut Forecast, plan: &daemonset::Plan) {
     let replaced = plan.actions.iter().filter_map(|action| match action {
-        daemonset::Action::Delete { node: Some(node), because, .. }
-            if matches!(because, Because::Outdated | Because::OutdatedAndUnavailable | Because::Surged) =>
-        {
-            Some(node.to_string())
-        }
+        daemonset::Action::Delete {
+            node: Some(node),
+            because: Because::Outdated | Because::OutdatedAndUnavailable | Because::Surged,
+            ..
+        } => Some(node.to_string()),
         _ => None,
     });
     let wave: Vec<String> = replaced.collect();

@@ -59,20 +59,16 @@ impl Controller for NodeLifecycle {
     }
 
     fn concerns(&mut self, _cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
-        match (&change.old, &change.new) {
-            (old, Some(Object::Node(node))) => {
-                // The pass runs by itself once it has begun.
-                if self.seen.is_empty() {
-                    add(Key::new(MONITOR, ""));
-                }
-                let same_taints = |old: &Node| {
-                    old.taints == node.taints && old.conditions_text() == node.conditions_text() && old.unschedulable == node.unschedulable
-                };
-                if !matches!(old, Some(Object::Node(old)) if same_taints(old)) {
-                    add(node.meta.key());
-                }
-            }
-            _ => {}
+        let Some(Object::Node(node)) = &change.new else { return };
+        // The pass runs by itself once it has begun.
+        if self.seen.is_empty() {
+            add(Key::new(MONITOR, ""));
+        }
+        let same_taints = |old: &Node| {
+            old.taints == node.taints && old.conditions_text() == node.conditions_text() && old.unschedulable == node.unschedulable
+        };
+        if !matches!(&change.old, Some(Object::Node(old)) if same_taints(old)) {
+            add(node.meta.key());
         }
     }
 

@@ -46,10 +46,8 @@ impl Controller for PodGc {
         let node_key = |name: &Arc<str>| Key { namespace: "".into(), name: name.clone() };
         match (&change.old, &change.new) {
             (Some(Object::Node(node)), None) => add(node_key(&node.meta.name)),
-            (_, Some(Object::Node(node))) => {
-                if self.missing.remove(&node.meta.name).is_some() || is_out_of_service(node) {
-                    add(node_key(&node.meta.name));
-                }
+            (_, Some(Object::Node(node))) if self.missing.remove(&node.meta.name).is_some() || is_out_of_service(node) => {
+                add(node_key(&node.meta.name));
             }
             (_, Some(Object::Pod(pod))) => match &pod.node {
                 None if pod.meta.is_deleted() => add(Key::default()),

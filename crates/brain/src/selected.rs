@@ -16,11 +16,14 @@ pub struct Selectors {
     namespaces: BTreeMap<Arc<str>, InNamespace>,
 }
 
+/// Names, by the value of a label.
+type ByValue = BTreeMap<Box<str>, BTreeSet<Arc<str>>>;
+
 #[derive(Debug, Default)]
 struct InNamespace {
     selectors: BTreeMap<Arc<str>, Selector>,
     /// Names of those that want a label to have one of some values, by label and value.
-    by_label: BTreeMap<Box<str>, BTreeMap<Box<str>, BTreeSet<Arc<str>>>>,
+    by_label: BTreeMap<Box<str>, ByValue>,
     others: BTreeSet<Arc<str>>,
 }
 
@@ -85,7 +88,8 @@ impl InNamespace {
 }
 
 fn indexed_by(selector: &Selector) -> Option<&Requirement> {
-    let wants_values = |requirement: &&Requirement| matches!(requirement.operator, Operator::In | Operator::Equals | Operator::DoubleEquals);
+    let wants_values =
+        |requirement: &&Requirement| matches!(requirement.operator, Operator::In | Operator::Equals | Operator::DoubleEquals);
     selector.requirements().iter().find(wants_values)
 }
 

@@ -293,7 +293,9 @@ mod tests {
     #[test]
     fn names_count_kinds_that_are_served() {
         let known = |name: &str| counted(name).is_some();
-        assert!(known("count/daemonsets.apps") && known("persistentvolumeclaims") && known("gold.storageclass.storage.k8s.io/requests.storage"));
+        assert!(
+            known("count/daemonsets.apps") && known("persistentvolumeclaims") && known("gold.storageclass.storage.k8s.io/requests.storage")
+        );
         assert!(!known("count/widgets.example.com") && !known("count/nodes") && !known("limits.example.com/gpu"));
     }
 

@@ -26,8 +26,9 @@ pub struct WindowLimits {
 /// A rollout over 10,000 nodes makes some 60,000 changes within a few seconds. A watch that was cut for about a second
 /// of that resumes; for one that is further behind, a list costs less than the replay.
 const WINDOW_EVENTS_MAX: usize = 32_768;
-/// An idle server is to stay under 40 MB; this is reached only under load.
-const WINDOW_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Who watches a store directly is the API server's cache, milliseconds behind, and loads everything anew if it is ever further; what
+/// clients resume in is that cache's own window.
+const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 impl Default for WindowLimits {
     fn default() -> WindowLimits {

@@ -5,7 +5,7 @@
 //! `sim.everynode.dev/ready`           `false`: runs but never becomes ready;
 //! `sim.everynode.dev/fail`            a reason such as `ImagePullBackOff`: never runs;
 //! `sim.everynode.dev/phase`           `Failed` or `Succeeded`: ends so instead of running.
-//! An image whose name contains `does-not-exist` cannot be pulled.
+//! An image whose name contains `does-not-exist` or `non-existent` cannot be pulled.
 
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ const START_DELAY: &str = "sim.everynode.dev/start-delay-ms";
 const READY: &str = "sim.everynode.dev/ready";
 const FAIL: &str = "sim.everynode.dev/fail";
 const PHASE: &str = "sim.everynode.dev/phase";
+
+/// What the names of images contain that no registry has.
+const MISSING: [&str; 2] = ["does-not-exist", "non-existent"];
 
 /// Delays are bounded, so that a slip of the pen does not park a pod for ever.
 const START_DELAY_MS_MAX: u64 = 24 * 3600 * 1000;
@@ -65,7 +68,9 @@ fn running(pod: &SimulatedPod) -> Running {
         (Some("Failed"), _) => Running::Ended("Failed"),
         (Some("Succeeded"), _) => Running::Ended("Succeeded"),
         (_, Some(reason)) => Running::Waits(reason.to_owned()),
-        _ if images(pod).any(|image| image.contains("does-not-exist")) => Running::Waits("ImagePullBackOff".to_owned()),
+        _ if images(pod).any(|image| MISSING.iter().any(|missing| image.contains(missing))) => {
+            Running::Waits("ImagePullBackOff".to_owned())
+        }
         _ => Running::Runs,
     }
 }

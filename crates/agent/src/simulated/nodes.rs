@@ -161,7 +161,11 @@ async fn renew(client: &Client, name: &str, period: Duration) -> Result<(), kube
     let now = Timestamp::now();
     let renewal = serde_json::json!({"spec": {"renewTime": objects::micro_time(now)}});
     match send(client, "PATCH", &format!("{LEASES}/{name}"), MERGE, &renewal).await {
-        Err(error) if is_overtaken(&error) => send(client, "POST", LEASES, JSON, &objects::lease(name, period, now)).await,
+        Err(error) if is_overtaken(&error) => match send(client, "POST", LEASES, JSON, &objects::lease(name, period, now)).await {
+            // Made meanwhile by the registration.
+            Err(error) if is_overtaken(&error) => Ok(()),
+            result => result,
+        },
         result => result,
     }
 }

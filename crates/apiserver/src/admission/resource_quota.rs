@@ -118,7 +118,6 @@ fn missing_in(resource: &str, pod: &Value) -> Option<String> {
         _ => return None,
     };
     let containers = ["initContainers", "containers"].iter().flat_map(|list| pod["spec"][list].as_array().into_iter().flatten());
-    let silent: BTreeSet<&str> =
-        containers.filter(|c| c["resources"][which][plain].is_null()).filter_map(|c| c["name"].as_str()).collect();
+    let silent: BTreeSet<&str> = containers.filter(|c| c["resources"][which][plain].is_null()).filter_map(|c| c["name"].as_str()).collect();
     (!silent.is_empty()).then(|| format!("{resource} for: {}", silent.into_iter().collect::<Vec<_>>().join(",")))
 }

@@ -18,7 +18,10 @@ fn controllers() -> Vec<(&'static str, Vec<Value>)> {
     let report = || events(&["create", "patch", "update"]);
     let keep = &["create", "delete", "get", "list", "update", "watch"];
     vec![
-        ("clusterrole-aggregation-controller", vec![rule(RBAC, &["clusterroles"], &["escalate", "get", "list", "patch", "update", "watch"])]),
+        (
+            "clusterrole-aggregation-controller",
+            vec![rule(RBAC, &["clusterroles"], &["escalate", "get", "list", "patch", "update", "watch"])],
+        ),
         ("daemon-set-controller", daemon_set_rules()),
         (
             "disruption-controller",

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use kinds::table::{KINDS, Kind};
-use store::{Backend, Batch, Change, Revision, StoreError, WatchError};
+use store::{Backend, Batch, Change, Entry, Revision, StoreError, WatchError};
 use tokio::sync::{Notify, watch};
 
 use super::object::Object;
@@ -239,6 +239,13 @@ impl KindCache {
         wake.revision = revision;
     }
 
+    /// Wakes every watcher of the kind.
+    fn wake_all(&self, revision: u64) {
+        self.changed.send_replace(revision);
+        let by_node = self.by_node.lock().unwrap_or_else(PoisonError::into_inner);
+        by_node.values().filter_map(std::sync::Weak::upgrade).for_each(|notify| notify.notify_waiters());
+    }
+
     fn signal(&self, wake: Wake) {
         self.changed.send_replace(wake.revision);
         wake.nodes.iter().for_each(|notify| notify.notify_waiters());
@@ -295,18 +302,15 @@ pub struct Caches {
 impl Caches {
     /// Loads everything from the store and returns with the caches complete; a thread follows from there until the store closes.
     pub fn start(store: Arc<dyn Backend>) -> Result<Arc<Caches>, StoreError> {
-        let page = store.range(b"", None, None)?;
-        let revision = page.revision.0;
         let mut by_storage = HashMap::new();
         for kind in KINDS.iter().filter(|k| k.is_stored()) {
-            by_storage.entry(kind.storage).or_insert_with(|| (kind, KindCache::new(revision)));
+            by_storage.entry(kind.storage).or_insert_with(|| (kind, KindCache::new(0)));
         }
-        let caches = Arc::new(Caches { by_storage, applied: AtomicU64::new(revision), progress: watch::channel(revision).0 });
-        for (key, entry) in page.entries {
-            caches.load(&key, entry.value, entry.modified.0);
-        }
-        let mut feed = store.watch(b"", page.revision).map_err(|_| StoreError::Closed)?;
+        let caches = Arc::new(Caches { by_storage, applied: AtomicU64::new(0), progress: watch::channel(0).0 });
+        let mut feed = caches.reload(&*store)?;
         let follower = Arc::downgrade(&caches);
+        // Not the store itself: the thread ends when that is dropped.
+        let source = Arc::downgrade(&store);
         std::thread::Builder::new()
             .name("watch-cache".to_owned())
             .spawn(move || {
@@ -318,14 +322,55 @@ impl Caches {
                         Ok(()) => {}
                         Err(WatchError::Failed(StoreError::Closed)) => return,
                         Err(error) => {
-                            tracing::error!(%error, "the watch cache lost the store's events and stops");
-                            return;
+                            tracing::warn!(%error, "the watch cache fell behind the store and is loaded anew");
+                            match source.upgrade().map(|store| caches.reload(&*store)) {
+                                Some(Ok(next)) => feed = next,
+                                Some(Err(error)) => {
+                                    tracing::error!(%error, "the watch cache lost the store's events and stops");
+                                    return;
+                                }
+                                None => return,
+                            }
                         }
                     }
                 }
             })
             .expect("a thread can be started at start-up");
         Ok(caches)
+    }
+
+    /// Takes everything from the store again. Watchers lose their place, and list anew as after any expired revision.
+    fn reload(&self, store: &dyn Backend) -> Result<store::Watch, StoreError> {
+        loop {
+            let page = store.range(b"", None, None)?;
+            let revision = page.revision;
+            // Followed first: what comes while the objects are read is not to be lost once more.
+            match store.watch(b"", revision) {
+                Ok(feed) => {
+                    self.replace(page.entries, revision.0);
+                    return Ok(feed);
+                }
+                Err(WatchError::Compacted { .. }) => {}
+                Err(_) => return Err(StoreError::Closed),
+            }
+        }
+    }
+
+    fn replace(&self, entries: Vec<(Bytes, Entry)>, revision: u64) {
+        let mut fresh: HashMap<&'static str, BTreeMap<String, Arc<Object>>> = HashMap::new();
+        for (key, entry) in entries {
+            let Some((kind, _, local)) = self.locate(&key) else { continue };
+            let object = Arc::new(Object::parse(kind, entry.value, entry.modified.0));
+            fresh.entry(kind.storage).or_default().insert(local, object);
+        }
+        for (storage, (_, cache)) in &self.by_storage {
+            let objects = fresh.remove(storage).unwrap_or_default();
+            let state = State { objects, complete_after: revision, revision, ..State::default() };
+            *cache.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+            cache.wake_all(revision);
+        }
+        self.applied.store(revision, Ordering::Release);
+        self.progress.send_replace(revision);
     }
 
     /// The cache of a kind that is stored.
@@ -346,12 +391,6 @@ impl Caches {
         let mut progress = self.progress.subscribe();
         // An error means that the sender is gone, with the caches themselves.
         let _ = progress.wait_for(|&applied| applied >= revision).await;
-    }
-
-    fn load(&self, key: &[u8], value: Bytes, revision: u64) {
-        let Some((kind, cache, local)) = self.locate(key) else { return };
-        let object = Arc::new(Object::parse(kind, value, revision));
-        cache.state.write().unwrap_or_else(PoisonError::into_inner).objects.insert(local, object);
     }
 
     fn locate(&self, key: &[u8]) -> Option<(&'static Kind, &KindCache, String)> {

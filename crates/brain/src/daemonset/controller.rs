@@ -54,12 +54,9 @@ impl Controller for DaemonSetController {
     fn concerns(&mut self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
         match (&change.old, &change.new) {
             (Some(Object::DaemonSet(old)), None) => drop(self.memories.remove(&old.meta.uid)),
-            (old, Some(Object::DaemonSet(set))) => {
-                // The set's own status comes back as a change.
-                if !matches!(old, Some(Object::DaemonSet(old)) if is_only_status(old, set)) {
-                    add(set.meta.key());
-                }
-            }
+            // The set's own status comes back as a change.
+            (Some(Object::DaemonSet(old)), Some(Object::DaemonSet(set))) if is_only_status(old, set) => {}
+            (_, Some(Object::DaemonSet(set))) => add(set.meta.key()),
             (Some(Object::Node(old)), Some(Object::Node(new))) => concerned_by_node(cluster, Some(old), Some(new), add),
             (None, Some(Object::Node(new))) => concerned_by_node(cluster, None, Some(new), add),
             (Some(Object::Node(old)), None) => concerned_by_node(cluster, Some(old), None, add),

@@ -331,3 +331,6 @@ mod checker;
 
 #[cfg(test)]
 mod upstream;
+
+#[cfg(test)]
+mod bugs;

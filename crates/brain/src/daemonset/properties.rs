@@ -46,24 +46,34 @@ fn set() -> impl Strategy<Value = SetCase> {
         Just(Update::OnDelete),
     ];
     (update, prop::bool::ANY, prop::bool::ANY, prop::bool::weighted(0.3), prop::bool::weighted(0.05)).prop_map(
-        |(update, selects, tolerates, patient, deleting)| SetCase { update, selects, tolerates, min_ready: if patient { 30 } else { 0 }, deleting },
+        |(update, selects, tolerates, patient, deleting)| SetCase {
+            update,
+            selects,
+            tolerates,
+            min_ready: if patient { 30 } else { 0 },
+            deleting,
+        },
     )
 }
 
 fn case() -> impl Strategy<Value = judge::Case> {
-    (prop::collection::vec(node(), 0..=6), prop::collection::vec(pod(), 0..=8), set())
-        .prop_map(|(nodes, pods, set)| judge::Case { nodes, pods, set })
+    (prop::collection::vec(node(), 0..=6), prop::collection::vec(pod(), 0..=8), set()).prop_map(|(nodes, pods, set)| judge::Case {
+        nodes,
+        pods,
+        set,
+    })
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn plans_are_determined_bounded_and_just(case in case()) {
         let stage = Stage::new(&case.text());
         let made = stage.plan();
         prop_assert_eq!(&made, &stage.plan());
-        prop_assert!(made.actions.len() <= case.nodes.len() * 2 + case.pods.len());
+        // A pod may be adopted and deleted.
+        prop_assert!(made.actions.len() <= case.nodes.len() + case.pods.len() * 2);
         if let Err(wrong) = judge::plan(&case, &made) {
             prop_assert!(false, "{wrong}\n{}\n{:#?}", case.text(), made.actions);
         }
@@ -117,7 +127,12 @@ fn comes_to_rest(case: &judge::Case) -> Result<(), String> {
         stage.wait(if plan.wake_at.is_some() { 1000 } else { 1 });
     }
     let last = stage.plan();
-    if !last.actions.is_empty() || last.wake_at.is_some() || last.more || last.history != stage.plan().history || !last.history.before.is_empty() {
+    if !last.actions.is_empty()
+        || last.wake_at.is_some()
+        || last.more
+        || last.history != stage.plan().history
+        || !last.history.before.is_empty()
+    {
         return Err(format!("no rest after {rounds} rounds: {last:#?}"));
     }
     if stage.set().status != last.status {
@@ -163,7 +178,14 @@ fn all_pods(pods: &[PodCase], set: &SetCase, nodes: &[NodeCase]) -> usize {
     choices.extend((0..pods.len()).map(|one| vec![one]));
     choices.extend((0..pods.len()).flat_map(|one| (one..pods.len()).map(move |two| vec![one, two])));
     for choice in choices {
-        stage.cluster.pods.keys().cloned().collect::<Vec<_>>().iter().for_each(|key| drop(stage.cluster.remove(crate::cluster::Kind::Pod, key, 0)));
+        stage
+            .cluster
+            .pods
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+            .iter()
+            .for_each(|key| drop(stage.cluster.remove(crate::cluster::Kind::Pod, key, 0)));
         for (at, one) in choice.iter().enumerate() {
             stage.cluster.put(crate::cluster::Object::Pod(objects[*one][at].clone()));
         }

@@ -66,7 +66,8 @@ struct Surveyed<'a> {
 fn survey<'a>(context: &'a Context<'a>, doomed: &BTreeSet<Arc<str>>) -> Vec<Surveyed<'a>> {
     let mut surveyed = Vec::with_capacity(context.sites.len());
     for (at, site) in context.sites.iter().enumerate().filter(|(_, site)| site.is_wanted() || !site.pods.is_empty()) {
-        let mut node = Surveyed { site: at, wanted: site.is_wanted(), ready: site.is_ready(), crowded: false, new: None, old: None, doomed: None };
+        let mut node =
+            Surveyed { site: at, wanted: site.is_wanted(), ready: site.is_ready(), crowded: false, new: None, old: None, doomed: None };
         for pod in site.live_pods() {
             let slot = match (doomed.contains(&pod.meta.uid), context.is_updated(pod)) {
                 (true, _) => &mut node.doomed,
@@ -145,14 +146,9 @@ fn plan_surge(context: &Context<'_>, plan: &mut Plan, nodes: &[Surveyed<'_>], bu
     let mut starting = 0;
     let (mut candidates, mut broken, mut sunset) = (Vec::new(), Vec::new(), Vec::new());
     for node in nodes {
-        if let (Some(doomed), Some(successor)) = (node.doomed, node.new.or(node.old)) {
+        if let (Some(doomed), Some(other)) = (node.doomed, node.new.or(node.old)) {
             budget.surging += 1;
-            plan.memory.doomed.insert(doomed.meta.uid.clone());
-            if !doomed.is_ready() && !context.is_updated(doomed) {
-                replace(plan, node, doomed, Because::OutdatedAndUnavailable);
-            } else if context.is_available(successor) {
-                replace(plan, node, doomed, Because::Surged);
-            }
+            plan_doomed(context, plan, node, doomed, other);
             continue;
         }
         starting += usize::from(node.wanted && node.ready && node.new.is_some_and(|new| !context.is_available(new)));
@@ -160,7 +156,7 @@ fn plan_surge(context: &Context<'_>, plan: &mut Plan, nodes: &[Surveyed<'_>], bu
             (true, ..) => budget.surging += 1,
             (false, _, None) => {}
             (false, None, Some(old)) if !node.wanted && !context.is_available(old) => {
-                replace(plan, node, old, Because::OutdatedAndUnavailable)
+                replace(plan, node, old, Because::OutdatedAndUnavailable);
             }
             (false, None, Some(old)) if !node.wanted => sunset.push((node, old)),
             (false, None, Some(old)) if context.is_available(old) => candidates.push(node),
@@ -169,7 +165,9 @@ fn plan_surge(context: &Context<'_>, plan: &mut Plan, nodes: &[Surveyed<'_>], bu
             (false, Some(_), Some(_)) => budget.surging += 1,
         }
     }
-    budget.unavailable = budget.desired.saturating_sub(available);
+    let lacks = |node: &&Surveyed<'_>| node.wanted && ![node.new, node.old].into_iter().flatten().any(|pod| context.is_available(pod));
+    budget.unavailable = nodes.iter().filter(lacks).count();
+    budget.unavailable_on_dead_nodes = nodes.iter().filter(lacks).filter(|node| !node.ready).count();
     for (node, old) in sunset.into_iter().take(available.saturating_sub(budget.desired)) {
         replace(plan, node, old, Because::Outdated);
     }
@@ -187,6 +185,21 @@ fn plan_surge(context: &Context<'_>, plan: &mut Plan, nodes: &[Surveyed<'_>], bu
     let remaining = budget.max_surge.saturating_sub(budget.surging);
     for node in candidates.into_iter().take(remaining) {
         surge_onto(context, plan, node, budget);
+    }
+}
+
+/// With surge, of two pods one that may be gone already: it is not counted on, and goes when the other is available. What no longer helps
+/// goes as it would anyway.
+fn plan_doomed(context: &Context<'_>, plan: &mut Plan, node: &Surveyed<'_>, doomed: &Pod, other: &Pod) {
+    plan.memory.doomed.insert(doomed.meta.uid.clone());
+    if context.is_available(other) {
+        replace(plan, node, doomed, Because::Surged);
+    } else if !doomed.is_ready() && !context.is_updated(doomed) {
+        replace(plan, node, doomed, Because::OutdatedAndUnavailable);
+    } else if !other.is_ready() && !context.is_updated(other) {
+        replace(plan, node, other, Because::OutdatedAndUnavailable);
+    } else if !node.wanted && other.node.is_none() {
+        plan.delete(other, Because::Duplicate);
     }
 }
 

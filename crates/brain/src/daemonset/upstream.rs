@@ -75,11 +75,7 @@ fn resources_and_ports_are_not_the_sets_matter() {
 
 #[test]
 fn nodes_have_one_pod_of_the_set_and_pods_that_are_not_selected_do_not_count() {
-    let text = nodes(0..5, "")
-        + &pods("n1", 1, "")
-        + &pods("n2", 2, "")
-        + &pods("n3", 5, "")
-        + &pods("n4", 2, "label=other");
+    let text = nodes(0..5, "") + &pods("n1", 1, "") + &pods("n2", 2, "") + &pods("n3", 5, "") + &pods("n4", 2, "label=other");
     syncs(&(text.clone() + "ds web STRATEGY"), (2, 5));
     let surge = Stage::new(&(text + "ds web maxUnavailable=0 maxSurge=1")).plan();
     assert_eq!(counts(&surge), (2, 5));
@@ -94,8 +90,14 @@ fn a_node_selector_chooses_nodes_and_clears_the_others() {
     let ten = nodes(0..5, "") + &nodes(5..10, "label=color=blue");
     let unselected = pods("n0", 2, "label=other") + &pods("n1", 3, "") + &pods("n1", 1, "label=other") + &pods("n4", 1, "");
     syncs(&(ten.clone() + &unselected + "ds web STRATEGY select=color=blue"), (5, 4));
-    let existing = pods("n0", 1, "") + &pods("n1", 3, "") + &pods("n1", 2, "label=other") + &pods("n2", 4, "")
-        + &pods("n6", 13, "") + &pods("n7", 4, "label=other") + &pods("n9", 1, "") + &pods("n9", 1, "label=other");
+    let existing = pods("n0", 1, "")
+        + &pods("n1", 3, "")
+        + &pods("n1", 2, "label=other")
+        + &pods("n2", 4, "")
+        + &pods("n6", 13, "")
+        + &pods("n7", 4, "label=other")
+        + &pods("n9", 1, "")
+        + &pods("n9", 1, "label=other");
     syncs(&(ten + &existing + "ds web STRATEGY select=color=blue"), (3, 20));
 }
 

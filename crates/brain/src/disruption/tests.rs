@@ -66,24 +66,36 @@ fn what_is_going_away_is_not_healthy() {
 #[test]
 fn daemon_sets_have_no_scale_so_that_shares_cannot_be_computed() {
     for spec in [json!({"maxUnavailable": 1}), json!({"minAvailable": "50%"})] {
-        check("ds web; pod p@a ready", spec, expect![[r#"
+        check(
+            "ds web; pod p@a ready",
+            spec,
+            expect![[r#"
             null/null of null, 0 allowed: SyncFailed daemonsets.apps does not implement the scale subresource
-            CalculateExpectedPodCountFailed: Failed to calculate the number of expected pods: daemonsets.apps does not implement the scale subresource"#]]);
+            CalculateExpectedPodCountFailed: Failed to calculate the number of expected pods: daemonsets.apps does not implement the scale subresource"#]],
+        );
     }
 }
 
 #[test]
 fn pods_without_a_controller_are_unmanaged() {
-    check("pod p@a ready orphan", json!({"maxUnavailable": 1}), expect![[r#"
+    check(
+        "pod p@a ready orphan",
+        json!({"maxUnavailable": 1}),
+        expect![[r#"
         1/0 of 0, 0 allowed: InsufficientPods 
-        UnmanagedPods: Pods selected by this PodDisruptionBudget (selector: &LabelSelector{MatchLabels:map[string]string{app: web,},MatchExpressions:[]LabelSelectorRequirement{},}) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set ".spec.minAvailable" field of the PDB to an integer value."#]]);
+        UnmanagedPods: Pods selected by this PodDisruptionBudget (selector: &LabelSelector{MatchLabels:map[string]string{app: web,},MatchExpressions:[]LabelSelectorRequirement{},}) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set ".spec.minAvailable" field of the PDB to an integer value."#]],
+    );
 }
 
 #[test]
 fn a_budget_without_pods_allows_nothing() {
-    check("node a", json!({"minAvailable": 0}), expect![[r#"
+    check(
+        "node a",
+        json!({"minAvailable": 0}),
+        expect![[r#"
         0/0 of 0, 0 allowed: InsufficientPods 
-        NoPods: No matching pods found"#]]);
+        NoPods: No matching pods found"#]],
+    );
 }
 
 #[test]

@@ -39,14 +39,13 @@ impl Followed {
                 self.times.remove(&service.meta.key());
                 add(service.meta.key());
             }
-            (Some(Object::Pod(old)), Some(Object::Pod(new))) => {
-                if differ(old, new) {
-                    self.add_services(new, add);
-                    if old.meta.labels != new.meta.labels {
-                        self.add_services(old, add);
-                    }
+            (Some(Object::Pod(old)), Some(Object::Pod(new))) if differ(old, new) => {
+                self.add_services(new, add);
+                if old.meta.labels != new.meta.labels {
+                    self.add_services(old, add);
                 }
             }
+            (Some(Object::Pod(_)), Some(Object::Pod(_))) => {}
             (None, Some(Object::Pod(pod))) | (Some(Object::Pod(pod)), None) if has_endpoints(pod) => self.add_services(pod, add),
             _ => {}
         }

@@ -39,7 +39,11 @@ struct Identity {
 
 /// Plans from the Service's own slices (`owned`), others that carry its name (`foreign`), and the endpoints that should be, each with
 /// its ports.
-pub fn reconcile<'a>(owned: &[&'a EndpointSlice], foreign: &[&'a EndpointSlice], desired: Vec<(Vec<EndpointPort>, Endpoint)>) -> Slices<'a> {
+pub fn reconcile<'a>(
+    owned: &[&'a EndpointSlice],
+    foreign: &[&'a EndpointSlice],
+    desired: Vec<(Vec<EndpointPort>, Endpoint)>,
+) -> Slices<'a> {
     let mut groups: BTreeMap<Vec<EndpointPort>, Group<'a>> = BTreeMap::new();
     for slice in owned {
         groups.entry(sorted(&slice.ports)).or_default().existing.push(slice);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use expect_test::{Expect, expect};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::legacy::EndpointsController;
@@ -149,7 +150,8 @@ fn slice_text(slice: &Value) -> String {
 }
 
 fn endpoints_text(endpoints: &Value) -> String {
-    let address = |address: &Value| format!("{}/{}", address["ip"].as_str().unwrap_or("-"), address["targetRef"]["name"].as_str().unwrap_or("-"));
+    let address =
+        |address: &Value| format!("{}/{}", address["ip"].as_str().unwrap_or("-"), address["targetRef"]["name"].as_str().unwrap_or("-"));
     let list = |list: &Value| items(list).map(address).collect::<Vec<_>>().join(",");
     let subset = |subset: &Value| {
         format!("ready={} not={} [{}]", list(&subset["addresses"]), list(&subset["notReadyAddresses"]), ports_text(&subset["ports"]))
@@ -426,7 +428,11 @@ fn endpoints_hold_a_thousand_addresses() {
     let counts = |world: &World| {
         let (_, endpoints) = world.server.list(ENDPOINTS).next().expect("Endpoints");
         let count = |field: &str| endpoints["subsets"][0][field].as_array().map_or(0, Vec::len);
-        (count("addresses"), count("notReadyAddresses"), endpoints["metadata"]["annotations"]["endpoints.kubernetes.io/over-capacity"].clone())
+        (
+            count("addresses"),
+            count("notReadyAddresses"),
+            endpoints["metadata"]["annotations"]["endpoints.kubernetes.io/over-capacity"].clone(),
+        )
     };
     world.sync_endpoints();
     assert!(world.sync_endpoints().is_empty());
@@ -510,4 +516,58 @@ fn a_slice_that_somebody_changed_is_put_right() {
     world.check_slices(expect![[r#"
         IPv4 [:8080]
           ["10.0.0.1"] a ready serving nodeName=n2"#]]);
+}
+
+#[test]
+fn controllers_that_start_anew_have_nothing_to_do() {
+    let mut world = World::new(json!({}));
+    world.pods("a@n1 10.0.0.1 ready; b@n2 10.0.0.2");
+    world.sync_slices();
+    world.sync_endpoints();
+    (world.slices, world.endpoints) = (EndpointSliceController::default(), EndpointsController::default());
+    assert!(world.sync_slices().is_empty() && world.sync_endpoints().is_empty());
+}
+
+/// What happens to pods `from..from + count`: they come with one of two ports, ready or not, or they go.
+#[derive(Debug, Clone)]
+struct Happening {
+    from: u16,
+    count: u16,
+    what: u8,
+}
+
+fn happenings() -> impl Strategy<Value = Vec<Happening>> {
+    let happening = (0u16..300, 1u16..150, 0u8..5).prop_map(|(from, count, what)| Happening { from, count, what });
+    proptest::collection::vec(happening, 1..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Whatever happens to pods: each is in one slice, no slice is too large, and nothing is left to do.
+    #[test]
+    fn every_pod_is_in_one_slice(happenings in happenings()) {
+        let mut world = World::new(json!({"ports": [{"protocol": "TCP", "port": 80, "targetPort": "web"}]}));
+        for Happening { from, count, what } in happenings {
+            for number in from..from + count {
+                let words = ["", " ready", " port=web:80", " ready port=web:80"];
+                match words.get(usize::from(what)) {
+                    Some(words) => world.pod(&format!("p{number}@n1 10.0.{}.{}{words}", number / 200, number % 200)),
+                    None => world.remove_pod(&format!("p{number}")),
+                }
+            }
+            world.sync_slices();
+            prop_assert!(world.sync_slices().is_empty());
+            let mut listed: Vec<String> = Vec::new();
+            for (_, slice) in world.server.list(ENDPOINT_SLICES) {
+                let names: Vec<String> = items(&slice["endpoints"]).map(|endpoint| endpoint["targetRef"]["name"].to_string()).collect();
+                prop_assert!(names.len() <= reconcile::ENDPOINTS_MAX);
+                listed.extend(names);
+            }
+            listed.sort();
+            let mut pods: Vec<String> = world.server.list(PODS).map(|(key, _)| format!("{:?}", &*key.name)).collect();
+            pods.sort();
+            prop_assert_eq!(listed, pods);
+        }
+    }
 }

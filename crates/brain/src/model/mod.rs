@@ -22,8 +22,8 @@ pub use daemonset::{ControllerRevision, DaemonSet, DaemonSetStatus, IntOrPercent
 pub use network::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Endpoints, Service, ServicePort, TargetRef};
 pub use node::{Node, NodeCondition, Taint};
 pub use pod::{
-    HostName, HostPort, NodeRequirement, NodeTerm, Phase, Pod, PodAffinityTerm, PodSpec, PodStatus, Pull, Specs, SpreadConstraint, Toleration,
-    Waiting, WeightedTerm,
+    HostName, HostPort, NodeRequirement, NodeTerm, Phase, Pod, PodAffinityTerm, PodSpec, PodStatus, Pull, Specs, SpreadConstraint,
+    Toleration, Waiting, WeightedTerm,
 };
 pub(crate) use raw::absent_if_null;
 pub use resources::Resources;

@@ -86,8 +86,8 @@ pub struct PodSpec {
     pub scheduling_gates: Vec<Box<str>>,
     pub images: Vec<Box<str>>,
     pub termination_grace_period_seconds: Option<i64>,
-    /// Names and ports of its containers: named target ports of Services.
-    pub named_ports: Vec<(Box<str>, Box<str>, i64)>,
+    /// Of its containers: what named target ports of Services mean.
+    pub named_ports: Vec<NamedPort>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Deserialize)]
@@ -156,6 +156,9 @@ pub struct HostPort {
     pub protocol: Box<str>,
     pub port: i64,
 }
+
+/// Name, protocol and number of a container's port.
+pub type NamedPort = (Box<str>, Box<str>, i64);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Phase {
@@ -543,7 +546,7 @@ impl RawSpec {
         running
     }
 
-    fn ports(&self) -> (Vec<HostPort>, Vec<(Box<str>, Box<str>, i64)>) {
+    fn ports(&self) -> (Vec<HostPort>, Vec<NamedPort>) {
         let protocol = |port: &RawPort| port.protocol.clone().unwrap_or_else(|| "TCP".into());
         let (mut host, mut named) = (Vec::new(), Vec::new());
         let sidecars = self.init_containers.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));

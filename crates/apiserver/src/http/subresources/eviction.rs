@@ -186,7 +186,8 @@ fn disrupted(budget: &Value, name: &str, pod: &str, now: jiff::Timestamp) -> Res
 fn why_none(status: &Value, name: &str) -> String {
     let number = |field: &str| status[field].as_i64().unwrap_or(0);
     let (needs, has) = (number("desiredHealthy"), number("currentHealthy"));
-    let said = |c: &&Value| c["type"] == "DisruptionAllowed" && c["status"] == "False" && c["message"].as_str().is_some_and(|m| !m.is_empty());
+    let said =
+        |c: &&Value| c["type"] == "DisruptionAllowed" && c["status"] == "False" && c["message"].as_str().is_some_and(|m| !m.is_empty());
     let condition = status["conditions"].as_array().into_iter().flatten().find(said);
     let said = condition.map(|c| (c["reason"].as_str().unwrap_or_default(), c["message"].as_str().unwrap_or_default()));
     let does_not = format!("The disruption budget {name} does not allow evicting pods currently");
@@ -201,4 +202,24 @@ fn why_none(status: &Value, name: &str) -> String {
 fn add_cause(status: &mut Status, message: String) {
     let cause = Cause { reason: "DisruptionBudget".to_owned(), message, field: String::new() };
     status.details.get_or_insert_default().causes.push(cause);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_that_allows_nothing_says_why() {
+        let condition =
+            |reason: &str, message: &str| json!([{"type": "DisruptionAllowed", "status": "False", "reason": reason, "message": message}]);
+        let check = |healthy: i64, conditions: Value, expected: &str| {
+            let status = json!({"currentHealthy": healthy, "desiredHealthy": 2, "conditions": conditions});
+            assert_eq!(why_none(&status, "b"), expected);
+        };
+        check(2, condition("InsufficientPods", ""), "The disruption budget b needs 2 healthy pods and has 2 currently");
+        let failed = "The disruption budget b does not allow evicting pods currently because it failed sync: no scale";
+        check(2, condition("SyncFailed", "no scale"), failed);
+        check(3, condition("Other", "so"), "The disruption budget b does not allow evicting pods currently (Other): so");
+        check(3, Value::Null, "The disruption budget b does not allow evicting pods currently");
+    }
 }

@@ -30,10 +30,22 @@ pub struct Planned {
 pub enum Write {
     /// Is the set still there?
     Check,
-    Revision { template: u8, number: u8, is_new: bool },
+    Revision {
+        template: u8,
+        number: u8,
+        is_new: bool,
+    },
     Adopt(Id),
-    Delete { id: Id, node: u8, why: Why },
-    Create { node: u8, name: Name, template: u8 },
+    Delete {
+        id: Id,
+        node: u8,
+        why: Why,
+    },
+    Create {
+        node: u8,
+        name: Name,
+        template: u8,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,18 +59,14 @@ pub enum Why {
     NodeGone,
 }
 
-impl Why {
-    /// Is it for the sake of a new revision?
-    pub fn is_update(self) -> bool {
-        matches!(self, Why::Outdated | Why::Broken | Why::Surged)
-    }
-}
-
 /// An accepted write that the barrier waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Accepted {
     /// The picture shows it after so many more events of its stream.
-    Change { stream: usize, after: u8 },
+    Change {
+        stream: usize,
+        after: u8,
+    },
     Gone(Id),
 }
 

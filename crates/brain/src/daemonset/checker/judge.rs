@@ -24,7 +24,9 @@ fn planned_budget(seen: &Objects, doomed: &[Id], planned: &Planned, rules: &Rule
     let UpdateStrategy::RollingUpdate { max_unavailable, .. } = rules.translator.strategy() else { return Ok(()) };
     let gone = |pod: &Pod| planned.writes.iter().any(|(_, write)| matches!(write, Write::Delete { id, .. } if *id == pod.id));
     let lacks = |node: u8, also_gone: bool| {
-        let serves = |pod: &&Pod| pod.node == node && pod.owner != Owner::Other && pod.is_live() && pod.phase == Phase::Available && !doomed.contains(&pod.id);
+        let serves = |pod: &&Pod| {
+            pod.node == node && pod.owner != Owner::Other && pod.is_live() && pod.phase == Phase::Available && !doomed.contains(&pod.id)
+        };
         seen.wants(node) && !seen.pods.iter().filter(serves).any(|pod| !also_gone || !gone(pod))
     };
     let count = |also_gone| (0..NODES_MAX as u8).filter(|node| lacks(*node, also_gone)).count();
@@ -83,7 +85,11 @@ pub fn deletion(pod: &Pod, why: Why) -> Result<(), String> {
 /// taken away by the controller.
 pub fn takes_away(state: &State, pod: &Pod) -> bool {
     let others = state.real.pods.iter().filter(|other| other.node == pod.node && other.id != pod.id && other.owner == Owner::Ours);
-    state.real.wants(pod.node) && !state.bereft[usize::from(pod.node)] && pod.phase == Phase::Available && pod.is_live() && !others.into_iter().any(|other| other.past.proven)
+    state.real.wants(pod.node)
+        && !state.excused[usize::from(pod.node)]
+        && pod.phase == Phase::Available
+        && pod.is_live()
+        && !others.into_iter().any(|other| other.past.proven)
 }
 
 /// Does the controller keep within maxUnavailable?
@@ -129,15 +135,43 @@ fn rest_of_node(state: &State, node: u8, some_are_dead: bool, rules: &Rules) -> 
     let taint = state.real.node(node).map(|node| node.taint);
     let wrong = |what: &str| Err(format!("at rest, node {node} {what}: {pods:?}"));
     match taint {
-        None => if pods.is_empty() { Ok(()) } else { wrong("is gone and has pods") },
+        None => {
+            if pods.is_empty() {
+                Ok(())
+            } else {
+                wrong("is gone and has pods")
+            }
+        }
         Some(Taint::NoExecute) if some_are_dead => Ok(()),
-        Some(Taint::NoExecute) => if pods.is_empty() { Ok(()) } else { wrong("may not have pods") },
-        Some(Taint::NoSchedule) => if pods.len() <= 1 { Ok(()) } else { wrong("has too many pods") },
+        Some(Taint::NoExecute) => {
+            if pods.is_empty() {
+                Ok(())
+            } else {
+                wrong("may not have pods")
+            }
+        }
+        Some(Taint::NoSchedule) => {
+            if pods.len() <= 1 {
+                Ok(())
+            } else {
+                wrong("has too many pods")
+            }
+        }
         // A node that is dead may hold up the others, with as many pods as it has; but each node has one.
-        Some(Taint::Absent) if some_are_dead => if pods.is_empty() { wrong("has no pod") } else { Ok(()) },
+        Some(Taint::Absent) if some_are_dead => {
+            if pods.is_empty() {
+                wrong("has no pod")
+            } else {
+                Ok(())
+            }
+        }
         Some(Taint::Absent) => match &pods[..] {
-            [pod] if pod.phase != Phase::Available || pod.deleting || !pod.bound || pod.owner != Owner::Ours => wrong("has no available pod"),
-            [pod] if pod.template != state.real.set.template && rules.translator.strategy() != UpdateStrategy::OnDelete => wrong("has an old pod"),
+            [pod] if pod.phase != Phase::Available || pod.deleting || !pod.bound || pod.owner != Owner::Ours => {
+                wrong("has no available pod")
+            }
+            [pod] if pod.template != state.real.set.template && rules.translator.strategy() != UpdateStrategy::OnDelete => {
+                wrong("has an old pod")
+            }
             [_] => Ok(()),
             _ => wrong("has not one pod"),
         },

@@ -127,6 +127,27 @@ impl Search<'_> {
     }
 }
 
+/// One way through a world that is too large to be searched, and the fair way to rest from where it ends.
+pub fn walk(start: State, rules: &Rules, choices: impl Iterator<Item = u64>) -> Result<(), Fault> {
+    let mut search = Search {
+        rules,
+        steps: vec![(0, None)],
+        known: HashSet::default(),
+        ends_well: HashSet::default(),
+        longest: 0,
+        starts: vec![start.clone()],
+    };
+    let mut state = start;
+    for choice in choices {
+        let moves: Vec<Move> = state.free_moves(rules).into_iter().chain(state.dear_moves(rules)).collect();
+        let Some(step) = moves.get(choice as usize % moves.len().max(1)).copied() else { break };
+        let at = search.steps.len() - 1;
+        state = state.after(step, rules).map_err(|rule| search.fault(rule, at, &[step]))?;
+        search.steps.push((at, Some(step)));
+    }
+    search.follow_fairly(search.steps.len() - 1, &state)
+}
+
 /// What happens next when nothing goes wrong: first what is under way, then what pods do, then time.
 fn fair_move(state: &State, rules: &Rules) -> Option<Move> {
     let moves = state.free_moves(rules);

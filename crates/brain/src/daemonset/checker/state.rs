@@ -3,7 +3,7 @@
 use super::controller::{Controller, Pending, Why, Write, accepted};
 use super::judge;
 use super::translate::{Pause, Translator};
-use super::world::{Event, Id, NODES_MAX, Name, Node, Objects, Owner, PODS, Past, Phase, Pod, STREAMS, Set, Taint, age};
+use super::world::{Event, Id, NODES, NODES_MAX, Name, Node, Objects, Owner, PODS, Past, Phase, Pod, STREAMS, Set, Taint, age};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
@@ -15,8 +15,9 @@ pub struct State {
     pub controller: Controller,
     /// Nodes that have no available pod because the controller took it away for an update.
     pub voluntary: [bool; NODES_MAX],
-    /// Nodes where the environment took away a pod that was ready, as long as a plan may rest on a picture that still shows it.
-    pub bereft: [bool; NODES_MAX],
+    /// Nodes where the environment took away a pod that was ready, or that it made one that should run a pod, as long as a plan may rest
+    /// on a picture that does not show it.
+    pub excused: [bool; NODES_MAX],
     /// Changes by people and misfortune that may still come.
     pub changes: u8,
     /// Crashes, and answers that get lost.
@@ -341,11 +342,13 @@ impl State {
         }
     }
 
-    /// The pods of a node that dies are not ready any more. What the controller took away on a node that should not run a pod any
-    /// more is nobody's loss.
+    /// The pods of a node that dies are not ready any more. What the controller takes away on a node that should not run a pod is
+    /// nobody's loss, nor is what it takes away on one that it cannot know to be such again.
     fn change_node(&mut self, at: u8, node: Option<Node>) {
         self.happen(Event::Node(at, node));
-        if !self.real.wants(at) {
+        if self.real.wants(at) {
+            self.excused[usize::from(at)] = true;
+        } else {
             self.voluntary[usize::from(at)] = false;
         }
         if node.is_some_and(|node| !node.ready) {
@@ -361,15 +364,15 @@ impl State {
     fn take_away(&mut self, id: Id, how: impl FnOnce(&mut State)) {
         let pod = *self.real.pod(id.name).expect("changes are about pods that are there");
         if matches!(pod.phase, Phase::Ready | Phase::Available) {
-            self.bereft[usize::from(pod.node)] = true;
+            self.excused[usize::from(pod.node)] = true;
             self.voluntary[usize::from(pod.node)] = false;
         }
         how(self);
     }
 
     fn note_shown(&mut self) {
-        if self.pending[PODS].is_empty() && !self.controller.busy {
-            self.bereft = Default::default();
+        if self.pending[PODS].is_empty() && self.pending[NODES].is_empty() && !self.controller.busy {
+            self.excused = Default::default();
         }
     }
 

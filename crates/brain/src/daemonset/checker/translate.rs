@@ -104,12 +104,7 @@ impl Translator {
             writes.push((step + order, action));
         }
         writes.sort_by_key(|(step, _)| *step);
-        Planned {
-            writes,
-            memory: self.remembered(&plan.memory, seen),
-            wakes: plan.wake_at.is_some(),
-            more: plan.more,
-        }
+        Planned { writes, memory: self.remembered(&plan.memory, seen), wakes: plan.wake_at.is_some(), more: plan.more }
     }
 
     /// As [`crate::daemonset::work`] puts them into steps.

@@ -116,7 +116,7 @@ impl Event {
     pub fn stream(&self) -> usize {
         match self {
             Event::Pod(..) => PODS,
-            Event::Node(..) => 1,
+            Event::Node(..) => NODES,
             Event::Set(..) => 2,
             Event::Revision(..) => REVISIONS,
         }
@@ -124,6 +124,7 @@ impl Event {
 }
 
 pub const PODS: usize = 0;
+pub const NODES: usize = 1;
 pub const REVISIONS: usize = 3;
 pub const STREAMS: usize = 4;
 

@@ -49,7 +49,9 @@ pub struct PodCase {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum State {
-    Ready { seconds: i64 },
+    Ready {
+        seconds: i64,
+    },
     Starting,
     /// Not bound.
     Pending,
@@ -209,7 +211,9 @@ fn one_action(case: &Case, action: &Action) -> Result<(), String> {
                     Because::Failed => pod.state == State::Failed,
                     Because::Succeeded => pod.state == State::Succeeded,
                     Because::Duplicate => case.pods_on(node).count() > 1,
-                    Because::Outdated | Because::OutdatedAndUnavailable | Because::Surged => pod.revision == 1 && case.set.update != Strategy::OnDelete,
+                    Because::Outdated | Because::OutdatedAndUnavailable | Because::Surged => {
+                        pod.revision == 1 && case.set.update != Strategy::OnDelete
+                    }
                     Because::NodeGone => case.node_of(node).is_none() && pod.state == State::Pending,
                 }
         }
@@ -218,10 +222,11 @@ fn one_action(case: &Case, action: &Action) -> Result<(), String> {
 }
 
 fn every_node_has_one(case: &Case, made: &Plan) -> Result<(), String> {
-    let made_for: BTreeSet<&str> = made.actions.iter().filter_map(|action| if let Action::Create { node, .. } = action { Some(&**node) } else { None }).collect();
-    case.wanted().filter(|node| case.pods_on(node).count() == 0).try_for_each(|node| {
-        if made_for.contains(node) { Ok(()) } else { Err(format!("no pod is made for {node}")) }
-    })
+    let made_for: BTreeSet<&str> =
+        made.actions.iter().filter_map(|action| if let Action::Create { node, .. } = action { Some(&**node) } else { None }).collect();
+    case.wanted()
+        .filter(|node| case.pods_on(node).count() == 0)
+        .try_for_each(|node| if made_for.contains(node) { Ok(()) } else { Err(format!("no pod is made for {node}")) })
 }
 
 fn every_misfit_goes(case: &Case, made: &Plan) -> Result<(), String> {
@@ -251,14 +256,23 @@ fn budget(case: &Case, made: &Plan) -> Result<(), String> {
         },
     };
     let (before, after) = (lacking(false), lacking(true));
-    if after <= before.max(allowed) { Ok(()) } else { Err(format!("{after} nodes lack a pod after the plan, {before} before, {allowed} may")) }
+    if after <= before.max(allowed) {
+        Ok(())
+    } else {
+        Err(format!("{after} nodes lack a pod after the plan, {before} before, {allowed} may"))
+    }
 }
 
 /// Has every node that should run a pod one of the current revision that is available, and does none have pods that may not?
 pub fn rest(case: &Case, stage: &Stage) -> Result<(), String> {
     let set = stage.set();
     for name in NODES {
-        let here: Vec<&Pod> = stage.cluster.pods_on(name).map(|pod| &**pod).filter(|pod| pod.meta.controller().is_some_and(|o| o.uid == set.meta.uid)).collect();
+        let here: Vec<&Pod> = stage
+            .cluster
+            .pods_on(name)
+            .map(|pod| &**pod)
+            .filter(|pod| pod.meta.controller().is_some_and(|o| o.uid == set.meta.uid))
+            .collect();
         let one_is_right = |pod: &Pod| {
             pod.is_available(case.set.min_ready, stage.now)
                 && (case.set.update == Strategy::OnDelete || pod.meta.labels.get(crate::daemonset::HASH_LABEL) == Some("h2"))

@@ -97,17 +97,22 @@ impl Stage {
         };
         match action {
             history::Action::Create { object, .. } => {
-                let mut revision: ControllerRevision = serde_json::from_value(serde_json::Value::clone(object)).expect("planned revisions are revisions");
+                let mut revision: ControllerRevision =
+                    serde_json::from_value(serde_json::Value::clone(object)).expect("planned revisions are revisions");
                 self.uids += 1;
                 revision.meta.uid = format!("made-{}", self.uids).into();
                 self.cluster.put(Object::ControllerRevision(Arc::new(revision)));
             }
-            history::Action::Adopt { revision, .. } => change(&mut self.cluster, revision, &|made| made.meta.owner_references = reference(set)),
+            history::Action::Adopt { revision, .. } => {
+                change(&mut self.cluster, revision, &|made| made.meta.owner_references = reference(set))
+            }
             history::Action::Release { revision, .. } => change(&mut self.cluster, revision, &|made| made.meta.owner_references.clear()),
             history::Action::Change { revision, patch } => change(&mut self.cluster, revision, &|made| {
                 made.revision = patch["revision"].as_i64().unwrap_or(made.revision);
             }),
-            history::Action::Relabel { pod, hash, .. } => self.change(&pod.name, |pod| pod.meta.labels.insert(super::super::HASH_LABEL, hash)),
+            history::Action::Relabel { pod, hash, .. } => {
+                self.change(&pod.name, |pod| pod.meta.labels.insert(super::super::HASH_LABEL, hash))
+            }
             history::Action::Delete { revision, .. } => drop(self.cluster.remove(Kind::ControllerRevision, revision, 0)),
         }
     }

@@ -48,7 +48,11 @@ fn surge_makes_as_many_new_pods_as_it_may_and_then_takes_the_old_ones() {
 
 #[test]
 fn surge_removes_pods_from_nodes_that_the_new_template_does_not_tolerate() {
-    let mut stage = Stage::new(&("node n0 taint=control-plane:NoSchedule; ".to_owned() + &nodes(1..5, "") + "ds web tolerate=control-plane maxUnavailable=0 maxSurge=1"));
+    let mut stage = Stage::new(
+        &("node n0 taint=control-plane:NoSchedule; ".to_owned()
+            + &nodes(1..5, "")
+            + "ds web tolerate=control-plane maxUnavailable=0 maxSurge=1"),
+    );
     follow(&mut stage, &[(5, 0)]);
     stage.start();
     stage.edit(|set| {
@@ -187,7 +191,8 @@ fn surge_takes_an_old_pod_that_is_not_ready() {
 
 #[test]
 fn surge_keeps_the_old_pod_until_the_new_one_was_ready_for_long_enough() {
-    let pods = |ready: i64| format!("pod new@n1 rev=2 age=10 ready={ready}; pod old@n1 rev=1 ready age=60; pod older@n1 rev=1 ready age=50; ");
+    let pods =
+        |ready: i64| format!("pod new@n1 rev=2 age=10 ready={ready}; pod old@n1 rev=1 ready age=60; pod older@n1 rev=1 ready age=50; ");
     assert_eq!(surging(&pods(10), "minReady=15"), "+n0 +n3 +n4 -older");
     assert_eq!(surging(&pods(20), "minReady=15"), "+n0 +n3 +n4 -old -older");
 }
@@ -203,14 +208,15 @@ fn a_node_whose_old_pod_is_going_gets_a_new_one_although_the_surge_is_used_up() 
 /// The integration test of rolling updates with tolerations.
 #[test]
 fn tolerations_that_change_move_the_set_from_nodes_to_nodes() {
-    let taints: String = ["y", "y", "z", "z", "c", "c"].iter().enumerate().map(|(at, zone)| format!("node n{at} taint={zone}:NoSchedule; ")).collect();
+    let taints: String =
+        ["y", "y", "z", "z", "c", "c"].iter().enumerate().map(|(at, zone)| format!("node n{at} taint={zone}:NoSchedule; ")).collect();
     let tolerating = |zones: &[&str]| {
         let mut template = crate::fixture::template(&zones.join("-"));
         template["spec"]["tolerations"] = zones.iter().map(|zone| serde_json::json!({"key": zone, "operator": "Exists"})).collect();
         template
     };
     let mut stage = Stage::new(&(taints + "ds web known=none"));
-    let mut change = |stage: &mut Stage, zones: &[&str]| {
+    let change = |stage: &mut Stage, zones: &[&str]| {
         stage.edit(|set| {
             set.strategy = surge(1);
             set.template = Arc::new(tolerating(zones));
