@@ -96,9 +96,8 @@ fn holds(words: &[&'static str], size: Size) {
 
 #[track_caller]
 fn told(words: &[&'static str], search: impl FnOnce() -> Result<Report, Fault>) {
-    let started = std::time::Instant::now();
     match search() {
-        Ok(report) => println!("{words:?}: {report:?} in {:?}", started.elapsed()),
+        Ok(report) => println!("{words:?}: {report:?}"),
         Err(fault) => panic!("{words:?}: {}\n{}", fault.rule, fault.history.join("\n")),
     }
 }

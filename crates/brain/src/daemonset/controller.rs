@@ -16,7 +16,7 @@ use crate::request::{DAEMON_SETS, Event, PODS, REVISIONS, Regarding, Request, Ve
 const COMPONENT: &str = "daemonset-controller";
 
 /// After a plan a set rests this long for each of its nodes: at 10,000 nodes a plan looks at much, and much changes meanwhile.
-const REST_PER_NODE: SignedDuration = SignedDuration::from_micros(3);
+const REST_PER_NODE: SignedDuration = SignedDuration::from_micros(1);
 
 /// Holds what sets remember between their plans.
 #[derive(Debug, Default)]
@@ -126,7 +126,9 @@ fn concerned_by_node(cluster: &Cluster, old: Option<&Node>, new: Option<&Node>, 
         let (before, after) = (old.map(judge), new.map(judge));
         let concerned = match (&before, &after) {
             (Some(before), Some(after)) => before != after && !(never(before) && never(after)),
-            (None, Some(verdict)) | (Some(verdict), None) => !never(verdict),
+            // A node that comes with a taint, as all do, has no pods yet; the set is told when the taint goes.
+            (None, Some(verdict)) => verdict.0 == Eligibility::Runs,
+            (Some(verdict), None) => !never(verdict),
             (None, None) => false,
         };
         if concerned {

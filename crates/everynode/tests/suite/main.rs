@@ -11,3 +11,4 @@ mod golden;
 mod kubectl;
 mod restart;
 mod up_down;
+mod why_plan;

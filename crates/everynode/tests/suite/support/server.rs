@@ -61,9 +61,14 @@ impl Server {
         wait_for("the end of the server", || process.try_wait().expect("one's own child can be waited for"))
     }
 
+    /// Where the administrator's kubeconfig is.
+    pub fn kubeconfig(&self) -> std::path::PathBuf {
+        self.home.data_dir().join("admin.kubeconfig")
+    }
+
     /// A client with the rights of a cluster administrator.
     pub fn admin(&self) -> Client {
-        Client::from_kubeconfig(&self.home.data_dir().join("admin.kubeconfig"))
+        Client::from_kubeconfig(&self.kubeconfig())
     }
 
     /// A client without credentials.
@@ -72,7 +77,7 @@ impl Server {
     }
 
     pub fn kubectl(&self) -> Kubectl<'_> {
-        Kubectl::new(&self.home, self.home.data_dir().join("admin.kubeconfig"))
+        Kubectl::new(&self.home, self.kubeconfig())
     }
 }
 
