@@ -10,7 +10,7 @@ use super::{Action, Because, Eligibility, Memory, Plan, View, daemon_pod, eligib
 use crate::cluster::{Change, Cluster, Object};
 use crate::controller::{Controller, Step, Work};
 use crate::history;
-use crate::model::{DaemonSet, Key, Meta, Node};
+use crate::model::{DaemonSet, DaemonSetStatus, Key, Meta, Node};
 use crate::request::{DAEMON_SETS, Event, PODS, REVISIONS, Regarding, Request, Verb};
 
 const COMPONENT: &str = "daemonset-controller";
@@ -18,10 +18,15 @@ const COMPONENT: &str = "daemonset-controller";
 /// After a plan a set rests this long for each of its nodes: at 10,000 nodes a plan looks at much, and much changes meanwhile.
 const REST_PER_NODE: SignedDuration = SignedDuration::from_micros(1);
 
+/// Also without any change every set is looked at this often.
+const FULL_PASS: SignedDuration = SignedDuration::from_secs(60);
+
 /// Holds what sets remember between their plans.
 #[derive(Debug, Default)]
 pub struct DaemonSetController {
     memories: BTreeMap<Arc<str>, Memory>,
+    /// The status that each set's last plan wanted.
+    told: BTreeMap<Arc<str>, DaemonSetStatus>,
 }
 
 /// What a plan for the set may look at.
@@ -53,9 +58,13 @@ impl Controller for DaemonSetController {
 
     fn concerns(&mut self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
         match (&change.old, &change.new) {
-            (Some(Object::DaemonSet(old)), None) => drop(self.memories.remove(&old.meta.uid)),
-            // The set's own status comes back as a change.
-            (Some(Object::DaemonSet(old)), Some(Object::DaemonSet(set))) if is_only_status(old, set) => {}
+            (Some(Object::DaemonSet(old)), None) => {
+                self.memories.remove(&old.meta.uid);
+                self.told.remove(&old.meta.uid);
+            }
+            // The status that was written comes back as a change.
+            (Some(Object::DaemonSet(old)), Some(Object::DaemonSet(set)))
+                if is_only_status(old, set) && self.told.get(&set.meta.uid) == Some(&set.status) => {}
             (_, Some(Object::DaemonSet(set))) => add(set.meta.key()),
             (Some(Object::Node(old)), Some(Object::Node(new))) => concerned_by_node(cluster, Some(old), Some(new), add),
             (None, Some(Object::Node(new))) => concerned_by_node(cluster, None, Some(new), add),
@@ -63,8 +72,15 @@ impl Controller for DaemonSetController {
             (Some(Object::Pod(old)), Some(Object::Pod(new))) if old.meta.owner_references == new.meta.owner_references => {
                 concerned_by(cluster, &new.meta, add);
             }
-            (Some(Object::ControllerRevision(_)) | None, Some(Object::ControllerRevision(_)))
-            | (Some(Object::ControllerRevision(_)), None)
+            (old, Some(Object::ControllerRevision(revision))) => {
+                // As upstream: a revision that has an owner is no reason to look at the set; one that lost or changed it is.
+                let before = old.as_ref().map(Object::meta);
+                let same_owner = before.is_none_or(|before| before.owner_references == revision.meta.owner_references);
+                if revision.meta.controller().is_none() || !same_owner {
+                    before.into_iter().chain([&revision.meta]).for_each(|meta| concerned_by(cluster, meta, add));
+                }
+            }
+            (Some(Object::ControllerRevision(_)), None)
             | (Some(Object::Pod(_)) | None, Some(Object::Pod(_)))
             | (Some(Object::Pod(_)), None) => {
                 for object in change.old.iter().chain(&change.new) {
@@ -80,6 +96,9 @@ impl Controller for DaemonSetController {
         let memory = self.memories.remove(&set.meta.uid).unwrap_or_default();
         let mut made = plan(&view_of(cluster, set, now), memory);
         self.memories.insert(set.meta.uid.clone(), std::mem::take(&mut made.memory));
+        self.told.insert(set.meta.uid.clone(), made.status.clone());
+        let full_pass = now + FULL_PASS;
+        made.wake_at = Some(made.wake_at.map_or(full_pass, |at| at.min(full_pass)));
         Work { rest: REST_PER_NODE * i32::try_from(cluster.nodes.len()).unwrap_or(i32::MAX), ..work(set, &made) }
     }
 }

@@ -71,7 +71,8 @@ impl<'de> Deserialize<'de> for IntOrPercent {
     }
 }
 
-/// The counters of `kubectl get daemonset`. Those that are zero and optional are absent in the API.
+/// The counters of `kubectl get daemonset`. Those that are zero and optional are absent in the API. Conditions, which nobody in
+/// Kubernetes sets, are left to whoever does.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DaemonSetStatus {
@@ -89,9 +90,6 @@ pub struct DaemonSetStatus {
     pub number_unavailable: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub collision_count: Option<i64>,
-    /// Nobody in Kubernetes sets them; they are kept.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub conditions: Option<Value>,
 }
 
 fn is_zero(number: &i64) -> bool {

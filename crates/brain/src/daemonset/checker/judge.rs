@@ -117,6 +117,12 @@ pub fn creation(state: &State, node: u8, template: u8, rules: &Rules) -> Result<
     if fine { Ok(()) } else { Err(format!("one more pod is made for node {node} besides {others:?}")) }
 }
 
+/// Is there something about revisions that no change told of, and that waits for the full pass? Only about those: pods are seen to at once.
+pub fn overlooked(state: &State, rules: &Rules) -> bool {
+    let planned = rules.translator.plan(&state.seen, &state.controller.memory);
+    !planned.writes.is_empty() && planned.writes.iter().all(|(_, write)| matches!(write, super::controller::Write::Revision { .. }))
+}
+
 /// Is a state in which nothing happens any more as it should be?
 pub fn rest(state: &State, rules: &Rules) -> Result<(), String> {
     let planned = rules.translator.plan(&state.seen, &state.controller.memory);

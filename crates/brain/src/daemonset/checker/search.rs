@@ -85,7 +85,8 @@ impl Search<'_> {
         let mut passed = Vec::new();
         while self.ends_well.insert(mark(&state)) {
             passed.push(mark(&state));
-            let Some(step) = fair_move(&state, self.rules) else {
+            let looks = || judge::overlooked(&state, self.rules).then_some(Move::Look);
+            let Some(step) = fair_move(&state, self.rules).or_else(looks) else {
                 judge::rest(&state, self.rules).map_err(|rule| self.fault(rule, at, &way))?;
                 break;
             };
@@ -155,7 +156,7 @@ fn fair_move(state: &State, rules: &Rules) -> Option<Move> {
         Move::Show(_) => 0,
         Move::Write => 1,
         Move::Plan => 2,
-        Move::Wait => 4,
+        Move::Wait | Move::Look => 4,
         _ => 3,
     };
     moves.into_iter().min_by_key(urgency)

@@ -45,6 +45,8 @@ pub enum Move {
     End(Id),
     /// Longer than any pause and minReadySeconds.
     Wait,
+    /// The full pass: the set is looked at although nothing says that it should be.
+    Look,
     Change(Change),
 }
 
@@ -180,6 +182,7 @@ impl State {
             Move::Start(id) => next.change_pod(id, |pod| pod.phase = if rules.min_ready { Phase::Ready } else { Phase::Available }),
             Move::End(id) => next.happen(Event::Pod(id.name, None)),
             Move::Wait => next.wait(),
+            Move::Look => next.controller.due = true,
             Move::Change(change) => next.change(change),
         }
         next.note_available();
