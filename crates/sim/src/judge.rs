@@ -80,7 +80,9 @@ impl Judge {
             }
             numbers_differ(server, set)?;
             let image = &set["spec"]["template"]["spec"]["containers"][0]["image"];
-            let on_delete = set["spec"]["updateStrategy"]["type"] == "OnDelete";
+            // With OnDelete people decide; and a pod that nothing has room for uses up the budget of an update for good.
+            let stuck = pods_of(server, set).any(|pod| pod["spec"].get("nodeName").is_none());
+            let may_be_old = set["spec"]["updateStrategy"]["type"] == "OnDelete" || stuck;
             let mut desired = 0;
             for (node_key, node) in server.list(NODES) {
                 let here: Vec<&Value> = pods_of(server, set).filter(|pod| node_of(pod).as_deref() == Some(&*node_key.name)).collect();
@@ -92,7 +94,7 @@ impl Judge {
                             here.iter().partition(|pod| pod["spec"].get("nodeName").is_some());
                         match (bound.as_slice(), waiting.as_slice()) {
                             ([pod], _) if !is_ready(pod) => return unsettled(format!("the pod of {key} on {node_key} is not ready")),
-                            ([pod], []) if !on_delete && pod["spec"]["containers"][0]["image"] != *image && !is_adopted(pod, set) => {
+                            ([pod], []) if !may_be_old && pod["spec"]["containers"][0]["image"] != *image && !is_adopted(pod, set) => {
                                 return unsettled(format!("the pod of {key} on {node_key} is of an old template"));
                             }
                             ([_], []) | ([], [_]) => {}
