@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use kinds::decode::{format_micro_time, format_time};
 use serde_json::{Value, json};
 
 use crate::model::Key;
@@ -165,13 +166,13 @@ fn object(event: &Event, key: &Key, message: &str, host: &str, now: Timestamp) -
     match event.action {
         Some(action) => {
             object["action"] = json!(action);
-            object["eventTime"] = json!(now.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string());
+            object["eventTime"] = json!(format_micro_time(now));
             object["reportingInstance"] = json!(format!("{}-{host}", event.component));
         }
         None => {
             object["source"] = json!({"component": event.component});
-            object["firstTimestamp"] = json!(seconds(now));
-            object["lastTimestamp"] = json!(seconds(now));
+            object["firstTimestamp"] = json!(format_time(now));
+            object["lastTimestamp"] = json!(format_time(now));
             object["count"] = json!(1);
         }
     }
@@ -181,16 +182,12 @@ fn object(event: &Event, key: &Key, message: &str, host: &str, now: Timestamp) -
 fn repetition(event: &Event, sent: &Sent, message: &str, now: Timestamp) -> Value {
     match event.action {
         Some(_) => {
-            json!({"series": {"count": sent.count, "lastObservedTime": now.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()}})
+            json!({"series": {"count": sent.count, "lastObservedTime": format_micro_time(now)}})
         }
         None => {
-            json!({"count": sent.count, "lastTimestamp": seconds(now), "firstTimestamp": seconds(sent.first), "message": message})
+            json!({"count": sent.count, "lastTimestamp": format_time(now), "firstTimestamp": format_time(sent.first), "message": message})
         }
     }
-}
-
-fn seconds(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use kinds::decode::format_time;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -236,7 +237,7 @@ impl World {
             } else if pod.status.ready.is_none() && !pod.is_terminal() {
                 let Some(object) = self.server.get(PODS, &key) else { continue };
                 let mut object = Value::clone(object);
-                let since = self.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+                let since = format_time(self.now);
                 object["status"] =
                     json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": since}]});
                 self.server.insert(PODS, object);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use kinds::decode::format_time;
 use serde_json::json;
 
 use crate::cluster::{Change, Cluster, Object};
@@ -130,7 +131,7 @@ fn removals<'a>(pods: impl Iterator<Item = &'a Arc<Pod>>, message: Option<&str>,
 fn mark(pod: &Pod, message: &str, now: Timestamp) -> Request {
     let condition = json!({
         "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": message,
-        "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "lastTransitionTime": format_time(now),
     });
     let patch = json!({"metadata": {"uid": pod.meta.uid}, "status": {"phase": "Failed", "conditions": [condition]}});
     Request::new(PODS, pod.meta.key(), Verb::Strategic(patch)).on("status")

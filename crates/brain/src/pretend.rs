@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use kinds::decode::format_time;
 use kinds::patch::{Findings, merge, strategic};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -132,7 +133,7 @@ impl Server {
         self.version += 1;
         object["metadata"]["namespace"] = json!(key.namespace);
         object["metadata"]["uid"] = json!(format!("uid-{}", self.version));
-        object["metadata"]["creationTimestamp"] = json!(seconds(now));
+        object["metadata"]["creationTimestamp"] = json!(format_time(now));
         if resource == PODS {
             object["status"] = json!({"phase": "Pending"});
         }
@@ -147,7 +148,7 @@ impl Server {
             return Err(Refusal::Conflict(key.clone()));
         }
         pod["spec"]["nodeName"] = binding["target"]["name"].clone();
-        pod["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "True", "lastTransitionTime": seconds(now)}]);
+        pod["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "True", "lastTransitionTime": format_time(now)}]);
         self.version += 1;
         Ok(Some(self.store(PODS, key.clone(), pod)))
     }
@@ -211,7 +212,7 @@ impl Server {
         if !ends_gracefully && finalizers(&object).is_empty() {
             self.remove(resource, key);
         } else if meta.get("deletionTimestamp").is_none() {
-            object["metadata"]["deletionTimestamp"] = json!(seconds(now));
+            object["metadata"]["deletionTimestamp"] = json!(format_time(now));
             self.store(resource, key.clone(), object);
         }
         Ok(Some(written(resource, key, &uid, Wrote::Deleted)))
@@ -318,8 +319,4 @@ fn finalizers(object: &Value) -> Vec<String> {
 
 fn written(resource: Resource, key: &Key, uid: &str, what: Wrote) -> Written {
     Written { kind: resource.followed(), key: key.clone(), uid: uid.into(), what, lists_started: 0 }
-}
-
-fn seconds(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

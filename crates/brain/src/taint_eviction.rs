@@ -4,6 +4,7 @@
 //! controller does not give pods more of them.
 
 use jiff::{SignedDuration, Timestamp};
+use kinds::decode::format_time;
 use serde_json::json;
 
 use crate::cluster::{Change, Cluster, Object};
@@ -97,7 +98,7 @@ fn mark(pod: &Pod, now: Timestamp) -> Request {
     let condition = json!({
         "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
         "message": "Taint manager: deleting due to NoExecute taint",
-        "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "lastTransitionTime": format_time(now),
     });
     let patch = json!({"metadata": {"uid": pod.meta.uid}, "status": {"conditions": [condition]}});
     Request::new(PODS, pod.meta.key(), Verb::Strategic(patch)).on("status")

@@ -3,6 +3,7 @@
 //! After `syncStalePodDisruption`. What the kubelet said stays: it may take its time.
 
 use jiff::{SignedDuration, Timestamp};
+use kinds::decode::format_time;
 use serde_json::json;
 
 use crate::cluster::{Change, Cluster, Object};
@@ -36,7 +37,7 @@ impl Controller for StaleDisruptions {
         }
         let condition = json!({
             "type": "DisruptionTarget", "status": "False", "reason": null, "message": null,
-            "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            "lastTransitionTime": format_time(now),
         });
         let patch = json!({"metadata": {"uid": pod.meta.uid}, "status": {"conditions": [condition]}});
         Work::requests(vec![Request::new(PODS, key.clone(), Verb::Strategic(patch)).on("status")])

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use kinds::decode::format_time;
 use serde_json::{Map, Value, json};
 
 use crate::model::PodDisruptionBudget;
@@ -56,7 +57,7 @@ impl Status {
     fn pods_patch(&self, budget: &PodDisruptionBudget) -> Value {
         let gone = budget.disrupted_pods.keys().filter(|name| !self.disrupted_pods.contains_key(*name));
         let gone = gone.map(|name| (name.to_string(), Value::Null));
-        let left = self.disrupted_pods.iter().map(|(name, at)| (name.to_string(), json!(seconds(*at))));
+        let left = self.disrupted_pods.iter().map(|(name, at)| (name.to_string(), json!(format_time(*at))));
         Value::Object(gone.chain(left).collect())
     }
 }
@@ -88,7 +89,7 @@ impl Condition<'_> {
     /// The budget's conditions with this one; its time changes with its status (`SetStatusCondition`).
     fn among(&self, budget: &PodDisruptionBudget, now: Timestamp) -> Value {
         let old = there_condition(budget);
-        let since = if old["status"] == self.status { old["lastTransitionTime"].clone() } else { json!(seconds(now)) };
+        let since = if old["status"] == self.status { old["lastTransitionTime"].clone() } else { json!(format_time(now)) };
         let own = json!({
             "type": CONDITION, "status": self.status, "reason": self.reason, "message": self.message,
             "observedGeneration": self.observed_generation, "lastTransitionTime": since,
@@ -107,8 +108,4 @@ fn request(budget: &PodDisruptionBudget, status: Value) -> Request {
     let meta = &budget.meta;
     let patch = json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version.to_string()}, "status": status});
     Request::new(BUDGETS, meta.key(), Verb::Merge(patch)).on("status")
-}
-
-fn seconds(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use kinds::decode::format_time;
 use serde_json::{Value, json};
 
 use super::{Settings, event};
@@ -91,9 +92,9 @@ fn unknown_condition(kind: &str, current: Option<&NodeCondition>, now: Timestamp
         Some(_) => ("NodeStatusUnknown", "Kubelet stopped posting node status."),
         None => ("NodeStatusNeverUpdated", "Kubelet never posted node status."),
     };
-    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let now = format_time(now);
     let heartbeat = current.and_then(|current| current.last_heartbeat_time);
-    let heartbeat = heartbeat.map_or_else(|| now.clone(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    let heartbeat = heartbeat.map_or_else(|| now.clone(), format_time);
     Some(json!({
         "type": kind, "status": "Unknown", "reason": reason, "message": message,
         "lastHeartbeatTime": heartbeat, "lastTransitionTime": now,
@@ -102,7 +103,7 @@ fn unknown_condition(kind: &str, current: Option<&NodeCondition>, now: Timestamp
 
 /// Nobody is there any more who could say that the pod is ready.
 fn not_ready(pod: &Pod, now: Timestamp) -> Request {
-    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let now = format_time(now);
     let condition = json!({"type": "Ready", "status": "False", "lastTransitionTime": now});
     let patch = json!({"metadata": {"uid": pod.meta.uid}, "status": {"conditions": [condition]}});
     let told = Event {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use kinds::decode::format_time;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
@@ -134,7 +135,7 @@ pub fn plan(node: &Node, zones: &mut BTreeMap<Box<str>, Zone>, now: Timestamp) -
     let mut taints: Vec<Value> = kept.map(taint_json).collect();
     let before = taints.len();
     for (key, effect) in wanted.iter().filter(|(key, effect)| !has(key, effect)) {
-        taints.push(json!({"key": key, "effect": effect, "timeAdded": seconds(now)}));
+        taints.push(json!({"key": key, "effect": effect, "timeAdded": format_time(now)}));
     }
     if taints.len() == before && before == node.taints.len() {
         return Work { wake_at, ..Work::default() };
@@ -168,11 +169,7 @@ fn taint_json(taint: &Taint) -> Value {
         value["value"] = json!(taint.value);
     }
     if let Some(added) = taint.time_added {
-        value["timeAdded"] = json!(seconds(added));
+        value["timeAdded"] = json!(format_time(added));
     }
     value
-}
-
-fn seconds(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
