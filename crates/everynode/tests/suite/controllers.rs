@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Server, wait_for};
+use crate::support::{Fleet, Server, wait_for};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
@@ -17,31 +17,20 @@ const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
 const CLASSES: &str = "/apis/scheduling.k8s.io/v1/priorityclasses";
 const MERGE: &str = "application/merge-patch+json";
 
-/// A server with simulated nodes that are Ready.
-struct Cluster {
-    _server: Server,
-    api: Client,
+/// What these stories do to a fleet.
+struct Cluster(Fleet);
+
+impl std::ops::Deref for Cluster {
+    type Target = Fleet;
+
+    fn deref(&self) -> &Fleet {
+        &self.0
+    }
 }
 
 impl Cluster {
     fn start(nodes: usize) -> Cluster {
-        let server = Server::start(&["--simulate", &nodes.to_string()]);
-        let cluster = Cluster { api: server.admin(), _server: server };
-        wait_for("nodes without taints", || {
-            let there = cluster.list("/api/v1/nodes");
-            (there.len() == nodes && there.iter().all(|node| node["spec"].get("taints").is_none())).then_some(())
-        });
-        cluster
-    }
-
-    fn list(&self, path: &str) -> Vec<Value> {
-        self.api.get(path).json()["items"].as_array().cloned().unwrap_or_default()
-    }
-
-    fn patch(&self, path: &str, patch: Value) -> Value {
-        let answer = self.api.ask("PATCH", path, MERGE, patch.to_string().as_bytes()).expect("the server answers");
-        assert_eq!(answer.code, 200, "{}", answer.text());
-        answer.json()
+        Cluster(Fleet::start(nodes))
     }
 
     fn create_daemon_set(&self) {

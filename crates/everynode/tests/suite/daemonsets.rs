@@ -4,39 +4,27 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Server, wait_for};
+use crate::support::{Fleet, wait_for};
 
 const SETS: &str = "/apis/apps/v1/namespaces/default/daemonsets";
 const WEB: &str = "/apis/apps/v1/namespaces/default/daemonsets/web";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const REVISIONS: &str = "/apis/apps/v1/namespaces/default/controllerrevisions";
-const MERGE: &str = "application/merge-patch+json";
 
-/// A server with three nodes that are Ready.
-struct Fleet {
-    server: Server,
-    api: Client,
+/// Three nodes, and what these stories do to them.
+struct Three(Fleet);
+
+impl std::ops::Deref for Three {
+    type Target = Fleet;
+
+    fn deref(&self) -> &Fleet {
+        &self.0
+    }
 }
 
-impl Fleet {
-    fn start() -> Fleet {
-        let server = Server::start(&["--simulate", "3"]);
-        let fleet = Fleet { api: server.admin(), server };
-        wait_for("three nodes without taints", || {
-            let nodes = fleet.list("/api/v1/nodes");
-            (nodes.len() == 3 && nodes.iter().all(|node| node["spec"].get("taints").is_none())).then_some(())
-        });
-        fleet
-    }
-
-    fn list(&self, path: &str) -> Vec<Value> {
-        self.api.get(path).json()["items"].as_array().cloned().unwrap_or_default()
-    }
-
-    fn patch(&self, path: &str, patch: Value) -> Value {
-        let answer = self.api.ask("PATCH", path, MERGE, patch.to_string().as_bytes()).expect("the server answers");
-        assert_eq!(answer.code, 200, "{}", answer.text());
-        answer.json()
+impl Three {
+    fn start() -> Three {
+        Three(Fleet::start(3))
     }
 
     fn create_web(&self, change: impl FnOnce(&mut Value)) -> Value {
@@ -106,7 +94,7 @@ fn is_ready(pod: &Value) -> bool {
 
 #[test]
 fn a_set_runs_one_pod_on_every_node() {
-    let fleet = Fleet::start();
+    let fleet = Three::start();
     fleet.create_web(|_| {});
     let status = fleet.settled("nginx:1", 3);
     let expected = json!({
@@ -131,14 +119,14 @@ fn a_set_runs_one_pod_on_every_node() {
 
 #[test]
 fn an_update_replaces_pods_one_after_another_and_undo_brings_the_revision_back() {
-    let fleet = Fleet::start();
+    let fleet = Three::start();
     fleet.create_web(|_| {});
     fleet.settled("nginx:1", 3);
     let first = fleet.names();
     fleet.set_image("nginx:2");
     fleet.settled("nginx:2", 3);
     assert!(fleet.names().iter().all(|name| !first.contains(name)), "new pods have new names");
-    let revisions = |fleet: &Fleet| -> Vec<i64> {
+    let revisions = |fleet: &Three| -> Vec<i64> {
         let mut numbers: Vec<i64> = fleet.list(REVISIONS).iter().filter_map(|revision| revision["revision"].as_i64()).collect();
         numbers.sort_unstable();
         numbers
@@ -151,7 +139,7 @@ fn an_update_replaces_pods_one_after_another_and_undo_brings_the_revision_back()
 
 #[test]
 fn a_bad_image_stops_at_the_budget_and_the_next_update_repairs_it() {
-    let fleet = Fleet::start();
+    let fleet = Three::start();
     fleet.create_web(|_| {});
     fleet.settled("nginx:1", 3);
     fleet.set_image("does-not-exist");
@@ -180,7 +168,7 @@ fn a_bad_image_stops_at_the_budget_and_the_next_update_repairs_it() {
 
 #[test]
 fn on_delete_waits_for_people() {
-    let fleet = Fleet::start();
+    let fleet = Three::start();
     fleet.create_web(|set| set["spec"]["updateStrategy"] = json!({"type": "OnDelete"}));
     fleet.settled("nginx:1", 3);
     let before = fleet.names();
@@ -196,7 +184,7 @@ fn on_delete_waits_for_people() {
 
 #[test]
 fn surge_never_lacks_a_ready_pod() {
-    let fleet = Fleet::start();
+    let fleet = Three::start();
     let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
     fleet.create_web(|set| set["spec"]["updateStrategy"] = rolling);
     fleet.settled("nginx:1", 3);
@@ -214,7 +202,7 @@ fn surge_never_lacks_a_ready_pod() {
 
 #[test]
 fn taints_decide_who_starts_and_who_stays() {
-    let fleet = Fleet::start();
+    let fleet = Three::start();
     fleet.create_web(|_| {});
     fleet.settled("nginx:1", 3);
     let taint = |node: &str, effect: Option<&str>| {
@@ -235,7 +223,7 @@ fn taints_decide_who_starts_and_who_stays() {
 
 #[test]
 fn a_node_that_comes_gets_its_pod_and_one_that_goes_takes_it_along() {
-    let fleet = Fleet::start();
+    let fleet = Three::start();
     fleet.create_web(|_| {});
     fleet.settled("nginx:1", 3);
     let node = json!({
@@ -253,7 +241,7 @@ fn a_node_that_comes_gets_its_pod_and_one_that_goes_takes_it_along() {
 
 #[test]
 fn failed_and_succeeded_pods_are_made_anew() {
-    let fleet = Fleet::start();
+    let fleet = Three::start();
     fleet.create_web(|_| {});
     fleet.settled("nginx:1", 3);
     let before = fleet.names();
@@ -274,7 +262,7 @@ fn failed_and_succeeded_pods_are_made_anew() {
 
 #[test]
 fn orphans_are_adopted_strangers_left_alone_and_released_pods_replaced() {
-    let fleet = Fleet::start();
+    let fleet = Three::start();
     fleet.create_web(|_| {});
     fleet.settled("nginx:1", 3);
     let before = fleet.names();
@@ -299,7 +287,7 @@ fn orphans_are_adopted_strangers_left_alone_and_released_pods_replaced() {
 #[test]
 fn deleting_a_set_takes_its_pods_and_revisions_along() {
     for policy in ["Background", "Foreground"] {
-        let fleet = Fleet::start();
+        let fleet = Three::start();
         fleet.create_web(|_| {});
         fleet.settled("nginx:1", 3);
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": policy});
@@ -312,7 +300,7 @@ fn deleting_a_set_takes_its_pods_and_revisions_along() {
 
 #[test]
 fn pods_that_a_quota_refuses_are_reported_and_made_when_it_is_gone() {
-    let fleet = Fleet::start();
+    let fleet = Three::start();
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "1"}}});
     fleet.api.create("/api/v1/namespaces/default/resourcequotas", &quota);
     fleet.create_web(|_| {});
@@ -325,7 +313,7 @@ fn pods_that_a_quota_refuses_are_reported_and_made_when_it_is_gone() {
 
 #[test]
 fn pods_that_do_not_fit_say_why() {
-    let fleet = Fleet::start();
+    let fleet = Three::start();
     fleet.create_web(|set| set["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "100"}}));
     let expected = "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity]. no new claims to \
                     deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.";
@@ -340,7 +328,7 @@ fn pods_that_do_not_fit_say_why() {
 
 #[test]
 fn a_more_important_set_preempts() {
-    let fleet = Fleet::start();
+    let fleet = Three::start();
     let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "high"}, "value": 1000});
     fleet.api.create("/apis/scheduling.k8s.io/v1/priorityclasses", &class);
     fleet.create_web(|set| set["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "3"}}));
@@ -362,7 +350,7 @@ fn a_more_important_set_preempts() {
 
 #[test]
 fn a_dead_node_is_tainted_and_keeps_its_pod_and_is_well_again_afterwards() {
-    let fleet = Fleet::start();
+    let fleet = Three::start();
     fleet.create_web(|_| {});
     fleet.settled("nginx:1", 3);
     let node = "/api/v1/nodes/everynode-2";
@@ -390,13 +378,13 @@ fn a_dead_node_is_tainted_and_keeps_its_pod_and_is_well_again_afterwards() {
 
 #[test]
 fn a_restart_touches_no_pod() {
-    let mut fleet = Fleet::start();
+    let mut fleet = Three::start();
     fleet.create_web(|_| {});
     fleet.settled("nginx:1", 3);
     let before = fleet.list(PODS);
-    fleet.server.kill();
-    fleet.server.run();
-    fleet.api = fleet.server.admin();
+    fleet.0.server.kill();
+    fleet.0.server.run();
+    fleet.0.api = fleet.server.admin();
     // A node that joins shows that the controllers have begun.
     let node = json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": "late", "labels": {"everynode.dev/simulated": "true"}},

@@ -1,6 +1,7 @@
 //! What all tests need: a server of their own, a small HTTP client, kubectl, and waiting.
 
 mod client;
+mod fleet;
 mod home;
 mod kubectl;
 mod server;
@@ -8,6 +9,7 @@ mod server;
 use std::time::{Duration, Instant};
 
 pub use client::{Answer, Client};
+pub use fleet::Fleet;
 pub use home::Home;
 pub use kubectl::{Kubectl, kubectl_or_skip};
 pub use server::{Server, spawn_server};
