@@ -33,26 +33,6 @@ pub enum Kind {
     Other(Resource),
 }
 
-impl Kind {
-    /// Those followed in full.
-    pub const FULL: [Kind; 14] = [
-        Kind::Pod,
-        Kind::Node,
-        Kind::DaemonSet,
-        Kind::ControllerRevision,
-        Kind::Lease,
-        Kind::Namespace,
-        Kind::PodDisruptionBudget,
-        Kind::PriorityClass,
-        Kind::Service,
-        Kind::EndpointSlice,
-        Kind::Endpoints,
-        Kind::ResourceQuota,
-        Kind::ClusterRole,
-        Kind::RootCertificate,
-    ];
-}
-
 /// An object of one of the kinds.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Object {
@@ -403,11 +383,6 @@ impl Cluster {
     /// The pods that have no node yet and were not deleted, by key.
     pub fn unbound(&self) -> impl Iterator<Item = &Arc<Pod>> {
         self.unbound.iter().filter_map(|key| self.pods.get(key))
-    }
-
-    /// The nodes that pods are on or meant for, whether they exist or not.
-    pub fn nodes_of_pods(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.pods_by_node.keys()
     }
 
     /// The revisions whose controller has that uid.

@@ -188,11 +188,6 @@ impl Queue {
         let rests = self.changed.iter().filter(|key| !self.busy.contains(*key)).filter_map(|key| self.rest.get(key));
         rests.chain(self.wake.values()).min().copied()
     }
-
-    /// Nothing to plan, nothing under way; what is to be done later apart.
-    pub fn is_idle(&self) -> bool {
-        self.changed.is_empty() && self.busy.is_empty()
-    }
 }
 
 #[cfg(test)]

@@ -269,7 +269,7 @@ impl World {
             self.cluster
                 .nodes
                 .values()
-                .filter(|node| eligibility(&spec, None, node) == Eligibility::Runs)
+                .filter(|node| eligibility(&spec, set.template_node(), node) == Eligibility::Runs)
                 .map(|node| node.meta.name.clone())
                 .collect()
         };
@@ -307,7 +307,7 @@ impl World {
         }
         forecast.gained = new.keys().filter(|node| !old.contains_key(*node)).map(|node| node.to_string()).collect();
         let spec = running_spec(&set.template_spec);
-        for node in self.cluster.nodes.values().filter(|node| eligibility(&spec, None, node) == Eligibility::Runs) {
+        for node in self.cluster.nodes.values().filter(|node| eligibility(&spec, set.template_node(), node) == Eligibility::Runs) {
             let name = &node.meta.name;
             if !old.contains_key(name) && !new.contains_key(name) {
                 forecast.stuck.push(Lost { node: name.to_string(), reason: self.why_not(set, name) });
@@ -322,7 +322,7 @@ impl World {
     fn why_not(&self, set: &DaemonSet, name: &Arc<str>) -> String {
         let Some(node) = self.cluster.nodes.get(name) else { return "the node does not exist".to_owned() };
         let spec = running_spec(&set.template_spec);
-        match eligibility(&spec, None, node) {
+        match eligibility(&spec, set.template_node(), node) {
             Eligibility::Never(misfit) | Eligibility::OnlyStays(misfit) => return misfit_text(&misfit),
             Eligibility::Runs => {}
         }
@@ -357,3 +357,28 @@ fn note_wave(forecast: &mut Forecast, plan: &daemonset::Plan) {
 /// The resources whose objects [`forecast`] wants to be in its state.
 pub const RESOURCES: [Resource; 6] =
     [crate::request::NODES, PODS, DAEMON_SETS, REVISIONS, crate::request::BUDGETS, crate::request::PRIORITY_CLASSES];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::NODES;
+
+    /// Three nodes, and a set that names one of them in its template.
+    #[test]
+    fn a_template_that_names_a_node_is_stuck_nowhere_else() {
+        let mut state = Server::default();
+        for name in ["a", "b", "c"] {
+            let status =
+                json!({"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"}, "conditions": [{"type": "Ready", "status": "True"}]});
+            state.insert(NODES, json!({"metadata": {"name": name}, "status": status}));
+        }
+        let set = json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "web", "namespace": "ns", "generation": 1},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {
+                "metadata": {"labels": {"app": "web"}}, "spec": {"nodeName": "b", "containers": [{"name": "c", "image": "app:1"}]},
+            }},
+        });
+        let told = forecast(state, vec![set], crate::fixture::now());
+        assert_eq!((told[0].gained.as_slice(), told[0].stuck.len(), told[0].is_cut), (&["b".to_owned()][..], 0, false));
+    }
+}

@@ -12,12 +12,10 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::cluster::{Change, Cluster, Kind, Object};
+use crate::cluster::{Change, Cluster, Object};
 use crate::controller::{Controller, Work};
 use crate::model::{Key, Node};
 use crate::request::{Event, NODES, Regarding};
-
-pub use taints::{ZoneState, desired_taints};
 
 const COMPONENT: &str = "node-controller";
 
@@ -75,7 +73,7 @@ impl Controller for NodeLifecycle {
     fn plan(&mut self, cluster: &Cluster, key: &Key, now: Timestamp) -> Work {
         if *key.namespace == *MONITOR {
             let mut work = health::plan(cluster, self.settings, &mut self.seen, now);
-            self.zones = taints::survey(cluster, std::mem::take(&mut self.zones), now);
+            self.zones = taints::survey(cluster, std::mem::take(&mut self.zones));
             work.wake_at = Some(now + MONITOR_PERIOD);
             return work;
         }
@@ -94,13 +92,10 @@ impl Node {
 }
 
 fn event(node: &Node, reason: &'static str, message: String) -> Event {
-    // The kubelet and this controller name a node by its name where others have a uid.
+    // Upstream's events about nodes name no version.
     let about = Regarding { resource_version: 0, ..Regarding::of(NODES, &node.meta) };
     Event { about, is_warning: false, reason, message, action: None, component: COMPONENT }
 }
-
-/// The kinds that this controller looks at.
-pub const KINDS: [Kind; 3] = [Kind::Node, Kind::Lease, Kind::Pod];
 
 #[cfg(test)]
 mod tests;

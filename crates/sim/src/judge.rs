@@ -6,7 +6,6 @@ use std::fmt;
 use brain::model::Key;
 use brain::pretend::Server;
 use brain::request::{DAEMON_SETS, NODES, PODS, REVISIONS};
-use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::people::STRANGER;
@@ -72,7 +71,7 @@ impl Judge {
     }
 
     /// At the end: every node that should run a pod runs exactly one, ready and of the current template; nobody else does.
-    pub fn settled(&self, server: &Server, _now: Timestamp) -> Result<(), Finding> {
+    pub fn settled(&self, server: &Server) -> Result<(), Finding> {
         let unsettled = |what: String| Err(Finding::Unsettled(what));
         for (key, set) in server.list(DAEMON_SETS) {
             if set["metadata"].get("deletionTimestamp").is_some() {

@@ -127,7 +127,7 @@ impl World {
                 last = self.now;
             }
             if self.now > last + REST && self.manager.is_idle() {
-                return self.judge.settled(&self.server, self.now);
+                return self.judge.settled(&self.server);
             }
         }
         Err(Finding::Restless)

@@ -139,7 +139,7 @@ fn concerned_by_node(cluster: &Cluster, old: Option<&Node>, new: Option<&Node>, 
     }
     for (key, set) in &cluster.sets {
         let spec = running_spec(&set.template_spec);
-        let wanted = set.template.pointer("/spec/nodeName").and_then(Value::as_str).filter(|name| !name.is_empty());
+        let wanted = set.template_node();
         let judge = |node: &Node| (eligibility(&spec, wanted, node), node.is_ready());
         let never = |verdict: &(Eligibility, bool)| matches!(verdict.0, Eligibility::Never(_));
         let (before, after) = (old.map(judge), new.map(judge));

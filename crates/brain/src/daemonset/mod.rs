@@ -226,7 +226,7 @@ impl Site<'_> {
 
 /// All nodes and all names of nodes that pods are on, by name.
 fn sites<'a>(view: &View<'a>, spec: &PodSpec, by_node: &'a PodsByNode<'a>) -> Vec<Site<'a>> {
-    let wanted = view.set.template.pointer("/spec/nodeName").and_then(serde_json::Value::as_str).filter(|name| !name.is_empty());
+    let wanted = view.set.template_node();
     let mut sites = Vec::with_capacity(view.nodes.len());
     let mut pods = by_node.iter().peekable();
     let ghost = |name: &'a Arc<str>, pods: &'a Vec<&'a Pod>| Site { name, node: None, pods };

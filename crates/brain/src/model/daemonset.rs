@@ -27,6 +27,11 @@ pub struct DaemonSet {
 }
 
 impl DaemonSet {
+    /// The one node that the template names, if it names one.
+    pub fn template_node(&self) -> Option<&str> {
+        self.template.pointer("/spec/nodeName").and_then(Value::as_str).filter(|name| !name.is_empty())
+    }
+
     /// The template's generation, when it is a number.
     pub fn template_generation(&self) -> Option<&str> {
         self.meta.annotations.get(TEMPLATE_GENERATION).filter(|text| text.parse::<i64>().is_ok())

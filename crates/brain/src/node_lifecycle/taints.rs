@@ -51,7 +51,7 @@ pub struct Zone {
 }
 
 /// Looks at all nodes again: how every zone is.
-pub fn survey(cluster: &Cluster, mut known: BTreeMap<Box<str>, Zone>, _now: Timestamp) -> BTreeMap<Box<str>, Zone> {
+pub fn survey(cluster: &Cluster, mut known: BTreeMap<Box<str>, Zone>) -> BTreeMap<Box<str>, Zone> {
     let mut counts: BTreeMap<Box<str>, (usize, usize)> = BTreeMap::new();
     for node in cluster.nodes.values() {
         let (ready, other) = counts.entry(zone_of(node)).or_default();

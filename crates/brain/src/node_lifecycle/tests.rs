@@ -111,8 +111,8 @@ fn zones_are_judged_as_upstream_does() {
     for n in 0..60 {
         text += &format!("node n{n} {}; ", if n < 33 { "notready" } else { "" });
     }
-    let zones = taints::survey(&cluster(&text), BTreeMap::new(), now());
-    assert_eq!(zones.values().map(|zone| zone.state).collect::<Vec<_>>(), [ZoneState::PartialDisruption]);
-    let zones = taints::survey(&cluster("node a notready; node b notready; node c notready; node d"), BTreeMap::new(), now());
-    assert_eq!(zones.values().map(|zone| zone.state).collect::<Vec<_>>(), [ZoneState::FullDisruption]);
+    let zones = taints::survey(&cluster(&text), BTreeMap::new());
+    assert_eq!(zones.values().map(|zone| zone.state).collect::<Vec<_>>(), [taints::ZoneState::PartialDisruption]);
+    let zones = taints::survey(&cluster("node a notready; node b notready; node c notready; node d"), BTreeMap::new());
+    assert_eq!(zones.values().map(|zone| zone.state).collect::<Vec<_>>(), [taints::ZoneState::FullDisruption]);
 }
