@@ -13,8 +13,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("apiserver", &["kinds", "store"]),
     ("controllers", &["brain", "kinds"]),
-    ("agent", &["brain", "kinds"]),
-    ("everynode", &["agent", "apiserver", "brain", "controllers", "kinds", "store"]),
+    ("net", &[]),
+    ("runtime", &[]),
+    ("agent", &["brain", "kinds", "net", "runtime"]),
+    ("everynode", &["agent", "apiserver", "brain", "controllers", "kinds", "net", "runtime", "store"]),
     ("sim", &["brain"]),
     ("xtask", &["kinds", "sim"]),
 ];

@@ -1,0 +1,33 @@
+//! Images: pulled, loaded, stored, unpacked.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What a container needs of an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    pub id: String,
+    /// Unpacked layers for overlayfs, the topmost first. Shared between containers and nodes: never written to.
+    pub layers: Vec<PathBuf>,
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    pub working_dir: String,
+    /// `user`, `uid`, `user:group`, ...; empty for root.
+    pub user: String,
+    /// `SIGTERM`, `15`; empty for the default.
+    pub stop_signal: String,
+    /// Volumes that the image declares: each gets an empty directory of the container's own.
+    pub volumes: Vec<String>,
+}
+
+/// Where the runtime finds what it runs. The store of this crate is the one in use; tests have smaller ones.
+pub trait Contents: Send + Sync {
+    /// The image with that id, unpacked.
+    fn content(&self, image_id: &str) -> crate::port::Result<Content>;
+    /// The image may not be removed while anybody holds it. `holder` is a container's id.
+    fn hold(&self, image_id: &str, holder: &str) -> crate::port::Result<()>;
+    fn release(&self, image_id: &str, holder: &str) -> crate::port::Result<()>;
+}
