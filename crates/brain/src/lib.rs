@@ -28,6 +28,8 @@ pub mod ttl;
 
 pub mod placement;
 
+pub mod podsync;
+
 pub mod forecast;
 pub mod pretend;
 pub mod why;

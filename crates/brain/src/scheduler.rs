@@ -27,6 +27,7 @@ use jiff::Timestamp;
 use crate::cluster::Cluster;
 use crate::model::{Key, Pod};
 
+pub use filters::ports_conflict;
 pub use controller::Scheduler;
 pub use explain::{explain, explain_all, preemption_on};
 pub use node_info::NodeInfo;

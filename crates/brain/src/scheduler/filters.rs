@@ -120,6 +120,11 @@ pub(super) fn conflict(a: &HostPort, b: &HostPort) -> bool {
     a.port == b.port && a.protocol == b.protocol && (a.ip == b.ip || &*a.ip == ALL || &*b.ip == ALL)
 }
 
+/// Whether two pods want the same port of their node.
+pub fn ports_conflict(a: &PodSpec, b: &PodSpec) -> bool {
+    a.host_ports.iter().any(|mine| b.host_ports.iter().any(|theirs| conflict(mine, theirs)))
+}
+
 /// Everything of which there is too little, as the plugin NodeResourcesFit lists it: what is not asked for cannot be short.
 fn shortages(spec: &PodSpec, info: &NodeInfo) -> Vec<Rejection> {
     let (wanted, taken, all) = (&spec.requests, &info.requested, &info.node.allocatable);

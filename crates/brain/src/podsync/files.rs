@@ -1,0 +1,129 @@
+//! What a pod finds in /etc: hosts, resolv.conf, its names.
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::is_host_network;
+
+/// A name's longest form that the kernel takes.
+const HOSTNAME_MAX: usize = 63;
+
+/// What a resolver is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dns {
+    pub servers: Vec<String>,
+    pub searches: Vec<String>,
+    pub options: Vec<String>,
+}
+
+/// What the node knows about names.
+#[derive(Debug, Clone, Default)]
+pub struct DnsSettings {
+    /// The cluster's resolver; empty while there is none.
+    pub cluster_servers: Vec<String>,
+    pub cluster_domain: String,
+    /// The node's own resolv.conf.
+    pub node: Dns,
+}
+
+/// The pod's host name, and with a subdomain its whole name.
+pub fn hostname(pod: &Pod, cluster_domain: &str) -> (String, Option<String>) {
+    let spec = pod.spec.as_ref();
+    let name = spec.and_then(|spec| spec.hostname.clone()).filter(|name| !name.is_empty());
+    let mut name = name.or_else(|| pod.metadata.name.clone()).unwrap_or_default();
+    name.truncate(HOSTNAME_MAX);
+    let name = name.trim_end_matches(['-', '.']).to_owned();
+    let subdomain = spec.and_then(|spec| spec.subdomain.as_deref()).filter(|subdomain| !subdomain.is_empty());
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let full = subdomain.map(|subdomain| format!("{name}.{subdomain}.{namespace}.svc.{cluster_domain}"));
+    (name, full)
+}
+
+/// The pod's /etc/hosts. `node_hosts` is the node's own file.
+pub fn hosts(pod: &Pod, addresses: &[String], cluster_domain: &str, node_hosts: &str) -> String {
+    let mut out = String::new();
+    if is_host_network(pod) {
+        out.push_str("# Kubernetes-managed hosts file (host network).\n");
+        out.push_str(node_hosts);
+        if !node_hosts.is_empty() && !node_hosts.ends_with('\n') {
+            out.push('\n');
+        }
+    } else {
+        out.push_str("# Kubernetes-managed hosts file.\n");
+        out.push_str("127.0.0.1\tlocalhost\n");
+        out.push_str("::1\tlocalhost ip6-localhost ip6-loopback\n");
+        out.push_str("fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n");
+        let (name, full) = hostname(pod, cluster_domain);
+        for address in addresses {
+            match &full {
+                Some(full) => out.push_str(&format!("{address}\t{full}\t{name}\n")),
+                None => out.push_str(&format!("{address}\t{name}\n")),
+            }
+        }
+    }
+    let aliases = pod.spec.as_ref().and_then(|spec| spec.host_aliases.as_deref()).unwrap_or_default();
+    if !aliases.is_empty() {
+        out.push_str("\n# Entries added by HostAliases.\n");
+        for alias in aliases {
+            out.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.as_deref().unwrap_or_default().join("\t")));
+        }
+    }
+    out
+}
+
+/// By `dnsPolicy` and `dnsConfig`; the second part says that the cluster's resolver was asked for and is not there.
+pub fn dns(pod: &Pod, settings: &DnsSettings) -> (Dns, bool) {
+    let spec = pod.spec.as_ref();
+    let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
+    let wants_cluster = policy == "ClusterFirstWithHostNet" || (policy == "ClusterFirst" && !is_host_network(pod));
+    let is_missing = wants_cluster && settings.cluster_servers.is_empty();
+    let mut dns = match policy {
+        "None" => Dns::default(),
+        _ if wants_cluster && !is_missing => cluster_dns(pod, settings),
+        _ => settings.node.clone(),
+    };
+    if let Some(config) = spec.and_then(|spec| spec.dns_config.as_ref()) {
+        append_new(&mut dns.servers, config.nameservers.as_deref().unwrap_or_default());
+        append_new(&mut dns.searches, config.searches.as_deref().unwrap_or_default());
+        for option in config.options.iter().flatten() {
+            let name = option.name.clone().unwrap_or_default();
+            dns.options.retain(|old| old.split(':').next() != Some(&name));
+            dns.options.push(match &option.value {
+                Some(value) if !value.is_empty() => format!("{name}:{value}"),
+                _ => name,
+            });
+        }
+    }
+    (dns, is_missing)
+}
+
+fn cluster_dns(pod: &Pod, settings: &DnsSettings) -> Dns {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let domain = &settings.cluster_domain;
+    let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+    append_new(&mut searches, &settings.node.searches);
+    Dns { servers: settings.cluster_servers.clone(), searches, options: vec!["ndots:5".to_owned()] }
+}
+
+fn append_new(list: &mut Vec<String>, more: &[String]) {
+    for item in more {
+        if !list.contains(item) {
+            list.push(item.clone());
+        }
+    }
+}
+
+/// A resolv.conf as data.
+pub fn parse_resolv_conf(text: &str) -> Dns {
+    let mut dns = Dns::default();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("nameserver") => dns.servers.extend(words.next().map(str::to_owned)),
+            // The last of several lines counts.
+            Some("search") => dns.searches = words.map(str::to_owned).collect(),
+            Some("options") => dns.options.extend(words.map(str::to_owned)),
+            _ => {}
+        }
+    }
+    dns
+}

@@ -1,0 +1,161 @@
+//! From requests and limits to what the kernel is told: processor shares and quota, memory, OOM score (the kubelet's `cm` package).
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::qos::{self, Class};
+use super::{containers, init_containers, is_sidecar};
+
+/// Kernel figures of cgroup v1.
+const SHARES_PER_CPU: i64 = 1024;
+const MIN_SHARES: i64 = 2;
+const PERIOD_US: u64 = 100_000;
+const MIN_QUOTA_US: i64 = 1000;
+
+/// OOM scores of the classes (`pkg/kubelet/qos`): BestEffort goes first.
+const GUARANTEED_OOM_SCORE: i32 = -997;
+const BEST_EFFORT_OOM_SCORE: i32 = 1000;
+/// Pods from this priority on are protected like guaranteed ones (`system-node-critical` is 1,000 above it).
+const CRITICAL_PRIORITY: i32 = 2_000_000_000;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub cpu_shares: Option<u64>,
+    pub cpu_quota_us: Option<i64>,
+    pub cpu_period_us: Option<u64>,
+    pub memory_bytes: Option<i64>,
+    pub oom_score_adj: Option<i32>,
+}
+
+pub fn of_container(pod: &Pod, container: &Container, node_memory_bytes: i64) -> Limits {
+    let requirements = requirements(container);
+    let limit_cpu = amount(&requirements.limits, "cpu");
+    let request_cpu = amount(&requirements.requests, "cpu").or(limit_cpu);
+    let memory = amount(&requirements.limits, "memory").filter(|&milli| milli > 0).map(|milli| milli / 1000);
+    Limits {
+        cpu_shares: Some(shares(request_cpu.unwrap_or(0))),
+        cpu_quota_us: limit_cpu.filter(|&milli| milli > 0).map(quota),
+        cpu_period_us: limit_cpu.filter(|&milli| milli > 0).map(|_| PERIOD_US),
+        memory_bytes: memory,
+        oom_score_adj: Some(oom_score(pod, container, node_memory_bytes)),
+    }
+}
+
+/// What holds all containers of a pod: the sum of requests; limits only when every container has one.
+pub fn of_pod(pod: &Pod) -> Limits {
+    let requirements = pod_requirements(pod);
+    let bounded = |name: &str| {
+        let limited = |container: &Container| amount(&self::requirements(container).limits, name).is_some_and(|milli| milli > 0);
+        containers(pod).iter().chain(init_containers(pod)).all(limited)
+    };
+    let limit_cpu = amount(&requirements.limits, "cpu").filter(|_| bounded("cpu"));
+    let limit_memory = amount(&requirements.limits, "memory").filter(|_| bounded("memory"));
+    Limits {
+        cpu_shares: Some(shares(amount(&requirements.requests, "cpu").unwrap_or(0))),
+        cpu_quota_us: limit_cpu.map(quota),
+        cpu_period_us: limit_cpu.map(|_| PERIOD_US),
+        memory_bytes: limit_memory.map(|milli| milli / 1000),
+        oom_score_adj: None,
+    }
+}
+
+/// A container's resources, with requests filled from limits.
+pub fn requirements(container: &Container) -> ResourceRequirements {
+    let Some(resources) = &container.resources else { return ResourceRequirements::default() };
+    let mut requests = resources.requests.clone().unwrap_or_default();
+    for (name, limit) in resources.limits.iter().flatten() {
+        requests.entry(name.clone()).or_insert_with(|| limit.clone());
+    }
+    let some = |map: BTreeMap<String, Quantity>| if map.is_empty() { None } else { Some(map) };
+    ResourceRequirements { limits: resources.limits.clone().and_then(some), requests: some(requests), claims: None }
+}
+
+/// What a pod needs in all: containers and sidecars together, or its largest init container, and its overhead.
+pub fn pod_requirements(pod: &Pod) -> ResourceRequirements {
+    let pick = |select: fn(&ResourceRequirements) -> &Option<BTreeMap<String, Quantity>>| {
+        let of = |container: &Container| select(&requirements(container)).clone().unwrap_or_default();
+        let mut total: BTreeMap<String, kinds::quantity::Quantity> = BTreeMap::new();
+        let mut sidecars: BTreeMap<String, kinds::quantity::Quantity> = BTreeMap::new();
+        let mut peak: BTreeMap<String, kinds::quantity::Quantity> = BTreeMap::new();
+        containers(pod).iter().for_each(|container| add(&mut total, &of(container)));
+        for container in init_containers(pod) {
+            if is_sidecar(container) {
+                add(&mut sidecars, &of(container));
+                max(&mut peak, &sidecars);
+            } else {
+                let mut now = sidecars.clone();
+                add(&mut now, &of(container));
+                max(&mut peak, &now);
+            }
+        }
+        for (name, quantity) in &sidecars {
+            let sum = total.get(name).map_or_else(|| quantity.clone(), |old| old.add(quantity));
+            total.insert(name.clone(), sum);
+        }
+        max(&mut total, &peak);
+        if let Some(overhead) = pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref()) {
+            add(&mut total, overhead);
+        }
+        let texts: BTreeMap<String, Quantity> = total.into_iter().map(|(name, quantity)| (name, Quantity(quantity.to_string()))).collect();
+        if texts.is_empty() { None } else { Some(texts) }
+    };
+    ResourceRequirements { limits: pick(|requirements| &requirements.limits), requests: pick(|requirements| &requirements.requests), claims: None }
+}
+
+fn add(total: &mut BTreeMap<String, kinds::quantity::Quantity>, more: &BTreeMap<String, Quantity>) {
+    for (name, text) in more {
+        let Ok(quantity) = kinds::quantity::Quantity::parse(&text.0) else { continue };
+        let sum = total.get(name).map_or_else(|| quantity.clone(), |old| old.add(&quantity));
+        total.insert(name.clone(), sum);
+    }
+}
+
+fn max(total: &mut BTreeMap<String, kinds::quantity::Quantity>, other: &BTreeMap<String, kinds::quantity::Quantity>) {
+    for (name, quantity) in other {
+        if total.get(name).is_none_or(|old| old.millis() < quantity.millis()) {
+            total.insert(name.clone(), quantity.clone());
+        }
+    }
+}
+
+/// In thousandths.
+pub fn amount(map: &Option<BTreeMap<String, Quantity>>, name: &str) -> Option<i64> {
+    let text = map.as_ref()?.get(name)?;
+    kinds::quantity::Quantity::parse(&text.0).ok().map(|quantity| quantity.millis())
+}
+
+fn shares(milli: i64) -> u64 {
+    (milli * SHARES_PER_CPU / 1000).max(MIN_SHARES).unsigned_abs()
+}
+
+fn quota(milli: i64) -> i64 {
+    (milli * (PERIOD_US as i64) / 1000).max(MIN_QUOTA_US)
+}
+
+fn oom_score(pod: &Pod, container: &Container, node_memory_bytes: i64) -> i32 {
+    if pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0) >= CRITICAL_PRIORITY {
+        return GUARANTEED_OOM_SCORE;
+    }
+    match qos::class(pod) {
+        Class::Guaranteed => GUARANTEED_OOM_SCORE,
+        Class::BestEffort => BEST_EFFORT_OOM_SCORE,
+        Class::Burstable => {
+            let request = amount(&requirements(container).requests, "memory").unwrap_or(0) / 1000;
+            let share = if node_memory_bytes > 0 { i128::from(request) * 1000 / i128::from(node_memory_bytes) } else { 0 };
+            // Always above guaranteed pods and below best-effort ones.
+            (1000 - i32::try_from(share).unwrap_or(1000)).clamp(1000 + GUARANTEED_OOM_SCORE, BEST_EFFORT_OOM_SCORE - 1)
+        }
+    }
+}
+
+/// Where a pod's control group lies below the node's: `kubepods/burstable/pod<uid>`; guaranteed pods have no folder for their class.
+pub fn cgroup(pod: &Pod) -> String {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    match qos::class(pod) {
+        Class::Guaranteed => format!("kubepods/pod{uid}"),
+        Class::Burstable => format!("kubepods/burstable/pod{uid}"),
+        Class::BestEffort => format!("kubepods/besteffort/pod{uid}"),
+    }
+}

@@ -1,0 +1,80 @@
+//! Who a container runs as and what it may do: the pod's and the container's security contexts together.
+
+use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile};
+
+use super::full_name;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Seccomp {
+    #[default]
+    Unconfined,
+    RuntimeDefault,
+    /// A file below the node's folder of profiles.
+    Localhost(String),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Security {
+    pub privileged: bool,
+    pub add_capabilities: Vec<String>,
+    pub drop_capabilities: Vec<String>,
+    pub run_as_user: Option<i64>,
+    pub run_as_group: Option<i64>,
+    pub run_as_non_root: bool,
+    pub supplemental_groups: Vec<i64>,
+    pub strict_supplemental_groups: bool,
+    pub read_only_root: bool,
+    pub no_new_privileges: bool,
+    pub seccomp: Seccomp,
+    pub unmasked_proc: bool,
+}
+
+/// The container's own settings win over the pod's.
+pub fn effective(pod: &Pod, container: &Container) -> Security {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let own = container.security_context.as_ref();
+    let capabilities = own.and_then(|own| own.capabilities.as_ref());
+    let mut groups: Vec<i64> = of_pod.and_then(|context| context.supplemental_groups.clone()).unwrap_or_default();
+    groups.extend(of_pod.and_then(|context| context.fs_group));
+    let profile = own.and_then(|own| own.seccomp_profile.as_ref()).or(of_pod.and_then(|context| context.seccomp_profile.as_ref()));
+    Security {
+        privileged: own.and_then(|own| own.privileged).unwrap_or(false),
+        add_capabilities: capabilities.and_then(|capabilities| capabilities.add.clone()).unwrap_or_default(),
+        drop_capabilities: capabilities.and_then(|capabilities| capabilities.drop.clone()).unwrap_or_default(),
+        run_as_user: own.and_then(|own| own.run_as_user).or(of_pod.and_then(|context| context.run_as_user)),
+        run_as_group: own.and_then(|own| own.run_as_group).or(of_pod.and_then(|context| context.run_as_group)),
+        run_as_non_root: own.and_then(|own| own.run_as_non_root).or(of_pod.and_then(|context| context.run_as_non_root)).unwrap_or(false),
+        supplemental_groups: groups,
+        strict_supplemental_groups: of_pod.and_then(|context| context.supplemental_groups_policy.as_deref()) == Some("Strict"),
+        read_only_root: own.and_then(|own| own.read_only_root_filesystem).unwrap_or(false),
+        no_new_privileges: own.and_then(|own| own.allow_privilege_escalation) == Some(false),
+        seccomp: profile.map(seccomp).unwrap_or_default(),
+        unmasked_proc: own.and_then(|own| own.proc_mount.as_deref()) == Some("Unmasked"),
+    }
+}
+
+fn seccomp(profile: &SeccompProfile) -> Seccomp {
+    match profile.type_.as_str() {
+        "RuntimeDefault" => Seccomp::RuntimeDefault,
+        "Localhost" => Seccomp::Localhost(profile.localhost_profile.clone().unwrap_or_default()),
+        _ => Seccomp::Unconfined,
+    }
+}
+
+/// Whether `runAsNonRoot` holds; `uid` and `username` are what the image says.
+pub fn check_non_root(security: &Security, pod: &Pod, container: &Container, uid: Option<i64>, username: &str) -> Result<(), String> {
+    if !security.run_as_non_root {
+        return Ok(());
+    }
+    let place = format!("(pod: \"{}\", container: {})", full_name(pod), container.name);
+    match (security.run_as_user, uid) {
+        (Some(0), _) => Err(format!("container's runAsUser breaks non-root policy {place}")),
+        (Some(_), _) => Ok(()),
+        (None, Some(0)) => Err(format!("container has runAsNonRoot and image will run as root {place}")),
+        (None, Some(_)) => Ok(()),
+        (None, None) if username.is_empty() => Err(format!("container has runAsNonRoot and image will run as root {place}")),
+        (None, None) => {
+            Err(format!("container has runAsNonRoot and image has non-numeric user ({username}), cannot verify user is non-root {place}"))
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Paths of a container resolved as the container would: symbolic links lead nowhere outside of its root, however they were laid.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+/// /etc/passwd and its like; larger ones are somebody's attack.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Opens `path` as if `root` were `/`.
+fn open(root: &OwnedFd, path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: open_how is three integers; all zero is a valid value of it.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (flags | libc::O_CLOEXEC) as u64;
+    how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+    // SAFETY: path and how live over the call and the size is that of how.
+    let fd = unsafe { libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &how, size_of_val(&how)) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn open_root(root: &Path) -> io::Result<OwnedFd> {
+    Ok(File::open(root)?.into())
+}
+
+/// Makes the directories of `path` below `root` that are missing.
+pub fn create_dir_all(root: &Path, path: &Path) -> io::Result<()> {
+    let root = open_root(root)?;
+    let mut done = PathBuf::from("/");
+    let mut parent = open(&root, &done, libc::O_PATH | libc::O_DIRECTORY)?;
+    for part in path.components().filter(|c| matches!(c, std::path::Component::Normal(_))) {
+        done.push(part);
+        parent = match open(&root, &done, libc::O_PATH | libc::O_DIRECTORY) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let name = Path::new(part.as_os_str());
+                nix::sys::stat::mkdirat(Some(parent.as_raw_fd()), name, nix::sys::stat::Mode::from_bits_truncate(0o755))?;
+                open(&root, &done, libc::O_PATH | libc::O_DIRECTORY)?
+            }
+            opened => opened?,
+        };
+    }
+    Ok(())
+}
+
+/// The file's text as the stacked layers (topmost first) show it; None when no layer has it or an upper one hides it.
+pub fn read_from_layers(layers: &[PathBuf], path: &Path) -> io::Result<Option<String>> {
+    for layer in layers {
+        if is_whiteout(&layer.join(path)) || path.parent().is_some_and(|dir| is_whiteout(&layer.join(dir))) {
+            return Ok(None);
+        }
+        let file = match open(&open_root(layer)?, path, libc::O_RDONLY | libc::O_NONBLOCK) {
+            Ok(file) => File::from(file),
+            // A link may lead to another layer; few images do that to these files, and those get the default.
+            Err(_) => continue,
+        };
+        if !file.metadata()?.is_file() {
+            continue;
+        }
+        let mut text = Vec::new();
+        file.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
+        return Ok(Some(String::from_utf8_lossy(&text).into_owned()));
+    }
+    Ok(None)
+}
+
+/// What overlayfs takes for "removed in this layer": a character device 0, 0.
+fn is_whiteout(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    path.symlink_metadata().is_ok_and(|m| m.file_type().is_char_device() && m.rdev() == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_stay_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        std::os::unix::fs::symlink("/real", root.join("link")).unwrap();
+        std::fs::create_dir(root.join("real")).unwrap();
+        create_dir_all(&root, Path::new("/link/a/b")).unwrap();
+        create_dir_all(&root, Path::new("/link/a/b")).unwrap();
+        assert!(root.join("real/a/b").is_dir());
+    }
+
+    #[test]
+    fn upper_layers_win() {
+        let dir = tempfile::tempdir().unwrap();
+        let layers: Vec<PathBuf> = ["top", "bottom"].iter().map(|n| dir.path().join(n)).collect();
+        for layer in &layers {
+            std::fs::create_dir_all(layer.join("etc")).unwrap();
+        }
+        std::fs::write(layers[1].join("etc/passwd"), "low").unwrap();
+        let read = || read_from_layers(&layers, Path::new("etc/passwd")).unwrap();
+        assert_eq!(read().as_deref(), Some("low"));
+        std::fs::write(layers[0].join("etc/passwd"), "high").unwrap();
+        assert_eq!(read().as_deref(), Some("high"));
+    }
+}

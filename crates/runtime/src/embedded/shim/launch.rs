@@ -1,0 +1,158 @@
+//! Making the container: mount namespace, root filesystem, working directory, streams, and the library's part. Ends with the container's
+//! first process waiting for the word to start.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use super::super::causes::Causes;
+use super::super::cgroup::Cgroup;
+use super::super::executor::Program;
+use super::super::paths::ContainerDir;
+use super::super::record::Launch;
+use super::super::{console, inroot};
+use super::streams::Streams;
+
+const CONSOLE_SOCKET: &str = "console.sock";
+
+pub struct Started {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    pub container: Container,
+    pub streams: Streams,
+    pub causes: Causes,
+}
+
+pub fn launch(dir: &ContainerDir, launch: &Launch) -> Result<Started, String> {
+    mount_rootfs(dir, launch)?;
+    make_working_dir(dir, launch)?;
+    // Made before the library does it: the container's view of its own groups is bound from these directories.
+    Cgroup::new(&launch.cgroup).create().map_err(|e| format!("create cgroup {}: {e}", launch.cgroup))?;
+    let causes = Causes::new().map_err(|e| format!("anonymous file: {e}"))?;
+    causes.collect();
+    let program = program(launch, causes.clone())?;
+    let (container, streams) = create(dir, launch, program, &causes)?;
+    let pid = container.pid().ok_or("the container has no process")?.as_raw();
+    adjust_oom_score(pid, launch.oom_score_adj);
+    let pidfd = open_pidfd(pid).map_err(|e| format!("open process {pid}: {e}"))?;
+    Ok(Started { pid, pidfd, container, streams, causes })
+}
+
+pub fn program(launch: &Launch, causes: Causes) -> Result<Program, String> {
+    let filters = match &launch.seccomp {
+        Some(profile) => profile.compile(launch.capabilities).map_err(|e| e.to_string())?,
+        None => Vec::new(),
+    };
+    Ok(Program { causes, filters, capabilities: launch.capabilities, no_new_privileges: launch.no_new_privileges })
+}
+
+/// In a mount namespace of the shim's own, so that nothing is left to unmount when everything crashes.
+fn mount_rootfs(dir: &ContainerDir, launch: &Launch) -> Result<(), String> {
+    if !launch.shared_mounts {
+        unshare(CloneFlags::CLONE_NEWNS).map_err(|e| format!("new mount namespace: {e}"))?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+            .map_err(|e| format!("detach mount namespace: {e}"))?;
+    }
+    let lower = link_layers(dir, launch).map_err(|e| format!("link image layers: {e}"))?;
+    let (upper, work) = (launch.writable.join("upper"), launch.writable.join("work"));
+    let options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
+    mount(Some("overlay"), &dir.rootfs(), Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        .map_err(|e| format!("mount root filesystem: {e}"))
+}
+
+/// Mount options fit in a page, the paths of many layers do not: short links stand in for them.
+fn link_layers(dir: &ContainerDir, launch: &Launch) -> io::Result<String> {
+    let links = dir.0.join("l");
+    fs::create_dir_all(&links)?;
+    let mut names = Vec::new();
+    for (n, layer) in launch.layers.iter().enumerate() {
+        std::os::unix::fs::symlink(layer, links.join(n.to_string()))?;
+        names.push(format!("l/{n}"));
+    }
+    if names.is_empty() {
+        fs::create_dir_all(links.join("none"))?;
+        names.push("l/none".to_owned());
+    }
+    Ok(names.join(":"))
+}
+
+fn make_working_dir(dir: &ContainerDir, launch: &Launch) -> Result<(), String> {
+    let made = match &launch.working_dir_mount {
+        Some((root, rest)) => inroot::create_dir_all(root, rest),
+        None => inroot::create_dir_all(&dir.rootfs(), &launch.working_dir),
+    };
+    match made {
+        // A file or a read-only volume in the way: the container's own start says so better.
+        Err(e) if !matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::EROFS)) => {
+            Err(format!("make working directory {}: {e}", launch.working_dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn create(dir: &ContainerDir, launch: &Launch, program: Program, causes: &Causes) -> Result<(Container, Streams), String> {
+    let words = |e: io::Error| format!("streams: {e}");
+    let root: PathBuf = dir.library_state();
+    fs::create_dir_all(&root).map_err(words)?;
+    let builder = ContainerBuilder::new(launch.id.clone(), SyscallType::default())
+        .with_root_path(root)
+        .map_err(|e| causes.explain(&e))?
+        .with_executor(program);
+    if launch.tty {
+        let listener = UnixListener::bind(CONSOLE_SOCKET).map_err(words)?;
+        let builder = builder.with_console_socket(Some(dir.0.join(CONSOLE_SOCKET)));
+        let container = build(builder, dir, causes)?;
+        let terminal = console::receive_terminal(&listener).map_err(words)?;
+        let _ = fs::remove_file(CONSOLE_SOCKET);
+        return Ok((container, Streams::terminal(terminal).map_err(words)?));
+    }
+    let (streams, ends) = Streams::pipes(launch.stdin, owner(dir)).map_err(words)?;
+    let mut builder = builder.with_stdout(ends.stdout).with_stderr(ends.stderr);
+    if let Some(stdin) = ends.stdin {
+        builder = builder.with_stdin(stdin);
+    }
+    Ok((build(builder, dir, causes)?, streams))
+}
+
+fn build(builder: ContainerBuilder, dir: &ContainerDir, causes: &Causes) -> Result<Container, String> {
+    builder.as_init(dir.bundle()).with_systemd(false).with_detach(true).build().map_err(|e| causes.explain(&e))
+}
+
+/// Who must be able to open /dev/stdout anew.
+fn owner(dir: &ContainerDir) -> Option<u32> {
+    let spec: serde_json::Value = serde_json::from_reader(File::open(dir.spec()).ok()?).ok()?;
+    u32::try_from(spec["process"]["user"]["uid"].as_u64()?).ok()
+}
+
+/// Lowering the score takes a privilege that not every agent has; the container runs without.
+fn adjust_oom_score(pid: i32, score: Option<i32>) {
+    if let Some(score) = score
+        && let Err(e) = fs::write(Path::new("/proc").join(pid.to_string()).join("oom_score_adj"), score.to_string())
+    {
+        eprintln!("set oom_score_adj to {score}: {e}");
+    }
+}
+
+pub fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and ours; the kernel sets close-on-exec on it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+pub fn send_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
+    // SAFETY: no siginfo is passed; the rest are numbers.
+    let done = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,147 @@
+//! The shim: one small process per running container. It makes the container, starts it, carries its streams, keeps its log and writes down
+//! how it ended. It lives as long as the container and does not need the agent.
+//!
+//! Single-threaded: the library clones the process and goes on allocating in the clone, which hangs when another thread holds the
+//! allocator's lock. Whether a shim lives is told by the lock on `shim.lock`, never by a process id.
+
+mod launch;
+mod relay;
+mod streams;
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::cgroup::Cgroup;
+use super::control::{self, Report};
+use super::log::Log;
+use super::paths::{ContainerDir, SOCKET};
+use super::record::{self, ContainerRecord, ExitRecord, Launch, StartRecord};
+
+/// `everynode-shim DIR`.
+pub fn main(dir: &Path) -> ExitCode {
+    match run(&ContainerDir(dir.to_owned())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            // Nobody may have started yet, and then somebody waits for this line.
+            let _ = report(&Report::Failed(e.to_string()));
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(dir: &ContainerDir) -> io::Result<()> {
+    detach()?;
+    let _lock = begin(dir)?;
+    let record: ContainerRecord = record::read(&dir.record())?.ok_or(io::ErrorKind::NotFound)?;
+    // Sockets are named relative to here.
+    std::env::set_current_dir(&dir.0)?;
+    match live(dir, &record.launch) {
+        Ok(()) => Ok(()),
+        Err(text) => fail(dir, &record.launch, &text),
+    }
+}
+
+/// From the agent's session, process group and signals.
+fn detach() -> io::Result<()> {
+    let _ = nix::unistd::setsid();
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: ignoring a signal runs no code.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    // SAFETY: prctl with these arguments takes numbers only.
+    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// A container begins once, whatever crashes in between: the lock keeps two shims apart, the file a second one from following a dead one.
+fn begin(dir: &ContainerDir) -> io::Result<Flock<File>> {
+    let lock = File::options().create(true).append(true).open(dir.lock())?;
+    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|_| io::Error::other("the container is being started"))?;
+    File::options()
+        .create_new(true)
+        .write(true)
+        .open(dir.begun())
+        .and_then(|mut f| write!(f, "{}", std::process::id()))
+        .map_err(|e| io::Error::new(e.kind(), format!("the container was started before: {e}")))?;
+    Ok(lock)
+}
+
+fn live(dir: &ContainerDir, launch: &Launch) -> Result<(), String> {
+    let listener = UnixListener::bind(SOCKET).and_then(|l| l.set_nonblocking(true).map(|()| l)).map_err(|e| format!("bind control socket: {e}"))?;
+    let log = Log::open(&launch.log_path).map_err(|e| format!("open log {}: {e}", launch.log_path.display()))?;
+    let mut started = launch::launch(dir, launch)?;
+    record::write(&dir.started(), &StartRecord { pid: started.pid, at: Timestamp::now() }).map_err(|e| format!("write start record: {e}"))?;
+    started.container.start().map_err(|e| started.causes.explain(&e))?;
+    let _ = report(&Report::Started(started.pid));
+    hush();
+    let end = relay::Relay::new(launch, started.streams, started.pidfd, listener, log).run(started.pid);
+    finish(dir, launch, end);
+    Ok(())
+}
+
+/// The agent reads standard output to its end.
+fn report(report: &Report) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    stdout.write_all(&control::line(report))?;
+    stdout.flush()
+}
+
+fn hush() {
+    use std::os::fd::AsRawFd;
+    if let Ok(null) = File::options().write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2(null.as_raw_fd(), 1);
+    }
+}
+
+/// What could not be started ends like a container that ended, with the text for its status.
+fn fail(dir: &ContainerDir, launch: &Launch, text: &str) -> io::Result<()> {
+    let exit = ExitRecord { code: 128, signal: 0, oom: false, at: Timestamp::now(), reason: "StartError".into(), message: text.into() };
+    record::write(&dir.exit(), &exit)?;
+    clean_up(dir, launch);
+    let _ = report(&Report::Failed(text.to_owned()));
+    Ok(())
+}
+
+/// The record first: an interruption after it leaves rubbish, one before it would lose the truth.
+fn finish(dir: &ContainerDir, launch: &Launch, end: relay::End) {
+    let oom = Cgroup::new(&launch.cgroup).oom_kills() > 0 && (end.signal == libc::SIGKILL || end.code == 128 + libc::SIGKILL);
+    let reason = match end.code {
+        _ if oom => "OOMKilled",
+        0 => "Completed",
+        _ => "Error",
+    };
+    let exit = ExitRecord { code: end.code, signal: end.signal, oom, at: end.at, reason: reason.into(), message: String::new() };
+    if let Err(e) = record::write(&dir.exit(), &exit) {
+        eprintln!("write exit record: {e}");
+    }
+    clean_up(dir, launch);
+}
+
+fn clean_up(dir: &ContainerDir, launch: &Launch) {
+    let group = Cgroup::new(&launch.cgroup);
+    group.kill_all();
+    reap();
+    if let Err(e) = group.remove() {
+        eprintln!("{e}");
+    }
+    if launch.shared_mounts {
+        let _ = nix::mount::umount2(&dir.rootfs(), nix::mount::MntFlags::MNT_DETACH);
+    }
+    let _ = fs::remove_dir_all(dir.library_state());
+    let _ = fs::remove_file(SOCKET);
+}
+
+/// Orphans of the container became children of the shim.
+fn reap() {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(s) if s != WaitStatus::StillAlive) {}
+}

@@ -1,0 +1,237 @@
+//! A layer: from a stream of bytes to a directory that overlayfs takes as a lower one.
+//!
+//! Deletions become what overlayfs reads: a character device 0:0 for a name, the attribute `trusted.overlay.opaque` for a directory. Each
+//! layer is unpacked alone, without those below it: a directory that the layer goes through but does not list itself gets the mode 0755.
+//! Nothing is ever written outside of the directory: names with `..` are refused, symlinks are followed as if it were the root.
+
+mod compression;
+mod metadata;
+mod rooted;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, BufRead, Read};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+
+use super::digest::{Digest, HashingReader};
+use super::error::{Error, Result};
+pub use compression::decompress;
+use metadata::Metadata;
+use rooted::{Place, Root};
+
+const WHITEOUT_PREFIX: &[u8] = b".wh.";
+const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
+/// Names with this start are notes of an old storage driver, not deletions.
+const RESERVED_PREFIX: &[u8] = b".wh..wh.";
+const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
+const COPY_BUFFER_BYTES: usize = 128 * 1024;
+
+/// Unpacks a layer, compressed or not, into an empty directory; answers its diff id and the length of its archive.
+pub fn unpack(layer: impl BufRead, directory: &Path) -> Result<(Digest, u64)> {
+    let mut reader = HashingReader::new(decompress(layer).map_err(Error::LayerRead)?);
+    Unpacker::new(directory)?.run(&mut reader)?;
+    // What follows the end of the archive counts for the digest too.
+    reader.finish().map_err(Error::LayerRead)
+}
+
+struct Unpacker {
+    root: Root,
+    buffer: Vec<u8>,
+    /// Paths without symlinks of what this layer has put there: deletions are about the layers below only.
+    made: BTreeSet<PathBuf>,
+    whiteouts: BTreeSet<PathBuf>,
+    /// Set at the end: what is put into a directory changes its time.
+    directory_times: BTreeMap<PathBuf, Metadata>,
+}
+
+impl Unpacker {
+    fn new(directory: &Path) -> Result<Unpacker> {
+        let root = Root::open(directory).map_err(Error::io("open", directory))?;
+        let buffer = vec![0; COPY_BUFFER_BYTES];
+        Ok(Unpacker { root, buffer, made: BTreeSet::new(), whiteouts: BTreeSet::new(), directory_times: BTreeMap::new() })
+    }
+
+    fn run(mut self, reader: impl Read) -> Result<()> {
+        let mut archive = tar::Archive::new(reader);
+        for entry in archive.entries().map_err(Error::LayerRead)? {
+            let mut entry = entry.map_err(Error::LayerRead)?;
+            let path = entry.path_bytes().into_owned();
+            self.entry(&path, &mut entry).map_err(|problem| problem.at(&path))?;
+        }
+        self.set_directory_times()
+    }
+
+    fn entry<R: Read>(&mut self, path: &[u8], entry: &mut tar::Entry<'_, R>) -> std::result::Result<(), Problem> {
+        if matches!(entry.header().entry_type(), tar::EntryType::XGlobalHeader) {
+            return Ok(());
+        }
+        let path = clean(path)?;
+        let metadata = Metadata::of(entry)?;
+        let Some(name) = path.file_name().map(|name| name.as_bytes().to_owned()) else {
+            return self.root_directory(metadata);
+        };
+        let place = self.root.place(&path)?;
+        if name == OPAQUE_NAME {
+            return Ok(make_opaque(&place.parent_as_place())?);
+        }
+        if name.starts_with(RESERVED_PREFIX) {
+            return Ok(());
+        }
+        match name.strip_prefix(WHITEOUT_PREFIX) {
+            Some(b"" | b"." | b"..") => Err(Problem::Refused("the name of what it deletes is not one".to_owned())),
+            Some(deleted) => self.whiteout(place.sibling(deleted)),
+            None => self.make(place, metadata, entry),
+        }
+    }
+
+    fn root_directory(&mut self, metadata: Metadata) -> std::result::Result<(), Problem> {
+        metadata.apply(&self.root.own_place(), FileType::Directory)?;
+        self.directory_times.insert(PathBuf::new(), metadata);
+        Ok(())
+    }
+
+    fn whiteout(&mut self, place: Place) -> std::result::Result<(), Problem> {
+        if self.made.contains(&place.path) || !self.whiteouts.insert(place.path.clone()) {
+            return Ok(());
+        }
+        self.root.remove(&place)?;
+        rustix::fs::mknodat(place.parent.as_fd(), &place.name, FileType::CharacterDevice, Mode::empty(), 0)?;
+        Ok(())
+    }
+
+    fn make<R: Read>(&mut self, place: Place, metadata: Metadata, entry: &mut tar::Entry<'_, R>) -> std::result::Result<(), Problem> {
+        let kind = entry.header().entry_type();
+        let replaces_whiteout = self.whiteouts.remove(&place.path);
+        if !(kind.is_dir() && place.is_directory()) {
+            self.root.remove(&place)?;
+        }
+        let file_type = match kind {
+            tar::EntryType::Directory => self.directory(&place, &metadata, replaces_whiteout)?,
+            tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => self.file(&place, entry)?,
+            tar::EntryType::Symlink => symlink(&place, &link_target(entry)?)?,
+            // Owner, mode and times are those of the file that is linked to.
+            tar::EntryType::Link => return self.hard_link(&place, &link_target(entry)?),
+            tar::EntryType::Char | tar::EntryType::Block | tar::EntryType::Fifo => device(&place, kind, entry)?,
+            other => return Err(Problem::Refused(format!("entries of type {other:?} are not known"))),
+        };
+        metadata.apply(&place, file_type)?;
+        self.made.insert(place.path);
+        Ok(())
+    }
+
+    fn directory(&mut self, place: &Place, metadata: &Metadata, replaces_whiteout: bool) -> io::Result<FileType> {
+        if !place.is_directory() {
+            rustix::fs::mkdirat(place.parent.as_fd(), &place.name, Mode::from_raw_mode(0o700))?;
+        }
+        if replaces_whiteout {
+            // The name was deleted and made anew: nothing of the directory below may shine through.
+            make_opaque(place)?;
+        }
+        self.directory_times.insert(place.path.clone(), metadata.clone());
+        Ok(FileType::Directory)
+    }
+
+    fn file(&mut self, place: &Place, content: &mut impl Read) -> io::Result<FileType> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::openat(place.parent.as_fd(), &place.name, flags, Mode::from_raw_mode(0o600))?);
+        loop {
+            let n = content.read(&mut self.buffer)?;
+            if n == 0 {
+                return Ok(FileType::RegularFile);
+            }
+            io::Write::write_all(&mut file, &self.buffer[..n])?;
+        }
+    }
+
+    fn hard_link(&mut self, place: &Place, target: &[u8]) -> std::result::Result<(), Problem> {
+        let target = self.root.place(&clean(target)?)?;
+        rustix::fs::linkat(target.parent.as_fd(), &target.name, place.parent.as_fd(), &place.name, AtFlags::empty())?;
+        self.made.insert(place.path.clone());
+        Ok(())
+    }
+
+    fn set_directory_times(mut self) -> Result<()> {
+        for (path, metadata) in std::mem::take(&mut self.directory_times) {
+            let place = if path.as_os_str().is_empty() { Ok(self.root.own_place()) } else { self.root.place(&path) };
+            let set = place.and_then(|place| if place.is_directory() { metadata.set_times(&place) } else { Ok(()) });
+            set.map_err(|source| Problem::Io(source).at(path.as_os_str().as_bytes()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Why an entry was not unpacked; the path is added where it is known.
+enum Problem {
+    Refused(String),
+    Io(io::Error),
+}
+
+impl Problem {
+    fn at(self, path: &[u8]) -> Error {
+        let path = String::from_utf8_lossy(path).into_owned();
+        match self {
+            Problem::Refused(why) => Error::Entry { path, why },
+            Problem::Io(source) => Error::EntryIo { path, source },
+        }
+    }
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Problem {
+        Problem::Io(error)
+    }
+}
+
+impl From<rustix::io::Errno> for Problem {
+    fn from(error: rustix::io::Errno) -> Problem {
+        Problem::Io(error.into())
+    }
+}
+
+/// The path below the root. A leading slash counts for nothing; what points upwards is refused, whether or not it would get out.
+fn clean(path: &[u8]) -> std::result::Result<PathBuf, Problem> {
+    let mut clean = PathBuf::new();
+    for component in path.split(|byte| *byte == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => return Err(Problem::Refused("its path leads upwards".to_owned())),
+            _ if component.contains(&0) => return Err(Problem::Refused("its path contains a zero byte".to_owned())),
+            _ => clean.push(std::ffi::OsStr::from_bytes(component)),
+        }
+    }
+    Ok(clean)
+}
+
+fn link_target<R: Read>(entry: &tar::Entry<'_, R>) -> std::result::Result<Vec<u8>, Problem> {
+    entry.link_name_bytes().map(|name| name.into_owned()).ok_or_else(|| Problem::Refused("it is a link to nothing".to_owned()))
+}
+
+/// The target stays as it is: it is followed in containers only, whose root this is.
+fn symlink(place: &Place, target: &[u8]) -> io::Result<FileType> {
+    rustix::fs::symlinkat(std::ffi::OsStr::from_bytes(target), place.parent.as_fd(), &place.name)?;
+    Ok(FileType::Symlink)
+}
+
+fn device<R: Read>(place: &Place, kind: tar::EntryType, entry: &tar::Entry<'_, R>) -> io::Result<FileType> {
+    let file_type = match kind {
+        tar::EntryType::Char => FileType::CharacterDevice,
+        tar::EntryType::Block => FileType::BlockDevice,
+        _ => FileType::Fifo,
+    };
+    let number = if file_type == FileType::Fifo {
+        0 // Its fields are often empty, which is not a number.
+    } else {
+        let header = entry.header();
+        rustix::fs::makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0))
+    };
+    rustix::fs::mknodat(place.parent.as_fd(), &place.name, file_type, Mode::from_raw_mode(0o600), number)?;
+    Ok(file_type)
+}
+
+fn make_opaque(place: &Place) -> io::Result<()> {
+    metadata::set_attribute(place, OPAQUE_ATTRIBUTE, b"y")
+}
