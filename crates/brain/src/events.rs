@@ -89,7 +89,8 @@ impl Correlator {
         let source = format!("{}/{}", event.component, event.about.uid);
         let is_new_api = event.action.is_some();
         let mut message = event.message.clone();
-        let mut same = format!("{source}/{}/{}/{message}", event.reason, event.is_warning);
+        let part = event.about.field_path.as_deref().unwrap_or_default();
+        let mut same = format!("{source}/{part}/{}/{}/{message}", event.reason, event.is_warning);
         if !is_new_api {
             let key = format!("{source}/{}/{}", event.reason, event.is_warning);
             let similar = self.similar.entry(key.clone(), Similar::default);
@@ -149,6 +150,9 @@ fn object(event: &Event, key: &Key, message: &str, host: &str, now: Timestamp) -
     if !about.key.namespace.is_empty() {
         involved["namespace"] = json!(about.key.namespace);
     }
+    if let Some(path) = &about.field_path {
+        involved["fieldPath"] = json!(path);
+    }
     if about.resource_version > 0 {
         involved["resourceVersion"] = json!(about.resource_version.to_string());
     }
@@ -171,6 +175,10 @@ fn object(event: &Event, key: &Key, message: &str, host: &str, now: Timestamp) -
         }
         None => {
             object["source"] = json!({"component": event.component});
+            if let Some(host) = &event.host {
+                object["source"]["host"] = json!(host);
+                object["reportingInstance"] = json!(host);
+            }
             object["firstTimestamp"] = json!(format_time(now));
             object["lastTimestamp"] = json!(format_time(now));
             object["count"] = json!(1);
@@ -196,8 +204,8 @@ mod tests {
     use crate::request::{PODS, Regarding};
 
     fn event(message: &str) -> Event {
-        let about = Regarding { resource: PODS, key: Key::new("ns", "web"), uid: "u".into(), resource_version: 3 };
-        Event { about, is_warning: false, reason: "R", message: message.to_owned(), action: None, component: "c" }
+        let about = Regarding { resource: PODS, key: Key::new("ns", "web"), uid: "u".into(), resource_version: 3, field_path: None };
+        Event { about, is_warning: false, reason: "R".into(), message: message.to_owned(), action: None, component: "c", host: None }
     }
 
     fn at(second: i64) -> Timestamp {

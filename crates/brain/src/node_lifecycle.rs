@@ -94,7 +94,7 @@ impl Node {
 fn event(node: &Node, reason: &'static str, message: String) -> Event {
     // Upstream's events about nodes name no version.
     let about = Regarding { resource_version: 0, ..Regarding::of(NODES, &node.meta) };
-    Event { about, is_warning: false, reason, message, action: None, component: COMPONENT }
+    Event { about, is_warning: false, reason: reason.into(), message, action: None, component: COMPONENT, host: None }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod admission;
 pub mod backoff;
 pub mod conditions;
 pub mod environment;
+pub mod eviction;
 pub mod fields;
 pub mod files;
 pub mod limits;

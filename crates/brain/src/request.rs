@@ -3,6 +3,7 @@
 //! Every request that changes something carries its own precondition (a uid, a resourceVersion, or a name that is derived), so that
 //! one that comes too late is refused and does no harm.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -146,12 +147,14 @@ pub struct Event {
     pub about: Regarding,
     /// `Warning`, or `Normal`.
     pub is_warning: bool,
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     pub message: String,
     /// What was done: events of the scheduler have it.
     pub action: Option<&'static str>,
     /// Who says so: `daemonset-controller`.
     pub component: &'static str,
+    /// The node that says so, for what nodes say.
+    pub host: Option<Arc<str>>,
 }
 
 /// What an event is about.
@@ -161,11 +164,13 @@ pub struct Regarding {
     pub key: Key,
     pub uid: Arc<str>,
     pub resource_version: u64,
+    /// Which part of it: `spec.containers{c}`.
+    pub field_path: Option<Arc<str>>,
 }
 
 impl Regarding {
     pub fn of(resource: Resource, meta: &Meta) -> Regarding {
-        Regarding { resource, key: meta.key(), uid: meta.uid.clone(), resource_version: meta.resource_version }
+        Regarding { resource, key: meta.key(), uid: meta.uid.clone(), resource_version: meta.resource_version, field_path: None }
     }
 }
 

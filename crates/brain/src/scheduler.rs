@@ -27,9 +27,9 @@ use jiff::Timestamp;
 use crate::cluster::Cluster;
 use crate::model::{Key, Pod};
 
-pub use filters::ports_conflict;
 pub use controller::Scheduler;
 pub use explain::{explain, explain_all, preemption_on};
+pub use filters::ports_conflict;
 pub use node_info::NodeInfo;
 pub use queue::Queue;
 pub use reason::{Causes, Reasons, Rejection, Shortage};

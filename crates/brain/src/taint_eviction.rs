@@ -108,10 +108,11 @@ fn event(pod: &Pod) -> Event {
     Event {
         about: Regarding::of(PODS, &pod.meta),
         is_warning: false,
-        reason: "TaintManagerEviction",
+        reason: "TaintManagerEviction".into(),
         message: format!("Marking for deletion Pod {}", pod.meta.key()),
         action: None,
         component: COMPONENT,
+        host: None,
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::roles::agent::TlsFiles;
 use anyhow::Context;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
@@ -31,8 +32,9 @@ pub struct ServerNames {
 }
 
 impl ServerNames {
-    pub fn for_address(listen: SocketAddr) -> ServerNames {
-        let mut addresses = vec![listen.ip(), KUBERNETES_SERVICE, IpAddr::from([127, 0, 0, 1]), IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1])];
+    pub fn for_addresses(listen: SocketAddr, also: Option<SocketAddr>) -> ServerNames {
+        let mut addresses: Vec<IpAddr> = also.iter().map(SocketAddr::ip).collect();
+        addresses.extend([listen.ip(), KUBERNETES_SERVICE, IpAddr::from([127, 0, 0, 1]), IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1])]);
         addresses.sort();
         addresses.dedup();
         ServerNames { addresses }
@@ -102,6 +104,16 @@ impl Authority {
         tls_config(&identity, &self.certificate_pem)
     }
 
+    /// A certificate for the endpoints of a node's agent.
+    pub fn node_server(&self, node: &str, address: IpAddr) -> anyhow::Result<Identity> {
+        let mut params = CertificateParams::new(vec![node.to_owned()]).with_context(|| format!("{node:?} is no name for a node"))?;
+        params.distinguished_name.push(DnType::CommonName, format!("system:node:{node}"));
+        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+        params.subject_alt_names.push(SanType::IpAddress(address));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(params).with_context(|| format!("cannot make a certificate for node {node}"))
+    }
+
     fn sign(&self, mut params: CertificateParams) -> anyhow::Result<Identity> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
@@ -109,6 +121,13 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
+}
+
+/// TLS for a node's endpoints, from PEM files; clients' certificates are checked against the authority where they send one.
+pub fn node_server_config(files: &TlsFiles) -> anyhow::Result<Arc<ServerConfig>> {
+    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    let identity = Identity { certificate_pem: read(&files.certificate)?, key_pem: read(&files.key)? };
+    tls_config(&identity, &read(&files.authority)?).context("the files for TLS do not fit together")
 }
 
 fn create(certificate_path: &Path, key_path: &Path) -> anyhow::Result<()> {

@@ -4,14 +4,18 @@
 //! with the same id by its start time.
 
 use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
+
+use crate::nodes::process::Process;
+use crate::nodes::{Node, cgroups, network};
 
 /// How long a server gets to say that it is ready, and to end.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,9 +27,16 @@ const POLL_PERIOD: Duration = Duration::from_millis(20);
 pub struct Record {
     pub address: String,
     pub simulated_nodes: usize,
-    pid: i32,
-    /// Field 22 of /proc/PID/stat.
-    started: u64,
+    #[serde(flatten)]
+    process: Process,
+}
+
+/// What the server of a cluster is started with.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerOptions {
+    pub simulated_nodes: usize,
+    /// Where nodes in namespaces of their own reach it.
+    pub node_facing: Option<SocketAddr>,
 }
 
 /// A local cluster by name.
@@ -77,14 +88,18 @@ impl Cluster {
         self.dir.join("server.log")
     }
 
+    /// Where the images of its nodes are.
+    pub fn image_dir(&self) -> PathBuf {
+        self.dir.join("images")
+    }
+
     fn record_path(&self) -> PathBuf {
         self.dir.join("cluster.json")
     }
 
     /// The record, if the process it names still runs.
     pub fn running(&self) -> Option<Record> {
-        let record = self.record()?;
-        (process_start(record.pid) == Some(record.started)).then_some(record)
+        self.record().filter(|record| record.process.is_alive())
     }
 
     pub fn record(&self) -> Option<Record> {
@@ -92,7 +107,7 @@ impl Cluster {
     }
 
     /// Starts the server in the background and waits until it serves.
-    pub fn start(&self, simulated_nodes: usize) -> anyhow::Result<Record> {
+    pub fn start(&self, options: ServerOptions) -> anyhow::Result<Record> {
         crate::roles::server::make_private_dir(&self.dir)?;
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -107,12 +122,13 @@ impl Cluster {
                 "--listen",
                 "127.0.0.1:0",
                 "--simulate",
-                &simulated_nodes.to_string(),
+                &options.simulated_nodes.to_string(),
                 "--cluster-name",
                 &self.name,
                 "--data-dir",
             ])
             .arg(&self.dir)
+            .args(options.node_facing.iter().flat_map(|address| ["--also-listen".to_owned(), address.to_string()]))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -121,9 +137,8 @@ impl Cluster {
             .process_group(0);
         let mut child = command.spawn().context("cannot start the server")?;
         let address = self.wait_until_ready(&mut child)?;
-        let pid = i32::try_from(child.id()).context("process ids fit into 32 bits")?;
-        let started = process_start(pid).context("the server ended right after it was ready")?;
-        let record = Record { address, simulated_nodes, pid, started };
+        let process = Process::of(child.id()).context("the server ended right after it was ready")?;
+        let record = Record { address, simulated_nodes: options.simulated_nodes, process };
         crate::kubeconfig::write_private(&self.record_path(), &serde_json::to_string(&record)?)?;
         Ok(record)
     }
@@ -147,11 +162,29 @@ impl Cluster {
         }
     }
 
-    /// Stops the server, if it runs, and removes everything.
+    /// Where its nodes have their folders.
+    pub fn nodes_dir(&self) -> PathBuf {
+        self.dir.join("nodes")
+    }
+
+    /// Its nodes in namespaces of their own, whether they run or not.
+    pub fn nodes(&self) -> anyhow::Result<Vec<Node>> {
+        Node::all(&self.nodes_dir())
+    }
+
+    /// Stops everything that runs and removes everything that was made; goes on after a failure and reports the first.
     pub fn remove(&self) -> anyhow::Result<()> {
+        let mut results = Vec::new();
         if let Some(record) = self.running() {
-            stop(&record)?;
+            results.push(stop(&record));
         }
+        match self.nodes() {
+            Ok(nodes) => results.extend(nodes.iter().map(Node::remove)),
+            Err(error) => results.push(Err(error)),
+        }
+        results.push(network::remove(self));
+        results.push(cgroups::remove_cluster(&self.name).context("cannot remove the cluster's control groups"));
+        results.into_iter().collect::<anyhow::Result<()>>()?;
         match std::fs::remove_dir_all(&self.dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {}", self.dir.display()))
@@ -162,12 +195,11 @@ impl Cluster {
 }
 
 fn stop(record: &Record) -> anyhow::Result<()> {
-    let pid = Pid::from_raw(record.pid).context("the recorded process id is none")?;
-    kill_process(pid, Signal::TERM).with_context(|| format!("cannot stop process {}", record.pid))?;
+    record.process.signal(Signal::TERM)?;
     let deadline = Instant::now() + STOP_TIMEOUT;
-    while is_alive(record) {
+    while record.process.is_alive() {
         if Instant::now() > deadline {
-            let _ = kill_process(pid, Signal::KILL);
+            let _ = record.process.signal(Signal::KILL);
             break;
         }
         std::thread::sleep(POLL_PERIOD);
@@ -175,19 +207,8 @@ fn stop(record: &Record) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn is_alive(record: &Record) -> bool {
-    process_start(record.pid) == Some(record.started)
-}
-
-/// When a process started, in the kernel's ticks; None when there is none, or only its remains.
-fn process_start(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name may hold anything; the fields begin after its closing parenthesis.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    if fields.first() == Some(&"Z") { None } else { fields.get(19)?.parse().ok() }
-}
-
-fn tail(path: &Path) -> String {
+/// The end of a log, for messages.
+pub fn tail(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(10)..].join("\n")

@@ -11,13 +11,24 @@ use kinds::yaml;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
-use crate::certificates::Authority;
+use crate::certificates::{Authority, Identity};
 
 const BASE64: base64::engine::GeneralPurpose = base64::engine::general_purpose::STANDARD;
 
 /// Writes the kubeconfig of a cluster administrator.
 pub fn write_admin(path: &Path, authority: &Authority, address: SocketAddr) -> anyhow::Result<()> {
     let admin = authority.client("kubernetes-admin", &["system:masters"])?;
+    write_for(path, authority, address, "everynode-admin", &admin)
+}
+
+/// Writes the kubeconfig of a node's agent.
+pub fn write_node(path: &Path, authority: &Authority, address: SocketAddr, node: &str) -> anyhow::Result<()> {
+    let user = format!("system:node:{node}");
+    let identity = authority.client(&user, &["system:nodes"])?;
+    write_for(path, authority, address, &user, &identity)
+}
+
+fn write_for(path: &Path, authority: &Authority, address: SocketAddr, user: &str, identity: &Identity) -> anyhow::Result<()> {
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
@@ -25,11 +36,11 @@ pub fn write_admin(path: &Path, authority: &Authority, address: SocketAddr) -> a
             "server": format!("https://{address}"),
             "certificate-authority-data": BASE64.encode(&authority.certificate_pem),
         }}],
-        "users": [{"name": "everynode-admin", "user": {
-            "client-certificate-data": BASE64.encode(&admin.certificate_pem),
-            "client-key-data": BASE64.encode(&admin.key_pem),
+        "users": [{"name": user, "user": {
+            "client-certificate-data": BASE64.encode(&identity.certificate_pem),
+            "client-key-data": BASE64.encode(&identity.key_pem),
         }}],
-        "contexts": [{"name": "everynode", "context": {"cluster": "everynode", "user": "everynode-admin"}}],
+        "contexts": [{"name": "everynode", "context": {"cluster": "everynode", "user": user}}],
         "current-context": "everynode",
     });
     write_private(path, &yaml::write(&config))

@@ -4,6 +4,7 @@ mod certificates;
 mod cli;
 mod clusters;
 mod kubeconfig;
+mod nodes;
 mod roles;
 
 use std::process::ExitCode;
@@ -15,6 +16,10 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Before anything starts a thread: containers are made by copies of this program that have only one.
+    if let Some(code) = runtime::embedded::helper::main_if_asked() {
+        return code;
+    }
     let arguments = cli::Arguments::parse();
     cli::start_logging(arguments.verbose);
     match arguments.run() {

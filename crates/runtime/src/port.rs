@@ -433,6 +433,15 @@ pub struct FilesystemUsage {
     pub inodes_used: u64,
 }
 
+/// An image that no container uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnusedImage {
+    pub image: Image,
+    pub last_used: Timestamp,
+    /// What its removal would free: layers that others use stay.
+    pub frees_bytes: u64,
+}
+
 /// The images of a node.
 pub trait Images: Send + Sync {
     fn list(&self) -> BoxFuture<'_, Result<Vec<Image>>>;
@@ -443,6 +452,8 @@ pub trait Images: Send + Sync {
     fn pull<'a>(&'a self, reference: &'a str, credentials: &'a [Credentials]) -> BoxFuture<'a, Result<String>>;
     fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
     fn usage(&self) -> BoxFuture<'_, Result<FilesystemUsage>>;
+    /// The images that no container uses. Runtimes that keep no such account answer none: they collect on their own.
+    fn unused(&self) -> BoxFuture<'_, Result<Vec<UnusedImage>>>;
 }
 
 /// The network of sandboxes, for runtimes that make the namespaces but not what connects them.

@@ -10,7 +10,7 @@ mod fleet;
 mod nodes;
 mod objects;
 mod pods;
-mod send;
+pub(crate) mod send;
 
 use kube::Client;
 use tokio::sync::watch;

@@ -252,7 +252,15 @@ fn status_request(set: &DaemonSet, plan: &Plan) -> Request {
 }
 
 fn event(set: &DaemonSet, reason: &'static str, message: String) -> Event {
-    Event { about: Regarding::of(DAEMON_SETS, &set.meta), is_warning: false, reason, message, action: None, component: COMPONENT }
+    Event {
+        about: Regarding::of(DAEMON_SETS, &set.meta),
+        is_warning: false,
+        reason: reason.into(),
+        message,
+        action: None,
+        component: COMPONENT,
+        host: None,
+    }
 }
 
 /// Events besides those about requests.

@@ -184,7 +184,15 @@ fn fail(budget: &PodDisruptionBudget, why: &str, now: Timestamp) -> Work {
 }
 
 fn event(budget: &PodDisruptionBudget, is_warning: bool, reason: &'static str, message: String) -> Event {
-    Event { about: Regarding::of(BUDGETS, &budget.meta), is_warning, reason, message, action: None, component: COMPONENT }
+    Event {
+        about: Regarding::of(BUDGETS, &budget.meta),
+        is_warning,
+        reason: reason.into(),
+        message,
+        action: None,
+        component: COMPONENT,
+        host: None,
+    }
 }
 
 fn unmanaged_text(selector: &Value) -> String {

@@ -109,10 +109,11 @@ fn not_ready(pod: &Pod, now: Timestamp) -> Request {
     let told = Event {
         about: Regarding::of(PODS, &pod.meta),
         is_warning: true,
-        reason: "NodeNotReady",
+        reason: "NodeNotReady".into(),
         message: "Node is not ready".to_owned(),
         action: None,
         component: super::COMPONENT,
+        host: None,
     };
     Request::new(PODS, pod.meta.key(), Verb::Strategic(patch)).on("status").reporting(Some(told), None)
 }

@@ -5,7 +5,8 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::backoff::{self, Waiting};
 use super::restart::{has_changed, restarts_after, restarts_on_failure, should_run};
 use super::{
-    Observed, Record, State, View, containers, ephemeral_containers, full_name, init_containers, is_host_network, is_sidecar, restart_policy,
+    Observed, Record, State, View, containers, ephemeral_containers, full_name, init_containers, is_host_network, is_sidecar,
+    restart_policy,
 };
 
 /// Everything to do, in this order: end, make a sandbox, start.
@@ -269,5 +270,14 @@ fn start(view: &View<'_>, kind: Kind, index: usize) -> Start {
     // An init container that completed and runs again (in a new sandbox) has not failed.
     let failed_at = exited.and_then(|record| record.finished_at);
     let waiting = failed_at.and_then(|at| view.memory.restarts.waiting(&restart_key(&name), at, view.now));
-    Start { kind, index, name, restarts: before.map_or(0, |record| record.restarts + 1), failed_at, waiting }
+    // Records may be lost with the node's memory; the count that was told goes on.
+    let restarts = before.map(|record| record.restarts + 1).or_else(|| restarts_told(view.pod, &name)).unwrap_or(0);
+    Start { kind, index, name, restarts, failed_at, waiting }
+}
+
+fn restarts_told(pod: &Pod, name: &str) -> Option<u32> {
+    let status = pod.status.as_ref()?;
+    let all = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
+    let told = all.into_iter().find(|status| status.name == name && status.container_id.is_some())?;
+    u32::try_from(told.restart_count).ok().map(|count| count + 1)
 }

@@ -151,10 +151,8 @@ fn gates_ready(pod: &Pod, conditions: &[PodCondition]) -> Option<Verdict> {
     for gate in gates {
         match conditions.iter().find(|condition| condition.type_ == gate.condition_type) {
             None => messages.push(format!("corresponding condition of pod readiness gate \"{}\" does not exist.", gate.condition_type)),
-            Some(condition) if condition.status != "True" => messages.push(format!(
-                "the status of pod readiness gate \"{}\" is not \"True\", but {}",
-                gate.condition_type, condition.status
-            )),
+            Some(condition) if condition.status != "True" => messages
+                .push(format!("the status of pod readiness gate \"{}\" is not \"True\", but {}", gate.condition_type, condition.status)),
             Some(_) => {}
         }
     }

@@ -74,7 +74,12 @@ fn quoted(text: &str) -> String {
 }
 
 /// A limit or request of a container in units of the divisor, rounded up. What is not limited has the whole node.
-pub fn resource(pod: &Pod, own: &Container, selector: &ResourceFieldSelector, allocatable: &BTreeMap<String, Quantity>) -> Result<String, String> {
+pub fn resource(
+    pod: &Pod,
+    own: &Container,
+    selector: &ResourceFieldSelector,
+    allocatable: &BTreeMap<String, Quantity>,
+) -> Result<String, String> {
     let container = match selector.container_name.as_deref().filter(|name| !name.is_empty()) {
         None => own,
         Some(name) => containers(pod)
@@ -83,7 +88,8 @@ pub fn resource(pod: &Pod, own: &Container, selector: &ResourceFieldSelector, al
             .find(|container| container.name == name)
             .ok_or_else(|| format!("container {name} not found"))?,
     };
-    let (side, name) = selector.resource.split_once('.').ok_or_else(|| format!("unsupported container resource : {}", selector.resource))?;
+    let (side, name) =
+        selector.resource.split_once('.').ok_or_else(|| format!("unsupported container resource : {}", selector.resource))?;
     let requirements = limits::requirements(container);
     let divisor = selector.divisor.as_ref().map_or("1", |divisor| if divisor.0 == "0" { "1" } else { divisor.0.as_str() });
     let divisor = kinds::quantity::Quantity::parse(divisor).map_err(|_| format!("divisor {divisor:?} is no quantity"))?.millis().max(1);

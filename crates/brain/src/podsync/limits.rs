@@ -101,7 +101,11 @@ pub fn pod_requirements(pod: &Pod) -> ResourceRequirements {
         let texts: BTreeMap<String, Quantity> = total.into_iter().map(|(name, quantity)| (name, Quantity(quantity.to_string()))).collect();
         if texts.is_empty() { None } else { Some(texts) }
     };
-    ResourceRequirements { limits: pick(|requirements| &requirements.limits), requests: pick(|requirements| &requirements.requests), claims: None }
+    ResourceRequirements {
+        limits: pick(|requirements| &requirements.limits),
+        requests: pick(|requirements| &requirements.requests),
+        claims: None,
+    }
 }
 
 fn add(total: &mut BTreeMap<String, kinds::quantity::Quantity>, more: &BTreeMap<String, Quantity>) {

@@ -55,7 +55,12 @@ pub fn files(pod: &Pod, volume: &Volume, sources: &Sources, tokens: &BTreeMap<To
     volume.projected.as_ref().map(|source| projected(pod, source, sources, tokens))
 }
 
-fn projected(pod: &Pod, source: &ProjectedVolumeSource, sources: &Sources, tokens: &BTreeMap<TokenRequest, String>) -> Result<Files, String> {
+fn projected(
+    pod: &Pod,
+    source: &ProjectedVolumeSource,
+    sources: &Sources,
+    tokens: &BTreeMap<TokenRequest, String>,
+) -> Result<Files, String> {
     let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
     let mut all = Files::new();
     let mut errors = Vec::new();
@@ -114,7 +119,13 @@ fn token_mode(pod: &Pod, default: i32) -> u32 {
     if same.is_some() { 0o600 } else { default as u32 }
 }
 
-fn config_map(map: Option<&ConfigMap>, name: &str, items: Option<&[KeyToPath]>, mode: i32, optional: Option<bool>) -> Result<Files, String> {
+fn config_map(
+    map: Option<&ConfigMap>,
+    name: &str,
+    items: Option<&[KeyToPath]>,
+    mode: i32,
+    optional: Option<bool>,
+) -> Result<Files, String> {
     let optional = optional.unwrap_or(false);
     let Some(map) = map else {
         return if optional { Ok(Files::new()) } else { Err(format!("configmap \"{name}\" not found")) };

@@ -120,7 +120,7 @@ impl Counts {
             if !status.and_then(|status| status.started).unwrap_or(false) {
                 self.pending_init += 1;
             }
-        } else if state.waiting.is_some() && !status.is_some_and(|status| exit_code(status.last_state.as_ref()).is_some()) {
+        } else if state.waiting.is_some() && status.is_none_or(|status| exit_code(status.last_state.as_ref()).is_none()) {
             self.pending_init += 1;
             self.waiting += 1;
         }

@@ -55,13 +55,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Readiness begins with no, the others wait for a verdict.
-    pub fn new(kind: Kind) -> Worker {
-        let verdict = match kind {
-            Kind::Readiness => Some(false),
-            Kind::Startup | Kind::Liveness => None,
-        };
-        Worker { kind, last: None, in_a_row: 0, verdict }
+    /// `initial` is what holds before the first verdict: no for the readiness of a new container.
+    pub fn new(kind: Kind, initial: Option<bool>) -> Worker {
+        Worker { kind, last: None, in_a_row: 0, verdict: initial }
     }
 
     /// Takes a run in; answers whether the verdict changed.

@@ -79,5 +79,9 @@ pub fn backoff_failure(image: &str, last: Option<&StartFailure>) -> StartFailure
 /// Milliseconds are exact enough: `1.234s`, `87ms`.
 fn go_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
-    if millis < 1000 { format!("{millis}ms") } else { format!("{}.{:03}s", millis / 1000, millis % 1000).trim_end_matches('0').replace(".s", "s") }
+    if millis < 1000 {
+        format!("{millis}ms")
+    } else {
+        format!("{}.{:03}s", millis / 1000, millis % 1000).trim_end_matches('0').replace(".s", "s")
+    }
 }

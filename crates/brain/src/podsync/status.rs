@@ -74,6 +74,7 @@ pub fn report(view: &View<'_>, ending: Ending) -> Report {
         start_time: before.start_time.or(Some(Time(view.memory.started_at.unwrap_or(view.now)))),
         observed_generation: view.pod.metadata.generation,
         resources: Some(pod_resources(view)),
+        allocated_resources: limits::pod_requirements(view.pod).requests,
         nominated_node_name: before.nominated_node_name,
         resource_claim_statuses: before.resource_claim_statuses,
         extended_resource_claim_status: before.extended_resource_claim_status,
@@ -130,7 +131,8 @@ fn container_status(view: &View<'_>, container: &Container, role: Role, ending: 
         None => without_record(view, container, role),
     };
     status.volume_mounts = mounts(container);
-    let has_completed = role == Role::Init && !is_sidecar(container) && record.is_some_and(|r| r.state == State::Exited && r.exit_code == 0);
+    let has_completed =
+        role == Role::Init && !is_sidecar(container) && record.is_some_and(|r| r.state == State::Exited && r.exit_code == 0);
     let waits = ending == Ending::No && !has_completed && should_run(container, view.pod, view.observed);
     if let Some(failure) = view.memory.start_failures.get(&container.name).filter(|_| waits) {
         let state = status.state.take();
@@ -145,10 +147,9 @@ fn container_status(view: &View<'_>, container: &Container, role: Role, ending: 
 
 fn from_record(view: &View<'_>, container: &Container, record: &Record) -> ContainerStatus {
     let state = match record.state {
-        State::Running => ContainerState {
-            running: Some(ContainerStateRunning { started_at: record.started_at.map(Time) }),
-            ..ContainerState::default()
-        },
+        State::Running => {
+            ContainerState { running: Some(ContainerStateRunning { started_at: record.started_at.map(Time) }), ..ContainerState::default() }
+        }
         State::Exited | State::Unknown => terminated(record),
         State::Created => waiting(first_reason(view), None),
     };

@@ -174,5 +174,5 @@ fn patch_status(pod: &Pod, status: Value) -> Request {
 
 fn event(pod: &Pod, reason: &'static str, action: &'static str, message: String) -> Event {
     let about = Regarding::of(PODS, &pod.meta);
-    Event { about, is_warning: false, reason, message, action: Some(action), component: DEFAULT_SCHEDULER }
+    Event { about, is_warning: false, reason: reason.into(), message, action: Some(action), component: DEFAULT_SCHEDULER, host: None }
 }

@@ -3,9 +3,13 @@
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 refused or failed, 2 wrong usage (and
 //! `plan`: a node would lose its pod).
 
+mod agent;
 mod controller;
 mod down;
+mod load;
+mod local_node;
 mod ls;
+mod node;
 mod plan;
 mod server;
 mod status;
@@ -37,11 +41,16 @@ pub struct Arguments {
 enum Command {
     Up(up::Up),
     Down(down::Down),
+    Load(load::Load),
     Ls(ls::Ls),
+    Node(node::NodeCommand),
+    #[command(hide = true)]
+    LocalNode(local_node::LocalNode),
     Status(status::Status),
     Why(why::Why),
     Plan(plan::Plan),
     Server(server::Server),
+    Agent(Box<agent::Agent>),
     Controller(controller::Controller),
 }
 
@@ -50,11 +59,15 @@ impl Arguments {
         match self.command {
             Command::Up(up) => up.run(),
             Command::Down(down) => down.run(),
+            Command::Load(load) => load.run(),
+            Command::Node(node) => node.run(),
+            Command::LocalNode(node) => node.run(),
             Command::Ls(ls) => ls.run(),
             Command::Status(status) => status.run(),
             Command::Why(why) => why.run(),
             Command::Plan(plan) => plan.run(),
             Command::Server(server) => server.run(),
+            Command::Agent(agent) => agent.run(),
             Command::Controller(controller) => controller.run(),
         }
     }

@@ -23,6 +23,10 @@ pub struct Server {
     #[arg(long, default_value = "127.0.0.1:6443")]
     listen: SocketAddr,
 
+    /// Another address and port to serve on, for nodes that do not reach the first.
+    #[arg(long)]
+    also_listen: Option<SocketAddr>,
+
     /// Which controllers to run: `*` for all, `none` for the API alone.
     #[arg(long, default_value = "*", value_parser = ["*", "none"])]
     controllers: String,
@@ -45,6 +49,7 @@ impl Server {
         let options = roles::server::Options {
             data_dir: self.data_dir,
             listen: self.listen,
+            also_listen: self.also_listen,
             controllers: self.controllers != "none",
             simulated_nodes: (1..=self.simulate).map(|n| format!("{}-{n}", self.cluster_name)).collect(),
             service_account_admission: self.disable_admission_plugins.is_empty(),

@@ -11,8 +11,13 @@ use kube::{Api, Client};
 
 use super::apply;
 use super::progress::Progress;
-use crate::clusters::Cluster;
-use crate::kubeconfig;
+use crate::clusters::{Cluster, Record, ServerOptions};
+use crate::nodes::network::Network;
+use crate::{kubeconfig, nodes};
+
+/// What there is when nothing is asked for: with root, and without.
+const WORKERS: u8 = 2;
+const SIMULATED: u32 = 3;
 
 /// Start a local cluster and make it kubectl's current one.
 ///
@@ -24,9 +29,18 @@ pub struct Up {
     #[arg(long, default_value = "everynode")]
     name: String,
 
-    /// How many simulated nodes to run: they run pods without containers.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=20_000))]
-    simulate: u32,
+    /// How many workers to run besides the control plane's node, each with real containers, in namespaces of this machine. Needs root.
+    /// Two, unless nodes are simulated.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=200))]
+    workers: Option<u8>,
+
+    /// How many simulated nodes to run: they run pods without containers. Three where there can be no real ones.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=20_000))]
+    simulate: Option<u32>,
+
+    /// Names for the control plane's node and the workers, in this order, instead of NAME-control-plane, NAME-worker, NAME-worker2, ...
+    #[arg(long, value_delimiter = ',')]
+    node_names: Vec<String>,
 
     /// Manifests to apply: files, directories, or - for standard input. May be given more than once.
     #[arg(short = 'f', long = "filename")]
@@ -53,18 +67,24 @@ impl Up {
             }
             None => {
                 progress.doing("starting the control plane");
-                let record = cluster.start(self.simulate as usize)?;
+                let record = self.start(&cluster, &progress)?;
                 progress.done(&format!("control plane at {}", record.address));
                 record
             }
         };
+        let nodes = cluster.nodes()?;
+        for node in nodes.iter().filter(|node| !node.spec.is_stopped) {
+            progress.doing(&format!("starting node {}", node.spec.name));
+            node.start()?;
+        }
+        let wanted = record.simulated_nodes + nodes.iter().filter(|node| !node.spec.is_stopped).count();
         let context = kubeconfig::merge(&cluster.kubeconfig(), &cluster.name)?;
         progress.done(&format!("kubectl context {context} in {}", kubeconfig::user_path()?.display()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?;
         let timeout = Duration::from_secs(self.timeout_seconds);
         let work = async {
             let client = kubeconfig::client(&cluster.kubeconfig()).await?;
-            wait_for_nodes(&client, record.simulated_nodes, &progress).await?;
+            wait_for_nodes(&client, wanted, &progress).await?;
             apply::apply(&client, &manifests, &progress).await
         };
         match runtime.block_on(async { tokio::time::timeout(timeout, work).await }) {
@@ -75,6 +95,42 @@ impl Up {
         }
         progress.finish("try: kubectl get nodes");
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// How many nodes of which kind.
+struct Mix {
+    /// None: no real nodes.
+    workers: Option<u8>,
+    simulated: u32,
+}
+
+impl Up {
+    fn start(&self, cluster: &Cluster, progress: &Progress) -> anyhow::Result<Record> {
+        let mix = self.mix(progress)?;
+        crate::roles::server::make_private_dir(&cluster.dir)?;
+        let mut options = ServerOptions { simulated_nodes: mix.simulated as usize, node_facing: None };
+        if let Some(workers) = mix.workers {
+            nodes::setup::prepare(cluster, workers, &self.node_names)?;
+            options.node_facing = Some(Network::ensure(cluster)?.server());
+        }
+        cluster.start(options)
+    }
+
+    fn mix(&self, progress: &Progress) -> anyhow::Result<Mix> {
+        let is_root = rustix::process::geteuid().is_root();
+        match (self.workers, self.simulate) {
+            (Some(_), _) if !is_root => bail!(
+                "real nodes need root: each is made of namespaces, mounts and control groups. Run this as root, or without --workers for simulated nodes"
+            ),
+            (Some(workers), simulated) => Ok(Mix { workers: Some(workers), simulated: simulated.unwrap_or(0) }),
+            (None, Some(simulated)) => Ok(Mix { workers: None, simulated }),
+            (None, None) if is_root => Ok(Mix { workers: Some(WORKERS), simulated: 0 }),
+            (None, None) => {
+                progress.done("without root there are no containers here: running simulated nodes, which only play their pods");
+                Ok(Mix { workers: None, simulated: SIMULATED })
+            }
+        }
     }
 }
 

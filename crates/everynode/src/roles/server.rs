@@ -22,6 +22,8 @@ use crate::kubeconfig;
 pub struct Options {
     pub data_dir: PathBuf,
     pub listen: SocketAddr,
+    /// A second address, for nodes that do not reach the first.
+    pub also_listen: Option<SocketAddr>,
     pub controllers: bool,
     /// Names of the simulated nodes to run in this process.
     pub simulated_nodes: Vec<String>,
@@ -44,8 +46,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     let listener = TcpListener::bind(options.listen).await.with_context(|| format!("cannot listen on {}", options.listen))?;
     let address = listener.local_addr().context("cannot tell the address that is listened on")?;
-    let tls = authority.server_config(&ServerNames::for_address(address))?;
-    let serving = tokio::spawn(http::serve::serve(server.clone(), listener, tls, shutdown.clone()));
+    let names = ServerNames::for_addresses(address, options.also_listen);
+    let tls = authority.server_config(&names)?;
+    let mut serving = vec![tokio::spawn(http::serve::serve(server.clone(), listener, tls.clone(), shutdown.clone()))];
+    if let Some(other) = options.also_listen {
+        let listener = TcpListener::bind(other).await.with_context(|| format!("cannot listen on {other}"))?;
+        serving.push(tokio::spawn(http::serve::serve(server.clone(), listener, tls, shutdown.clone())));
+    }
     let controlling = options.controllers.then(|| {
         let client = local_client(&server, User::system("system:kube-controller-manager", &[MASTERS]));
         let settings = controllers::Settings { root_certificate_pem: authority.certificate_pem.clone(), host: hostname() };
@@ -64,7 +71,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     for task in [simulating, controlling].into_iter().flatten() {
         task.await.context("a part of the control plane failed")?;
     }
-    serving.await.context("the API server failed")
+    for task in serving {
+        task.await.context("the API server failed")?;
+    }
+    Ok(())
 }
 
 /// Listens for SIGTERM and SIGINT from now on; the future ends with the first of them.

@@ -99,11 +99,18 @@ impl Cgroup {
         let wanted = if is_v2() { limits_v2(resources) } else { limits_v1(resources) };
         for (controller, file, value) in wanted {
             let path = self.dir(controller).join(file);
-            if path.exists() {
+            let with_swap = path.with_file_name("memory.memsw.limit_in_bytes");
+            if file == "memory.limit_in_bytes" && with_swap.exists() {
+                limit_memory_and_swap(&path, &with_swap, &value)?;
+            } else if path.exists() {
                 fs::write(&path, &value).map_err(|e| io::Error::new(e.kind(), format!("set {file} to {value}: {e}")))?;
             }
         }
         Ok(())
+    }
+
+    pub fn add(&self, pid: i32) -> io::Result<()> {
+        self.dirs().iter().try_for_each(|d| fs::write(d.join("cgroup.procs"), pid.to_string()))
     }
 
     pub fn processes(&self) -> Vec<i32> {
@@ -204,6 +211,16 @@ fn hierarchies() -> Vec<PathBuf> {
         .collect();
     found.sort();
     found
+}
+
+/// v1: the limit with swap may never be below the one without, so which goes first depends on the direction.
+fn limit_memory_and_swap(memory: &Path, with_swap: &Path, value: &str) -> io::Result<()> {
+    let set = |path: &Path| fs::write(path, value).map_err(|e| io::Error::new(e.kind(), format!("set {} to {value}: {e}", path.display())));
+    if set(memory).is_ok() {
+        return set(with_swap);
+    }
+    set(with_swap)?;
+    set(memory)
 }
 
 type Limit = (&'static str, &'static str, String);

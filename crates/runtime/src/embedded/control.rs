@@ -30,8 +30,15 @@ pub enum Request {
     Signal(i32),
     ReopenLog,
     /// The descriptors come with it, in this order, those that are wanted.
-    Attach { stdin: bool, stdout: bool, stderr: bool },
-    Resize { columns: u16, rows: u16 },
+    Attach {
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+    },
+    Resize {
+        columns: u16,
+        rows: u16,
+    },
 }
 
 /// The error's text, if there was one.

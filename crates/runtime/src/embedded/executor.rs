@@ -86,7 +86,7 @@ impl Program {
     }
 
     fn filter(&self) -> Result<(), String> {
-        self.filters.iter().try_for_each(|f| seccomp::install(f)).map_err(|e| match std::error::Error::source(&e) {
+        self.filters.iter().try_for_each(seccomp::install).map_err(|e| match std::error::Error::source(&e) {
             Some(cause) => format!("{e}: {cause}"),
             None => e.to_string(),
         })

@@ -107,7 +107,11 @@ mod tests {
             lines.push(&mut log, piece, now);
         }
         lines.end(&mut log, now);
-        fs::read_to_string(&path).unwrap().lines().map(|l| l.strip_prefix("1970-01-01T00:00:00.000000000Z stdout ").unwrap().to_owned()).collect()
+        fs::read_to_string(&path)
+            .unwrap()
+            .lines()
+            .map(|l| l.strip_prefix("1970-01-01T00:00:00.000000000Z stdout ").unwrap().to_owned())
+            .collect()
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct SandboxRecord {
     /// The process that holds the shared process namespace.
     pub pause: Option<i32>,
     pub stopped: bool,
+    /// False while it is being made: the next agent takes it apart.
+    pub complete: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -108,8 +108,8 @@ pub fn working_dir(config: &ContainerConfig, content: &Content) -> Result<PathBu
 }
 
 fn process(inputs: &Inputs<'_>) -> Result<Value, Error> {
-    let names: Capabilities = serde_json::from_value(super::capabilities::names(inputs.capabilities).collect())
-        .map_err(|e| Error::Invalid(e.to_string()))?;
+    let names: Capabilities =
+        serde_json::from_value(super::capabilities::names(inputs.capabilities).collect()).map_err(|e| Error::Invalid(e.to_string()))?;
     Ok(json!({
         "terminal": inputs.config.tty,
         "user": {

@@ -87,7 +87,9 @@ fn find_group(files: Databases<'_>, wanted: &str) -> Result<i64, Error> {
 }
 
 fn groups_of<'a>(files: Databases<'a>, name: &'a str) -> impl Iterator<Item = i64> + 'a {
-    entries(files.group).filter(move |f| f.get(3).is_some_and(|members| members.split(',').any(|m| m == name))).filter_map(|f| f[2].parse().ok())
+    entries(files.group)
+        .filter(move |f| f.get(3).is_some_and(|members| members.split(',').any(|m| m == name)))
+        .filter_map(|f| f[2].parse().ok())
 }
 
 fn accounts<'a>(files: Databases<'a>) -> impl Iterator<Item = Account<'a>> {

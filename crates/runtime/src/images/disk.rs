@@ -67,7 +67,14 @@ pub fn names_in(path: &Path) -> Result<Vec<String>> {
 /// Held until dropped; of the open file, so that it also works between threads of one process.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    /// Closing is not enough: a process that was just forked has the file open too, until it runs its program.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
 }
 
 fn open_lock(path: &Path) -> Result<File> {
@@ -77,19 +84,19 @@ fn open_lock(path: &Path) -> Result<File> {
 pub fn lock(path: &Path) -> Result<Lock> {
     let file = open_lock(path)?;
     file.lock().map_err(Error::io("lock", path))?;
-    Ok(Lock { _file: file })
+    Ok(Lock { file })
 }
 
 pub fn lock_shared(path: &Path) -> Result<Lock> {
     let file = open_lock(path)?;
     file.lock_shared().map_err(Error::io("lock", path))?;
-    Ok(Lock { _file: file })
+    Ok(Lock { file })
 }
 
 /// None while somebody else holds it.
 pub fn try_lock(path: &Path) -> Result<Option<Lock>> {
     let file = open_lock(path)?;
-    Ok(try_lock_file(&file, path)?.then_some(Lock { _file: file }))
+    Ok(try_lock_file(&file, path)?.then_some(Lock { file }))
 }
 
 /// Whether the lock on that open file is ours now.

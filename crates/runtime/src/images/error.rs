@@ -123,7 +123,9 @@ impl Error {
     /// The first cause that is not merely where it happened.
     fn cause(&self) -> &Error {
         match self {
-            Error::Pull { source, .. } | Error::Resolve { source, .. } | Error::Copy(source) | Error::Layer { source, .. } => source.cause(),
+            Error::Pull { source, .. } | Error::Resolve { source, .. } | Error::Copy(source) | Error::Layer { source, .. } => {
+                source.cause()
+            }
             other => other,
         }
     }

@@ -69,7 +69,9 @@ impl Document {
         let raw: Raw = serde_json::from_slice(bytes).map_err(|source| Error::Json { what: what.to_owned(), source })?;
         if raw.schema_version.is_some_and(|version| version != 2) {
             let version = raw.schema_version.unwrap_or_default();
-            return Err(Error::Unsupported(format!("{what} has schema version {version}, only version 2 is supported; push the image again with a current tool")));
+            return Err(Error::Unsupported(format!(
+                "{what} has schema version {version}, only version 2 is supported; push the image again with a current tool"
+            )));
         }
         if !raw.media_type.is_empty() && !MEDIA_TYPES.contains(&raw.media_type.as_str()) {
             return Err(Error::Unsupported(format!("{what} has the media type {:?}, which is not an image", raw.media_type)));
@@ -173,6 +175,17 @@ impl ConfigFile {
         serde_json::from_slice(bytes).map_err(|source| Error::Json { what: what.to_owned(), source })
     }
 
+    /// Whether its programs are for this machine. Old images do not say.
+    pub fn check_platform(&self) -> Result<()> {
+        let own = Platform::current();
+        let differs = |said: &str, own: &str| !said.is_empty() && said != own;
+        if differs(&self.os, &own.os) || differs(&self.architecture, &own.architecture) {
+            let what = format!("the image is for {}/{}, this node is {}/{}", self.os, self.architecture, own.os, own.architecture);
+            return Err(Error::Unsupported(what));
+        }
+        Ok(())
+    }
+
     pub fn user(&self) -> &str {
         self.config.as_ref().and_then(|config| config.user.as_deref()).unwrap_or_default()
     }
@@ -208,7 +221,10 @@ mod tests {
     fn old_schemas_say_so() {
         let error = Document::parse(br#"{"schemaVersion":1,"name":"x"}"#, "manifest x").unwrap_err().to_string();
         assert!(error.contains("schema version 1"), "{error}");
-        let chart = format!(r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.cncf.helm.config.v1+json","digest":"{}","size":2}},"layers":[]}}"#, Digest::of(b""));
+        let chart = format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.cncf.helm.config.v1+json","digest":"{}","size":2}},"layers":[]}}"#,
+            Digest::of(b"")
+        );
         let error = Document::parse(chart.as_bytes(), "manifest x").unwrap_err().to_string();
         assert!(error.contains("not a container image"), "{error}");
     }

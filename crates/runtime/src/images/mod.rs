@@ -1,8 +1,30 @@
 //! Images: pulled, loaded, stored, unpacked.
+//!
+//! [`Service`] is what the agent and the runtime talk to. [`store`] keeps images on the disk, [`pull`] brings them from registries,
+//! [`archive`] from files, `unpack` makes directories of layers. Nothing here decides which images are to be here.
+
+pub mod archive;
+pub mod builtin;
+pub mod digest;
+mod disk;
+pub mod error;
+mod index;
+mod manifest;
+pub mod pull;
+pub mod reference;
+pub mod registries;
+mod service;
+pub mod store;
+mod unpack;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use error::Error;
+pub use registries::Registries;
+pub use service::Service;
+pub use store::Store;
 
 /// What a container needs of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -258,14 +258,22 @@ mod tests {
         let hex = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
         let name = format!("busybox:1@sha256:{hex}");
         assert_eq!(super::parse(&name).unwrap().canonical(), format!("docker.io/library/busybox@sha256:{hex}"));
-        check("busybox@sha256:0123456789abcdef0123456789abcdef", expect![[r#"couldn't parse image name "busybox@sha256:0123456789abcdef0123456789abcdef": invalid checksum digest length"#]]);
+        check(
+            "busybox@sha256:0123456789abcdef0123456789abcdef",
+            expect![[r#"couldn't parse image name "busybox@sha256:0123456789abcdef0123456789abcdef": invalid checksum digest length"#]],
+        );
         check("busybox@sha256:xyz", expect![[r#"couldn't parse image name "busybox@sha256:xyz": invalid reference format"#]]);
     }
 
     #[test]
     fn errors_read_like_the_kubelets() {
         check("Bad_NAME//x:1", expect![[r#"couldn't parse image name "Bad_NAME//x:1": invalid reference format"#]]);
-        check("BUSYBOX", expect![[r#"couldn't parse image name "BUSYBOX": invalid reference format: repository name (library/BUSYBOX) must be lowercase"#]]);
+        check(
+            "BUSYBOX",
+            expect![[
+                r#"couldn't parse image name "BUSYBOX": invalid reference format: repository name (library/BUSYBOX) must be lowercase"#
+            ]],
+        );
         check("Bad_NAME/x:1", expect![[r#"couldn't parse image name "Bad_NAME/x:1": repository name must be lowercase"#]]);
         check("", expect![[r#"couldn't parse image name "": invalid reference format"#]]);
         check("a b", expect![[r#"couldn't parse image name "a b": invalid reference format"#]]);

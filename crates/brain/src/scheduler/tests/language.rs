@@ -175,7 +175,7 @@ fn describe(request: &Request) -> String {
         }
         Verb::Delete { .. } => {
             let event = request.report.as_ref().and_then(|report| report.accepted.as_ref());
-            format!("delete {name} ({})", event.map_or("", |event| event.reason))
+            format!("delete {name} ({})", event.map_or("".into(), |event| event.reason.clone()))
         }
         other => format!("{other:?}"),
     }

@@ -13,15 +13,21 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
+
+pub use launch::{open_pidfd, program, send_signal};
 
 use super::cgroup::Cgroup;
 use super::control::{self, Report};
 use super::log::Log;
 use super::paths::{ContainerDir, SOCKET};
 use super::record::{self, ContainerRecord, ExitRecord, Launch, StartRecord};
+
+/// They were killed before or are about to end by themselves.
+const REAP_MILLISECONDS_MAX: u64 = 1000;
 
 /// `everynode-shim DIR`.
 pub fn main(dir: &Path) -> ExitCode {
@@ -76,15 +82,20 @@ fn begin(dir: &ContainerDir) -> io::Result<Flock<File>> {
 }
 
 fn live(dir: &ContainerDir, launch: &Launch) -> Result<(), String> {
-    let listener = UnixListener::bind(SOCKET).and_then(|l| l.set_nonblocking(true).map(|()| l)).map_err(|e| format!("bind control socket: {e}"))?;
+    let listener =
+        UnixListener::bind(SOCKET).and_then(|l| l.set_nonblocking(true).map(|()| l)).map_err(|e| format!("bind control socket: {e}"))?;
     let log = Log::open(&launch.log_path).map_err(|e| format!("open log {}: {e}", launch.log_path.display()))?;
     let mut started = launch::launch(dir, launch)?;
-    record::write(&dir.started(), &StartRecord { pid: started.pid, at: Timestamp::now() }).map_err(|e| format!("write start record: {e}"))?;
+    record::write(&dir.started(), &StartRecord { pid: started.pid, at: Timestamp::now() })
+        .map_err(|e| format!("write start record: {e}"))?;
     started.container.start().map_err(|e| started.causes.explain(&e))?;
     let _ = report(&Report::Started(started.pid));
     hush();
-    let end = relay::Relay::new(launch, started.streams, started.pidfd, listener, log).run(started.pid);
+    let mut relay = relay::Relay::new(launch, started.streams, started.pidfd, listener, log);
+    let end = relay.run(started.pid);
     finish(dir, launch, end);
+    // Its connections tell the agent that everything is written down and cleared away.
+    drop(relay);
     Ok(())
 }
 
@@ -140,8 +151,17 @@ fn clean_up(dir: &ContainerDir, launch: &Launch) {
     let _ = fs::remove_file(SOCKET);
 }
 
-/// Orphans of the container became children of the shim.
-fn reap() {
+/// Waits for all children that end soon: orphans of the container, and what the library left. A dead process that nobody has waited for
+/// keeps its process namespace from ending.
+pub fn reap() {
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-    while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(s) if s != WaitStatus::StillAlive) {}
+    let until = Instant::now() + Duration::from_millis(REAP_MILLISECONDS_MAX);
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Err(_) => return,
+            Ok(WaitStatus::StillAlive) if Instant::now() < until => std::thread::sleep(Duration::from_millis(1)),
+            Ok(WaitStatus::StillAlive) => return,
+            Ok(_) => {}
+        }
+    }
 }

@@ -24,6 +24,9 @@ const DRAIN_MILLISECONDS_MAX: u64 = 500;
 /// The agent has one watch; attachments are people.
 const CLIENTS_MAX: usize = 64;
 
+/// How long a dead orphan may wait for its burial.
+const ORPHANS_SECONDS: u64 = 30;
+
 const BUFFER_BYTES: usize = 16 * 1024;
 
 pub struct End {
@@ -67,11 +70,9 @@ impl<'a> Relay<'a> {
         Self { launch, streams, pidfd, listener, log, clients: Vec::new(), buffer: vec![0; BUFFER_BYTES] }
     }
 
-    pub fn run(mut self, pid: i32) -> End {
-        loop {
-            if self.turn(true, Duration::from_secs(3600)) {
-                break;
-            }
+    pub fn run(&mut self, pid: i32) -> End {
+        while !self.turn(true, Duration::from_secs(ORPHANS_SECONDS)) {
+            reap_orphans(pid);
         }
         let end = wait(pid);
         if !self.launch.own_pid_namespace {
@@ -237,6 +238,10 @@ impl<'a> Relay<'a> {
     }
 
     fn sweep(&mut self) {
+        // Also those that take nothing: their patience is measured here.
+        for client in self.clients.iter_mut().filter(|c| c.is_behind()) {
+            client.flush();
+        }
         for n in (0..self.clients.len()).rev().filter(|n| self.clients[*n].gone).collect::<Vec<_>>() {
             self.close_client_input(n);
             self.clients.remove(n);
@@ -310,6 +315,22 @@ impl Client {
         }
         self.gone |= self.received.len() > LINE_BYTES_MAX;
         requests
+    }
+}
+
+/// In the node's process namespace the container's orphans become children of the shim. Its first process is not touched.
+fn reap_orphans(first: i32) {
+    loop {
+        // SAFETY: siginfo_t is plain data; all zero is a valid value of it.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the record lives over the call; WNOWAIT leaves the process as it is.
+        let found = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) };
+        // SAFETY: waitid filled the record or left it zero, and both are readable.
+        let pid = unsafe { info.si_pid() };
+        if found != 0 || pid == 0 || pid == first {
+            return;
+        }
+        let _ = waitpid(Pid::from_raw(pid), None);
     }
 }
 

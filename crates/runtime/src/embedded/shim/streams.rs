@@ -50,7 +50,8 @@ impl Streams {
             // SAFETY: the descriptor is open and the rest are numbers.
             unsafe { libc::fchown(end.as_raw_fd(), owner.unwrap_or(u32::MAX), u32::MAX) };
         }
-        let outputs = vec![Output { fd: out, which: OUT, lines: Lines::new("stdout") }, Output { fd: err, which: ERR, lines: Lines::new("stderr") }];
+        let outputs =
+            vec![Output { fd: out, which: OUT, lines: Lines::new("stdout") }, Output { fd: err, which: ERR, lines: Lines::new("stderr") }];
         let input = input.map(Sink::new).transpose()?;
         Ok((Self { outputs, input, terminal: None }, Ends { stdin, stdout, stderr }))
     }

@@ -16,10 +16,20 @@ pub fn decompress<'a>(mut stream: impl BufRead + 'a) -> io::Result<Box<dyn Read 
     if start.starts_with(GZIP_MAGIC) {
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(stream)));
     }
-    if start.starts_with(ZSTD_MAGIC) || start.get(1..4) == Some(ZSTD_SKIPPABLE_MAGIC) {
+    if is_zstd(start) {
         return Ok(Box::new(ZstdFrames { stream, decoder: FrameDecoder::new(), inside: false }));
     }
     Ok(Box::new(stream))
+}
+
+/// Of the first bytes of a stream.
+pub fn is_compressed(start: &[u8]) -> bool {
+    start.starts_with(GZIP_MAGIC) || is_zstd(start)
+}
+
+fn is_zstd(start: &[u8]) -> bool {
+    let skippable = start.first().is_some_and(|first| first & 0xf0 == 0x50) && start.get(1..4) == Some(ZSTD_SKIPPABLE_MAGIC);
+    start.starts_with(ZSTD_MAGIC) || skippable
 }
 
 /// zstd in any number of frames, as parallel and seekable writers make it; the library's own stream ends with the first.

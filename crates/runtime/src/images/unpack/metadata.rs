@@ -31,10 +31,10 @@ impl Metadata {
             let Ok(key) = extension.key() else { continue };
             if key == "mtime" {
                 modified = extension.value().ok().and_then(parse_time);
-            } else if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
-                if !OVERLAY_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
-                    attributes.push((name.to_owned(), extension.value_bytes().to_vec()));
-                }
+            } else if let Some(name) = key.strip_prefix(XATTR_PREFIX)
+                && !OVERLAY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            {
+                attributes.push((name.to_owned(), extension.value_bytes().to_vec()));
             }
         }
         let header = entry.header();

@@ -6,6 +6,7 @@
 
 mod compression;
 mod metadata;
+mod metered;
 mod rooted;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,8 +20,9 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::digest::{Digest, HashingReader};
 use super::error::{Error, Result};
-pub use compression::decompress;
+pub use compression::{decompress, is_compressed};
 use metadata::Metadata;
+use metered::{Budget, Metered};
 use rooted::{Place, Root};
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
@@ -28,6 +30,8 @@ const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 /// Names with this start are notes of an old storage driver, not deletions.
 const RESERVED_PREFIX: &[u8] = b".wh..wh.";
 const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
+/// Long names and attributes come before an entry and are read into memory as a whole.
+const HEADERS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const COPY_BUFFER_BYTES: usize = 128 * 1024;
 
 /// Unpacks a layer, compressed or not, into an empty directory; answers its diff id and the length of its archive.
@@ -56,11 +60,15 @@ impl Unpacker {
     }
 
     fn run(mut self, reader: impl Read) -> Result<()> {
-        let mut archive = tar::Archive::new(reader);
+        let budget = Budget::new(HEADERS_BYTES_MAX);
+        let mut archive = tar::Archive::new(Metered::new(reader, &budget));
         for entry in archive.entries().map_err(Error::LayerRead)? {
             let mut entry = entry.map_err(Error::LayerRead)?;
             let path = entry.path_bytes().into_owned();
+            budget.set(u64::MAX);
             self.entry(&path, &mut entry).map_err(|problem| problem.at(&path))?;
+            io::copy(&mut entry, &mut io::sink()).map_err(Error::LayerRead)?;
+            budget.set(HEADERS_BYTES_MAX);
         }
         self.set_directory_times()
     }

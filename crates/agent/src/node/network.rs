@@ -1,0 +1,63 @@
+//! The pod network as the container runtime asks for it.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use futures::future::BoxFuture;
+use net::pods::{self, PodNetwork};
+use runtime::port::{Error, PortMapping, Protocol, Result, SandboxNetwork};
+
+/// A node without a range for its pods: those in the node's own network run, others are told why they cannot.
+#[derive(Debug)]
+pub struct NoNetwork;
+
+impl SandboxNetwork for NoNetwork {
+    fn attach<'a>(&'a self, _: &'a str, _: &'a Path, _: &'a [PortMapping]) -> BoxFuture<'a, Result<Vec<IpAddr>>> {
+        let reason = "this node has no range of pod addresses (--pod-cidr): only pods with hostNetwork can run on it";
+        Box::pin(async move { Err(Error::FailedPrecondition(reason.to_owned())) })
+    }
+
+    fn detach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Addresses from the node's range, over links between the sandbox and the node.
+pub struct Routed(pub PodNetwork);
+
+impl SandboxNetwork for Routed {
+    fn attach<'a>(&'a self, sandbox_id: &'a str, namespace: &'a Path, ports: &'a [PortMapping]) -> BoxFuture<'a, Result<Vec<IpAddr>>> {
+        Box::pin(async move {
+            let ports: Vec<pods::PortMapping> = ports.iter().map(port).collect();
+            self.0.attach(sandbox_id, namespace, &ports).await.map_err(|error| failed(&error))
+        })
+    }
+
+    fn detach<'a>(&'a self, sandbox_id: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.0.detach(sandbox_id).await.map_err(|error| failed(&error)) })
+    }
+}
+
+fn port(mapping: &PortMapping) -> pods::PortMapping {
+    pods::PortMapping {
+        protocol: match mapping.protocol {
+            Protocol::Tcp => pods::Protocol::Tcp,
+            Protocol::Udp => pods::Protocol::Udp,
+            Protocol::Sctp => pods::Protocol::Sctp,
+        },
+        container_port: mapping.container_port,
+        host_port: mapping.host_port,
+        host_ip: mapping.host_ip,
+    }
+}
+
+/// With its causes: the text is what users see.
+fn failed(error: &dyn std::error::Error) -> Error {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(&format!(": {next}"));
+        cause = next.source();
+    }
+    Error::Failed(text)
+}

@@ -1,0 +1,133 @@
+//! Ending containers and whole pods, and removing what is left of them.
+
+use std::path::Path;
+use std::time::Instant;
+
+use brain::podsync::actions::{Kill, KillReason};
+use brain::podsync::{Ended, Observed, Record, State, containers, ephemeral_containers, init_containers, termination};
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use runtime::port::PodId;
+
+use super::hooks;
+use crate::node::Context;
+
+/// Ends all containers in their order, then the sandboxes.
+pub async fn kill(context: &Context, pod: &Pod, observed: &Observed, ended: Option<&Ended>) -> Result<(), String> {
+    let alive = |name: &String| {
+        let records = observed.containers.iter().filter(move |record| &record.name == name);
+        records.filter(|record| matches!(record.state, State::Running | State::Unknown | State::Created)).collect::<Vec<_>>()
+    };
+    let known: Vec<String> = termination::order(pod).into_iter().flatten().collect();
+    let strangers: Vec<String> =
+        observed.containers.iter().map(|record| record.name.clone()).filter(|name| !known.contains(name)).collect();
+    let mut failures = Vec::new();
+    for together in termination::order(pod).into_iter().chain([strangers]) {
+        let records: Vec<&Record> = together.iter().flat_map(alive).collect();
+        let endings = records.iter().map(|record| {
+            let message = termination::stopping_message(&record.name);
+            stop(context, pod, record, Stop { message, reason: None, ended })
+        });
+        failures.extend(join_all(endings).await.into_iter().filter_map(Result::err));
+    }
+    for sandbox in &observed.sandboxes {
+        if let Err(error) = context.runtime.stop_sandbox(&sandbox.id).await {
+            failures.push(error.to_string());
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+}
+
+/// Ends one container of a pod that goes on.
+pub async fn kill_one(context: &Context, pod: &Pod, kill: &Kill) -> Result<(), String> {
+    let observed = context.observer.observed(super::uid(pod));
+    let Some(record) = observed.containers.iter().find(|record| record.id == kill.container_id) else { return Ok(()) };
+    stop(context, pod, record, Stop { message: kill.message.clone(), reason: Some(kill.reason), ended: None }).await
+}
+
+pub struct Stop<'a> {
+    /// The text of the event.
+    pub message: String,
+    pub reason: Option<KillReason>,
+    pub ended: Option<&'a Ended>,
+}
+
+pub async fn stop(context: &Context, pod: &Pod, record: &Record, stop: Stop<'_>) -> Result<(), String> {
+    let found = find(pod, &record.name);
+    let fallback = Container { name: record.name.clone(), ..Container::default() };
+    let (container, path) = found.as_ref().map_or((&fallback, String::new()), |(container, path)| (container, path.clone()));
+    let grace = termination::grace(pod, container, stop.reason, stop.ended);
+    context.events.container(pod, &path, false, "Killing", stop.message);
+    let begun = Instant::now();
+    let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+    if let Some(hook) = hook.filter(|_| record.is_running() && !grace.is_zero()) {
+        let run = hooks::run(context, pod, container, &record.id, hook);
+        match tokio::time::timeout(grace, run).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(error, container = container.name, "a preStop hook failed");
+                context.events.container(pod, &path, true, "FailedPreStopHook", "PreStopHook failed");
+            }
+            Err(_) => {
+                context.events.container(pod, &path, true, "FailedPreStopHook", "PreStopHook failed");
+            }
+        }
+    }
+    let left = if hook.is_some() { termination::grace_after_hook(grace, begun.elapsed()) } else { grace };
+    context.runtime.stop_container(context.observer.bare(&record.id), left).await.map_err(|error| error.to_string())
+}
+
+/// A container of the pod by name, and its path for events.
+pub fn find(pod: &Pod, name: &str) -> Option<(Container, String)> {
+    let of = |list: &[Container], field: &str| {
+        list.iter().find(|container| container.name == name).map(|container| (container.clone(), format!("spec.{field}{{{name}}}")))
+    };
+    let ephemeral: Vec<Container> = ephemeral_containers(pod).into_iter().map(|(container, _)| container).collect();
+    of(containers(pod), "containers")
+        .or_else(|| of(init_containers(pod), "initContainers"))
+        .or_else(|| of(&ephemeral, "ephemeralContainers"))
+}
+
+/// Removes sandboxes, containers, logs and folders of a pod of which nothing runs.
+pub async fn remove(context: &Context, pod: &PodId) -> Result<(), String> {
+    let observed = context.observer.observed(&pod.uid);
+    for container in &observed.containers {
+        remove_container(context, pod, container).await?;
+    }
+    for sandbox in &observed.sandboxes {
+        context.runtime.remove_sandbox(&sandbox.id).await.map_err(|error| error.to_string())?;
+    }
+    let _ = context.observer.refresh().await;
+    context.objects.forget(&pod.uid);
+    remove_dir(&context.settings.pod_log_dir(&pod.namespace, &pod.name, &pod.uid));
+    remove_dir(&context.settings.pod_dir(&pod.uid));
+    Ok(())
+}
+
+/// Removes a container that has ended, its logs and the link to them.
+pub async fn remove_container(context: &Context, pod: &PodId, record: &Record) -> Result<(), String> {
+    let id = context.observer.bare(&record.id);
+    context.runtime.remove_container(id).await.map_err(|error| error.to_string())?;
+    let _ = std::fs::remove_file(log_link(context, pod, &record.name, id));
+    let dir = context.settings.pod_log_dir(&pod.namespace, &pod.name, &pod.uid).join(&record.name);
+    let prefix = format!("{}.log", record.restarts);
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log`.
+pub fn log_link(context: &Context, pod: &PodId, container: &str, id: &str) -> std::path::PathBuf {
+    context.settings.log_links_dir().join(format!("{}_{}_{container}-{id}.log", pod.name, pod.namespace))
+}
+
+fn remove_dir(path: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, path = %path.display(), "cannot remove a folder");
+    }
+}

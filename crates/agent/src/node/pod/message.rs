@@ -1,0 +1,61 @@
+//! Termination messages: what a container left in its file, or the end of its log.
+
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use runtime::port::ContainerStatus;
+
+use crate::node::observer::MESSAGE_POLICY;
+
+/// Kubernetes' limits: of the file, and of what is taken from a log.
+const MESSAGE_MAX: u64 = 4096;
+const LOG_BYTES_MAX: usize = 2048;
+const LOG_LINES_MAX: usize = 80;
+
+/// The file that a container's termination message path leads to.
+pub fn path(root_dir: &Path, uid: &str, container: &str, attempt: u32) -> PathBuf {
+    root_dir.join("pods").join(uid).join("containers").join(container).join(attempt.to_string())
+}
+
+pub fn read(root_dir: &Path, container: &ContainerStatus) -> String {
+    let own = read_file(&path(root_dir, &container.pod.uid, &container.name, container.attempt));
+    let falls_back = container.annotations.get(MESSAGE_POLICY).is_some_and(|policy| policy == "FallbackToLogsOnError");
+    if !own.is_empty() {
+        own
+    } else if falls_back && container.exit_code != 0 && container.message.is_empty() {
+        log_end(&container.log_path)
+    } else {
+        container.message.clone()
+    }
+}
+
+fn read_file(path: &Path) -> String {
+    let Ok(file) = std::fs::File::open(path) else { return String::new() };
+    let mut bytes = Vec::new();
+    if file.take(MESSAGE_MAX).read_to_end(&mut bytes).is_err() {
+        return String::new();
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The last lines of a log, without times and streams.
+fn log_end(path: &Path) -> String {
+    // Each line carries 40 bytes of time and stream more than its text.
+    let window = (LOG_BYTES_MAX + LOG_LINES_MAX * 48) as u64;
+    let Ok(mut file) = std::fs::File::open(path) else { return String::new() };
+    let length = file.metadata().map(|meta| meta.len()).unwrap_or(0);
+    if file.seek(SeekFrom::Start(length.saturating_sub(window))).is_err() {
+        return String::new();
+    }
+    let mut bytes = Vec::new();
+    if file.read_to_end(&mut bytes).is_err() {
+        return String::new();
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let last = &lines[lines.len().saturating_sub(LOG_LINES_MAX)..];
+    let joined: String = last.iter().map(|line| format!("{line}\n")).collect();
+    let cut = joined.len().saturating_sub(LOG_BYTES_MAX);
+    let start = (cut..joined.len()).find(|&at| joined.is_char_boundary(at)).unwrap_or(joined.len());
+    joined[start..].to_owned()
+}

@@ -1,0 +1,389 @@
+//! The worker of one pod: looks, asks `podsync`, acts, reports, waits. It contains no rule about pods.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use brain::podsync::actions::{self, Actions, Start};
+use brain::podsync::status::{self, Ending};
+use brain::podsync::{Ended, Memory, Observed, StartFailure, View, is_deleted};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::sync::{mpsc, watch};
+
+use super::probes::{Probes, Verdict};
+use super::{config, end, publish, start, uid};
+use crate::node::{Context, volumes};
+
+/// A pod is looked at again at least this often: mounted ConfigMaps and tokens are brought up to date then.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// After a failure that no back-off of its own bounds.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// An image that could not be pulled shows that it waits soon after.
+const PULL_RETRY: Duration = Duration::from_secs(1);
+
+/// A status that could not be told.
+const REPORT_RETRY: Duration = Duration::from_secs(1);
+
+/// Volumes that could not be set up: from half a second, doubled, up to about two minutes.
+const MOUNT_RETRY_MIN: Duration = Duration::from_millis(500);
+const MOUNT_RETRY_MAX: Duration = Duration::from_secs(122);
+
+/// Verdicts of probes that wait for the worker.
+const VERDICTS_WAITING_MAX: usize = 64;
+
+/// What the worker is told from outside.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    /// The pod as the API server has it.
+    Pod(Arc<Pod>),
+    /// The API server has it no more.
+    Gone,
+}
+
+pub struct Worker {
+    pub context: Arc<Context>,
+    /// The newest of what was seen and what came back from reports.
+    pub pod: Arc<Pod>,
+    wanted: watch::Receiver<Wanted>,
+    ends: watch::Receiver<Option<Ended>>,
+    observed: watch::Receiver<Arc<Observed>>,
+    pub memory: Memory,
+    probes: Probes,
+    verdicts: mpsc::Receiver<Verdict>,
+    mount_retry: Duration,
+    /// The address file was written for these addresses.
+    pub is_unreported: bool,
+}
+
+/// When to look again.
+enum Next {
+    At(Timestamp),
+    Finished,
+}
+
+impl Worker {
+    pub fn new(context: Arc<Context>, pod: Arc<Pod>, wanted: watch::Receiver<Wanted>, ends: watch::Receiver<Option<Ended>>) -> Worker {
+        let observed = context.observer.follow(uid(&pod));
+        let (sender, verdicts) = mpsc::channel(VERDICTS_WAITING_MAX);
+        let memory = Memory { started_at: Some(Timestamp::now()), ..Memory::default() };
+        let probes = Probes::new(context.clone(), sender);
+        Worker { context, pod, wanted, ends, observed, memory, probes, verdicts, mount_retry: MOUNT_RETRY_MIN, is_unreported: false }
+    }
+
+    /// Until nothing of the pod is left, or the agent goes (then it is dropped, and the containers stay).
+    pub async fn run(mut self) {
+        loop {
+            let next = self.sync_until_ended().await;
+            match next {
+                Next::Finished => return,
+                Next::At(at) => self.wait(at).await,
+            }
+        }
+    }
+
+    /// Looks once; what takes long (pulling an image) is given up when the pod ends meanwhile.
+    async fn sync_until_ended(&mut self) -> Next {
+        if self.is_ending() {
+            return self.end().await;
+        }
+        let mut wanted = self.wanted.clone();
+        let mut ends = self.ends.clone();
+        let ended = async {
+            let deleted = wanted.wait_for(|wanted| match wanted {
+                Wanted::Pod(pod) => is_deleted(pod),
+                Wanted::Gone => true,
+            });
+            let ended = ends.wait_for(Option::is_some);
+            // Both only wait; nothing is lost with the other.
+            tokio::select! {
+                _ = deleted => {}
+                _ = ended => {}
+            }
+        };
+        // A dropped sync leaves what it did half to be seen at the next look, which ends the pod.
+        let next = tokio::select! {
+            biased;
+            () = ended => None,
+            next = self.sync() => Some(next),
+        };
+        match next {
+            Some(next) => next,
+            None => {
+                self.take_wanted();
+                self.end().await
+            }
+        }
+    }
+
+    fn take_wanted(&mut self) {
+        let wanted = self.wanted.borrow_and_update().clone();
+        if let Wanted::Pod(pod) = wanted {
+            self.pod = publish::newer(&self.pod, &pod);
+        }
+        if let Some(ended) = self.ends.borrow_and_update().clone() {
+            self.memory.ended = Some(ended);
+        }
+        self.probes.take(&mut self.verdicts, &mut self.memory);
+    }
+
+    fn is_ending(&mut self) -> bool {
+        self.take_wanted();
+        let gone = matches!(*self.wanted.borrow(), Wanted::Gone);
+        gone || is_deleted(&self.pod) || self.memory.ended.is_some()
+    }
+
+    async fn sync(&mut self) -> Next {
+        let observed = self.observed.borrow_and_update().clone();
+        self.check_deadline();
+        let report = status::report(&self.view(&observed, Timestamp::now()), Ending::No);
+        let is_over = report.phase.is_terminal();
+        self.report(report.status).await;
+        if is_over {
+            return self.end().await;
+        }
+        self.probes.update(&self.pod, &observed, &mut self.memory);
+        if let Err(failure) = volumes::set_up(&self.context, &self.pod).await {
+            self.context.events.pod(&self.pod, true, "FailedMount", failure);
+            let retry = self.mount_retry;
+            self.mount_retry = (retry * 2).min(MOUNT_RETRY_MAX);
+            return Next::At(Timestamp::now() + retry);
+        }
+        self.mount_retry = MOUNT_RETRY_MIN;
+        let actions = actions::plan(&self.view(&observed, Timestamp::now()));
+        let wake = self.perform(&observed, actions).await;
+        let latest = self.context.observer.observed(uid(&self.pod));
+        if latest == observed {
+            // What failed to start shows in the status at once; what started shows with its record, at the next look.
+            let report = status::report(&self.view(&latest, Timestamp::now()), Ending::No);
+            self.report(report.status).await;
+        }
+        let soon = if self.is_unreported { REPORT_RETRY } else { PERIOD };
+        let at = Timestamp::now() + soon;
+        Next::At([wake, self.deadline()].into_iter().flatten().fold(at, Timestamp::min))
+    }
+
+    fn view<'a>(&'a self, observed: &'a Observed, now: Timestamp) -> View<'a> {
+        View { now, pod: &self.pod, observed, memory: &self.memory, node_addresses: &self.context.node_addresses }
+    }
+
+    /// Ends containers, makes a sandbox, starts containers; answers when something of it is due again.
+    async fn perform(&mut self, observed: &Observed, actions: Actions) -> Option<Timestamp> {
+        if actions.kill_pod {
+            if actions.sandbox.is_some() && !observed.sandboxes.is_empty() {
+                self.context.events.pod(&self.pod, false, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+            }
+            if let Err(error) = end::kill(&self.context, &self.pod, observed, self.memory.ended.as_ref()).await {
+                self.context.events.pod(&self.pod, true, "FailedKillPod", format!("error killing pod: {error}"));
+                return Some(Timestamp::now() + RETRY);
+            }
+        }
+        for kill in &actions.kill {
+            if let Err(error) = end::kill_one(&self.context, &self.pod, kill).await {
+                tracing::warn!(%error, container = kill.name, "cannot end a container; trying again");
+                return Some(Timestamp::now() + RETRY);
+            }
+        }
+        let mut sandbox = observed.sandbox().filter(|sandbox| sandbox.is_ready).cloned();
+        if let Some(attempt) = actions.sandbox {
+            match self.make_sandbox(attempt).await {
+                Ok(made) => sandbox = made,
+                Err(message) => {
+                    self.context.events.pod(&self.pod, true, "FailedCreatePodSandBox", message);
+                    return Some(Timestamp::now() + RETRY);
+                }
+            }
+        }
+        let Some(sandbox) = sandbox else {
+            self.refresh().await;
+            return None;
+        };
+        let mut wake = None;
+        for start in &actions.start {
+            let due = self.start(&sandbox, start).await;
+            wake = [wake, due].into_iter().flatten().min();
+        }
+        if !actions.start.is_empty() || !actions.kill.is_empty() || actions.kill_pod {
+            self.refresh().await;
+        }
+        wake
+    }
+
+    async fn make_sandbox(&mut self, attempt: u32) -> Result<Option<brain::podsync::Sandbox>, String> {
+        let (config, warning) = config::sandbox(&self.context, &self.pod, attempt);
+        if let Some(warning) = warning {
+            self.context.events.pod(&self.pod, true, "MissingClusterDNS", warning);
+        }
+        let failed = |error: &dyn std::fmt::Display| format!("Failed to create pod sandbox: {error}");
+        self.context.runtime.run_sandbox(&config).await.map_err(|error| failed(&error))?;
+        self.context.observer.refresh().await.map_err(|error| failed(&error))?;
+        // Not marked as seen: the sync that follows this one looks again.
+        let observed = self.context.observer.observed(uid(&self.pod));
+        let report = status::report(&self.view(&observed, Timestamp::now()), Ending::No);
+        self.report(report.status).await;
+        Ok(observed.sandbox().filter(|sandbox| sandbox.is_ready).cloned())
+    }
+
+    async fn start(&mut self, sandbox: &brain::podsync::Sandbox, what: &Start) -> Option<Timestamp> {
+        if let (Some(waiting), Some(message)) = (what.waiting, what.waiting_message(&self.pod)) {
+            let told = format!("Back-off restarting failed container {} in pod {}", what.name, brain::podsync::full_name(&self.pod));
+            self.context.events.container(&self.pod, &start::field_path(what), true, "BackOff", told);
+            let failure = StartFailure { reason: "CrashLoopBackOff".to_owned(), message };
+            self.memory.start_failures.insert(what.name.clone(), failure);
+            return Some(waiting.until);
+        }
+        if let Some(failed_at) = what.failed_at {
+            self.memory.restarts.next(&actions::restart_key(&what.name), failed_at, Timestamp::now());
+        }
+        match start::start(self, sandbox, what).await {
+            Ok(()) => {
+                self.memory.start_failures.remove(&what.name);
+                None
+            }
+            Err(failure) => {
+                let retry = match failure.reason.as_str() {
+                    "ErrImagePull" => Some(Timestamp::now() + PULL_RETRY),
+                    "ImagePullBackOff" => start::pull_due(self, what),
+                    _ => Some(Timestamp::now() + RETRY),
+                };
+                self.memory.start_failures.insert(what.name.clone(), failure);
+                retry
+            }
+        }
+    }
+
+    pub async fn refresh(&self) {
+        if let Err(error) = self.context.observer.refresh().await {
+            tracing::warn!(%error, "cannot list containers");
+        }
+    }
+
+    /// Tells the API server, if it does not know yet.
+    async fn report(&mut self, status: PodStatus) {
+        match publish::status(&self.context.client, &self.pod, status).await {
+            Ok(Some(pod)) => {
+                self.pod = publish::newer(&self.pod, &Arc::new(pod));
+                self.is_unreported = false;
+            }
+            Ok(None) => self.is_unreported = false,
+            Err(error) => {
+                tracing::warn!(%error, pod = super::id(&self.pod).name, "cannot report a pod; trying again");
+                self.is_unreported = true;
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        let seconds = self.pod.spec.as_ref()?.active_deadline_seconds?;
+        let started = self.pod.status.as_ref()?.start_time.as_ref()?.0;
+        Some(started + Duration::from_secs(u64::try_from(seconds).ok()?))
+    }
+
+    fn check_deadline(&mut self) {
+        if self.memory.ended.is_none() && self.deadline().is_some_and(|deadline| Timestamp::now() >= deadline) {
+            let message = "Pod was active on the node longer than the specified deadline";
+            self.context.events.pod(&self.pod, false, "DeadlineExceeded", message);
+            let ended = Ended { reason: "DeadlineExceeded".to_owned(), message: message.to_owned(), grace_seconds: None, disruption: None };
+            self.memory.ended = Some(ended);
+        }
+    }
+
+    async fn end(&mut self) -> Next {
+        let gone = matches!(*self.wanted.borrow(), Wanted::Gone);
+        self.probes.end_liveness();
+        let observed = self.context.observer.observed(uid(&self.pod));
+        if !gone {
+            let report = status::report(&self.view(&observed, Timestamp::now()), Ending::Terminating);
+            self.report(report.status).await;
+        }
+        if let Err(error) = self.kill_all(gone).await {
+            tracing::warn!(%error, pod = super::id(&self.pod).name, "cannot end a pod; trying again");
+            self.context.events.pod(&self.pod, true, "FailedKillPod", format!("error killing pod: {error}"));
+            return Next::At(Timestamp::now() + RETRY_KILL);
+        }
+        self.probes.end();
+        self.refresh().await;
+        let observed = self.context.observer.observed(uid(&self.pod));
+        if observed.is_anything_running() {
+            return Next::At(Timestamp::now() + RETRY_KILL);
+        }
+        self.take_wanted();
+        let gone = matches!(*self.wanted.borrow(), Wanted::Gone);
+        if !gone {
+            let report = status::report(&self.view(&observed, Timestamp::now()), Ending::Terminated);
+            self.report(report.status).await;
+            if self.is_unreported {
+                return Next::At(Timestamp::now() + REPORT_RETRY);
+            }
+        }
+        if let Err(error) = volumes::tear_down(&self.context, uid(&self.pod)).await {
+            tracing::warn!(%error, pod = super::id(&self.pod).name, "cannot remove volumes; trying again");
+            return Next::At(Timestamp::now() + RETRY_KILL);
+        }
+        self.finish(gone).await
+    }
+
+    /// Everything has ended: what is deleted goes for good, what merely ended keeps its logs until it is deleted.
+    async fn finish(&mut self, gone: bool) -> Next {
+        if !gone && !is_deleted(&self.pod) {
+            return Next::At(Timestamp::now() + PERIOD);
+        }
+        if !gone && let Err(error) = publish::delete(&self.context.client, &self.pod).await {
+            tracing::warn!(%error, "cannot delete a pod that has ended; trying again");
+            return Next::At(Timestamp::now() + REPORT_RETRY);
+        }
+        match end::remove(&self.context, &super::id(&self.pod)).await {
+            Ok(()) => Next::Finished,
+            Err(error) => {
+                tracing::warn!(%error, "cannot remove what is left of a pod; trying again");
+                Next::At(Timestamp::now() + RETRY_KILL)
+            }
+        }
+    }
+
+    /// Ends all containers. A deletion that leaves less time than the one before it takes effect at once.
+    async fn kill_all(&mut self, gone: bool) -> Result<(), String> {
+        loop {
+            let mut pod = self.pod.as_ref().clone();
+            if gone && pod.metadata.deletion_grace_period_seconds.is_none() {
+                pod.metadata.deletion_grace_period_seconds = Some(FORCED_GRACE_SECONDS);
+            }
+            let observed = self.context.observer.observed(uid(&pod));
+            let killing = end::kill(&self.context, &pod, &observed, self.memory.ended.as_ref());
+            let grace = pod.metadata.deletion_grace_period_seconds;
+            let mut wanted = self.wanted.clone();
+            let shortened = wanted.wait_for(|wanted| match wanted {
+                Wanted::Pod(now) => now.metadata.deletion_grace_period_seconds.is_some_and(|now| grace.is_none_or(|grace| now < grace)),
+                Wanted::Gone => !gone,
+            });
+            // Ending again with less patience is what both runtimes take beside the first attempt.
+            tokio::select! {
+                result = killing => return result,
+                _ = shortened => self.take_wanted(),
+            }
+            if matches!(*self.wanted.borrow(), Wanted::Gone) {
+                return Box::pin(self.kill_all(true)).await;
+            }
+        }
+    }
+
+    async fn wait(&mut self, until: Timestamp) {
+        let left = until.duration_since(Timestamp::now());
+        let timer = tokio::time::sleep(if left.is_negative() { Duration::ZERO } else { left.unsigned_abs() });
+        // All arms only tell that something changed; channels keep their values.
+        tokio::select! {
+            _ = self.wanted.changed() => {}
+            _ = self.ends.changed() => {}
+            _ = self.observed.changed() => {}
+            Some(verdict) = self.verdicts.recv() => self.probes.note(verdict, &mut self.memory),
+            () = timer => {}
+        }
+    }
+}
+
+/// A pod that could not be ended is tried again.
+const RETRY_KILL: Duration = Duration::from_secs(2);
+
+/// What a pod gets that was removed from the API server without grace.
+const FORCED_GRACE_SECONDS: i64 = 2;

@@ -1,0 +1,232 @@
+//! All pods of this node: who is admitted, who has a worker, what is left of those that are gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use brain::podsync::phase::Phase;
+use brain::podsync::{Ended, Memory, Observed, View, admission, is_deleted, status};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use runtime::port::PodId;
+use tokio::sync::watch;
+
+use super::pod::worker::{Wanted, Worker};
+use super::pod::{end, id, publish, uid};
+use super::{Context, logs, volumes};
+
+/// How often what nobody asks for any more is looked for.
+const HOUSE_PERIOD: Duration = Duration::from_secs(10);
+
+pub struct Pods {
+    context: Arc<Context>,
+    workers: Mutex<BTreeMap<String, Handle>>,
+    /// The API server's list was seen: what is not in it may go.
+    is_listed: watch::Sender<bool>,
+}
+
+struct Handle {
+    wanted: watch::Sender<Wanted>,
+    ends: watch::Sender<Option<Ended>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Pods {
+    pub fn new(context: Arc<Context>) -> Pods {
+        Pods { context, workers: Mutex::default(), is_listed: watch::channel(false).0 }
+    }
+
+    fn workers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Handle>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A pod came or changed.
+    pub async fn apply(&self, pod: Pod) {
+        let pod = Arc::new(pod);
+        let key = uid(&pod).to_owned();
+        if let Some(handle) = self.workers().get(&key) {
+            handle.wanted.send_replace(Wanted::Pod(pod));
+            return;
+        }
+        // What runs here already is not judged again: a new agent turns nobody away.
+        let has_run = !self.observed(&key).await.containers.is_empty();
+        let is_over = pod.status.as_ref().and_then(|status| status.phase.as_deref()).and_then(Phase::parse).is_some_and(Phase::is_terminal);
+        if !has_run
+            && !is_over
+            && !is_deleted(&pod)
+            && let Err(rejection) = self.admit(&pod)
+        {
+            self.reject(&pod, &rejection).await;
+            return;
+        }
+        if is_over && !has_run && !is_deleted(&pod) {
+            return;
+        }
+        self.begin(pod);
+    }
+
+    async fn observed(&self, uid: &str) -> Arc<Observed> {
+        if !*self.is_listed.borrow() {
+            // The first list of the runtime must have been made.
+            let _ = self.context.observer.refresh().await;
+        }
+        self.context.observer.observed(uid)
+    }
+
+    fn begin(&self, pod: Arc<Pod>) {
+        let (wanted, wants) = watch::channel(Wanted::Pod(pod.clone()));
+        let (ends, ended) = watch::channel(None);
+        let key = uid(&pod).to_owned();
+        let worker = Worker::new(self.context.clone(), pod, wants, ended);
+        let context = self.context.clone();
+        let forget = key.clone();
+        let task = tokio::spawn(async move {
+            worker.run().await;
+            context.observer.forget(&forget);
+        });
+        self.workers().insert(key, Handle { wanted, ends, task });
+    }
+
+    fn admit(&self, pod: &Pod) -> Result<(), admission::Rejection> {
+        let pressure = self.context.registration.pressure();
+        if let Some(rejection) = brain::podsync::eviction::turns_away(pod, pressure.memory, pressure.disk, pressure.pids) {
+            return Err(rejection);
+        }
+        let Some(node) = self.context.registration.node() else { return Ok(()) };
+        let (Some(candidate), Some(node)) = (model::<brain::model::Pod>(pod), model::<brain::model::Node>(&node)) else { return Ok(()) };
+        let others: Vec<Arc<brain::model::Pod>> = self
+            .workers()
+            .values()
+            .filter_map(|handle| match &*handle.wanted.borrow() {
+                Wanted::Pod(pod) => model::<brain::model::Pod>(pod.as_ref()),
+                Wanted::Gone => None,
+            })
+            .filter(|pod| !pod.is_terminal())
+            .map(Arc::new)
+            .collect();
+        let os = pod.spec.as_ref().and_then(|spec| spec.os.as_ref()).map(|os| os.name.as_str());
+        admission::check(&candidate, os, &node, &others)
+    }
+
+    async fn reject(&self, pod: &Pod, rejection: &admission::Rejection) {
+        self.context.events.pod(pod, true, rejection.reason.clone(), rejection.message.clone());
+        let (observed, memory) = (Observed::default(), Memory::default());
+        let view = View { now: Timestamp::now(), pod, observed: &observed, memory: &memory, node_addresses: &self.context.node_addresses };
+        let mut told = status::rejected(&view, &rejection.reason, &rejection.message);
+        told.conditions = pod.status.as_ref().and_then(|status| status.conditions.clone());
+        if let Err(error) = publish::status(&self.context.client, pod, told).await {
+            tracing::warn!(%error, "cannot report that a pod was rejected");
+        }
+    }
+
+    /// A pod is no more in the API server.
+    pub async fn gone(&self, uid: &str) {
+        if let Some(handle) = self.workers().get(uid) {
+            handle.wanted.send_replace(Wanted::Gone);
+        }
+    }
+
+    /// The API server's list is complete.
+    pub async fn listed(&self, uids: &BTreeSet<String>) {
+        for (uid, handle) in self.workers().iter() {
+            if !uids.contains(uid) {
+                handle.wanted.send_replace(Wanted::Gone);
+            }
+        }
+        self.is_listed.send_replace(true);
+    }
+
+    /// Ends a pod by the node's own decision: eviction, shutdown.
+    pub fn end(&self, uid: &str, ended: Ended) {
+        if let Some(handle) = self.workers().get(uid) {
+            handle.ends.send_replace(Some(ended));
+        }
+    }
+
+    /// The pods with workers, as they were last seen.
+    pub fn all(&self) -> Vec<Arc<Pod>> {
+        let workers = self.workers();
+        let pods = workers.values().filter_map(|handle| match &*handle.wanted.borrow() {
+            Wanted::Pod(pod) => Some(pod.clone()),
+            Wanted::Gone => None,
+        });
+        pods.collect()
+    }
+
+    /// The pod of that name, for requests from outside.
+    pub fn find(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        let matches = |pod: &Arc<Pod>| pod.metadata.namespace.as_deref() == Some(namespace) && pod.metadata.name.as_deref() == Some(name);
+        self.all().into_iter().find(matches)
+    }
+
+    /// Removes what is left of pods that are gone: workers that finished, containers and folders without a pod.
+    pub async fn keep_house(&self) {
+        let mut listed = self.is_listed.subscribe();
+        if listed.wait_for(|&listed| listed).await.is_err() {
+            return;
+        }
+        loop {
+            self.workers().retain(|_, handle| !handle.task.is_finished());
+            self.remove_orphans().await;
+            logs::rotate(&self.context).await;
+            logs::remove_dead_links(&self.context);
+            tokio::time::sleep(HOUSE_PERIOD).await;
+        }
+    }
+
+    async fn remove_orphans(&self) {
+        let is_known = |uid: &String| self.workers().contains_key(uid);
+        let orphans: Vec<String> = self.context.observer.uids().into_iter().filter(|uid| !is_known(uid)).collect();
+        for uid in orphans {
+            if let Err(error) = self.remove_orphan(&uid).await {
+                tracing::warn!(error, uid, "cannot remove the containers of a pod that is gone; trying again");
+            }
+        }
+        let dir = self.context.settings.root_dir.join("pods");
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let uid = entry.file_name().to_string_lossy().into_owned();
+            if is_known(&uid) || self.context.observer.uids().contains(&uid) {
+                continue;
+            }
+            match volumes::tear_down(&self.context, &uid).await {
+                Ok(()) => drop(std::fs::remove_dir_all(entry.path())),
+                Err(error) => tracing::warn!(%error, uid, "cannot remove the volumes of a pod that is gone"),
+            }
+        }
+    }
+
+    async fn remove_orphan(&self, uid: &str) -> Result<(), String> {
+        let sandboxes = self.context.runtime.sandboxes().await.map_err(|error| error.to_string())?;
+        let containers = self.context.runtime.containers().await.map_err(|error| error.to_string())?;
+        let named = sandboxes.into_iter().map(|sandbox| sandbox.pod).chain(containers.into_iter().map(|container| container.pod));
+        let Some(pod_id) = named.into_iter().find(|pod| pod.uid == uid) else { return Ok(()) };
+        let pod = stand_in(&pod_id);
+        let observed = self.context.observer.observed(uid);
+        end::kill(&self.context, &pod, &observed, None).await?;
+        volumes::tear_down(&self.context, uid).await.map_err(|error| error.to_string())?;
+        end::remove(&self.context, &pod_id).await?;
+        self.context.observer.forget(uid);
+        Ok(())
+    }
+}
+
+/// A pod of which only the containers are left.
+fn stand_in(pod_id: &PodId) -> Pod {
+    let mut pod = Pod::default();
+    pod.metadata.name = Some(pod_id.name.clone());
+    pod.metadata.namespace = Some(pod_id.namespace.clone());
+    pod.metadata.uid = Some(pod_id.uid.clone());
+    debug_assert_eq!(id(&pod), *pod_id);
+    pod
+}
+
+/// What deciders see of an object.
+fn model<T: serde::de::DeserializeOwned>(object: &impl serde::Serialize) -> Option<T> {
+    serde_json::to_value(object).and_then(serde_json::from_value).ok()
+}

@@ -1,0 +1,211 @@
+//! What the node has left, and what it does when that is too little: collects images, ends pods, says so.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use brain::podsync::eviction::{self, ContainerUsage, Disk, Figures, Resource, Usage};
+use brain::podsync::{containers, is_deleted, limits};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use runtime::port::ContainerStats;
+
+use super::Context;
+use super::pod::uid;
+use super::pods::Pods;
+use super::registration::Pressure;
+
+/// The kubelet looks this often.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Walking folders for their size is bounded: what lies deeper or beyond counts as it was found so far.
+const WALK_ENTRIES_MAX: usize = 200_000;
+
+/// Watches the node until dropped.
+pub async fn run(context: &Arc<Context>, pods: &Arc<Pods>) {
+    let mut last_seen = [None::<Timestamp>; 3];
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        let figures = figures(context).await;
+        let shortages = eviction::shortages(&figures);
+        note(context, &shortages, &mut last_seen);
+        collect_images(context, &figures, shortages.iter().any(|shortage| shortage.is_disk)).await;
+        end_over_limit(context, pods).await;
+        if let Some(shortage) = shortages.first() {
+            evict(context, pods, shortage).await;
+        }
+    }
+}
+
+fn note(context: &Context, shortages: &[eviction::Shortage], last_seen: &mut [Option<Timestamp>; 3]) {
+    let now = Timestamp::now();
+    let is_short = |wanted: &[Resource]| shortages.iter().any(|shortage| wanted.contains(&shortage.resource));
+    let seen = [is_short(&[Resource::Memory]), is_short(&[Resource::EphemeralStorage, Resource::Inodes]), is_short(&[Resource::Pids])];
+    let mut holds = [false; 3];
+    for ((seen, last), holds) in seen.into_iter().zip(last_seen).zip(&mut holds) {
+        if seen {
+            *last = Some(now);
+        }
+        *holds = last.is_some_and(|last| now.duration_since(last).as_secs() < eviction::PRESSURE_STAYS_SECONDS);
+    }
+    let before = context.registration.pressure();
+    let pressure = Pressure { memory: holds[0], disk: holds[1], pids: holds[2], ..before };
+    if pressure != before {
+        context.registration.set_pressure(pressure);
+    }
+}
+
+async fn figures(context: &Context) -> Figures {
+    Figures {
+        memory_available: memory_available(context).await,
+        disk: disk(&context.settings.root_dir),
+        image_disk: disk(&context.settings.image_dir),
+        pids_max: read_number("/proc/sys/kernel/pid_max"),
+        pids_used: processes(),
+    }
+}
+
+/// Of the machine, or of this node's share of it.
+async fn memory_available(context: &Context) -> i64 {
+    let of_machine = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = of_machine.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let machine = available.and_then(|line| line.split_whitespace().next()?.parse::<i64>().ok()).map_or(0, |kib| kib * 1024);
+    match context.settings.memory_bytes {
+        None => machine,
+        Some(share) => {
+            let stats = context.runtime.container_stats().await.unwrap_or_default();
+            let used: u64 = stats.iter().map(|stats| stats.memory_working_set_bytes).sum();
+            machine.min((share - i64::try_from(used).unwrap_or(i64::MAX)).max(1))
+        }
+    }
+}
+
+fn disk(path: &Path) -> Disk {
+    let Ok(figures) = rustix::fs::statvfs(path) else { return Disk::default() };
+    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(figures.f_frsize)).unwrap_or(i64::MAX);
+    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    Disk {
+        capacity: bytes(figures.f_blocks),
+        available: bytes(figures.f_bavail),
+        inodes: count(figures.f_files),
+        inodes_free: count(figures.f_ffree),
+    }
+}
+
+fn read_number(path: &str) -> i64 {
+    std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// The fourth field of /proc/loadavg is `running/all`.
+fn processes() -> i64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().nth(3).and_then(|field| field.split_once('/')?.1.parse().ok()).unwrap_or(0)
+}
+
+async fn collect_images(context: &Context, figures: &Figures, is_short: bool) {
+    let unused = context.images.unused().await.unwrap_or_default();
+    let now = Timestamp::now();
+    let images: Vec<eviction::UnusedImage> = unused
+        .into_iter()
+        .map(|unused| eviction::UnusedImage {
+            id: unused.image.id,
+            unused_seconds: now.duration_since(unused.last_used).as_secs(),
+            frees_bytes: i64::try_from(unused.frees_bytes).unwrap_or(i64::MAX),
+            is_pinned: unused.image.pinned,
+        })
+        .collect();
+    for id in eviction::images_to_remove(&figures.image_disk, &images, is_short) {
+        match context.images.remove(&id).await {
+            Ok(()) => tracing::info!(image = id, "removed an image that nothing uses: the disk is full"),
+            Err(error) => tracing::warn!(%error, image = id, "cannot remove an image"),
+        }
+    }
+}
+
+async fn evict(context: &Context, pods: &Pods, shortage: &eviction::Shortage) {
+    let running: Vec<(Pod, Usage)> = usages(context, pods).await;
+    if let Some((pod, usage)) = eviction::victim(shortage, &running) {
+        let ended = eviction::ended(shortage, pod, usage);
+        context.events.pod(pod, true, "Evicted", ended.message.clone());
+        pods.end(uid(pod), ended);
+    }
+}
+
+/// Pods whose volumes or containers hold more than their limits.
+async fn end_over_limit(context: &Context, pods: &Pods) {
+    for (pod, usage) in usages(context, pods).await {
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let empty_dirs: Vec<(String, String, i64, i64)> = volumes
+            .filter_map(|volume| {
+                let source = volume.empty_dir.as_ref()?;
+                let limit = source.size_limit.as_ref()?;
+                let bytes = kinds::quantity::Quantity::parse(&limit.0).ok()?.value();
+                let dir = context.settings.pod_dir(uid(&pod)).join("volumes/kubernetes.io~empty-dir").join(&volume.name);
+                (source.medium.as_deref() != Some("Memory") && bytes > 0)
+                    .then(|| (volume.name.clone(), limit.0.clone(), bytes, walk(&dir).0))
+            })
+            .collect();
+        let containers: Vec<(String, String, i64, i64)> = containers(&pod)
+            .iter()
+            .filter_map(|container| {
+                let resources = limits::requirements(container).limits;
+                let text = resources.as_ref()?.get("ephemeral-storage")?.0.clone();
+                let bytes = limits::amount(&resources, "ephemeral-storage")? / 1000;
+                let used = usage.containers.iter().find(|used| used.name == container.name)?.disk_bytes;
+                Some((container.name.clone(), text, bytes, used))
+            })
+            .collect();
+        if let Some(ended) = eviction::over_limit(&empty_dirs, &containers) {
+            context.events.pod(&pod, true, "Evicted", ended.message.clone());
+            pods.end(uid(&pod), ended);
+        }
+    }
+}
+
+async fn usages(context: &Context, pods: &Pods) -> Vec<(Pod, Usage)> {
+    let stats = context.runtime.container_stats().await.unwrap_or_default();
+    let active = pods.all().into_iter().filter(|pod| !is_deleted(pod));
+    active.map(|pod| (pod.as_ref().clone(), usage(context, &pod, &stats))).collect()
+}
+
+fn usage(context: &Context, pod: &Pod, stats: &[ContainerStats]) -> Usage {
+    let observed = context.observer.observed(uid(pod));
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let containers = observed.containers.iter().filter(|record| record.is_running()).filter_map(|record| {
+        let stats = stats.iter().find(|stats| stats.container_id == context.observer.bare(&record.id))?;
+        Some(ContainerUsage {
+            name: record.name.clone(),
+            memory_bytes: number(stats.memory_working_set_bytes),
+            disk_bytes: number(stats.rootfs_used_bytes + stats.log_used_bytes),
+            inodes: number(stats.rootfs_inodes_used),
+            processes: number(stats.processes),
+        })
+    });
+    let (volumes_bytes, volumes_inodes) = walk(&context.settings.pod_dir(uid(pod)).join("volumes/kubernetes.io~empty-dir"));
+    Usage { containers: containers.collect(), volumes_bytes, volumes_inodes }
+}
+
+/// Bytes and files below a folder; file systems in memory count as memory of their containers, not as disk.
+fn walk(dir: &Path) -> (i64, i64) {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(root) = std::fs::metadata(dir) else { return (0, 0) };
+    let (mut bytes, mut files) = (0i64, 0i64);
+    let mut todo = vec![dir.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.dev() != root.dev() {
+                continue;
+            }
+            bytes = bytes.saturating_add(i64::try_from(meta.blocks() * 512).unwrap_or(i64::MAX));
+            files += 1;
+            if meta.is_dir() && todo.len() < WALK_ENTRIES_MAX {
+                todo.push(entry.path());
+            }
+        }
+        if files as usize > WALK_ENTRIES_MAX {
+            break;
+        }
+    }
+    (bytes, files)
+}

@@ -1,0 +1,73 @@
+//! What an agent is told at its start.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::StartError;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name of the Node object.
+    pub name: String,
+    /// The node's addresses, the main one first.
+    pub addresses: Vec<IpAddr>,
+    /// Added to the labels that every node has.
+    pub labels: BTreeMap<String, String>,
+    /// `key=value:Effect`, set when the node registers for the first time.
+    pub taints: Vec<String>,
+    /// Pods' volumes and files: `/var/lib/kubelet`, where node agents of the field expect them.
+    pub root_dir: PathBuf,
+    /// Where images are; their file system is watched.
+    pub image_dir: PathBuf,
+    /// `/var/log`: `pods` has the logs, `containers` the links that log collectors follow.
+    pub log_dir: PathBuf,
+    /// Manifests of static pods.
+    pub manifest_dir: Option<PathBuf>,
+    /// Above all control groups of this node's pods: `everynode/NAME`.
+    pub cgroup_root: String,
+    pub cluster_dns: Vec<IpAddr>,
+    pub cluster_domain: String,
+    pub max_pods: u32,
+    /// Where this agent's endpoints listen; told to the API server.
+    pub port: u16,
+    /// `beta.kubernetes.io/instance-type` and the like come as labels; this is the provider's id.
+    pub provider_id: Option<String>,
+    /// Range of the pods' addresses, told with the Node object.
+    pub pod_cidr: Option<String>,
+    /// Replace what the machine has, for nodes that share one.
+    pub cpu_millis: Option<i64>,
+    pub memory_bytes: Option<i64>,
+}
+
+impl Settings {
+    /// `/var/lib/kubelet/pods/UID`.
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.root_dir.join("pods").join(uid)
+    }
+
+    /// `/var/log/pods/NAMESPACE_NAME_UID`.
+    pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        self.log_dir.join("pods").join(format!("{namespace}_{name}_{uid}"))
+    }
+
+    /// `/var/log/containers`.
+    pub fn log_links_dir(&self) -> PathBuf {
+        self.log_dir.join("containers")
+    }
+
+    pub fn seccomp_dir(&self) -> PathBuf {
+        self.root_dir.join("seccomp")
+    }
+
+    pub fn address_texts(&self) -> Vec<String> {
+        self.addresses.iter().map(IpAddr::to_string).collect()
+    }
+
+    pub(super) fn make_folders(&self) -> Result<(), StartError> {
+        for path in [self.root_dir.join("pods"), self.log_dir.join("pods"), self.log_links_dir(), self.seccomp_dir()] {
+            std::fs::create_dir_all(&path).map_err(|source| StartError::Folder { path: path.display().to_string(), source })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! The volumes of pods: set up below the agent's folder, mounted into containers, removed with the pod.
+//!
+//! The folders are where Kubernetes has them (`pods/UID/volumes/kubernetes.io~configmap/NAME`): agents of the field look there.
+
+mod empty_dir;
+mod host_path;
+mod ownership;
+mod payload;
+mod sub_path;
+
+use std::path::{Path, PathBuf};
+
+use brain::podsync::environment::{self, Environment};
+use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
+use runtime::port::{Mount, Propagation};
+
+use super::Context;
+use super::pod::uid;
+
+/// What a volume is, and the folder of its kind.
+enum Kind<'a> {
+    HostPath(&'a k8s_openapi::api::core::v1::HostPathVolumeSource),
+    EmptyDir(&'a k8s_openapi::api::core::v1::EmptyDirVolumeSource),
+    /// Files made from objects.
+    Payload(&'static str),
+    Unsupported,
+}
+
+fn kind(volume: &Volume) -> Kind<'_> {
+    if let Some(source) = &volume.host_path {
+        Kind::HostPath(source)
+    } else if let Some(source) = &volume.empty_dir {
+        Kind::EmptyDir(source)
+    } else if volume.config_map.is_some() {
+        Kind::Payload("configmap")
+    } else if volume.secret.is_some() {
+        Kind::Payload("secret")
+    } else if volume.downward_api.is_some() {
+        Kind::Payload("downward-api")
+    } else if volume.projected.is_some() {
+        Kind::Payload("projected")
+    } else {
+        Kind::Unsupported
+    }
+}
+
+fn volumes(pod: &Pod) -> &[Volume] {
+    pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default()
+}
+
+/// Where a volume lies; a hostPath is the node's own.
+fn place(context: &Context, pod: &Pod, volume: &Volume) -> Option<PathBuf> {
+    let below =
+        |kind: &str| Some(context.settings.pod_dir(uid(pod)).join("volumes").join(format!("kubernetes.io~{kind}")).join(&volume.name));
+    match kind(volume) {
+        Kind::HostPath(source) => Some(PathBuf::from(&source.path)),
+        Kind::EmptyDir(_) => below("empty-dir"),
+        Kind::Payload(kind) => below(kind),
+        Kind::Unsupported => None,
+    }
+}
+
+/// Makes all volumes of a pod, or brings those made from objects up to date. The error is the sentence of the event FailedMount.
+pub async fn set_up(context: &Context, pod: &Pod) -> Result<(), String> {
+    let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.fs_group);
+    for volume in volumes(pod) {
+        set_up_one(context, pod, volume, group)
+            .await
+            .map_err(|error| format!("MountVolume.SetUp failed for volume \"{}\" : {error}", volume.name))?;
+    }
+    Ok(())
+}
+
+async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, group: Option<i64>) -> Result<(), String> {
+    let Some(place) = place(context, pod, volume) else {
+        return Err(
+            "this kind of volume is not supported here: hostPath, emptyDir, configMap, secret, downwardAPI and projected are".to_owned()
+        );
+    };
+    match kind(volume) {
+        Kind::HostPath(source) => host_path::set_up(&place, source.type_.as_deref().unwrap_or_default()),
+        Kind::EmptyDir(source) => empty_dir::set_up(&place, source, group).map_err(|error| error.to_string()),
+        Kind::Payload(kind) => {
+            let (mut sources, tokens) = context.objects.for_volume(pod, volume).await?;
+            sources.addresses.host = context.node_addresses.clone();
+            let observed = context.observer.observed(uid(pod));
+            sources.addresses.pod = observed.sandbox().map(|sandbox| sandbox.addresses.clone()).unwrap_or_default();
+            sources.allocatable = context.machine.capacity();
+            let files = brain::podsync::payload::files(pod, volume, &sources, &tokens).unwrap_or_else(|| Ok(Default::default()))?;
+            payload::write(&place, kind != "configmap", &files, group).map_err(|error| error.to_string())
+        }
+        Kind::Unsupported => Ok(()),
+    }
+}
+
+/// What a container sees of its pod's volumes.
+pub async fn mounts(context: &Context, pod: &Pod, container: &Container, environment: &Environment) -> Result<Vec<Mount>, String> {
+    let mut mounts = Vec::new();
+    for mount in container.volume_mounts.iter().flatten() {
+        let volume = volumes(pod).iter().find(|volume| volume.name == mount.name);
+        let place = volume.and_then(|volume| self::place(context, pod, volume));
+        let place = place.ok_or_else(|| format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name))?;
+        let host_path = match sub_path(mount, environment)? {
+            None => place,
+            Some(sub) => sub_path::resolve(&place, &sub).map_err(|error| {
+                format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}", mount.name, container.name)
+            })?,
+        };
+        mounts.push(bind(mount, host_path));
+    }
+    Ok(mounts)
+}
+
+fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<String>, String> {
+    if let Some(expression) = mount.sub_path_expr.as_ref().filter(|expression| !expression.is_empty()) {
+        return environment::expand_strictly(expression, environment).map(Some);
+    }
+    Ok(mount.sub_path.clone().filter(|path| !path.is_empty()))
+}
+
+fn bind(mount: &VolumeMount, host_path: PathBuf) -> Mount {
+    Mount {
+        host_path,
+        container_path: Path::new("/").join(&mount.mount_path),
+        read_only: mount.read_only.unwrap_or(false),
+        recursive_read_only: matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
+        propagation: match mount.mount_propagation.as_deref() {
+            Some("HostToContainer") => Propagation::HostToContainer,
+            Some("Bidirectional") => Propagation::Bidirectional,
+            _ => Propagation::Private,
+        },
+    }
+}
+
+/// Unmounts and removes everything below a pod's volumes; what lies behind a hostPath is not touched.
+pub async fn tear_down(context: &Context, uid: &str) -> std::io::Result<()> {
+    let dir = context.settings.pod_dir(uid).join("volumes");
+    tokio::task::spawn_blocking(move || tear_down_below(&dir)).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
+
+fn tear_down_below(dir: &Path) -> std::io::Result<()> {
+    let is_absent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    for kind in entries(dir)? {
+        for volume in entries(&kind)? {
+            while is_mount_point(&volume)? {
+                rustix::mount::unmount(&volume, rustix::mount::UnmountFlags::DETACH)?;
+            }
+        }
+    }
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if !is_absent(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn entries(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| entry.map(|entry| entry.path())).collect(),
+    }
+}
+
+/// A folder on another file system than its parent.
+fn is_mount_point(path: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    let meta = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        meta => meta?,
+    };
+    let parent = path.parent().map(std::fs::symlink_metadata).transpose()?;
+    Ok(parent.is_some_and(|parent| parent.dev() != meta.dev()))
+}

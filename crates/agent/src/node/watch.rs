@@ -1,0 +1,52 @@
+//! The pods bound to this node and the Node object itself, as the API server has them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, ResourceExt};
+
+use super::Context;
+use super::pods::Pods;
+
+/// Follows both until dropped.
+pub async fn run(context: &Context, pods: &Arc<Pods>) {
+    context.registration.registered().await;
+    tokio::join!(follow_pods(context, pods), follow_node(context));
+}
+
+async fn follow_pods(context: &Context, pods: &Arc<Pods>) {
+    let config = watcher::Config::default().fields(&format!("spec.nodeName={}", context.settings.name));
+    let events = watcher(Api::<Pod>::all(context.client.clone()), config).default_backoff();
+    let mut events = std::pin::pin!(events);
+    let mut listed = BTreeSet::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Init) => listed.clear(),
+            Ok(Event::InitApply(pod)) => {
+                listed.insert(pod.uid().unwrap_or_default());
+                pods.apply(pod).await;
+            }
+            Ok(Event::InitDone) => pods.listed(&listed).await,
+            Ok(Event::Apply(pod)) => pods.apply(pod).await,
+            Ok(Event::Delete(pod)) => pods.gone(&pod.uid().unwrap_or_default()).await,
+            Err(error) => tracing::warn!(%error, "the watch on pods failed; it is tried again"),
+        }
+    }
+}
+
+async fn follow_node(context: &Context) {
+    let config = watcher::Config::default().fields(&format!("metadata.name={}", context.settings.name));
+    let events = watcher(Api::<Node>::all(context.client.clone()), config).default_backoff();
+    let mut events = std::pin::pin!(events);
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::InitApply(node) | Event::Apply(node)) => context.registration.seen(node),
+            Ok(Event::Init | Event::InitDone | Event::Delete(_)) => {}
+            Err(error) => tracing::warn!(%error, "the watch on the node failed; it is tried again"),
+        }
+    }
+}

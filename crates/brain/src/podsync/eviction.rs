@@ -1,0 +1,260 @@
+//! Which pod a node ends when it runs out of memory, disk or process ids, and which images it gives up first.
+//!
+//! The kubelet's rules (`pkg/kubelet/eviction`): hard thresholds, one pod at a time, ranked by whether it uses more than it asked for, by
+//! priority, and by how much more.
+
+use std::cmp::Reverse;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{Ended, containers, limits};
+
+/// The default hard thresholds.
+pub const MEMORY_AVAILABLE_MIN: i64 = 100 * 1024 * 1024;
+const DISK_AVAILABLE_MIN_PERCENT: i64 = 10;
+const INODES_FREE_MIN_PERCENT: i64 = 5;
+const IMAGE_DISK_AVAILABLE_MIN_PERCENT: i64 = 15;
+const PIDS_AVAILABLE_MIN_PERCENT: i64 = 5;
+
+/// A pressure is told of this long after it was last seen, in seconds: conditions that flap help nobody.
+pub const PRESSURE_STAYS_SECONDS: i64 = 300;
+
+/// Evicted pods get next to no time.
+const GRACE_SECONDS: i64 = 1;
+
+/// Pods from this priority on are never evicted (`system-cluster-critical`).
+const CRITICAL_PRIORITY: i32 = 2_000_000_000;
+
+/// Images are collected from this share of the disk on, down to that one.
+const IMAGES_HIGH_PERCENT: i64 = 85;
+const IMAGES_LOW_PERCENT: i64 = 80;
+/// An image that was used or fetched a moment ago stays.
+const IMAGE_MIN_AGE_SECONDS: i64 = 120;
+
+/// What a node has left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    pub memory_available: i64,
+    pub disk: Disk,
+    pub image_disk: Disk,
+    pub pids_max: i64,
+    pub pids_used: i64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Disk {
+    pub capacity: i64,
+    pub available: i64,
+    pub inodes: i64,
+    pub inodes_free: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    Memory,
+    EphemeralStorage,
+    Inodes,
+    Pids,
+}
+
+impl Resource {
+    fn name(self) -> &'static str {
+        match self {
+            Resource::Memory => "memory",
+            Resource::EphemeralStorage => "ephemeral-storage",
+            Resource::Inodes => "inodes",
+            Resource::Pids => "pids",
+        }
+    }
+}
+
+/// A threshold that is crossed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortage {
+    pub resource: Resource,
+    pub threshold: i64,
+    pub available: i64,
+    /// More room for images is what helps first.
+    pub is_disk: bool,
+}
+
+/// All thresholds that are crossed, the most urgent first. Figures of zero capacity are unknown and cross nothing.
+pub fn shortages(figures: &Figures) -> Vec<Shortage> {
+    let mut found = Vec::new();
+    let mut check = |resource, available: i64, threshold: i64, is_known: bool, is_disk| {
+        if is_known && available < threshold {
+            found.push(Shortage { resource, threshold, available, is_disk });
+        }
+    };
+    check(Resource::Memory, figures.memory_available, MEMORY_AVAILABLE_MIN, figures.memory_available > 0, false);
+    for (disk, percent) in [(figures.disk, DISK_AVAILABLE_MIN_PERCENT), (figures.image_disk, IMAGE_DISK_AVAILABLE_MIN_PERCENT)] {
+        check(Resource::EphemeralStorage, disk.available, share(disk.capacity, percent), disk.capacity > 0, true);
+        check(Resource::Inodes, disk.inodes_free, share(disk.inodes, INODES_FREE_MIN_PERCENT), disk.inodes > 0, true);
+    }
+    let pids_left = figures.pids_max - figures.pids_used;
+    check(Resource::Pids, pids_left, share(figures.pids_max, PIDS_AVAILABLE_MIN_PERCENT), figures.pids_max > 0, false);
+    found
+}
+
+fn share(whole: i64, percent: i64) -> i64 {
+    i64::try_from(i128::from(whole) * i128::from(percent) / 100).unwrap_or(i64::MAX)
+}
+
+/// What a pod uses, by container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub containers: Vec<ContainerUsage>,
+    /// Folders of its own, bytes and files.
+    pub volumes_bytes: i64,
+    pub volumes_inodes: i64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContainerUsage {
+    pub name: String,
+    pub memory_bytes: i64,
+    pub disk_bytes: i64,
+    pub inodes: i64,
+    pub processes: i64,
+}
+
+impl Usage {
+    fn of(&self, resource: Resource) -> i64 {
+        let sum = |amount: fn(&ContainerUsage) -> i64| self.containers.iter().map(amount).sum::<i64>();
+        match resource {
+            Resource::Memory => sum(|container| container.memory_bytes),
+            Resource::EphemeralStorage => sum(|container| container.disk_bytes) + self.volumes_bytes,
+            Resource::Inodes => sum(|container| container.inodes) + self.volumes_inodes,
+            Resource::Pids => sum(|container| container.processes),
+        }
+    }
+}
+
+/// The pod to end first; None when all that is left is critical.
+pub fn victim<'a>(shortage: &Shortage, pods: &'a [(Pod, Usage)]) -> Option<&'a (Pod, Usage)> {
+    let evictable = pods.iter().filter(|(pod, _)| priority(pod) < CRITICAL_PRIORITY);
+    evictable.min_by_key(|(pod, usage)| {
+        let (used, requested) = (usage.of(shortage.resource), requested(pod, shortage.resource));
+        // False sorts first: those beyond their requests go first, then the less important, then who is the most beyond.
+        (used <= requested, priority(pod), Reverse(used - requested), pod.metadata.name.clone())
+    })
+}
+
+fn priority(pod: &Pod) -> i32 {
+    pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
+}
+
+fn requested(pod: &Pod, resource: Resource) -> i64 {
+    let requests = limits::pod_requirements(pod).requests;
+    match resource {
+        Resource::Memory | Resource::EphemeralStorage => limits::amount(&requests, resource.name()).map_or(0, |milli| milli / 1000),
+        Resource::Inodes | Resource::Pids => 0,
+    }
+}
+
+/// How the victim's end is told.
+pub fn ended(shortage: &Shortage, pod: &Pod, usage: &Usage) -> Ended {
+    let resource = shortage.resource;
+    let mut message = format!(
+        "The node was low on resource: {}. Threshold quantity: {}, available: {}. ",
+        resource.name(),
+        quantity(shortage.threshold, resource),
+        quantity(shortage.available, resource)
+    );
+    for container in &usage.containers {
+        let Some(spec) = containers(pod).iter().find(|spec| spec.name == container.name) else { continue };
+        let used = match resource {
+            Resource::Memory => container.memory_bytes,
+            Resource::EphemeralStorage => container.disk_bytes,
+            Resource::Inodes | Resource::Pids => continue,
+        };
+        let request = limits::amount(&limits::requirements(spec).requests, resource.name()).map_or(0, |milli| milli / 1000);
+        if used > request {
+            message.push_str(&format!(
+                "Container {} was using {}, request is {}, has larger consumption of {}. ",
+                container.name,
+                quantity(used, resource),
+                quantity(request, resource),
+                resource.name()
+            ));
+        }
+    }
+    evicted(message)
+}
+
+fn evicted(message: String) -> Ended {
+    Ended { reason: "Evicted".to_owned(), message, grace_seconds: Some(GRACE_SECONDS), disruption: Some("TerminationByKubelet".to_owned()) }
+}
+
+/// Bytes in the unit that divides them, as Kubernetes writes them.
+fn quantity(amount: i64, resource: Resource) -> String {
+    if matches!(resource, Resource::Inodes | Resource::Pids) || amount == 0 {
+        return amount.to_string();
+    }
+    if amount % (1024 * 1024) == 0 { format!("{}Mi", amount / (1024 * 1024)) } else { format!("{}Ki", amount / 1024) }
+}
+
+/// A volume or container that holds more than it may: `(name, limit as written, used)` of each that has a limit.
+pub fn over_limit(empty_dirs: &[(String, String, i64, i64)], containers: &[(String, String, i64, i64)]) -> Option<Ended> {
+    if let Some((name, text, ..)) = empty_dirs.iter().find(|(_, _, limit, used)| used > limit) {
+        return Some(evicted(format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{text}\". ")));
+    }
+    let (name, text, ..) = containers.iter().find(|(_, _, limit, used)| used > limit)?;
+    Some(evicted(format!("Container {name} exceeded its local ephemeral storage limit \"{text}\". ")))
+}
+
+/// Why a pod is turned away by a node under pressure, if it is.
+pub fn turns_away(pod: &Pod, memory: bool, disk: bool, pids: bool) -> Option<super::admission::Rejection> {
+    if priority(pod) >= CRITICAL_PRIORITY {
+        return None;
+    }
+    let is_best_effort = super::qos::class(pod) == super::qos::Class::BestEffort;
+    let tolerates_memory = pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten()).any(|toleration| {
+        toleration.key.as_deref() == Some("node.kubernetes.io/memory-pressure") || toleration.key.as_deref().is_none_or(str::is_empty)
+    });
+    let conditions: Vec<&str> =
+        [(memory && is_best_effort && !tolerates_memory, "MemoryPressure"), (disk, "DiskPressure"), (pids, "PIDPressure")]
+            .into_iter()
+            .filter_map(|(holds, name)| holds.then_some(name))
+            .collect();
+    if conditions.is_empty() {
+        return None;
+    }
+    let message = format!("The node had condition: [{}]. ", conditions.join(" "));
+    Some(super::admission::Rejection { reason: "Evicted".to_owned(), message })
+}
+
+/// An image that no container uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnusedImage {
+    pub id: String,
+    /// Since when, in seconds.
+    pub unused_seconds: i64,
+    pub frees_bytes: i64,
+    pub is_pinned: bool,
+}
+
+/// The images to remove: from 85 % on, those unused the longest, until 80 %. With `is_short` as much as there is.
+pub fn images_to_remove(disk: &Disk, images: &[UnusedImage], is_short: bool) -> Vec<String> {
+    if disk.capacity <= 0 {
+        return Vec::new();
+    }
+    let used = disk.capacity - disk.available;
+    let (high, low) = (share(disk.capacity, IMAGES_HIGH_PERCENT), share(disk.capacity, IMAGES_LOW_PERCENT));
+    if used < high && !is_short {
+        return Vec::new();
+    }
+    let mut to_free = if is_short { i64::MAX } else { used - low };
+    let mut candidates: Vec<&UnusedImage> =
+        images.iter().filter(|image| !image.is_pinned && image.unused_seconds >= IMAGE_MIN_AGE_SECONDS).collect();
+    candidates.sort_by(|a, b| b.unused_seconds.cmp(&a.unused_seconds).then_with(|| a.id.cmp(&b.id)));
+    let mut chosen = Vec::new();
+    for image in candidates {
+        if to_free <= 0 {
+            break;
+        }
+        to_free = to_free.saturating_sub(image.frees_bytes);
+        chosen.push(image.id.clone());
+    }
+    chosen
+}

@@ -1,0 +1,165 @@
+//! `everynode agent`: this machine as a node.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use kinds::quantity::Quantity;
+
+use crate::roles;
+
+/// Make this machine a node of a cluster: register it and run the pods bound to it, in the foreground.
+///
+/// Needs root. SIGTERM and SIGINT stop the agent; its containers go on running, and the next agent finds them.
+#[derive(Debug, Args)]
+pub struct Agent {
+    /// How to reach the API server, and as whom (user system:node:NAME of the group system:nodes).
+    #[arg(long)]
+    kubeconfig: PathBuf,
+
+    /// Name of the Node object; this machine's host name when left out.
+    #[arg(long)]
+    node_name: Option<String>,
+
+    /// Addresses of this node, the main one first; the one that leads to the default route when left out.
+    #[arg(long = "node-ip", value_delimiter = ',')]
+    addresses: Vec<IpAddr>,
+
+    /// Labels for the node: key=value.
+    #[arg(long = "node-labels", value_delimiter = ',', value_parser = parse_label)]
+    labels: Vec<(String, String)>,
+
+    /// Taints for a node that registers for the first time: key=value:Effect.
+    #[arg(long = "register-with-taints", value_delimiter = ',')]
+    taints: Vec<String>,
+
+    /// Range of this node's pod addresses.
+    #[arg(long)]
+    pod_cidr: Option<String>,
+
+    /// Range of all pods of the cluster: what goes there keeps its sender's address.
+    #[arg(long)]
+    cluster_cidr: Option<String>,
+
+    /// Volumes and files of pods.
+    #[arg(long, default_value = "/var/lib/kubelet")]
+    root_dir: PathBuf,
+
+    /// What containers write, and their records.
+    #[arg(long, default_value = "/var/lib/everynode/containers")]
+    data_dir: PathBuf,
+
+    /// Sockets and namespaces of running containers.
+    #[arg(long, default_value = "/run/everynode")]
+    state_dir: PathBuf,
+
+    /// Images; may be shared by the nodes of a machine.
+    #[arg(long, default_value = "/var/lib/everynode/images")]
+    image_dir: PathBuf,
+
+    /// Pods' logs go to LOG_DIR/pods, links to them to LOG_DIR/containers.
+    #[arg(long, default_value = "/var/log")]
+    log_dir: PathBuf,
+
+    /// Manifests of static pods.
+    #[arg(long = "pod-manifest-path")]
+    manifest_dir: Option<PathBuf>,
+
+    /// YAML file with mirrors and insecure registries.
+    #[arg(long)]
+    registries: Option<PathBuf>,
+
+    /// Control group above those of this node's pods.
+    #[arg(long, default_value = "everynode")]
+    cgroup_root: String,
+
+    /// The cluster's resolvers.
+    #[arg(long, value_delimiter = ',')]
+    cluster_dns: Vec<IpAddr>,
+
+    #[arg(long, default_value = "cluster.local")]
+    cluster_domain: String,
+
+    /// Pods that this node takes at most.
+    #[arg(long, default_value_t = 250)]
+    max_pods: u32,
+
+    /// Port of this agent's own endpoints: logs, exec, statistics.
+    #[arg(long, default_value_t = 10250)]
+    port: u16,
+
+    /// Certificate and key of this agent's endpoints, and the authority whose clients may use them; all three or none.
+    #[arg(long, requires_all = ["tls_private_key_file", "client_ca_file"])]
+    tls_cert_file: Option<PathBuf>,
+
+    #[arg(long)]
+    tls_private_key_file: Option<PathBuf>,
+
+    #[arg(long)]
+    client_ca_file: Option<PathBuf>,
+
+    /// What the node says it has instead of what the machine has.
+    #[arg(long)]
+    cpu: Option<String>,
+
+    #[arg(long)]
+    memory: Option<String>,
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is no label: write key=value"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl Agent {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        if !rustix::process::geteuid().is_root() {
+            bail!("the agent makes namespaces, mounts and control groups for containers: run it as root");
+        }
+        let addresses = if self.addresses.is_empty() { vec![default_address()?] } else { self.addresses };
+        let amount = |text: &Option<String>, what: &str| match text {
+            None => Ok(None),
+            Some(text) => Quantity::parse(text).map(Some).with_context(|| format!("--{what} {text:?} is no quantity")),
+        };
+        let options = roles::agent::Options {
+            kubeconfig: self.kubeconfig,
+            node_name: self.node_name.unwrap_or_else(roles::server::hostname),
+            addresses,
+            labels: self.labels.into_iter().collect::<BTreeMap<_, _>>(),
+            taints: self.taints,
+            pod_cidr: self.pod_cidr,
+            cluster_cidr: self.cluster_cidr,
+            root_dir: self.root_dir,
+            data_dir: self.data_dir,
+            state_dir: self.state_dir,
+            image_dir: self.image_dir,
+            log_dir: self.log_dir,
+            manifest_dir: self.manifest_dir,
+            registries: self.registries,
+            cgroup_root: self.cgroup_root,
+            cluster_dns: self.cluster_dns,
+            cluster_domain: self.cluster_domain,
+            max_pods: self.max_pods,
+            port: self.port,
+            tls: match (self.tls_cert_file, self.tls_private_key_file, self.client_ca_file) {
+                (Some(certificate), Some(key), Some(authority)) => Some(roles::agent::TlsFiles { certificate, key, authority }),
+                _ => None,
+            },
+            cpu_millis: amount(&self.cpu, "cpu")?.map(|quantity| quantity.millis()),
+            memory_bytes: amount(&self.memory, "memory")?.map(|quantity| quantity.value()),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
+        runtime.block_on(roles::agent::run(options))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The address from which packets to the outside would go; nothing is sent.
+fn default_address() -> anyhow::Result<IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").context("cannot open a socket")?;
+    socket.connect("192.0.2.1:9").context("there is no default route; give --node-ip")?;
+    Ok(socket.local_addr().context("cannot tell this node's address; give --node-ip")?.ip())
+}

@@ -1,0 +1,137 @@
+//! The process of a local node: makes its namespaces and folders, then keeps an agent running in them.
+//!
+//! It speaks with whoever started it in two lines: it says that its namespaces are there, and is told to go on when the network is connected.
+//! It has one thread. It is the parent that orphans of the node get, and starts the agent again when that ends.
+
+use std::io::BufRead as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::{Node, cgroups};
+
+/// What it says on standard output.
+pub const NAMESPACES: &str = "namespaces";
+pub const RUNNING: &str = "running";
+
+/// An agent that ends is started again after this time.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// A node's own /run.
+const RUN_OPTIONS: &str = "mode=755,size=256m";
+
+/// Does not return while the node runs.
+pub fn run(dir: &Path) -> anyhow::Result<()> {
+    let node = Node::read(dir)?;
+    cgroups::join(&format!("{}/agent", node.spec.cgroup())).context("cannot join the node's control group")?;
+    prctl::set_child_subreaper(true).context("cannot become the parent of orphans")?;
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC)
+        .context("cannot make namespaces")?;
+    let program = folders(&node)?;
+    nix::unistd::sethostname(&node.spec.name).context("cannot set the host name")?;
+    println!("{NAMESPACES}");
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).context("cannot read what to do next")?;
+    if answer.trim() != "go" {
+        bail!("was not told to go on");
+    }
+    let mut agent = start_agent(&node, &program)?;
+    println!("{RUNNING}");
+    loop {
+        match waitpid(None, None::<WaitPidFlag>) {
+            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) if pid == agent => {
+                eprintln!("the agent ended; starting it again");
+                std::thread::sleep(RESTART_PAUSE);
+                agent = start_agent(&node, &program)?;
+            }
+            // Orphans: reaped, that is all.
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error).context("cannot wait for the agent"),
+        }
+    }
+}
+
+/// Mounts what the node has for itself; answers where this program is to be found afterwards.
+fn folders(node: &Node) -> anyhow::Result<PathBuf> {
+    // Mounts of the machine come in, those of the node stay in it, and its pods may share theirs with it.
+    remount("/", MsFlags::MS_SLAVE)?;
+    remount("/", MsFlags::MS_SHARED)?;
+    let (lib, log) = (node.dir.join("lib"), node.dir.join("log"));
+    let own = lib.join("everynode");
+    for dir in [&log, &own.join("bin"), &own.join("images")] {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    std::fs::create_dir_all(&node.spec.image_dir).with_context(|| format!("cannot make {}", node.spec.image_dir.display()))?;
+    let program = own.join("bin/everynode");
+    std::fs::write(&program, b"").with_context(|| format!("cannot make {}", program.display()))?;
+    bind(&std::env::current_exe().context("cannot tell which program this is")?, &program)?;
+    bind(&node.spec.image_dir, &own.join("images"))?;
+    std::fs::copy(node.kubeconfig(), own.join("kubeconfig")).context("cannot copy the kubeconfig")?;
+    for (from, to) in [("kubelet.crt", "kubelet.crt"), ("kubelet.key", "kubelet.key"), ("ca.crt", "ca.crt")] {
+        std::fs::copy(node.dir.join(from), own.join(to)).with_context(|| format!("cannot copy {from}"))?;
+    }
+    if let Some(registries) = &node.spec.registries {
+        std::fs::copy(registries, own.join("registries.yaml")).with_context(|| format!("cannot copy {}", registries.display()))?;
+    }
+    own_sysfs(&own)?;
+    bind(&log, Path::new("/var/log"))?;
+    bind(&lib, Path::new("/var/lib"))?;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(RUN_OPTIONS)).context("cannot mount /run")?;
+    Ok(PathBuf::from("/var/lib/everynode/bin/everynode"))
+}
+
+/// A view of /sys in which the network devices are the node's; control groups stay where they are.
+fn own_sysfs(scratch: &Path) -> anyhow::Result<()> {
+    let keep = scratch.join("cgroup");
+    std::fs::create_dir_all(&keep).with_context(|| format!("cannot make {}", keep.display()))?;
+    bind(Path::new("/sys/fs/cgroup"), &keep)?;
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, None::<&str>)
+        .context("cannot mount /sys")?;
+    bind(&keep, Path::new("/sys/fs/cgroup"))?;
+    // Otherwise the unmounting would reach the other place, too.
+    mount(None::<&str>, &keep, None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>)
+        .context("cannot part the kept control groups")?;
+    nix::mount::umount2(&keep, nix::mount::MntFlags::MNT_DETACH).context("cannot unmount the kept control groups")
+}
+
+fn bind(from: &Path, to: &Path) -> anyhow::Result<()> {
+    mount(Some(from), to, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .with_context(|| format!("cannot mount {} at {}", from.display(), to.display()))
+}
+
+fn remount(path: &str, propagation: MsFlags) -> anyhow::Result<()> {
+    mount(None::<&str>, path, None::<&str>, propagation | MsFlags::MS_REC, None::<&str>)
+        .with_context(|| format!("cannot change how mounts of {path} propagate"))
+}
+
+fn start_agent(node: &Node, program: &Path) -> anyhow::Result<Pid> {
+    let spec = &node.spec;
+    let own = "/var/lib/everynode";
+    let mut command = Command::new(program);
+    command.args(["agent", "--node-name", &spec.name, "--node-ip", &spec.address.to_string()]);
+    command.args(["--kubeconfig", &format!("{own}/kubeconfig"), "--pod-cidr", &spec.pod_cidr, "--cluster-cidr", &spec.cluster_cidr]);
+    command.args(["--cgroup-root", &spec.cgroup()]);
+    command.args(["--tls-cert-file", &format!("{own}/kubelet.crt"), "--tls-private-key-file", &format!("{own}/kubelet.key")]);
+    command.args(["--client-ca-file", &format!("{own}/ca.crt")]);
+    if spec.registries.is_some() {
+        command.args(["--registries", &format!("{own}/registries.yaml")]);
+    }
+    if !spec.labels.is_empty() {
+        let labels: Vec<String> = spec.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        command.args(["--node-labels", &labels.join(",")]);
+    }
+    if !spec.taints.is_empty() {
+        command.args(["--register-with-taints", &spec.taints.join(",")]);
+    }
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    let child = command.spawn().context("cannot start the agent")?;
+    Ok(Pid::from_raw(i32::try_from(child.id()).context("process ids fit into 32 bits")?))
+}

@@ -1,0 +1,196 @@
+//! The nodes of a local cluster: each is a process in namespaces of its own, with its own address, logs and files.
+//!
+//! [`boot`] is that process: it keeps the namespaces and the agent in them. [`cgroups`] finds everything that belongs to a node, whoever its
+//! parent is by now. A node that is stopped is like a machine that was switched off: what runs on it ends.
+
+pub mod boot;
+pub mod cgroups;
+pub mod network;
+pub mod process;
+pub mod setup;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+use process::Process;
+
+/// How long a node gets to make its namespaces.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a node is made of; kept in its folder as `node.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    pub name: String,
+    pub cluster: String,
+    /// Its place in the cluster, from 0: the control plane.
+    pub index: u8,
+    pub address: Ipv4Addr,
+    /// Of the cluster's network.
+    pub slot: u8,
+    pub pod_cidr: String,
+    pub cluster_cidr: String,
+    pub labels: BTreeMap<String, String>,
+    pub taints: Vec<String>,
+    /// Shared by the nodes of the cluster.
+    pub image_dir: PathBuf,
+    pub registries: Option<PathBuf>,
+    /// Removed from the cluster on purpose: not started again.
+    #[serde(default)]
+    pub is_stopped: bool,
+}
+
+impl Spec {
+    /// The control group that holds everything of this node.
+    pub fn cgroup(&self) -> String {
+        format!("{}/{}", cgroups::of_cluster(&self.cluster), self.name)
+    }
+}
+
+/// A node in its folder.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub dir: PathBuf,
+    pub spec: Spec,
+}
+
+impl Node {
+    /// All nodes below that folder, in the order in which they were made.
+    pub fn all(nodes_dir: &Path) -> anyhow::Result<Vec<Node>> {
+        let mut nodes = Vec::new();
+        let entries = match std::fs::read_dir(nodes_dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(nodes),
+            entries => entries.with_context(|| format!("cannot list {}", nodes_dir.display()))?,
+        };
+        for entry in entries {
+            let dir = entry.with_context(|| format!("cannot list {}", nodes_dir.display()))?.path();
+            if dir.join("node.json").exists() {
+                nodes.push(Node::read(&dir)?);
+            }
+        }
+        nodes.sort_by_key(|node| node.spec.index);
+        Ok(nodes)
+    }
+
+    pub fn read(dir: &Path) -> anyhow::Result<Node> {
+        let path = dir.join("node.json");
+        let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let spec = serde_json::from_slice(&text).with_context(|| format!("{} does not describe a node", path.display()))?;
+        Ok(Node { dir: dir.to_owned(), spec })
+    }
+
+    /// Makes the folder of a new node.
+    pub fn create(nodes_dir: &Path, spec: Spec) -> anyhow::Result<Node> {
+        let dir = nodes_dir.join(&spec.name);
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let node = Node { dir, spec };
+        node.write()?;
+        Ok(node)
+    }
+
+    pub fn write(&self) -> anyhow::Result<()> {
+        crate::kubeconfig::write_private(&self.dir.join("node.json"), &serde_json::to_string_pretty(&self.spec)?)
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("agent.log")
+    }
+
+    /// The process that keeps the node, if it runs.
+    pub fn running(&self) -> Option<Process> {
+        Process::read(&self.dir.join("process.json")).filter(Process::is_alive)
+    }
+
+    /// Starts the node, unless it runs; its agent registers it soon after.
+    pub fn start(&self) -> anyhow::Result<()> {
+        if self.running().is_some() {
+            return Ok(());
+        }
+        // What a crash left of its last life would meet the new one.
+        self.stop()?;
+        let mut child = self.spawn()?;
+        let mut stdin = child.stdin.take().context("the node's input was asked for")?;
+        if let Err(error) = self.boot(&mut child, &mut stdin) {
+            let _ = child.kill();
+            let _ = child.wait();
+            let _ = self.stop();
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn spawn(&self) -> anyhow::Result<Child> {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .with_context(|| format!("cannot open {}", self.log().display()))?;
+        let program = std::env::current_exe().context("cannot tell which program this is")?;
+        let mut command = Command::new(program);
+        command.arg("local-node").arg(&self.dir).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).current_dir("/");
+        // A group of its own: keys typed at the terminal are not for it.
+        command.process_group(0).spawn().with_context(|| format!("cannot start node {}", self.spec.name))
+    }
+
+    /// Connects the node's namespace while it waits, then lets it go on.
+    fn boot(&self, child: &mut Child, stdin: &mut ChildStdin) -> anyhow::Result<()> {
+        let stdout = child.stdout.take().context("the node's output was asked for")?;
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let wait_for = |wanted: &str| match receive.recv_timeout(BOOT_TIMEOUT) {
+            Ok(line) if line == wanted => Ok(()),
+            _ => bail!("node {} did not start; {} says:\n{}", self.spec.name, self.log().display(), crate::clusters::tail(&self.log())),
+        };
+        wait_for(boot::NAMESPACES)?;
+        network::connect(&self.spec, child.id())?;
+        stdin.write_all(b"go\n").with_context(|| format!("node {} ended while it started", self.spec.name))?;
+        wait_for(boot::RUNNING)?;
+        Process::of(child.id())?.write(&self.dir.join("process.json"))
+    }
+
+    /// Ends everything that runs on the node.
+    pub fn stop(&self) -> anyhow::Result<()> {
+        cgroups::kill_all(&self.spec.cgroup()).with_context(|| format!("cannot stop node {}", self.spec.name))?;
+        cgroups::remove(&self.spec.cgroup()).with_context(|| format!("cannot remove the control groups of node {}", self.spec.name))?;
+        network::disconnect(&self.spec)?;
+        let _ = std::fs::remove_file(self.dir.join("process.json"));
+        Ok(())
+    }
+
+    /// Stops the node and removes its files.
+    pub fn remove(&self) -> anyhow::Result<()> {
+        self.stop()?;
+        match std::fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", self.dir.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Names as kind has them: `NAME-control-plane`, `NAME-worker`, `NAME-worker2`, ...
+pub fn name(cluster: &str, index: u8) -> String {
+    match index {
+        0 => format!("{cluster}-control-plane"),
+        1 => format!("{cluster}-worker"),
+        index => format!("{cluster}-worker{index}"),
+    }
+}

@@ -1,0 +1,85 @@
+//! Preparing the nodes of a local cluster: names, addresses, certificates.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, bail};
+
+use super::network::Network;
+use super::{Node, Spec, name};
+use crate::certificates::Authority;
+use crate::clusters::Cluster;
+use crate::kubeconfig;
+
+/// Addresses and pod ranges are enough for this many nodes.
+pub const NODES_MAX: u8 = 250;
+
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+
+/// Makes what is missing of a cluster with a control plane and so many workers; nodes that are there stay as they are.
+pub fn prepare(cluster: &Cluster, workers: u8, names: &[String]) -> anyhow::Result<Vec<Node>> {
+    let mut nodes = cluster.nodes()?;
+    if !nodes.is_empty() {
+        return Ok(nodes);
+    }
+    let network = Network::ensure(cluster)?;
+    for index in 0..=workers {
+        let name = names.get(usize::from(index)).cloned().unwrap_or_else(|| name(&cluster.name, index));
+        nodes.push(make(cluster, &network, index, &name, workers > 0)?);
+    }
+    Ok(nodes)
+}
+
+/// Makes another worker.
+pub fn add(cluster: &Cluster, wanted: Option<String>) -> anyhow::Result<Node> {
+    let nodes = cluster.nodes()?;
+    if nodes.is_empty() {
+        bail!("cluster {} has no nodes of its own: it was started without root, or with simulated nodes only", cluster.name);
+    }
+    let index =
+        (0..NODES_MAX).find(|index| nodes.iter().all(|node| node.spec.index != *index)).context("there is no room for another node")?;
+    let name = wanted.unwrap_or_else(|| name(&cluster.name, index));
+    if nodes.iter().any(|node| node.spec.name == name) {
+        bail!("there is a node {name} already");
+    }
+    make(cluster, &Network::ensure(cluster)?, index, &name, true)
+}
+
+fn make(cluster: &Cluster, network: &Network, index: u8, name: &str, has_workers: bool) -> anyhow::Result<Node> {
+    let mut labels = BTreeMap::new();
+    let mut taints = Vec::new();
+    if index == 0 {
+        // As kubeadm and kind mark it: pods stay off it when there are workers.
+        labels.insert(CONTROL_PLANE.to_owned(), String::new());
+        labels.insert("node.kubernetes.io/exclude-from-external-load-balancers".to_owned(), String::new());
+        if has_workers {
+            taints.push(format!("{CONTROL_PLANE}:NoSchedule"));
+        }
+    }
+    let spec = Spec {
+        name: name.to_owned(),
+        cluster: cluster.name.clone(),
+        index,
+        address: network.node(index),
+        slot: network.slot,
+        pod_cidr: network.pod_cidr(index),
+        cluster_cidr: network.cluster_cidr(),
+        labels,
+        taints,
+        image_dir: cluster.image_dir(),
+        registries: Some(cluster.dir.join("registries.yaml")).filter(|path| path.exists()),
+        is_stopped: false,
+    };
+    let node = Node::create(&cluster.nodes_dir(), spec)?;
+    certify(cluster, network, &node)?;
+    Ok(node)
+}
+
+/// Gives a node its credentials: a kubeconfig for its agent, a certificate for the agent's endpoints.
+fn certify(cluster: &Cluster, network: &Network, node: &Node) -> anyhow::Result<()> {
+    let authority = Authority::load_or_create(&cluster.dir.join("pki"))?;
+    kubeconfig::write_node(&node.kubeconfig(), &authority, network.server(), &node.spec.name)?;
+    let server = authority.node_server(&node.spec.name, node.spec.address.into())?;
+    kubeconfig::write_private(&node.dir.join("kubelet.crt"), &server.certificate_pem)?;
+    kubeconfig::write_private(&node.dir.join("kubelet.key"), &server.key_pem)?;
+    kubeconfig::write_private(&node.dir.join("ca.crt"), &authority.certificate_pem)
+}

@@ -1,0 +1,148 @@
+//! A node: container runtime, pod network, agent; stopped without its containers.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use agent::node::network::{NoNetwork, Routed};
+use agent::node::{Agent, Settings};
+use anyhow::Context;
+use net::pods::PodNetwork;
+use runtime::images::registries::Registries;
+use runtime::images::{Service as ImageService, Store};
+use runtime::port::{Images, Runtime, SandboxNetwork};
+use tokio::sync::watch;
+
+use crate::certificates::node_server_config;
+use crate::kubeconfig;
+use crate::roles::server::signalled;
+
+/// What the node is to be.
+#[derive(Debug)]
+pub struct Options {
+    pub kubeconfig: PathBuf,
+    pub node_name: String,
+    pub addresses: Vec<IpAddr>,
+    pub labels: BTreeMap<String, String>,
+    pub taints: Vec<String>,
+    /// The range of the pods' addresses; without one, pods in a network of their own are refused.
+    pub pod_cidr: Option<String>,
+    pub cluster_cidr: Option<String>,
+    pub root_dir: PathBuf,
+    pub data_dir: PathBuf,
+    pub state_dir: PathBuf,
+    pub image_dir: PathBuf,
+    pub log_dir: PathBuf,
+    pub manifest_dir: Option<PathBuf>,
+    pub registries: Option<PathBuf>,
+    pub cgroup_root: String,
+    pub cluster_dns: Vec<IpAddr>,
+    pub cluster_domain: String,
+    pub max_pods: u32,
+    pub port: u16,
+    pub tls: Option<TlsFiles>,
+    pub cpu_millis: Option<i64>,
+    pub memory_bytes: Option<i64>,
+}
+
+/// PEM files for the agent's endpoints.
+#[derive(Debug)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub authority: PathBuf,
+}
+
+/// Runs the node until SIGTERM or SIGINT. Its containers go on.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let signalled = signalled()?;
+    let (stop, shutdown) = watch::channel(false);
+    let tls = options.tls.as_ref().map(node_server_config).transpose()?;
+    let client = kubeconfig::client(&options.kubeconfig).await?;
+    let store = Store::open(&options.image_dir).with_context(|| format!("cannot open the images in {}", options.image_dir.display()))?;
+    let images = Arc::new(ImageService { store: Arc::new(store), registries: registries(options.registries.as_ref())? });
+    let runtime = embedded(&options, images.clone()).await?;
+    let images: Arc<dyn Images> = images;
+    let agent = Agent::new(settings(&options), client, runtime, images).await?;
+    if tls.is_none() {
+        tracing::warn!("no certificate for endpoints was given: logs, exec and statistics are not served");
+    }
+    println!("ready {}", options.node_name);
+    let running = agent.run(shutdown);
+    // The agent ends only by its shutdown; dropping it leaves containers to the next one.
+    tokio::select! {
+        () = running => {}
+        () = signalled => {}
+    }
+    stop.send_replace(true);
+    Ok(())
+}
+
+fn registries(path: Option<&PathBuf>) -> anyhow::Result<Registries> {
+    let Some(path) = path else { return Ok(Registries::default()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let (node, _) = kinds::yaml::parse(&text).with_context(|| format!("{} is no YAML", path.display()))?;
+    serde_json::from_value(node.into_value()).with_context(|| format!("{} does not describe registries", path.display()))
+}
+
+async fn embedded(options: &Options, images: Arc<ImageService>) -> anyhow::Result<Arc<dyn Runtime>> {
+    let network = network(options)?;
+    let port: Arc<dyn SandboxNetwork> = match &network {
+        Some(network) => Arc::new(Routed(network.clone())),
+        None => Arc::new(NoNetwork),
+    };
+    let settings = runtime::embedded::Settings {
+        state_dir: options.state_dir.clone(),
+        root_dir: options.data_dir.clone(),
+        helper: std::env::current_exe().context("cannot tell which program this is")?,
+        contents: images,
+        network: port,
+        cgroup_root: String::new(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let runtime = runtime::embedded::Runtime::open(settings).await.context("cannot start the container runtime")?;
+    if let Some(network) = network {
+        let sandboxes = runtime.sandboxes().await.context("cannot list sandboxes")?;
+        let live: Vec<String> = sandboxes.into_iter().map(|sandbox| sandbox.id).collect();
+        network.retain(&live).await.context("cannot tidy up the pod network")?;
+    }
+    Ok(Arc::new(runtime))
+}
+
+/// The pods' network; after a restart of the agent without what belonged to sandboxes that are gone.
+fn network(options: &Options) -> anyhow::Result<Option<PodNetwork>> {
+    let Some(range) = &options.pod_cidr else { return Ok(None) };
+    let parse = |text: &String| text.parse().with_context(|| format!("{text:?} is no range of addresses"));
+    let settings = net::pods::Settings {
+        state_file: options.state_dir.join("network.json"),
+        pod_cidr: parse(range)?,
+        cluster_cidr: parse(options.cluster_cidr.as_ref().unwrap_or(range))?,
+        node_addresses: options.addresses.clone(),
+        table: "everynode".to_owned(),
+    };
+    std::fs::create_dir_all(&options.state_dir).with_context(|| format!("cannot make {}", options.state_dir.display()))?;
+    PodNetwork::open(settings).context("cannot prepare the pod network").map(Some)
+}
+
+fn settings(options: &Options) -> Settings {
+    Settings {
+        name: options.node_name.clone(),
+        addresses: options.addresses.clone(),
+        labels: options.labels.clone(),
+        taints: options.taints.clone(),
+        root_dir: options.root_dir.clone(),
+        image_dir: options.image_dir.clone(),
+        log_dir: options.log_dir.clone(),
+        manifest_dir: options.manifest_dir.clone(),
+        cgroup_root: options.cgroup_root.clone(),
+        cluster_dns: options.cluster_dns.clone(),
+        cluster_domain: options.cluster_domain.clone(),
+        max_pods: options.max_pods,
+        port: options.port,
+        provider_id: None,
+        pod_cidr: options.pod_cidr.clone(),
+        cpu_millis: options.cpu_millis,
+        memory_bytes: options.memory_bytes,
+    }
+}

@@ -1,0 +1,40 @@
+//! Network namespaces: opening them, and doing something inside one.
+//!
+//! A thread changes its namespace, never the process: other threads must not see it. Threads that entered a namespace end there, so none
+//! comes back to a pool with the wrong network.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use nix::sched::{CloneFlags, setns};
+
+/// The namespace of the calling thread.
+pub fn current() -> io::Result<File> {
+    File::open("/proc/thread-self/ns/net")
+}
+
+pub fn of_process(pid: u32) -> io::Result<File> {
+    File::open(format!("/proc/{pid}/ns/net"))
+}
+
+/// Runs `work` on a thread of its own inside the namespace. What it opens there (sockets) stays in that namespace.
+pub fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Sets a value below /proc/sys/net of the calling thread's namespace. A value that is there already is not written: the files may be
+/// read-only in a container where somebody else has set them.
+pub fn set_sysctl(name: &str, value: &str) -> io::Result<()> {
+    let path = Path::new("/proc/sys/net").join(name);
+    if std::fs::read_to_string(&path)?.trim() == value {
+        return Ok(());
+    }
+    std::fs::write(path, value)
+}

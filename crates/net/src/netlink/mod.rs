@@ -1,0 +1,52 @@
+//! What the kernel is asked over netlink, with blocking sockets and plain byte encoding.
+//!
+//! A request takes microseconds, so blocking costs less than a task per connection would; callers that are async put a whole piece of
+//! work on a blocking thread. Nothing here knows about pods or clusters.
+
+mod attribute;
+mod conntrack;
+mod link;
+mod route;
+mod socket;
+
+use std::io;
+
+pub use attribute::{Attribute, Attributes, attributes};
+pub use conntrack::{UdpPort, flush_udp};
+pub use link::{DeviceSettings, Link, Pair, Veth};
+pub use route::{Address, Route, RouteScope, RouteSocket};
+pub use socket::{Family, Message, Reply, Socket};
+
+/// A request that the kernel refused, or could not be sent.
+#[derive(Debug, thiserror::Error)]
+#[error("netlink: {operation}")]
+pub struct Error {
+    pub operation: String,
+    #[source]
+    pub cause: io::Error,
+}
+
+impl Error {
+    pub(crate) fn new(operation: impl Into<String>, cause: impl Into<io::Error>) -> Self {
+        Self { operation: operation.into(), cause: cause.into() }
+    }
+
+    /// The kernel's error number, when it was the kernel that refused.
+    pub fn errno(&self) -> Option<i32> {
+        self.cause.raw_os_error()
+    }
+
+    pub(crate) fn is(&self, errno: i32) -> bool {
+        self.errno() == Some(errno)
+    }
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Turns the answer "it is not there" into success: what is to be removed may be gone.
+pub(crate) fn gone_is_fine(result: Result<()>) -> Result<()> {
+    match result {
+        Err(error) if [libc::ENODEV, libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL].into_iter().any(|errno| error.is(errno)) => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,164 @@
+//! A transaction of nf_tables: messages between a begin and an end, which the kernel takes as a whole or not at all.
+
+use super::expression;
+use super::ruleset::{Chain, ChainKind, Element, Field, Hook, Map, MapKind, Ruleset, Value};
+use crate::netlink::{Attributes, Message};
+
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+pub(super) const SUBSYSTEM: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
+const CREATE: u16 = libc::NLM_F_CREATE as u16;
+const APPEND: u16 = libc::NLM_F_APPEND as u16;
+const ACK: u16 = libc::NLM_F_ACK as u16;
+const NEW_TABLE: u16 = 0;
+const DELETE_TABLE: u16 = 2;
+const NEW_CHAIN: u16 = 3;
+const NEW_RULE: u16 = 6;
+const NEW_SET: u16 = 9;
+const NEW_ELEMENTS: u16 = 12;
+const DELETE_ELEMENTS: u16 = 14;
+const SET_IS_MAP: u32 = 8;
+/// A list of elements is one attribute, and attributes end at 64 KiB; an element takes at most 60 bytes.
+const ELEMENTS_PER_MESSAGE_MAX: usize = 500;
+
+#[derive(Debug, Default)]
+pub struct Batch {
+    messages: Vec<Message>,
+    maps: u32,
+}
+
+impl Batch {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    pub fn into_messages(self) -> Vec<Message> {
+        let mut messages = vec![edge(BATCH_BEGIN)];
+        messages.extend(self.messages);
+        // Older kernels do not answer the end of a batch, so the last message inside it asks.
+        if let Some(last) = messages.last_mut() {
+            last.flags |= ACK;
+        }
+        messages.push(edge(BATCH_END));
+        messages
+    }
+
+    pub fn add_ruleset(&mut self, ruleset: &Ruleset) {
+        let table = ruleset.table.as_str();
+        self.add_table(table);
+        ruleset.maps.iter().for_each(|map| self.add_map(table, map));
+        ruleset.chains.iter().for_each(|chain| self.add_chain(table, chain));
+        for chain in &ruleset.chains {
+            for rule in &chain.rules {
+                let data = Attributes::new().text(1, table).text(2, &chain.name).nested(4, expression::rule(rule));
+                self.add(NEW_RULE, CREATE | APPEND, data);
+            }
+        }
+    }
+
+    pub fn add_table(&mut self, table: &str) {
+        self.add(NEW_TABLE, CREATE, Attributes::new().text(1, table).network_u32(2, 0));
+    }
+
+    pub fn delete_table(&mut self, table: &str) {
+        self.add(DELETE_TABLE, 0, Attributes::new().text(1, table));
+    }
+
+    fn add_chain(&mut self, table: &str, chain: &Chain) {
+        let data = Attributes::new().text(1, table).text(3, &chain.name);
+        let (kind, hook, priority) = match chain.kind {
+            ChainKind::Plain => return self.add(NEW_CHAIN, CREATE, data),
+            ChainKind::Nat { hook, priority } => ("nat", hook, priority),
+            ChainKind::Filter { hook, priority } => ("filter", hook, priority),
+        };
+        let place = Attributes::new().network_u32(1, hook_number(hook)).bytes(2, &priority.to_be_bytes());
+        self.add(NEW_CHAIN, CREATE, data.nested(4, place).text(7, kind));
+    }
+
+    fn add_map(&mut self, table: &str, map: &Map) {
+        self.maps += 1;
+        let flags = if map.kind == MapKind::Set { 0 } else { SET_IS_MAP };
+        let key_bytes = 4 * u32::try_from(map.key.len()).expect("keys have a few fields");
+        let mut data = Attributes::new()
+            .text(1, table)
+            .text(2, &map.name)
+            .network_u32(3, flags)
+            .network_u32(4, type_number(&map.key))
+            .network_u32(5, key_bytes);
+        if map.kind == MapKind::ToAddressAndPort {
+            data = data.network_u32(6, type_number(&[Field::DestinationAddress, Field::DestinationPort])).network_u32(7, 8);
+        }
+        self.add(NEW_SET, CREATE, data.network_u32(10, self.maps));
+        let elements: Vec<Element> = map.elements.iter().map(|(key, data)| Element { key: key.clone(), data: data.clone() }).collect();
+        self.add_elements(table, &map.name, &elements);
+    }
+
+    pub fn add_elements(&mut self, table: &str, map: &str, elements: &[Element]) {
+        self.elements(NEW_ELEMENTS, CREATE, (table, map), elements);
+    }
+
+    pub fn delete_elements(&mut self, table: &str, map: &str, elements: &[Element]) {
+        self.elements(DELETE_ELEMENTS, 0, (table, map), elements);
+    }
+
+    fn elements(&mut self, kind: u16, flags: u16, (table, map): (&str, &str), elements: &[Element]) {
+        for chunk in elements.chunks(ELEMENTS_PER_MESSAGE_MAX) {
+            let list = chunk.iter().fold(Attributes::new(), |list, element| list.nested(1, encode_element(element)));
+            self.add(kind, flags, Attributes::new().text(1, table).text(2, map).nested(3, list));
+        }
+    }
+
+    fn add(&mut self, kind: u16, flags: u16, data: Attributes) {
+        let mut payload = vec![libc::AF_INET as u8, 0, 0, 0];
+        payload.extend(data.as_bytes());
+        self.messages.push(Message { kind: SUBSYSTEM << 8 | kind, flags, payload });
+    }
+}
+
+fn edge(kind: u16) -> Message {
+    let subsystem = SUBSYSTEM.to_be_bytes();
+    Message { kind, flags: 0, payload: vec![0, 0, subsystem[0], subsystem[1]] }
+}
+
+fn encode_element(element: &Element) -> Attributes {
+    let encoded = Attributes::new().nested(1, Attributes::new().bytes(1, &encode_values(&element.key)));
+    if element.data.is_empty() {
+        return encoded;
+    }
+    encoded.nested(2, Attributes::new().bytes(1, &encode_values(&element.data)))
+}
+
+/// Each value fills a register of four bytes.
+fn encode_values(values: &[Value]) -> Vec<u8> {
+    let encode = |value: &Value| match value {
+        Value::Address(address) => address.octets(),
+        Value::Protocol(number) => [*number, 0, 0, 0],
+        Value::Port(port) => [port.to_be_bytes()[0], port.to_be_bytes()[1], 0, 0],
+    };
+    values.iter().flat_map(encode).collect()
+}
+
+/// How listing programs show a key: six bits for each field. The kernel only compares bytes.
+fn type_number(fields: &[Field]) -> u32 {
+    fields.iter().fold(0, |number, field| {
+        let kind = match field {
+            Field::SourceAddress | Field::DestinationAddress => 7,
+            Field::Protocol => 12,
+            Field::DestinationPort => 13,
+        };
+        number << 6 | kind
+    })
+}
+
+fn hook_number(hook: Hook) -> u32 {
+    match hook {
+        Hook::Prerouting => 0,
+        Hook::Forward => 2,
+        Hook::Output => 3,
+        Hook::Postrouting => 4,
+    }
+}

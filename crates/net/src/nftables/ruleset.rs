@@ -1,0 +1,139 @@
+//! A table of rules as plain data: what it says, not how the kernel is told.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+/// A whole table of the `ip` family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruleset {
+    pub table: String,
+    pub maps: Vec<Map>,
+    /// Chains that others jump to come first: the kernel wants to know them.
+    pub chains: Vec<Chain>,
+}
+
+impl Ruleset {
+    /// What stays the same while pods come and go.
+    pub(super) fn without_elements(&self) -> Self {
+        let maps = self.maps.iter().map(|map| Map { elements: BTreeMap::new(), ..map.clone() }).collect();
+        Self { maps, ..self.clone() }
+    }
+}
+
+/// A part of a packet, as a part of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    SourceAddress,
+    DestinationAddress,
+    /// The transport protocol's number.
+    Protocol,
+    DestinationPort,
+}
+
+/// A value of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Value {
+    Address(Ipv4Addr),
+    Protocol(u8),
+    Port(u16),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapKind {
+    /// Keys only.
+    Set,
+    /// From keys to an address and a port.
+    ToAddressAndPort,
+}
+
+/// A set or map of the table. Data is empty in a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Map {
+    pub name: String,
+    pub kind: MapKind,
+    pub key: Vec<Field>,
+    pub elements: BTreeMap<Vec<Value>, Vec<Value>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    pub key: Vec<Value>,
+    pub data: Vec<Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    pub name: String,
+    pub kind: ChainKind,
+    pub rules: Vec<Rule>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChainKind {
+    /// Others jump to it.
+    Plain,
+    Nat {
+        hook: Hook,
+        priority: i32,
+    },
+    Filter {
+        hook: Hook,
+        priority: i32,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    Prerouting,
+    Forward,
+    Output,
+    Postrouting,
+}
+
+/// All matches must hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    pub matches: Vec<Match>,
+    pub action: Action,
+}
+
+impl Rule {
+    pub fn new(matches: impl IntoIterator<Item = Match>, action: Action) -> Self {
+        Self { matches: matches.into_iter().collect(), action }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Match {
+    SourceIn(Ipv4Net),
+    DestinationIn(Ipv4Net),
+    DestinationNotIn(Ipv4Net),
+    /// The destination is an address of this host.
+    DestinationIsLocal,
+    /// The interface's name begins so.
+    InputBegins(String),
+    OutputBegins(String),
+    Input(String),
+    Output(String),
+    /// The fields are a key of the set.
+    InSet {
+        set: String,
+        key: Vec<Field>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    Accept,
+    Drop,
+    Jump(String),
+    /// The source becomes this host's address towards the destination, on a port that nobody can guess.
+    Masquerade,
+    /// To the address and port that the map has for the fields; nothing happens when it has none.
+    DestinationNat {
+        map: String,
+        key: Vec<Field>,
+    },
+}

@@ -1,0 +1,110 @@
+//! Rulesets as text, close to what administrators know from `nft list table`: for tests and for reading.
+
+use std::fmt;
+
+use super::ruleset::{Action, Chain, ChainKind, Field, Hook, Map, MapKind, Match, Rule, Ruleset, Value};
+
+impl fmt::Display for Ruleset {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(f, "table ip {} {{", self.table)?;
+        self.maps.iter().try_for_each(|map| write!(f, "{map}"))?;
+        self.chains.iter().try_for_each(|chain| write!(f, "{chain}"))?;
+        writeln!(f, "}}")
+    }
+}
+
+impl fmt::Display for Map {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let word = match self.kind {
+            MapKind::Set => "set",
+            MapKind::ToAddressAndPort => "map",
+        };
+        writeln!(f, "  {word} {} {{ # {}", self.name, concatenated(&self.key))?;
+        for (key, data) in &self.elements {
+            let arrow = if data.is_empty() { "" } else { " : " };
+            writeln!(f, "    {}{arrow}{}", concatenated(key), concatenated(data))?;
+        }
+        writeln!(f, "  }}")
+    }
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(f, "  chain {} {{", self.name)?;
+        match self.kind {
+            ChainKind::Plain => {}
+            ChainKind::Nat { hook, priority } => writeln!(f, "    type nat hook {hook} priority {priority}")?,
+            ChainKind::Filter { hook, priority } => writeln!(f, "    type filter hook {hook} priority {priority}")?,
+        }
+        self.rules.iter().try_for_each(|rule| writeln!(f, "    {rule}"))?;
+        writeln!(f, "  }}")
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.matches.iter().try_for_each(|condition| write!(f, "{condition} "))?;
+        match &self.action {
+            Action::Accept => write!(f, "accept"),
+            Action::Drop => write!(f, "drop"),
+            Action::Jump(chain) => write!(f, "jump {chain}"),
+            Action::Masquerade => write!(f, "masquerade fully-random"),
+            Action::DestinationNat { map, key } => write!(f, "dnat to {} map @{map}", concatenated(key)),
+        }
+    }
+}
+
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Match::SourceIn(range) => write!(f, "ip saddr {range}"),
+            Match::DestinationIn(range) => write!(f, "ip daddr {range}"),
+            Match::DestinationNotIn(range) => write!(f, "ip daddr != {range}"),
+            Match::DestinationIsLocal => write!(f, "fib daddr type local"),
+            Match::InputBegins(name) => write!(f, "iifname \"{name}*\""),
+            Match::OutputBegins(name) => write!(f, "oifname \"{name}*\""),
+            Match::Input(name) => write!(f, "iifname \"{name}\""),
+            Match::Output(name) => write!(f, "oifname \"{name}\""),
+            Match::InSet { set, key } => write!(f, "{} @{set}", concatenated(key)),
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Hook::Prerouting => "prerouting",
+            Hook::Forward => "forward",
+            Hook::Output => "output",
+            Hook::Postrouting => "postrouting",
+        })
+    }
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Field::SourceAddress => "ip saddr",
+            Field::DestinationAddress => "ip daddr",
+            Field::Protocol => "l4proto",
+            Field::DestinationPort => "th dport",
+        })
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Value::Address(address) => write!(f, "{address}"),
+            Value::Protocol(6) => f.write_str("tcp"),
+            Value::Protocol(17) => f.write_str("udp"),
+            Value::Protocol(132) => f.write_str("sctp"),
+            Value::Protocol(number) => write!(f, "{number}"),
+            Value::Port(port) => write!(f, "{port}"),
+        }
+    }
+}
+
+fn concatenated(parts: &[impl fmt::Display]) -> String {
+    parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" . ")
+}

@@ -1,0 +1,224 @@
+//! The life of containers, as the port has it: created, started through a shim, stopped, removed.
+
+use std::io;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::cgroup::Cgroup;
+use super::control::{self, Report, Request};
+use super::paths::{ContainerDir, ID_LENGTH, Layout, remove_own_dir};
+use super::prepare::{self, prepare};
+use super::table::{Container, Phase};
+use super::{Runtime, blocking, failed, helper};
+use crate::port::{ContainerConfig, Error, Resources, Result, SandboxConfig};
+
+/// Making a container takes milliseconds; a node that swaps is slower.
+const START_SECONDS_MAX: u64 = 120;
+
+/// After SIGKILL only the kernel can delay the end.
+const KILL_SECONDS_MAX: u64 = 30;
+
+impl Runtime {
+    pub(super) async fn create(&self, sandbox_id: &str, sandbox_config: SandboxConfig, config: ContainerConfig) -> Result<String> {
+        let sandbox = self.shared.table.sandbox(sandbox_id)?;
+        if sandbox.stopped {
+            return Err(Error::FailedPrecondition(format!("sandbox {sandbox_id:?} is not running")));
+        }
+        let target = config.security.target_container.as_deref().map(|t| self.target_process(sandbox_id, t)).transpose()?;
+        let id = new_id().map_err(failed("make an id"))?;
+        let (layout, contents, own_id) = (self.shared.layout.clone(), Arc::clone(&self.shared.contents), id.clone());
+        let record = blocking(move || {
+            contents.hold(&config.image_id, &own_id)?;
+            let made = contents.content(&config.image_id).and_then(|content| {
+                let request = prepare::Request {
+                    id: &own_id,
+                    sandbox: &sandbox,
+                    sandbox_config: &sandbox_config,
+                    config: &config,
+                    content: &content,
+                    target,
+                };
+                prepare(&layout, &request)
+            });
+            made.inspect_err(|_| {
+                let _ = remove_directories(&layout, &own_id);
+                let _ = contents.release(&config.image_id, &own_id);
+            })
+        })
+        .await?;
+        self.shared.table.rows().containers.insert(id.clone(), Container::new(record, Phase::Created, None));
+        self.shared.table.changed();
+        Ok(id)
+    }
+
+    pub(super) async fn start(&self, id: &str) -> Result<()> {
+        let container = self.shared.table.container(id)?;
+        let begun = hold_back(&container);
+        if !begun {
+            return match container.phase() {
+                Phase::Running(_) => Ok(()),
+                _ => Err(Error::FailedPrecondition(format!("container {id:?} was started before"))),
+            };
+        }
+        let result = match self.run_shim(&self.shared.layout.container(id)).await {
+            Ok(Report::Started(_)) => self.follow(&container).await,
+            Ok(Report::Failed(text)) => Err(Error::Failed(text)),
+            Ok(Report::Exited(_)) => Err(Error::Failed("the shim answered out of turn".to_owned())),
+            Err(e) => Err(e),
+        };
+        if result.is_err() && container.phase() == Phase::Starting {
+            self.bury(&container).await;
+        }
+        self.shared.table.changed();
+        result
+    }
+
+    async fn run_shim(&self, dir: &ContainerDir) -> Result<Report> {
+        let errors = std::fs::File::create(dir.0.join("shim.err")).map_err(failed("make the shim's error file"))?;
+        let mut command = Command::new(&self.shared.helper);
+        command.arg(helper::SHIM).arg(&dir.0).env_clear().current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        let mut shim = command.spawn().map_err(failed("start the shim"))?;
+        let stdout = shim.stdout.take().expect("it was asked for");
+        let mut line = String::new();
+        let read = timeout(Duration::from_secs(START_SECONDS_MAX), BufReader::new(stdout).read_line(&mut line)).await;
+        if read.is_err() {
+            let _ = shim.start_kill();
+        }
+        let report = serde_json::from_str(&line);
+        if matches!(report, Ok(Report::Started(_))) {
+            // Somebody must wait for it as long as this agent lives.
+            tokio::spawn(async move { shim.wait().await });
+        } else {
+            let _ = shim.wait().await;
+        }
+        match (read, report) {
+            (Err(_), _) => Err(Error::DeadlineExceeded(format!("the container did not start within {START_SECONDS_MAX} s"))),
+            (Ok(_), Ok(report)) => Ok(report),
+            (Ok(_), Err(_)) => {
+                let said = std::fs::read_to_string(dir.0.join("shim.err")).unwrap_or_default();
+                Err(Error::Failed(format!("the shim ended without a word: {}", said.trim())))
+            }
+        }
+    }
+
+    pub(super) async fn stop(&self, id: &str, grace: Duration) -> Result<()> {
+        let Ok(container) = self.shared.table.container(id) else { return Ok(()) };
+        let mut phase = container.phase.subscribe();
+        let starting = phase.wait_for(|p| *p != Phase::Starting);
+        if timeout(Duration::from_secs(START_SECONDS_MAX), starting).await.is_err() {
+            return Err(Error::DeadlineExceeded(format!("container {id:?} is still being started")));
+        }
+        if !matches!(container.phase(), Phase::Running(_)) {
+            return Ok(());
+        }
+        let launch = &container.record.launch;
+        if !grace.is_zero() {
+            self.signal(id, launch.stop_signal).await;
+            if timeout(grace, phase.wait_for(|p| matches!(p, Phase::Exited(_)))).await.is_ok() {
+                return Ok(());
+            }
+        }
+        self.signal(id, libc::SIGKILL).await;
+        if !launch.own_pid_namespace {
+            let group = Cgroup::new(&launch.cgroup);
+            blocking(move || {
+                group.signal(libc::SIGKILL);
+                Ok(())
+            })
+            .await?;
+        }
+        let ended = timeout(Duration::from_secs(KILL_SECONDS_MAX), phase.wait_for(|p| matches!(p, Phase::Exited(_)))).await;
+        match ended {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::DeadlineExceeded(format!("container {id:?} did not end within {KILL_SECONDS_MAX} s of SIGKILL"))),
+        }
+    }
+
+    /// A shim that cannot be reached is ending or gone, and the watcher sees to that.
+    async fn signal(&self, id: &str, number: i32) {
+        let _ = self.ask(id, Request::Signal(number)).await;
+    }
+
+    pub(super) async fn ask(&self, id: &str, request: Request) -> Result<()> {
+        let dir = self.shared.layout.container(id);
+        blocking(move || {
+            let stream = control::connect(&dir.0).map_err(failed("connect to the container's shim"))?;
+            let answer = control::ask(&stream, &request, &[]).map_err(failed("ask the container's shim"))?;
+            answer.map_err(Error::Failed)
+        })
+        .await
+    }
+
+    pub(super) async fn remove(&self, id: &str) -> Result<()> {
+        let Ok(container) = self.shared.table.container(id) else { return Ok(()) };
+        self.stop(id, Duration::ZERO).await?;
+        let held = hold_back(&container);
+        let (layout, contents, record) = (self.shared.layout.clone(), Arc::clone(&self.shared.contents), Arc::clone(&container.record));
+        let removed = blocking(move || {
+            let group = Cgroup::new(&record.launch.cgroup);
+            group.kill_all();
+            group.remove().map_err(failed("remove container cgroup"))?;
+            remove_directories(&layout, &record.id).map_err(failed("remove container"))?;
+            contents.release(&record.config.image_id, &record.id)
+        })
+        .await;
+        if let Err(e) = removed {
+            if held {
+                container.phase.send_replace(Phase::Created);
+            }
+            return Err(e);
+        }
+        self.shared.disk_usage.forget(id);
+        self.shared.table.rows().containers.remove(id);
+        self.shared.table.changed();
+        Ok(())
+    }
+
+    pub(super) async fn reopen(&self, id: &str) -> Result<()> {
+        self.shared.table.container(id)?.running()?;
+        self.ask(id, Request::ReopenLog).await
+    }
+
+    pub(super) async fn update(&self, id: &str, resources: &Resources) -> Result<()> {
+        let container = self.shared.table.container(id)?;
+        container.running()?;
+        let group = Cgroup::new(&container.record.launch.cgroup);
+        let wanted = resources.clone();
+        blocking(move || group.limit(&wanted).map_err(failed("change limits"))).await?;
+        container.set_resources(resources);
+        self.shared.table.changed();
+        Ok(())
+    }
+}
+
+/// From now on nobody else can start it. False: it is not there to be started.
+fn hold_back(container: &Container) -> bool {
+    container.phase.send_if_modified(|phase| {
+        let created = *phase == Phase::Created;
+        if created {
+            *phase = Phase::Starting;
+        }
+        created
+    })
+}
+
+/// The writable part first: without its record a container is rubbish that the next agent clears away.
+pub(super) fn remove_directories(layout: &Layout, id: &str) -> io::Result<()> {
+    let dir = layout.container(id);
+    // There only for containers whose mounts the node shares.
+    let _ = nix::mount::umount2(&dir.rootfs(), nix::mount::MntFlags::MNT_DETACH);
+    remove_own_dir(&layout.writable(), &layout.container_writable(id))?;
+    remove_own_dir(&layout.containers(), &dir.0)
+}
+
+pub(super) fn new_id() -> io::Result<String> {
+    let mut bytes = [0u8; ID_LENGTH / 2];
+    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}

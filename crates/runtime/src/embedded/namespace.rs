@@ -1,0 +1,152 @@
+//! Namespaces without processes: made and entered by threads that live for one task, kept by bind mounts.
+//!
+//! A thread that has entered another namespace is never given back: it ends. Nothing is forked, so this is safe in a threaded program.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// A port of the own loopback answers or refuses at once.
+const CONNECT_SECONDS_MAX: u64 = 5;
+
+/// Which of these to make.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    pub network: bool,
+    pub ipc: bool,
+    pub hostname: Option<String>,
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// Runs `task` on a thread of its own that may change its namespaces.
+fn apart<T: Send + 'static>(task: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    let thread = std::thread::Builder::new().name("namespace".into()).spawn(task)?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("a namespace thread panicked")))
+}
+
+/// Makes the namespaces and keeps them in `dir/{net,ipc,uts}`.
+pub fn pin(dir: &Path, wanted: Wanted) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let dir = dir.to_owned();
+    apart(move || {
+        let mut flags = CloneFlags::empty();
+        flags.set(CloneFlags::CLONE_NEWNET, wanted.network);
+        flags.set(CloneFlags::CLONE_NEWIPC, wanted.ipc);
+        flags.set(CloneFlags::CLONE_NEWUTS, wanted.hostname.is_some());
+        unshare(flags)?;
+        if let Some(name) = &wanted.hostname {
+            nix::unistd::sethostname(name)?;
+        }
+        if wanted.network {
+            raise_loopback()?;
+        }
+        for (name, value) in &wanted.sysctls {
+            write_sysctl(name, value)?;
+        }
+        for (kind, made) in [("net", wanted.network), ("ipc", wanted.ipc), ("uts", wanted.hostname.is_some())] {
+            if made {
+                keep(Path::new("/proc/thread-self/ns").join(kind), &dir.join(kind))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Binds a namespace to a file: it lives until [`release`].
+pub fn keep(namespace: PathBuf, file: &Path) -> io::Result<()> {
+    File::create(file)?;
+    mount(Some(&namespace), file, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    Ok(())
+}
+
+/// Also of what was never kept.
+pub fn release(file: &Path) {
+    let _ = umount2(file, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+}
+
+fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
+    // Names of interfaces may contain dots, and then slashes are used between the parts.
+    let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    if path.split('/').any(|part| part == "..") {
+        return Err(io::Error::other(format!("sysctl {name:?} is not allowed")));
+    }
+    fs::write(Path::new("/proc/sys").join(path), value)
+        .map_err(|e| io::Error::new(e.kind(), format!("set sysctl {name} to {value:?}: {e}")))
+}
+
+fn raise_loopback() -> io::Result<()> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    use std::os::fd::AsRawFd;
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // SAFETY: ifreq is plain data; all zero is a valid value of it.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives over the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Runs `task` in that network namespace, or the own one when None.
+fn in_network<T: Send + 'static>(namespace: Option<PathBuf>, task: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    apart(move || {
+        if let Some(path) = namespace {
+            setns(File::open(path)?, CloneFlags::CLONE_NEWNET)?;
+        }
+        task()
+    })
+}
+
+/// To a port of the namespace's loopback interface.
+pub fn connect(namespace: Option<PathBuf>, port: u16) -> io::Result<TcpStream> {
+    in_network(namespace, move || {
+        let wait = Duration::from_secs(CONNECT_SECONDS_MAX);
+        let to = |ip: IpAddr| TcpStream::connect_timeout(&SocketAddr::new(ip, port), wait);
+        to(Ipv4Addr::LOCALHOST.into()).or_else(|first| to(Ipv6Addr::LOCALHOST.into()).map_err(|_| first))
+    })
+}
+
+/// What went through a namespace's interfaces but the loopback.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub receive_bytes: u64,
+    pub receive_errors: u64,
+    pub transmit_bytes: u64,
+    pub transmit_errors: u64,
+}
+
+pub fn counters(namespace: PathBuf) -> io::Result<Counters> {
+    in_network(Some(namespace), || Ok(parse_counters(&fs::read_to_string("/proc/thread-self/net/dev")?)))
+}
+
+fn parse_counters(text: &str) -> Counters {
+    let mut sum = Counters::default();
+    for (_, numbers) in text.lines().filter_map(|l| l.split_once(':')).filter(|(name, _)| name.trim() != "lo") {
+        let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        let at = |n: usize| numbers.get(n).copied().unwrap_or(0);
+        sum.receive_bytes += at(0);
+        sum.receive_errors += at(2);
+        sum.transmit_bytes += at(8);
+        sum.transmit_errors += at(10);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_leave_out_the_loopback() {
+        let text = "Inter-|   Receive  |  Transmit\n face |bytes\n    lo: 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9\n  eth0: 1 2 3 4 5 6 7 8 10 11 12 0 0 0 0 0\n";
+        let expected = Counters { receive_bytes: 1, receive_errors: 3, transmit_bytes: 10, transmit_errors: 12 };
+        assert_eq!(parse_counters(text), expected);
+    }
+}

@@ -1,0 +1,89 @@
+//! The process that holds a shared process namespace: its first process, which buries orphans and does nothing else.
+//!
+//! [`start`] runs as `everynode-pause DIR`: it makes the namespace, starts the process in it under the name `/pause` and tells its id.
+
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// What users see in `ps`.
+pub const NAME: &str = "/pause";
+
+/// Nobody, as in the image that other clusters use for this.
+const USER: u32 = 65535;
+
+/// Joins the sandbox's other namespaces (those that are pinned in `DIR/ns`), so that the process holds them too.
+pub fn start(dir: &Path) -> ExitCode {
+    match try_start(dir) {
+        Ok(pid) => {
+            let _ = writeln!(io::stdout(), "{pid}");
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_start(dir: &Path) -> io::Result<u32> {
+    for (kind, flag) in [("ipc", CloneFlags::CLONE_NEWIPC), ("uts", CloneFlags::CLONE_NEWUTS), ("net", CloneFlags::CLONE_NEWNET)] {
+        if let Ok(namespace) = std::fs::File::open(dir.join("ns").join(kind)) {
+            setns(namespace, flag)?;
+        }
+    }
+    unshare(CloneFlags::CLONE_NEWPID)?;
+    let root = dir.join("empty");
+    std::fs::create_dir_all(&root)?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(NAME).env_clear().env("EVERYNODE_PAUSE_ROOT", &root).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(command.spawn()?.id())
+}
+
+/// The process itself.
+pub fn main() -> ExitCode {
+    if let Err(e) = confine() {
+        eprintln!("{e}");
+        return ExitCode::FAILURE;
+    }
+    // Waiting for signals one by one needs no handlers, which could interrupt anything.
+    let mut set = nix::sys::signal::SigSet::empty();
+    for signal in [nix::sys::signal::SIGTERM, nix::sys::signal::SIGINT, nix::sys::signal::SIGCHLD] {
+        set.add(signal);
+    }
+    if set.thread_block().is_err() {
+        return ExitCode::FAILURE;
+    }
+    loop {
+        match set.wait() {
+            Ok(nix::sys::signal::SIGCHLD) => bury(),
+            Ok(_) => return ExitCode::SUCCESS,
+            Err(_) => {}
+        }
+    }
+}
+
+fn confine() -> io::Result<()> {
+    let _ = nix::unistd::setsid();
+    if let Some(root) = std::env::var_os("EVERYNODE_PAUSE_ROOT") {
+        nix::unistd::chroot(Path::new(&root))?;
+    }
+    nix::unistd::chdir("/")?;
+    nix::unistd::setgroups(&[])?;
+    nix::unistd::setgid(USER.into())?;
+    nix::unistd::setuid(USER.into())?;
+    // SAFETY: the name is a constant C string.
+    unsafe { libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr()) };
+    // SAFETY: prctl with these arguments takes numbers only.
+    unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    Ok(())
+}
+
+fn bury() {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(s) if s != WaitStatus::StillAlive) {}
+}

@@ -1,0 +1,207 @@
+//! From a request to a container on disk: everything that can be found wrong before a process exists is found here. Blocks.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::capabilities;
+use super::inroot;
+use super::paths::Layout;
+use super::record::{self, ContainerRecord, Launch, SandboxRecord};
+use super::sandbox;
+use super::seccomp::Profile;
+use super::signals;
+use super::spec::{self, Inputs};
+use super::user::{self, Databases, Identity};
+use crate::images::Content;
+use crate::port::{ContainerConfig, Error, Mount, Propagation, Result, SandboxConfig, Seccomp};
+
+pub struct Request<'a> {
+    pub id: &'a str,
+    pub sandbox: &'a SandboxRecord,
+    /// As the caller has it now: log directory and names may be newer than the record.
+    pub sandbox_config: &'a SandboxConfig,
+    pub config: &'a ContainerConfig,
+    pub content: &'a Content,
+    /// The process whose namespace to join.
+    pub target: Option<i32>,
+}
+
+/// Writes the container's directories. The record comes last: without it the rest is rubbish.
+pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord> {
+    let config = request.config;
+    check_mounts(config)?;
+    let identity = identity(request)?;
+    let capabilities =
+        capabilities::for_container(&config.security, capabilities::available()).map_err(|e| Error::Invalid(e.to_string()))?;
+    let seccomp = profile(config)?;
+    let dir = layout.container(request.id);
+    let writable = layout.container_writable(request.id);
+    make_directories(&dir.rootfs(), &writable).map_err(|e| failed("make container directories", e))?;
+    let volumes = make_volumes(&writable, &request.content.volumes).map_err(|e| failed("make image volumes", e))?;
+    let surroundings = sandbox::surroundings(&layout.sandbox(&request.sandbox.id), request.sandbox, request.id, request.target);
+    let inputs = Inputs {
+        config,
+        content: request.content,
+        user: &identity.user,
+        home: &identity.home,
+        rootfs: &dir.rootfs(),
+        surroundings: &surroundings,
+        volumes: &volumes,
+        capabilities: granted(capabilities, seccomp.is_some(), config.security.no_new_privileges),
+    };
+    let spec = spec::build(&inputs).map_err(|e| Error::Invalid(e.to_string()))?;
+    spec.save(dir.spec()).map_err(|e| Error::Failed(format!("write specification: {e}")))?;
+    let working_dir = spec::working_dir(config, request.content).map_err(|e| Error::Invalid(e.to_string()))?;
+    let log_path = request.sandbox_config.log_dir.join(&config.log_path);
+    let launch = Launch {
+        id: request.id.to_owned(),
+        layers: request.content.layers.clone(),
+        writable,
+        working_dir_mount: covering_mount(&config.mounts, &working_dir),
+        working_dir,
+        cgroup: surroundings.cgroup.to_string_lossy().into_owned(),
+        log_path: log_path.clone(),
+        stdin: config.stdin,
+        stdin_once: config.stdin_once,
+        tty: config.tty,
+        oom_score_adj: config.resources.oom_score_adj,
+        stop_signal: stop_signal(config, request.content)?,
+        shared_mounts: config.mounts.iter().any(|m| m.propagation == Propagation::Bidirectional),
+        own_pid_namespace: matches!(surroundings.namespaces.get("pid"), Some(None)),
+        seccomp,
+        capabilities,
+        no_new_privileges: config.security.no_new_privileges,
+    };
+    let record = ContainerRecord {
+        id: request.id.to_owned(),
+        sandbox_id: request.sandbox.id.clone(),
+        pod: request.sandbox.config.pod.clone(),
+        config: config.clone(),
+        created_at: Timestamp::now(),
+        log_path,
+        user: identity.user,
+        launch,
+    };
+    record::write(&dir.record(), &record).map_err(|e| failed("write container record", e))?;
+    Ok(record)
+}
+
+fn check_mounts(config: &ContainerConfig) -> Result<()> {
+    for mount in &config.mounts {
+        if let Err(e) = fs::metadata(&mount.host_path) {
+            let path = mount.host_path.display();
+            let text = format!("failed to generate container spec: failed to stat {path:?}: stat {path}: {}", plain(&e));
+            return Err(Error::Failed(text));
+        }
+        if mount.propagation == Propagation::Bidirectional && !config.security.privileged {
+            return Err(Error::Invalid("bidirectional mount propagation is for privileged containers only".to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// Without the number that Rust appends.
+fn plain(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |code| nix::errno::Errno::from_raw(code).desc().to_lowercase())
+}
+
+fn identity(request: &Request<'_>) -> Result<Identity> {
+    let read = |path: &str| {
+        inroot::read_from_layers(&request.content.layers, Path::new(path)).map(Option::unwrap_or_default).map_err(|e| failed(path, e))
+    };
+    let (passwd, group) = (read("etc/passwd")?, read("etc/group")?);
+    let files = Databases { passwd: &passwd, group: &group };
+    user::resolve(files, &request.content.user, &request.config.security).map_err(|e| Error::Failed(e.to_string()))
+}
+
+fn profile(config: &ContainerConfig) -> Result<Option<Profile>> {
+    match &config.security.seccomp {
+        // Privileged containers are never filtered.
+        _ if config.security.privileged => Ok(None),
+        Seccomp::Unconfined => Ok(None),
+        Seccomp::RuntimeDefault => Ok(Some(Profile::runtime_default())),
+        Seccomp::Localhost(path) => {
+            let text = fs::read_to_string(path).map_err(|e| Error::Failed(format!("seccomp profile {}: {}", path.display(), plain(&e))))?;
+            let profile = Profile::parse(&text).map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))?;
+            profile.compile(0).map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))?;
+            Ok(Some(profile))
+        }
+    }
+}
+
+/// Installing a filter without no_new_privs takes capabilities that the program is not to have; the executor drops them after it.
+fn granted(wanted: u64, filtered: bool, no_new_privileges: bool) -> u64 {
+    if filtered && !no_new_privileges { wanted | capabilities::SYS_ADMIN | capabilities::SETPCAP } else { wanted }
+}
+
+fn make_directories(rootfs: &Path, writable: &Path) -> io::Result<()> {
+    fs::create_dir_all(rootfs)?;
+    for name in ["upper", "work"] {
+        fs::create_dir_all(writable.join(name))?;
+    }
+    // The upper directory is the container's root: its mode is what `ls -ld /` shows.
+    fs::set_permissions(writable.join("upper"), fs::Permissions::from_mode(0o755))?;
+    // Files of containers may have any owner and mode: nobody else on the node is to reach them.
+    fs::set_permissions(writable, fs::Permissions::from_mode(0o700))
+}
+
+fn make_volumes(writable: &Path, declared: &[String]) -> io::Result<Vec<Mount>> {
+    let mut mounts = Vec::new();
+    for (n, container_path) in declared.iter().enumerate() {
+        let host_path = writable.join("volumes").join(n.to_string());
+        fs::create_dir_all(&host_path)?;
+        mounts.push(Mount {
+            host_path,
+            container_path: PathBuf::from(container_path),
+            read_only: false,
+            recursive_read_only: false,
+            propagation: Propagation::Private,
+        });
+    }
+    Ok(mounts)
+}
+
+/// Of the mounts, the innermost that hides the root filesystem at `dir`, and where `dir` is in it.
+fn covering_mount(mounts: &[Mount], dir: &Path) -> Option<(PathBuf, PathBuf)> {
+    let covering = mounts.iter().filter(|m| dir.starts_with(&m.container_path));
+    let mount = covering.max_by_key(|m| m.container_path.components().count())?;
+    let rest = dir.strip_prefix(&mount.container_path).ok()?;
+    Some((mount.host_path.clone(), rest.to_owned()))
+}
+
+fn stop_signal(config: &ContainerConfig, content: &Content) -> Result<i32> {
+    let named = config.stop_signal.as_deref().unwrap_or(&content.stop_signal);
+    if named.is_empty() {
+        return Ok(libc::SIGTERM);
+    }
+    signals::parse(named).ok_or_else(|| Error::Invalid(format!("unknown signal {named:?}")))
+}
+
+fn failed(what: &str, error: io::Error) -> Error {
+    Error::Failed(format!("{what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_innermost_mount_covers() {
+        let mount = |host: &str, container: &str| Mount {
+            host_path: host.into(),
+            container_path: container.into(),
+            read_only: false,
+            recursive_read_only: false,
+            propagation: Propagation::Private,
+        };
+        let mounts = [mount("/h1", "/data"), mount("/h2", "/data/inner")];
+        let find = |dir: &str| covering_mount(&mounts, Path::new(dir));
+        assert_eq!(find("/data/inner/x/y"), Some(("/h2".into(), "x/y".into())));
+        assert_eq!(find("/data/x"), Some(("/h1".into(), "x".into())));
+        assert_eq!(find("/datax"), None);
+    }
+}

@@ -1,0 +1,175 @@
+//! Making and unmaking a sandbox on the node: its control group, namespaces, files. All calls block; the network is the caller's.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::mount::{MsFlags, mount};
+
+use super::cgroup::Cgroup;
+use super::namespace::{self, Wanted};
+use super::paths::SandboxDir;
+use super::record::SandboxRecord;
+use super::spec::Surroundings;
+use super::{helper, pause};
+use crate::port::{DnsConfig, Mount, SandboxConfig};
+
+/// As other runtimes have it.
+const SHM_OPTIONS: &str = "mode=1777,size=65536k";
+
+/// What pods may do in a network of their own without privileges: listen on low ports and ping.
+const NETWORK_SYSCTLS: [(&str, &str); 2] = [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
+/// Namespaces, files and limits. The pause process's id if there is one.
+pub fn make(dir: &SandboxDir, record: &SandboxRecord, helper: &Path) -> io::Result<Option<i32>> {
+    let config = &record.config;
+    let group = Cgroup::new(&record.cgroup);
+    group.create()?;
+    group.limit(&config.resources)?;
+    fs::create_dir_all(&config.log_dir).map_err(|e| named(e, "make log directory", &config.log_dir))?;
+    fs::write(dir.resolv_conf(), resolv_conf(&config.dns))?;
+    fs::write(dir.hostname(), format!("{}\n", record.hostname))?;
+    namespace::pin(&dir.namespaces(), wanted(config))?;
+    if !config.host.ipc {
+        make_shm(&dir.shm())?;
+    }
+    if config.share_process_namespace && !config.host.pid { start_pause(dir, record, helper).map(Some) } else { Ok(None) }
+}
+
+fn wanted(config: &SandboxConfig) -> Wanted {
+    let network = !config.host.network;
+    let mut sysctls = config.sysctls.clone();
+    if network {
+        for (name, value) in NETWORK_SYSCTLS {
+            sysctls.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
+    // The node's network has the node's name.
+    Wanted { network, ipc: !config.host.ipc, hostname: network.then(|| config.hostname.clone()), sysctls }
+}
+
+fn make_shm(shm: &Path) -> io::Result<()> {
+    fs::create_dir_all(shm)?;
+    fs::set_permissions(shm, fs::Permissions::from_mode(0o1777))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("shm"), shm, Some("tmpfs"), flags, Some(SHM_OPTIONS))?;
+    Ok(())
+}
+
+fn start_pause(dir: &SandboxDir, record: &SandboxRecord, program: &Path) -> io::Result<i32> {
+    let mut command = Command::new(program);
+    command.arg(helper::PAUSE).arg(&dir.0).env_clear().current_dir("/").stdin(Stdio::null());
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let Ok(pid) = text.trim().parse::<i32>() else {
+        return Err(io::Error::other(format!("pause process: {}", String::from_utf8_lossy(&output.stderr).trim())));
+    };
+    let kept = namespace::keep(Path::new("/proc").join(pid.to_string()).join("ns/pid"), &dir.namespace("pid"));
+    let group = Cgroup::new(&record.cgroup).child("pause");
+    kept.and_then(|()| group.create()).and_then(|()| group.add(pid)).inspect_err(|_| kill(pid))?;
+    Ok(pid)
+}
+
+/// True: that process still is the one that was started.
+pub fn pause_lives(pid: i32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.strip_suffix(b"\0") == Some(pause::NAME.as_bytes()))
+}
+
+/// Ends the pause process, and with it everything in its namespace.
+pub fn stop(record: &SandboxRecord) {
+    if let Some(pid) = record.pause.filter(|pid| pause_lives(*pid)) {
+        kill(pid);
+    }
+    if record.config.share_process_namespace {
+        let group = Cgroup::new(&record.cgroup).child("pause");
+        group.kill_all();
+        let _ = group.remove();
+    }
+}
+
+fn kill(pid: i32) {
+    // SAFETY: numbers only.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+/// Everything that [`make`] made but the control group, which several sandboxes of one pod share.
+pub fn unmake(parent: &Path, dir: &SandboxDir) -> io::Result<()> {
+    for kind in ["net", "ipc", "uts", "pid"] {
+        namespace::release(&dir.namespace(kind));
+    }
+    namespace::release(&dir.shm());
+    super::paths::remove_own_dir(parent, &dir.0)
+}
+
+fn resolv_conf(dns: &DnsConfig) -> String {
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text += &format!("search {}\n", dns.searches.join(" "));
+    }
+    for server in &dns.servers {
+        text += &format!("nameserver {server}\n");
+    }
+    if !dns.options.is_empty() {
+        text += &format!("options {}\n", dns.options.join(" "));
+    }
+    text
+}
+
+/// What its containers see. `target`: the process namespace of that process instead of one of their own.
+pub fn surroundings(dir: &SandboxDir, record: &SandboxRecord, container_id: &str, target: Option<i32>) -> Surroundings {
+    let config = &record.config;
+    let mut surroundings = Surroundings {
+        hostname: record.hostname.clone(),
+        cgroup: Cgroup::new(&record.cgroup).child(container_id).absolute(),
+        defaults: vec![
+            bind(dir.resolv_conf(), "/etc/resolv.conf"),
+            bind(dir.hostname(), "/etc/hostname"),
+            bind(if config.host.ipc { PathBuf::from("/dev/shm") } else { dir.shm() }, "/dev/shm"),
+        ],
+        ..Surroundings::default()
+    };
+    let mut join = |kind, path: Option<PathBuf>| surroundings.namespaces.insert(kind, path);
+    if !config.host.network {
+        join("network", Some(dir.namespace("net")));
+        join("uts", Some(dir.namespace("uts")));
+    }
+    if !config.host.ipc {
+        join("ipc", Some(dir.namespace("ipc")));
+    }
+    match target {
+        Some(pid) => drop(join("pid", Some(Path::new("/proc").join(pid.to_string()).join("ns/pid")))),
+        None if config.host.pid => {}
+        None if config.share_process_namespace => drop(join("pid", Some(dir.namespace("pid")))),
+        None => drop(join("pid", None)),
+    }
+    surroundings
+}
+
+fn bind(host_path: PathBuf, container_path: &str) -> Mount {
+    Mount {
+        host_path,
+        container_path: PathBuf::from(container_path),
+        read_only: false,
+        recursive_read_only: false,
+        propagation: crate::port::Propagation::Private,
+    }
+}
+
+fn named(error: io::Error, what: &str, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_leaves_out_what_is_empty() {
+        let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        let dns = DnsConfig { servers: own(&["10.0.0.10"]), searches: own(&["a.local", "local"]), options: own(&["ndots:5"]) };
+        assert_eq!(resolv_conf(&dns), "search a.local local\nnameserver 10.0.0.10\noptions ndots:5\n");
+        assert_eq!(resolv_conf(&DnsConfig::default()), "");
+    }
+}

@@ -1,0 +1,112 @@
+//! What containers and sandboxes use now. The kernel counts most of it; what a container has written must be walked, which is done at most
+//! every [`WALK_SECONDS`].
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::cgroup::Cgroup;
+use super::table::{Container, Phase};
+use super::{Runtime, blocking, namespace};
+use crate::port::{ContainerStats, FilesystemUsage, Result, SandboxStats};
+
+const WALK_SECONDS: u64 = 10;
+
+#[derive(Debug, Default)]
+pub struct DiskUsage {
+    known: Mutex<BTreeMap<String, (Instant, FilesystemUsage)>>,
+}
+
+impl DiskUsage {
+    fn of(&self, id: &str, dir: &Path) -> FilesystemUsage {
+        let fresh = |at: &Instant| at.elapsed() < Duration::from_secs(WALK_SECONDS);
+        if let Some((_, usage)) = self.known().get(id).filter(|(at, _)| fresh(at)) {
+            return *usage;
+        }
+        let mut usage = FilesystemUsage::default();
+        walk(dir, &mut usage, &mut HashSet::new());
+        self.known().insert(id.to_owned(), (Instant::now(), usage));
+        usage
+    }
+
+    pub fn forget(&self, id: &str) {
+        self.known().remove(id);
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Instant, FilesystemUsage)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Each file once, however many names it has.
+fn walk(dir: &Path, usage: &mut FilesystemUsage, seen: &mut HashSet<u64>) {
+    const BLOCK_BYTES: u64 = 512;
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.nlink() < 2 || metadata.is_dir() || seen.insert(metadata.ino()) {
+            usage.used_bytes += metadata.blocks() * BLOCK_BYTES;
+            usage.inodes_used += 1;
+        }
+        if metadata.is_dir() {
+            walk(&entry.path(), usage, seen);
+        }
+    }
+}
+
+impl Runtime {
+    pub(super) async fn measure_containers(&self) -> Result<Vec<ContainerStats>> {
+        let this = self.clone();
+        let running = self.shared.table.containers().into_iter().filter(|c| matches!(c.phase(), Phase::Running(_)));
+        let running: Vec<Container> = running.collect();
+        blocking(move || Ok(running.iter().map(|c| measure(&this.shared.disk_usage, c)).collect())).await
+    }
+
+    pub(super) async fn measure_sandboxes(&self) -> Result<Vec<SandboxStats>> {
+        let layout = self.shared.layout.clone();
+        let mut own_network: Vec<String> = Vec::new();
+        own_network
+            .extend(self.shared.table.rows().sandboxes.values().filter(|s| !s.stopped && !s.config.host.network).map(|s| s.id.clone()));
+        blocking(move || {
+            let mut all = Vec::new();
+            for id in own_network {
+                // One that is being removed has nothing to tell.
+                let Ok(counters) = namespace::counters(layout.sandbox(&id).namespace("net")) else { continue };
+                all.push(SandboxStats {
+                    sandbox_id: id,
+                    receive_bytes: counters.receive_bytes,
+                    transmit_bytes: counters.transmit_bytes,
+                    receive_errors: counters.receive_errors,
+                    transmit_errors: counters.transmit_errors,
+                });
+            }
+            Ok(all)
+        })
+        .await
+    }
+}
+
+fn measure(disk: &DiskUsage, container: &Container) -> ContainerStats {
+    let record = &container.record;
+    let usage = Cgroup::new(&record.launch.cgroup).usage();
+    let written = disk.of(&record.id, &record.launch.writable.join("upper"));
+    ContainerStats {
+        container_id: record.id.clone(),
+        at: Some(Timestamp::now()),
+        cpu_nanoseconds: usage.cpu_nanoseconds,
+        memory_usage_bytes: usage.memory_usage_bytes,
+        memory_working_set_bytes: usage.memory_usage_bytes.saturating_sub(usage.memory_inactive_file_bytes),
+        memory_rss_bytes: usage.memory_rss_bytes,
+        memory_page_faults: usage.page_faults,
+        memory_major_page_faults: usage.major_page_faults,
+        processes: usage.processes,
+        rootfs_used_bytes: written.used_bytes,
+        rootfs_inodes_used: written.inodes_used,
+        log_used_bytes: fs::metadata(&record.log_path).map_or(0, |m| m.len()),
+    }
+}
