@@ -14,6 +14,9 @@ use crate::clusters::Cluster;
 /// The port at which nodes reach the server; the address is the cluster's own.
 const SERVER_PORT: u16 = 6443;
 
+/// Held while addresses are chosen; clusters of all users share the machine's.
+const LOCK: &str = "/run/everynode-network.lock";
+
 /// Nodes have a /24 together.
 const PREFIX: u8 = 24;
 
@@ -38,6 +41,9 @@ impl Network {
 
     /// The cluster's network, chosen the first time, made if it is not there.
     pub fn ensure(cluster: &Cluster) -> anyhow::Result<Network> {
+        // Two clusters that start at the same time must not choose the same addresses.
+        let lock = std::fs::File::create(LOCK).with_context(|| format!("cannot make {LOCK}"))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).with_context(|| format!("cannot lock {LOCK}"))?;
         let network = match Network::read(cluster) {
             Some(network) => network,
             None => {

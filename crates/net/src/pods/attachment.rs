@@ -144,7 +144,7 @@ impl Node {
         let link = if was_attached { Ok(()) } else { self.route.delete_link(&names::pod_link(sandbox_id)).map_err(Error::from) };
         for result in [link, self.repair_rules(), self.save()] {
             if let Err(error) = result {
-                tracing::warn!(sandbox_id, %error, "a failed attach was not taken back completely");
+                tracing::warn!(sandbox_id, error = &error as &dyn std::error::Error, "a failed attach was not taken back completely");
             }
         }
     }
@@ -198,7 +198,7 @@ impl Node {
         let allocations = previous.into_iter().chain(current);
         let ports: Vec<UdpPort> = allocations.flat_map(|allocation| &allocation.ports).filter_map(udp_port).collect();
         if let Err(error) = netlink::flush_udp(&mut self.netfilter, &ports) {
-            tracing::warn!(sandbox_id, %error, "flows of UDP host ports were not forgotten");
+            tracing::warn!(sandbox_id, error = &error as &dyn std::error::Error, "flows of UDP host ports were not forgotten");
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod local;
 mod pods;
+mod rules;
 mod world;
 
 /// Says once that the kernel will not let us, and lets the tests pass.

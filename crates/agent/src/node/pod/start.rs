@@ -91,7 +91,7 @@ async fn attempt(
     link_log(&context, pod, container, &container_id, what.restarts);
     context.runtime.start_container(&container_id).await.map_err(|error| failure("RunContainerError", error.to_string()))?;
     context.events.container(pod, path, false, "Started", "Container started");
-    remove_older(&context, pod, container).await;
+    remove_older(&context, pod, what).await;
     post_start(&context, pod, container, &container_id, path).await
 }
 
@@ -167,12 +167,12 @@ fn link_log(context: &Context, pod: &Pod, container: &Container, container_id: &
 }
 
 /// Of the containers that ended, the last one of each name is kept: for its status and its log.
-async fn remove_older(context: &Context, pod: &Pod, container: &Container) {
+async fn remove_older(context: &Context, pod: &Pod, started: &Start) {
     let observed = context.observer.observed(super::uid(pod));
-    let ended = observed.containers.iter().filter(|record| record.name == container.name && !record.is_running());
+    let ended = observed.containers.iter().filter(|record| record.name == started.name && record.restarts < started.restarts);
     for record in ended.skip(1) {
         if let Err(error) = end::remove_container(context, &id(pod), record).await {
-            tracing::debug!(error, container = container.name, "cannot remove an old container; it is tried again");
+            tracing::debug!(error, container = started.name, "cannot remove an old container; it is tried again");
         }
     }
 }
