@@ -1,5 +1,6 @@
 //! The `everynode` binary: Kubernetes' DaemonSet system, every role in one program. `main` is one match over the subcommands.
 
+mod builtin;
 mod certificates;
 mod cli;
 mod clusters;
@@ -18,6 +19,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Before anything starts a thread: containers are made by copies of this program that have only one.
     if let Some(code) = runtime::embedded::helper::main_if_asked() {
+        return code;
+    }
+    if let Some(code) = builtin::run_if_asked() {
         return code;
     }
     let arguments = cli::Arguments::parse();

@@ -14,6 +14,7 @@ use runtime::images::{Service as ImageService, Store};
 use runtime::port::{Images, Runtime, SandboxNetwork};
 use tokio::sync::watch;
 
+use crate::builtin;
 use crate::certificates::node_server_config;
 use crate::kubeconfig;
 use crate::roles::server::signalled;
@@ -61,6 +62,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let tls = options.tls.as_ref().map(node_server_config).transpose()?;
     let client = kubeconfig::client(&options.kubeconfig).await?;
     let store = Store::open(&options.image_dir).with_context(|| format!("cannot open the images in {}", options.image_dir.display()))?;
+    let program = std::env::current_exe().context("cannot tell which program this is")?;
+    store.add_builtin(&builtin::image(&program, &builtin::libraries())).context("cannot make the built-in image")?;
     let images = Arc::new(ImageService { store: Arc::new(store), registries: registries(options.registries.as_ref())? });
     let runtime = embedded(&options, images.clone()).await?;
     let images: Arc<dyn Images> = images;

@@ -1,20 +1,20 @@
 //! The built-in image: this program itself, for pods that need only what it brings along.
 //!
-//! Its layer is no archive: it is named by a digest of the program and of the recipe below instead of a diff id.
+//! Its layer is no archive: it is named by a digest of the program's identity and of the recipe below instead of a diff id.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 
-use super::digest::{Digest, HashingReader};
+use super::digest::Digest;
 use super::error::{Error, Result};
 use super::index::Record;
 use super::reference;
 use super::store::{Prepared, Store};
 
 /// Counted up when the files below change.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 const PROGRAM: &str = "everynode";
 const PASSWD: &str = "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
@@ -24,8 +24,9 @@ const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
 pub struct Builtin<'a> {
     /// `everynode.dev/agent:builtin`.
     pub name: &'a str,
-    /// A static binary.
     pub program: &'a Path,
+    /// What a program that is not static needs: its libraries and its loader. They are found in /lib and /lib64.
+    pub libraries: &'a [PathBuf],
     pub version: &'a str,
     /// Names in /bin that lead to the program; it looks at the name that it was started by.
     pub tools: &'a [&'a str],
@@ -36,7 +37,7 @@ impl Store {
     pub fn add_builtin(&self, builtin: &Builtin<'_>) -> Result<Digest> {
         let name = reference::parse(builtin.name)?.canonical();
         let before = self.status(&name)?.map(|image| image.id);
-        let (program, size_bytes) = digest_of(builtin.program)?;
+        let (program, size_bytes) = identity_of(builtin.program)?;
         let recipe = format!("everynode builtin {RECIPE}\n{program}\n{}\n{}\n", builtin.version, builtin.tools.join(" "));
         let layer = Digest::of(recipe.as_bytes());
         let config = config(&layer, builtin.version);
@@ -75,9 +76,10 @@ impl Store {
     }
 }
 
-fn digest_of(program: &Path) -> Result<(Digest, u64)> {
-    let file = File::open(program).map_err(Error::io("open", program))?;
-    HashingReader::new(file).finish().map_err(Error::io("read", program))
+/// By size and time: reading the whole program at each start would take longer than starting.
+fn identity_of(program: &Path) -> Result<(String, u64)> {
+    let meta = fs::metadata(program).map_err(Error::io("read", program))?;
+    Ok((format!("{} {}.{}", meta.len(), meta.mtime(), meta.mtime_nsec()), meta.len()))
 }
 
 fn config(layer: &Digest, version: &str) -> Vec<u8> {
@@ -98,7 +100,7 @@ fn config(layer: &Digest, version: &str) -> Vec<u8> {
 
 /// A copy, not a hard link: who writes a new program over the old one must not change what containers run from.
 fn fill(root: &Path, builtin: &Builtin<'_>) -> io::Result<()> {
-    for (name, mode) in [("", 0o755), ("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777)] {
+    for (name, mode) in [("", 0o755), ("bin", 0o755), ("lib", 0o755), ("etc", 0o755), ("tmp", 0o1777)] {
         let path = root.join(name);
         fs::create_dir_all(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
@@ -107,6 +109,12 @@ fn fill(root: &Path, builtin: &Builtin<'_>) -> io::Result<()> {
     write_file(&root.join("etc/group"), GROUP)?;
     fs::copy(builtin.program, root.join(PROGRAM))?;
     fs::set_permissions(root.join(PROGRAM), fs::Permissions::from_mode(0o755))?;
+    symlink("lib", root.join("lib64"))?;
+    for library in builtin.libraries {
+        if let Some(name) = library.file_name() {
+            fs::copy(library, root.join("lib").join(name))?;
+        }
+    }
     builtin.tools.iter().try_for_each(|tool| symlink(format!("/{PROGRAM}"), root.join("bin").join(tool)))
 }
 
