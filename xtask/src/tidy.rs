@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agent", &["brain", "kinds", "net", "runtime"]),
     ("everynode", &["agent", "apiserver", "brain", "controllers", "kinds", "net", "runtime", "store"]),
     ("sim", &["brain"]),
-    ("xtask", &["kinds", "sim"]),
+    ("xtask", &["kinds", "runtime", "sim"]),
 ];
 
 /// What the pure crates must not know: I/O, time, randomness, logging.

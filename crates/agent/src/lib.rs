@@ -5,4 +5,5 @@
 //! the store.
 
 pub mod node;
+pub mod server;
 pub mod simulated;

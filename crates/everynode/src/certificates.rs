@@ -12,11 +12,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
     SanType,
 };
-use rustls::RootCertStore;
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// The first address of the Service range; the Service `kubernetes` has it.
 const KUBERNETES_SERVICE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 1));
@@ -91,6 +90,20 @@ impl Authority {
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(params).with_context(|| format!("cannot make a certificate for {user}"))
+    }
+
+    /// TLS for a client of nodes' agents, which proves to be `user` in `groups`. HTTP/1.1 only: streams need its upgrades.
+    pub fn client_config(&self, user: &str, groups: &[&str]) -> anyhow::Result<Arc<ClientConfig>> {
+        let identity = self.client(user, groups)?;
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).context("the authority's certificate is no PEM")?)?;
+        let chain = vec![CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes())?];
+        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())?;
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?;
+        Ok(Arc::new(config))
     }
 
     /// TLS for the server: its certificate, and clients' certificates checked where they send one.

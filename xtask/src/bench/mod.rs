@@ -2,10 +2,13 @@
 
 mod api;
 mod client;
+mod containers;
 mod figures;
 mod objects;
+mod pods;
 mod process;
 mod rollout;
+mod watched;
 
 use std::process::Command;
 
@@ -20,6 +23,8 @@ pub enum Bench {
     Api(api::Api),
     /// DaemonSets over simulated nodes: seconds, CPU, memory, writes.
     Rollout(rollout::Rollout),
+    /// Pods with real containers on one node, and containers alone beside crun and runc. Needs root.
+    Pods(pods::Pods),
 }
 
 impl Bench {
@@ -29,6 +34,7 @@ impl Bench {
             return match self {
                 Bench::Api(api) => api.run(),
                 Bench::Rollout(rollout) => rollout.run(),
+                Bench::Pods(pods) => pods.run(),
             };
         }
         server::build(&["--package", "everynode", "--package", "xtask"])?;

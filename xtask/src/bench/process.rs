@@ -22,6 +22,14 @@ fn status_mb(pid: u32, field: &str) -> anyhow::Result<f64> {
     Ok(kilobytes / 1024.0)
 }
 
+/// Memory that no other process shares, in MB.
+pub fn private_mb(pid: u32) -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("cannot read the process' maps")?;
+    let fields = text.lines().filter(|line| line.starts_with("Private_"));
+    let kilobytes: f64 = fields.filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok()).sum();
+    Ok(kilobytes / 1024.0)
+}
+
 /// Seconds of CPU that the process has used, in user mode and in the kernel.
 pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("cannot read the server's statistics")?;

@@ -3,21 +3,19 @@
 //! The clock is that of a client that watches the pods over TLS: from its POST or PATCH until it has seen every pod Ready. CPU, memory
 //! and writes are those of the server's process, which also plays the nodes.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
-use bytes::{Buf as _, Bytes, BytesMut};
+use anyhow::{Context, ensure};
+use bytes::Bytes;
 use clap::Args;
 use http::Method;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{Connection, Connector};
 use super::figures::line;
 use super::process;
+use super::watched::Pods;
 use crate::server::Server;
 
 const SETS: &str = "/apis/apps/v1/namespaces/default/daemonsets";
@@ -189,114 +187,4 @@ async fn update(connection: &Connection, image: &str, percent: &str) -> anyhow::
     let set = read(connection, &format!("{SETS}/agent")).await?;
     ensure!(set.pointer("/spec/template/spec/containers/0/image").and_then(Value::as_str) == Some(image), "the image was not changed");
     Ok(())
-}
-
-/// The pods that the client has seen.
-struct Pods {
-    by_uid: HashMap<String, Pod>,
-    /// Ready pods by image.
-    ready: HashMap<String, usize>,
-    body: Incoming,
-    buffer: BytesMut,
-}
-
-struct Pod {
-    node: String,
-    image: String,
-    ready: bool,
-}
-
-#[derive(Deserialize)]
-struct Line {
-    #[serde(rename = "type")]
-    kind: String,
-    object: Object,
-}
-
-#[derive(Deserialize)]
-struct Object {
-    metadata: Metadata,
-    #[serde(default)]
-    spec: Spec,
-    #[serde(default)]
-    status: Status,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    #[serde(default)]
-    uid: String,
-    deletion_timestamp: Option<serde::de::IgnoredAny>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Spec {
-    node_name: String,
-    containers: Vec<Container>,
-}
-
-#[derive(Deserialize)]
-struct Container {
-    image: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Status {
-    conditions: Vec<Condition>,
-}
-
-#[derive(Deserialize)]
-struct Condition {
-    #[serde(rename = "type")]
-    kind: String,
-    status: String,
-}
-
-impl Pods {
-    async fn watch(connection: &Connection) -> anyhow::Result<Pods> {
-        let path = "/api/v1/namespaces/default/pods?watch=1";
-        let body = connection.send(Method::GET, path, "application/json", Bytes::new()).await?.into_body();
-        Ok(Pods { by_uid: HashMap::new(), ready: HashMap::new(), body, buffer: BytesMut::new() })
-    }
-
-    /// Pods of the image that are Ready.
-    fn ready(&self, image: &str) -> usize {
-        self.ready.get(image).copied().unwrap_or(0)
-    }
-
-    /// Reads on until the condition holds.
-    async fn until(&mut self, holds: impl Fn(&Pods) -> bool) -> anyhow::Result<()> {
-        let end = Instant::now() + PHASE_MAX;
-        while !holds(self) {
-            let left = end.saturating_duration_since(Instant::now());
-            let frame = tokio::time::timeout(left, self.body.frame()).await.context("it takes too long")?;
-            let Some(frame) = frame else { bail!("the watch ended") };
-            if let Ok(data) = frame?.into_data() {
-                self.buffer.extend_from_slice(&data);
-                self.take_lines()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn take_lines(&mut self) -> anyhow::Result<()> {
-        while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-            let Line { kind, object } = serde_json::from_slice(&self.buffer[..end]).context("a line of the watch is no event")?;
-            self.buffer.advance(end + 1);
-            if let Some(old) = self.by_uid.remove(&object.metadata.uid).filter(|old| old.ready) {
-                *self.ready.entry(old.image).or_default() -= 1;
-            }
-            if kind == "DELETED" || object.metadata.deletion_timestamp.is_some() {
-                continue;
-            }
-            let ready = object.status.conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True");
-            let image = object.spec.containers.into_iter().next().map(|container| container.image).unwrap_or_default();
-            *self.ready.entry(image.clone()).or_default() += usize::from(ready);
-            self.by_uid.insert(object.metadata.uid, Pod { node: object.spec.node_name, image, ready });
-        }
-        Ok(())
-    }
 }

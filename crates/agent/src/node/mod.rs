@@ -6,6 +6,7 @@
 pub mod events;
 pub mod facts;
 pub mod logs;
+pub mod manifests;
 pub mod network;
 pub mod objects;
 pub mod observer;
@@ -14,6 +15,7 @@ pub mod pods;
 mod pressure;
 pub mod registration;
 pub mod settings;
+pub mod shutdown;
 pub mod volumes;
 pub mod watch;
 
@@ -89,6 +91,11 @@ impl Agent {
         Ok(Agent { context, pods })
     }
 
+    /// Ends all pods because the machine goes down. To be called while [`Agent::run`] runs.
+    pub async fn end_pods(&self, periods: shutdown::Periods) {
+        shutdown::run(&self.context, &self.pods, periods).await;
+    }
+
     /// Registers the node and runs its pods until `shutdown` turns true. Containers go on running.
     pub async fn run(&self, mut shutdown: signal::Receiver<bool>) {
         // All arms run until they are dropped: what is under way is then found by the next agent.
@@ -97,6 +104,7 @@ impl Agent {
             () = self.context.observer.run() => {}
             () = self.context.objects.follow_services() => {}
             () = watch::run(&self.context, &self.pods) => {}
+            () = manifests::run(&self.context, &self.pods) => {}
             () = self.pods.keep_house() => {}
             () = pressure::run(&self.context, &self.pods) => {}
             _ = shutdown.wait_for(|&stopping| stopping) => {}

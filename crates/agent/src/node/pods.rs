@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use runtime::port::PodId;
 use tokio::sync::watch;
 
+use super::manifests::is_static;
 use super::pod::worker::{Wanted, Worker};
 use super::pod::{end, id, publish, uid};
 use super::{Context, logs, volumes};
@@ -135,7 +136,8 @@ impl Pods {
     /// The API server's list is complete.
     pub async fn listed(&self, uids: &BTreeSet<String>) {
         for (uid, handle) in self.workers().iter() {
-            if !uids.contains(uid) {
+            let is_static = matches!(&*handle.wanted.borrow(), Wanted::Pod(pod) if is_static(pod));
+            if !uids.contains(uid) && !is_static {
                 handle.wanted.send_replace(Wanted::Gone);
             }
         }

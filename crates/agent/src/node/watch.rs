@@ -10,6 +10,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt};
 
 use super::Context;
+use super::manifests::is_mirror;
 use super::pods::Pods;
 
 /// Follows both until dropped.
@@ -26,6 +27,8 @@ async fn follow_pods(context: &Context, pods: &Arc<Pods>) {
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init) => listed.clear(),
+            // A static pod's mirror is there to be seen; its file is what is run.
+            Ok(Event::InitApply(pod) | Event::Apply(pod) | Event::Delete(pod)) if is_mirror(&pod) => {}
             Ok(Event::InitApply(pod)) => {
                 listed.insert(pod.uid().unwrap_or_default());
                 pods.apply(pod).await;

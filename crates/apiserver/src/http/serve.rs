@@ -28,6 +28,11 @@ const HANDSHAKES_AT_ONCE_MAX: usize = 64;
 /// Idle HTTP/2 connections are pinged, so that dead ones go away.
 const PING_PERIOD: Duration = Duration::from_secs(30);
 
+/// A peer that is gone without a word (its machine died) is noticed by the kernel after idle + probes * interval.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES_MAX: u32 = 4;
+
 /// How long running requests get at a stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -73,6 +78,7 @@ async fn connection(
 ) {
     // Answers are written whole; waiting for more to send only delays them.
     let _ = stream.set_nodelay(true);
+    keep_alive(&stream);
     let shaken = {
         let Ok(_permit) = handshakes.acquire_owned().await else { return };
         tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await
@@ -103,6 +109,16 @@ async fn connection(
     drop(graceful);
     // An error here is the client's: it went away or spoke no HTTP.
     let _ = watched.await;
+}
+
+/// Streams that say nothing for hours are usual (a shell that waits, a followed log); dead ones must end all the same.
+fn keep_alive(stream: &TcpStream) {
+    use rustix::net::sockopt;
+    // A kernel that refuses one of these does without.
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE);
+    let _ = sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL);
+    let _ = sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES_MAX);
 }
 
 /// The user that a certificate stands for: common name and organizations.

@@ -23,6 +23,8 @@ use crate::auth::User;
 use crate::auth::authenticate::Authenticator;
 use crate::auth::authorize::{Attributes, What, forbidden};
 use crate::metrics::Metrics;
+use crate::nodes::NodeConnector;
+use crate::nodes::usage::Usage;
 use crate::registry::Registry;
 
 /// The API server: a service for requests from the network and from within the process. Clones share everything.
@@ -35,6 +37,10 @@ pub(crate) struct Inner {
     pub registry: Arc<Registry>,
     pub authenticator: Authenticator,
     pub metrics: Metrics,
+    /// None: what only nodes can answer is not served.
+    pub nodes: Option<NodeConnector>,
+    /// What nodes and pods use, as far as it was collected.
+    pub usage: Usage,
     /// Turns true when the server is to stop; ends watches.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -54,7 +60,18 @@ impl Call {
 
 impl ApiServer {
     pub fn new(registry: Arc<Registry>, authenticator: Authenticator, shutdown: watch::Receiver<bool>) -> ApiServer {
-        ApiServer { inner: Arc::new(Inner { registry, authenticator, metrics: Metrics::default(), shutdown }) }
+        ApiServer::with_nodes(registry, authenticator, None, shutdown)
+    }
+
+    /// A server that can ask the agents of nodes; [`crate::nodes::usage::run`] collects what they use.
+    pub fn with_nodes(
+        registry: Arc<Registry>,
+        authenticator: Authenticator,
+        nodes: Option<NodeConnector>,
+        shutdown: watch::Receiver<bool>,
+    ) -> ApiServer {
+        let inner = Inner { registry, authenticator, metrics: Metrics::default(), nodes, usage: Usage::default(), shutdown };
+        ApiServer { inner: Arc::new(inner) }
     }
 
     pub fn registry(&self) -> &Arc<Registry> {

@@ -1,7 +1,8 @@
 //! A pod's phase, from the statuses of its containers (the kubelet's `getPhase`).
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 
+use super::restart::restarts_after;
 use super::{containers, init_containers, is_sidecar, restart_policy};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,16 +73,17 @@ pub fn phase(pod: &Pod, init: &[ContainerStatus], main: &[ContainerStatus], is_e
     if counts.stopped == 0 {
         return Phase::Pending;
     }
-    let all_succeeded = counts.stopped == counts.succeeded;
-    match (is_ending, policy, all_succeeded) {
-        (true, _, true) => Phase::Succeeded,
-        (true, _, false) => Phase::Failed,
-        (false, "Always", _) => Phase::Running,
-        (false, _, true) => Phase::Succeeded,
-        (false, "Never", false) => Phase::Failed,
-        // It runs again.
-        (false, _, false) => Phase::Running,
+    if !is_ending && containers(pod).iter().any(|container| runs_again(pod, container, main)) {
+        return Phase::Running;
     }
+    if counts.stopped == counts.succeeded { Phase::Succeeded } else { Phase::Failed }
+}
+
+/// Whether a container that ended is started again: by its own rules or the pod's policy.
+fn runs_again(pod: &Pod, container: &Container, main: &[ContainerStatus]) -> bool {
+    let status = main.iter().find(|status| status.name == container.name);
+    let code = status.and_then(|status| exit_code(status.state.as_ref()).or_else(|| exit_code(status.last_state.as_ref())));
+    code.is_some_and(|code| restarts_after(container, pod, code))
 }
 
 fn has_started(status: &ContainerStatus) -> bool {

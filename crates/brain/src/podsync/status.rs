@@ -9,7 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::conditions::{self, Facts};
 use super::phase::{Phase, phase};
 use super::restart::should_run;
-use super::{Record, State, View, containers, ephemeral_containers, init_containers, is_host_network, is_sidecar, limits, qos};
+use super::{
+    Record, State, View, containers, ephemeral_containers, init_containers, is_host_network, is_sidecar, limits, qos, restart_policy,
+};
 
 /// How far a pod's end is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,10 @@ pub fn report(view: &View<'_>, ending: Ending) -> Report {
     let computed = match &view.memory.ended {
         Some(_) => Phase::Failed,
         None if phase_before.is_terminal() => phase_before,
+        None if is_abandoned(view) => match phase(view.pod, &init, &main, true) {
+            Phase::Succeeded => Phase::Succeeded,
+            _ => Phase::Failed,
+        },
         None => phase(view.pod, &init, &main, ending != Ending::No),
     };
     // A pod is not reported finished while something of it may run: somebody could start its successor.
@@ -81,6 +87,14 @@ pub fn report(view: &View<'_>, ending: Ending) -> Report {
         ..PodStatus::default()
     };
     Report { status, phase: computed }
+}
+
+/// A pod that runs once lost its sandbox: nothing of it will be started again, however far it was. Kubelets leave one that was still initializing
+/// Pending for ever.
+fn is_abandoned(view: &View<'_>) -> bool {
+    let observed = view.observed;
+    let lost = observed.sandbox().is_some_and(|sandbox| !sandbox.is_ready) && !observed.containers.is_empty();
+    restart_policy(view.pod) == "Never" && lost && !observed.is_anything_running()
 }
 
 /// The status of a pod that was turned away before anything of it ran.

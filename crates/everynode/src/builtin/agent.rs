@@ -14,7 +14,8 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     let options = Options::parse(arguments)?;
     // Before there are other threads: one of them waits for these signals.
     ending_signals().thread_block().map_err(|error| format!("cannot block signals: {error}"))?;
-    let listener = TcpListener::bind(("0.0.0.0", options.port)).map_err(|error| format!("cannot listen on port {}: {error}", options.port))?;
+    let listener =
+        TcpListener::bind(("0.0.0.0", options.port)).map_err(|error| format!("cannot listen on port {}: {error}", options.port))?;
     std::thread::spawn(move || http::serve(&listener, &answer));
     let (sender, ended) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

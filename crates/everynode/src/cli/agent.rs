@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -101,6 +102,14 @@ pub struct Agent {
     #[arg(long)]
     client_ca_file: Option<PathBuf>,
 
+    /// Seconds that all pods together get to end when the machine goes down (systemd stops it, or SIGPWR); 0 leaves them alone.
+    #[arg(long, default_value_t = 0)]
+    shutdown_grace_period: u64,
+
+    /// The part of it that is kept for critical pods, which end last.
+    #[arg(long, default_value_t = 0)]
+    shutdown_grace_period_critical_pods: u64,
+
     /// What the node says it has instead of what the machine has.
     #[arg(long)]
     cpu: Option<String>,
@@ -147,6 +156,10 @@ impl Agent {
             tls: match (self.tls_cert_file, self.tls_private_key_file, self.client_ca_file) {
                 (Some(certificate), Some(key), Some(authority)) => Some(roles::agent::TlsFiles { certificate, key, authority }),
                 _ => None,
+            },
+            shutdown: ::agent::node::shutdown::Periods {
+                all: Duration::from_secs(self.shutdown_grace_period),
+                critical: Duration::from_secs(self.shutdown_grace_period_critical_pods),
             },
             cpu_millis: amount(&self.cpu, "cpu")?.map(|quantity| quantity.millis()),
             memory_bytes: amount(&self.memory, "memory")?.map(|quantity| quantity.value()),

@@ -6,12 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use agent::node::network::{NoNetwork, Routed};
+use agent::node::shutdown::Periods;
 use agent::node::{Agent, Settings};
+use agent::server::auth::Auth;
 use anyhow::Context;
 use net::pods::PodNetwork;
 use runtime::images::registries::Registries;
 use runtime::images::{Service as ImageService, Store};
 use runtime::port::{Images, Runtime, SandboxNetwork};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::builtin;
@@ -43,6 +47,8 @@ pub struct Options {
     pub max_pods: u32,
     pub port: u16,
     pub tls: Option<TlsFiles>,
+    /// How long pods get when the machine goes down; zero: they are not ended here.
+    pub shutdown: Periods,
     pub cpu_millis: Option<i64>,
     pub memory_bytes: Option<i64>,
 }
@@ -67,19 +73,57 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let images = Arc::new(ImageService { store: Arc::new(store), registries: registries(options.registries.as_ref())? });
     let runtime = embedded(&options, images.clone()).await?;
     let images: Arc<dyn Images> = images;
-    let agent = Agent::new(settings(&options), client, runtime, images).await?;
-    if tls.is_none() {
-        tracing::warn!("no certificate for endpoints was given: logs, exec and statistics are not served");
-    }
+    let agent = Arc::new(Agent::new(settings(&options), client.clone(), runtime, images).await?);
+    let serving = serve(&agent, client, &options, tls, shutdown.clone()).await?;
     println!("ready {}", options.node_name);
-    let running = agent.run(shutdown);
+    let mut power = signal(SignalKind::from_raw(SIGPWR)).context("cannot listen for SIGPWR")?;
+    let ending = async {
+        // Both arms only wait for a signal.
+        let is_going_down = tokio::select! {
+            () = signalled => is_machine_going_down(),
+            _ = power.recv() => true,
+        };
+        if is_going_down && !options.shutdown.all.is_zero() {
+            agent.end_pods(options.shutdown).await;
+        }
+    };
     // The agent ends only by its shutdown; dropping it leaves containers to the next one.
     tokio::select! {
-        () = running => {}
-        () = signalled => {}
+        () = agent.run(shutdown) => {}
+        () = ending => {}
     }
     stop.send_replace(true);
-    Ok(())
+    match serving {
+        Some(serving) => serving.await.context("the agent's endpoints failed"),
+        None => Ok(()),
+    }
+}
+
+/// The agent's own endpoints, in a task; none without a certificate.
+async fn serve(
+    agent: &Arc<Agent>,
+    client: kube::Client,
+    options: &Options,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    shutdown: watch::Receiver<bool>,
+) -> anyhow::Result<Option<tokio::task::JoinHandle<()>>> {
+    let Some(tls) = tls else {
+        tracing::warn!("no certificate for endpoints was given: logs, exec and statistics are not served");
+        return Ok(None);
+    };
+    let address = (options.addresses.first().copied().unwrap_or(IpAddr::from([0, 0, 0, 0])), options.port);
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {}:{}", address.0, address.1))?;
+    let auth = Auth::new(client);
+    Ok(Some(tokio::spawn(agent::server::serve(agent.clone(), listener, tls, auth, shutdown))))
+}
+
+/// What init systems send when the power fails; the machine goes down soon.
+const SIGPWR: i32 = 30;
+
+/// Whether systemd is ending everything, and not only this agent.
+fn is_machine_going_down() -> bool {
+    let output = std::process::Command::new("systemctl").arg("is-system-running").output();
+    output.is_ok_and(|output| output.stdout.starts_with(b"stopping"))
 }
 
 fn registries(path: Option<&PathBuf>) -> anyhow::Result<Registries> {

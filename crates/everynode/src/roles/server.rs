@@ -8,6 +8,7 @@ use anyhow::Context;
 use apiserver::auth::authenticate::Authenticator;
 use apiserver::auth::tokens::TokenKey;
 use apiserver::auth::{MASTERS, User};
+use apiserver::nodes::NodeConnector;
 use apiserver::registry::{Registry, Settings};
 use apiserver::{ApiServer, bootstrap, http};
 use tokio::net::TcpListener;
@@ -42,7 +43,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::new(Arc::new(backend), settings).context("cannot read the store")?);
     bootstrap::run(&registry).await.map_err(|status| anyhow::anyhow!("cannot make the objects that every cluster has: {status}"))?;
     let token_key = TokenKey::from_pkcs8(&Authority::token_key(&options.data_dir.join("pki"))?).context("sa.key is not usable")?;
-    let server = ApiServer::new(registry, Authenticator { tokens: Arc::new(token_key) }, shutdown.clone());
+    let nodes = NodeConnector::new(authority.client_config("kube-apiserver-kubelet-client", &[MASTERS])?);
+    let server = ApiServer::with_nodes(registry, Authenticator { tokens: Arc::new(token_key) }, Some(nodes), shutdown.clone());
+    let usage = tokio::spawn(apiserver::nodes::usage::run(server.clone(), shutdown.clone()));
 
     let listener = TcpListener::bind(options.listen).await.with_context(|| format!("cannot listen on {}", options.listen))?;
     let address = listener.local_addr().context("cannot tell the address that is listened on")?;
@@ -68,7 +71,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     signalled.await;
     stop.send_replace(true);
-    for task in [simulating, controlling].into_iter().flatten() {
+    for task in [simulating, controlling, Some(usage)].into_iter().flatten() {
         task.await.context("a part of the control plane failed")?;
     }
     for task in serving {

@@ -171,7 +171,8 @@ fn the_builtin_image_follows_the_program() {
     let node = node();
     let store = &node.service.store;
     let program = node.directory.path().join("program");
-    let builtin = Builtin { name: "everynode.dev/agent:builtin", program: &program, libraries: &[], version: "1", tools: &["sleep", "cat"] };
+    let builtin =
+        Builtin { name: "everynode.dev/agent:builtin", program: &program, libraries: &[], version: "1", tools: &["sleep", "cat"] };
     fs::write(&program, b"first").unwrap();
     let first = store.add_builtin(&builtin).unwrap();
     assert_eq!(store.add_builtin(&builtin).unwrap(), first);

@@ -8,6 +8,7 @@ use kube::{Api, Client};
 use serde_json::{Map, Value, json};
 
 use super::id;
+use crate::node::manifests::is_static;
 use crate::simulated::send::is_overtaken;
 
 /// The newer of two versions of a pod, by resourceVersion.
@@ -20,9 +21,17 @@ pub fn newer(a: &Arc<Pod>, b: &Arc<Pod>) -> Arc<Pod> {
 pub async fn status(client: &Client, pod: &Pod, status: PodStatus) -> Result<Option<Pod>, kube::Error> {
     let before = pod.status.clone().unwrap_or_default();
     let Some(changes) = difference(&before, &status) else { return Ok(None) };
-    let patch = Patch::Strategic(json!({"metadata": {"uid": pod.metadata.uid}, "status": changes}));
+    // A static pod is told of through its mirror, which has a uid of its own.
+    let is_static = is_static(pod);
+    let uid = pod.metadata.uid.as_ref().filter(|_| !is_static);
+    let patch = match uid {
+        Some(uid) => json!({"metadata": {"uid": uid}, "status": changes}),
+        None => json!({"status": changes}),
+    };
+    let patch = Patch::Strategic(patch);
     let api: Api<Pod> = Api::namespaced(client.clone(), &id(pod).namespace);
     match api.patch_status(&id(pod).name, &PatchParams::default(), &patch).await {
+        Ok(mirror) if is_static => Ok(Some(Pod { status: mirror.status, ..pod.clone() })),
         Ok(pod) => Ok(Some(pod)),
         Err(error) if is_overtaken(&error) => Ok(None),
         Err(error) => Err(error),
@@ -73,7 +82,8 @@ fn clear_absent(conditions: &mut Value) {
 /// Removes a pod that has ended, if it is still that one.
 pub async fn delete(client: &Client, pod: &Pod) -> Result<(), kube::Error> {
     let api: Api<Pod> = Api::namespaced(client.clone(), &id(pod).namespace);
-    let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+    let uid = pod.metadata.uid.clone().filter(|_| !is_static(pod));
+    let preconditions = Preconditions { uid, resource_version: None };
     let params = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
     match api.delete(&id(pod).name, &params).await {
         Err(error) if !is_overtaken(&error) => Err(error),

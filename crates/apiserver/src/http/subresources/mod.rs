@@ -3,8 +3,10 @@
 mod binding;
 mod eviction;
 mod kubelet;
+mod proxy;
 mod reviews;
 mod token;
+mod usage;
 
 use bytes::Bytes;
 use http::Response;
@@ -34,8 +36,10 @@ where
         ("pods", "eviction") => eviction::evict(request, body::read(body).await?).await,
         ("serviceaccounts", "token") => token::create(request, body::read(body).await?).await,
         ("certificatesigningrequests", "approval") => part(request, Part::Approval, verb, body).await,
-        ("pods", "log") => kubelet::log(request),
-        ("pods", "exec" | "attach" | "portforward") => kubelet::connect(request),
+        ("pods", "log") => kubelet::log(request).await,
+        ("pods", "exec" | "attach" | "portforward") => kubelet::connect(request).await,
+        ("nodes", "proxy") => proxy::node(request, body).await,
+        ("pods", "proxy") => proxy::pod(request, body).await,
         (plural, other) => Err(not_served(&format!("{plural}/{other}"))),
     }
 }
@@ -62,18 +66,8 @@ where
     match request.kind.plural {
         "bindings" => binding::bind_by_body(request, body::read(body).await?).await,
         _ if verb == "create" => reviews::review(request, body::read(body).await?).await,
-        _ => metrics(request, verb),
+        _ => usage::answer(request, verb),
     }
-}
-
-/// Usage of nodes and pods, which agents report; nobody does yet, and kubectl says so.
-fn metrics(request: &ResourceCall<'_>, verb: &str) -> Result<Response<Body>, Status> {
-    let kind = request.kind;
-    if verb == "get" {
-        return Err(Status::not_found(kind.resource(), &request.path.name));
-    }
-    let list = json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": {}, "items": []});
-    Ok(answer::value(200, &list, request.presenter.accepted.encoding))
 }
 
 fn not_served(what: &str) -> Status {

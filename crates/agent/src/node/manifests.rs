@@ -1,0 +1,180 @@
+//! Static pods: manifests in a folder of this node, run whether there is an API server or not.
+//!
+//! Each gets the node's name as a suffix, and a mirror pod in the API server, by which it can be seen there. Its file is what counts: a mirror
+//! pod that is deleted comes back, a file that is removed ends the pod.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use kube::api::PostParams;
+use kube::{Api, ResourceExt};
+
+use super::Context;
+use super::pod::uid;
+use super::pods::Pods;
+use crate::simulated::send::is_overtaken;
+
+/// The folder is looked at this often; the kubelet's default is 20 s.
+const PERIOD: Duration = Duration::from_secs(2);
+
+const HASH: &str = "kubernetes.io/config.hash";
+const SOURCE: &str = "kubernetes.io/config.source";
+const SEEN: &str = "kubernetes.io/config.seen";
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// What a pod gets that does not say how long it may take to end.
+const GRACE_SECONDS: i64 = 30;
+
+/// Whether it came from a file of this node.
+pub fn is_static(pod: &Pod) -> bool {
+    pod.annotations().get(SOURCE).is_some_and(|source| source == "file")
+}
+
+/// Whether it only shows a static pod.
+pub fn is_mirror(pod: &Pod) -> bool {
+    pod.annotations().contains_key(MIRROR)
+}
+
+/// Follows the folder until dropped; for ever idle without one.
+pub async fn run(context: &Context, pods: &Pods) {
+    let Some(dir) = context.settings.manifest_dir.clone() else { return std::future::pending().await };
+    context.registration.registered().await;
+    let mut known: BTreeMap<String, Pod> = BTreeMap::new();
+    loop {
+        let found = read(&dir, &context.settings.name);
+        for (uid, pod) in &found {
+            if !known.contains_key(uid) {
+                pods.apply(pod.clone()).await;
+            }
+            mirror(context, pod).await;
+        }
+        for (uid, pod) in known.iter().filter(|(uid, _)| !found.contains_key(*uid)) {
+            tracing::info!(uid, "the manifest of a static pod is gone");
+            pods.apply(deleted(pod)).await;
+        }
+        known = found;
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// All pods of the folder by uid. A file that cannot be read as a pod is told of and left out.
+fn read(dir: &Path, node: &str) -> BTreeMap<String, Pod> {
+    let mut pods = BTreeMap::new();
+    let mut files: Vec<_> = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    for path in files {
+        let is_hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+        if is_hidden || !path.is_file() {
+            continue;
+        }
+        match parse(&path, node) {
+            Ok(pod) => drop(pods.insert(uid(&pod).to_owned(), pod)),
+            Err(error) => tracing::warn!(error, path = %path.display(), "not a static pod"),
+        }
+    }
+    pods
+}
+
+fn parse(path: &Path, node: &str) -> Result<Pod, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let (document, _) = kinds::yaml::parse(&text).map_err(|error| error.to_string())?;
+    let value = document.into_value();
+    if value["kind"] != "Pod" {
+        return Err(format!("its kind is {}, not Pod", value["kind"]));
+    }
+    let mut pod: Pod = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    complete(&mut pod, node, &identity(&text, node, path))?;
+    Ok(pod)
+}
+
+/// Stable while the file and the node's name are: 32 hexadecimal digits (FNV-1a, forwards and backwards).
+fn identity(text: &str, node: &str, path: &Path) -> String {
+    let all: Vec<u8> = text.bytes().chain([0]).chain(node.bytes()).chain([0]).chain(path.to_string_lossy().bytes()).collect();
+    let fnv = |bytes: &mut dyn Iterator<Item = &u8>| {
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |state, byte| (state ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    };
+    format!("{:016x}{:016x}", fnv(&mut all.iter()), fnv(&mut all.iter().rev()))
+}
+
+fn complete(pod: &mut Pod, node: &str, identity: &str) -> Result<(), String> {
+    let spec = pod.spec.as_mut().ok_or("it has no spec")?;
+    let name = pod.metadata.name.as_ref().filter(|name| !name.is_empty()).ok_or("it has no name")?;
+    pod.metadata.name = Some(format!("{name}-{}", node.to_lowercase()));
+    pod.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+    pod.metadata.uid = Some(identity.to_owned());
+    pod.metadata.generation = Some(1);
+    pod.metadata.creation_timestamp = Some(Time(Timestamp::now()));
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(HASH.to_owned(), identity.to_owned());
+    annotations.insert(SOURCE.to_owned(), "file".to_owned());
+    annotations.insert(SEEN.to_owned(), Timestamp::now().to_string());
+    spec.node_name = Some(node.to_owned());
+    spec.restart_policy.get_or_insert_with(|| "Always".to_owned());
+    spec.dns_policy.get_or_insert_with(|| "ClusterFirst".to_owned());
+    spec.termination_grace_period_seconds.get_or_insert(GRACE_SECONDS);
+    // No taint evicts a pod that the node's owner put there.
+    let stays = Toleration { operator: Some("Exists".to_owned()), effect: Some("NoExecute".to_owned()), ..Toleration::default() };
+    spec.tolerations.get_or_insert_default().push(stays);
+    pod.status = Some(PodStatus { phase: Some("Pending".to_owned()), ..PodStatus::default() });
+    Ok(())
+}
+
+fn deleted(pod: &Pod) -> Pod {
+    let mut pod = pod.clone();
+    pod.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
+    pod.metadata.deletion_grace_period_seconds = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    pod
+}
+
+/// Makes the mirror pod if it is not there; one of an older file is replaced.
+async fn mirror(context: &Context, pod: &Pod) {
+    let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) else { return };
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let hash = pod.annotations().get(HASH);
+    match api.get_opt(name).await {
+        Ok(Some(there)) if there.annotations().get(MIRROR) == hash => return,
+        Ok(Some(there)) if is_mirror(&there) => {
+            if let Err(error) = super::pod::publish::delete(&context.client, &there).await {
+                tracing::warn!(%error, name, "cannot replace an old mirror pod; trying again");
+                return;
+            }
+        }
+        Ok(Some(_)) => {
+            tracing::warn!(name, "another pod has the name of a static pod: it cannot be seen in the API server");
+            return;
+        }
+        Ok(None) => {}
+        // Without an API server the pod runs all the same.
+        Err(_) => return,
+    }
+    match api.create(&PostParams::default(), &mirror_of(context, pod)).await {
+        Err(error) if !is_overtaken(&error) => tracing::warn!(%error, name, "cannot make a mirror pod; trying again"),
+        _ => {}
+    }
+}
+
+fn mirror_of(context: &Context, pod: &Pod) -> Pod {
+    let mut mirror = pod.clone();
+    mirror.metadata.uid = None;
+    mirror.metadata.creation_timestamp = None;
+    mirror.metadata.generation = None;
+    mirror.status = None;
+    let annotations = mirror.metadata.annotations.get_or_insert_default();
+    let hash = annotations.get(HASH).cloned().unwrap_or_default();
+    annotations.insert(MIRROR.to_owned(), hash);
+    if let Some(node) = context.registration.node() {
+        mirror.metadata.owner_references = Some(vec![OwnerReference {
+            api_version: "v1".to_owned(),
+            kind: "Node".to_owned(),
+            name: node.name_any(),
+            uid: node.uid().unwrap_or_default(),
+            controller: Some(true),
+            block_owner_deletion: None,
+        }]);
+    }
+    mirror
+}

@@ -1,0 +1,108 @@
+//! Handing requests on to agents: what goes along, what becomes of the answers, and bytes in both directions after an upgrade.
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use kinds::status::{GroupResource, Status};
+use tokio::sync::watch;
+
+use super::{ConnectError, Endpoint, NodeConnector};
+use crate::http::body::{Body, full};
+
+/// What is read of an agent's refusal.
+const REFUSAL_BYTES_MAX: usize = 64 * 1024;
+
+/// A request to an agent.
+pub struct Outgoing<'a> {
+    pub method: Method,
+    /// With its query.
+    pub path: &'a str,
+    pub headers: HeaderMap,
+    pub body: Body,
+}
+
+impl<'a> Outgoing<'a> {
+    pub fn get(path: &'a str) -> Outgoing<'a> {
+        Outgoing { method: Method::GET, path, headers: HeaderMap::new(), body: full("") }
+    }
+}
+
+/// The client's headers without what is between it and the API server: its credentials above all.
+pub fn headers(client: &HeaderMap) -> HeaderMap {
+    let stays = |name: &str| name.starts_with("impersonate-") || [AUTHORIZATION, COOKIE, HOST].iter().any(|own| own == name);
+    client.iter().filter(|(name, _)| !stays(name.as_str())).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The answer to a request that did not reach the agent.
+pub fn unreachable(endpoint: &Endpoint, path: &str, error: &ConnectError) -> Status {
+    Status::new(500, "", format!("Get \"https://{endpoint}{path}\": {error}"))
+}
+
+/// An answer as it is.
+pub fn passed(answered: Response<Incoming>) -> Response<Body> {
+    answered.map(|body| body.map_err(Into::into).boxed_unsync())
+}
+
+/// An answer whose refusals become a Status about an object.
+pub async fn checked(answered: Response<Incoming>, resource: GroupResource<'_>, name: &str) -> Result<Response<Body>, Status> {
+    let code = answered.status();
+    if code.is_success() {
+        let mut response = Response::new(answered.into_body().map_err(Into::into).boxed_unsync());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        return Ok(response);
+    }
+    let read = Limited::new(answered.into_body(), REFUSAL_BYTES_MAX).collect().await;
+    let text = read.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()).unwrap_or_default();
+    Err(match code {
+        StatusCode::INTERNAL_SERVER_ERROR => Status::internal(text),
+        StatusCode::BAD_REQUEST => Status::bad_request(text),
+        StatusCode::NOT_FOUND => {
+            let message = format!("the server could not find the requested resource ( {} {name})", resource.resource);
+            Status { message, ..Status::not_found(resource, name) }
+        }
+        StatusCode::FORBIDDEN => Status::forbidden(resource, name, &text),
+        _ => Status::internal(format!("the node answered {code}: {text}")),
+    })
+}
+
+/// Hands an upgrade on and carries the bytes of both sides, whatever they mean, until both have closed or the server stops. An agent that
+/// refuses is heard as it is.
+pub async fn upgrade(
+    connector: &NodeConnector,
+    endpoint: &Endpoint,
+    path: &str,
+    client: &Parts,
+    shutdown: watch::Receiver<bool>,
+) -> Result<Response<Body>, Status> {
+    let outgoing = Outgoing { method: client.method.clone(), path, headers: headers(&client.headers), body: full("") };
+    let answered = connector.request(endpoint, outgoing).await;
+    let mut answered = answered.map_err(|error| Status::new(500, "", format!("error dialing backend: {error}")))?;
+    if answered.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(passed(answered));
+    }
+    let Some(client) = client.extensions.get::<OnUpgrade>().cloned() else {
+        return Err(Status::bad_request("this connection cannot be upgraded"));
+    };
+    tokio::spawn(carry(client, hyper::upgrade::on(&mut answered), shutdown));
+    let mut response = Response::new(full(""));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = answered.headers().clone();
+    Ok(response)
+}
+
+async fn carry(client: OnUpgrade, agent: OnUpgrade, mut shutdown: watch::Receiver<bool>) {
+    let carrying = async {
+        let Ok((client, agent)) = tokio::try_join!(client, agent) else { return };
+        // Errors are the end of one side, which is all there is to know.
+        let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(agent)).await;
+    };
+    // Dropping the first arm closes both sides.
+    tokio::select! {
+        () = carrying => {}
+        _ = shutdown.wait_for(|&stopping| stopping) => {}
+    }
+}

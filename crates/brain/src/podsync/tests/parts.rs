@@ -1,0 +1,225 @@
+//! The smaller parts: environments, files, limits, security, pulls, probes, eviction, admission of resources.
+
+use std::collections::BTreeMap;
+
+use expect_test::expect;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Probe, Service};
+use serde_json::{Value, json};
+
+use super::pretended::pod;
+use crate::podsync::environment::{Sources, environment, expand};
+use crate::podsync::eviction::{self, ContainerUsage, Disk, Figures, Usage};
+use crate::podsync::files::{DnsSettings, dns, hosts, parse_resolv_conf};
+use crate::podsync::probe::{Kind, Outcome, Worker};
+use crate::podsync::pull::{Decision, decide};
+use crate::podsync::{limits, qos, security, termination};
+
+fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("tests write valid objects")
+}
+
+fn first(pod: &Pod) -> &Container {
+    &pod.spec.as_ref().unwrap().containers[0]
+}
+
+#[test]
+fn references_are_expanded_once() {
+    let lookup = |name: &str| (name == "A").then(|| "$(B)".to_owned());
+    let cases = ["$(A)", "$$(A)", "$(NOPE)", "$(A", "$", "a$b", "$$$(A)"];
+    let out: Vec<String> = cases.iter().map(|text| expand(text, &lookup)).collect();
+    expect![[r#"["$(B)", "$(A)", "$(NOPE)", "$(A", "$", "a$b", "$$(B)"]"#]].assert_eq(&format!("{out:?}"));
+}
+
+#[test]
+fn environments_have_services_maps_and_own_values_in_this_order() {
+    let mut pod = pod(
+        json!({"containers": [{"name": "c", "envFrom": [{"configMapRef": {"name": "m"}}, {"prefix": "P_", "configMapRef": {"name": "m"}}],
+        "env": [{"name": "K", "value": "own"}, {"name": "E", "value": "$(K)-$(WEB_SERVICE_HOST)"}, {"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}]}),
+    );
+    pod.metadata.namespace = Some("n".to_owned());
+    let map: ConfigMap = from(json!({"data": {"K": "map", "bad=key": "x"}}));
+    let web: Service =
+        from(json!({"metadata": {"name": "web", "namespace": "n"}, "spec": {"clusterIP": "10.0.0.9", "ports": [{"port": 80}]}}));
+    let other: Service =
+        from(json!({"metadata": {"name": "x", "namespace": "other"}, "spec": {"clusterIP": "10.0.0.8", "ports": [{"port": 80}]}}));
+    let sources = Sources { config_maps: BTreeMap::from([("m".to_owned(), map)]), services: vec![web, other], ..Sources::default() };
+    let made = environment(&pod, first(&pod), &sources).unwrap();
+    let names: Vec<String> = made.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    expect!["K=own P_K=map E=own-10.0.0.9 N=p WEB_PORT=tcp://10.0.0.9:80 WEB_PORT_80_TCP=tcp://10.0.0.9:80 WEB_PORT_80_TCP_ADDR=10.0.0.9 WEB_PORT_80_TCP_PORT=80 WEB_PORT_80_TCP_PROTO=tcp WEB_SERVICE_HOST=10.0.0.9 WEB_SERVICE_PORT=80"]
+        .assert_eq(&names.join(" "));
+    assert_eq!(made.warnings.len(), 2, "the key that is no name is told of: {:?}", made.warnings);
+    let error = environment(&pod, first(&pod), &Sources::default()).unwrap_err();
+    expect![[r#"configmap "m" not found"#]].assert_eq(&error);
+}
+
+#[test]
+fn names_resolve_by_policy_and_config() {
+    let node = parse_resolv_conf("nameserver 1.1.1.1\nsearch old\nsearch corp\noptions timeout:1\n");
+    let settings = DnsSettings { cluster_servers: vec!["10.96.0.10".to_owned()], cluster_domain: "cluster.local".to_owned(), node };
+    let show = |spec: Value| {
+        let (dns, missing) = dns(&pod(spec), &settings);
+        format!("{} | {} | {} | {missing}", dns.servers.join(" "), dns.searches.join(" "), dns.options.join(" "))
+    };
+    expect!["10.96.0.10 | n.svc.cluster.local svc.cluster.local cluster.local corp | ndots:5 | false"]
+        .assert_eq(&show(json!({"containers": [{"name": "c"}]})));
+    expect!["1.1.1.1 | corp | timeout:1 | false"].assert_eq(&show(json!({"hostNetwork": true, "containers": [{"name": "c"}]})));
+    expect!["9.9.9.9 | a | ndots:2 | false"].assert_eq(&show(json!({"dnsPolicy": "None",
+        "dnsConfig": {"nameservers": ["9.9.9.9"], "searches": ["a"], "options": [{"name": "ndots", "value": "2"}]}, "containers": [{"name": "c"}]})));
+    let bare = DnsSettings { cluster_servers: Vec::new(), ..settings };
+    assert!(dns(&pod(json!({"containers": [{"name": "c"}]})), &bare).1, "the cluster's resolver was asked for and is not there");
+}
+
+#[test]
+fn hosts_of_the_node_are_kept_for_pods_in_its_network() {
+    let aliases = json!([{"ip": "10.1.2.3", "hostnames": ["foo", "bar"]}]);
+    let text = hosts(
+        &pod(json!({"hostNetwork": true, "hostAliases": aliases, "containers": [{"name": "c"}]})),
+        &[],
+        "cluster.local",
+        "127.0.0.1 me",
+    );
+    expect![[r#"
+        # Kubernetes-managed hosts file (host network).
+        127.0.0.1 me
+
+        # Entries added by HostAliases.
+        10.1.2.3	foo	bar
+    "#]]
+    .assert_eq(&text);
+}
+
+#[test]
+fn classes_and_limits_follow_requests() {
+    let show = |resources: Value| {
+        let pod = pod(json!({"containers": [{"name": "c", "resources": resources}]}));
+        let limits = limits::of_container(&pod, first(&pod), 16 << 30);
+        format!(
+            "{} shares {:?} quota {:?} memory {:?} oom {:?} {}",
+            qos::class(&pod).text(),
+            limits.cpu_shares,
+            limits.cpu_quota_us,
+            limits.memory_bytes,
+            limits.oom_score_adj,
+            limits::cgroup(&pod)
+        )
+    };
+    expect!["BestEffort shares Some(2) quota None memory None oom Some(1000) kubepods/besteffort/podu"].assert_eq(&show(json!({})));
+    expect!["Burstable shares Some(102) quota Some(50000) memory Some(67108864) oom Some(997) kubepods/burstable/podu"]
+        .assert_eq(&show(json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "500m", "memory": "64Mi"}})));
+    expect!["Guaranteed shares Some(1024) quota Some(100000) memory Some(1073741824) oom Some(-997) kubepods/podu"]
+        .assert_eq(&show(json!({"limits": {"cpu": "1", "memory": "1Gi"}})));
+}
+
+#[test]
+fn a_pod_needs_the_sum_of_its_containers_or_its_largest_init_container() {
+    let cpu = |amount: &str| json!({"requests": {"cpu": amount}});
+    let pod = pod(json!({
+        "initContainers": [{"name": "i", "resources": cpu("3")}, {"name": "s", "restartPolicy": "Always", "resources": cpu("1")}, {"name": "j", "resources": cpu("500m")}],
+        "containers": [{"name": "a", "resources": cpu("1")}, {"name": "b", "resources": cpu("250m")}],
+    }));
+    let requests = limits::pod_requirements(&pod).requests.unwrap();
+    assert_eq!(requests["cpu"].0, "3");
+}
+
+#[test]
+fn pull_policies_decide_with_what_is_here() {
+    let show = |image: &str, policy: Option<&str>, present| {
+        let container = Container { image: Some(image.to_owned()), image_pull_policy: policy.map(str::to_owned), ..Container::default() };
+        match decide(&container, present) {
+            Decision::Use => "use".to_owned(),
+            Decision::Pull => "pull".to_owned(),
+            Decision::Refuse(failure) => failure.reason,
+        }
+    };
+    assert_eq!(show("a:1", None, true), "use");
+    assert_eq!(show("a:1", None, false), "pull");
+    assert_eq!(show("a", None, true), "pull");
+    assert_eq!(show("host:5000/a", None, true), "pull");
+    assert_eq!(show("a:1", Some("Always"), true), "pull");
+    assert_eq!(show("a:1", Some("Never"), false), "ErrImageNeverPull");
+}
+
+#[test]
+fn run_as_non_root_needs_a_number_that_is_not_zero() {
+    let pod = pod(json!({"securityContext": {"runAsNonRoot": true}, "containers": [{"name": "c"}]}));
+    let wanted = security::effective(&pod, first(&pod));
+    let check = |uid, name: &str| security::check_non_root(&wanted, &pod, first(&pod), uid, name).err().unwrap_or_default();
+    expect![[r#"container has runAsNonRoot and image will run as root (pod: "p_n(u)", container: c)"#]].assert_eq(&check(None, ""));
+    expect![[
+        r#"container has runAsNonRoot and image has non-numeric user (app), cannot verify user is non-root (pod: "p_n(u)", container: c)"#
+    ]]
+    .assert_eq(&check(None, "app"));
+    assert_eq!(check(Some(1000), ""), "");
+}
+
+#[test]
+fn probes_count_to_their_thresholds() {
+    let probe: Probe = from(json!({"failureThreshold": 2, "successThreshold": 2}));
+    let mut worker = Worker::new(Kind::Readiness, Some(false));
+    let fail = Outcome::Failure("no".to_owned());
+    let seen: Vec<bool> =
+        [Outcome::Success, fail.clone(), Outcome::Success, Outcome::Success, fail.clone(), Outcome::Error("?".to_owned()), fail]
+            .iter()
+            .map(|outcome| worker.observe(&probe, outcome))
+            .collect();
+    assert_eq!(seen, [false, false, false, true, false, false, true]);
+    assert_eq!(worker.verdict, Some(false));
+}
+
+#[test]
+fn hooks_leave_at_least_two_seconds() {
+    use std::time::Duration;
+    let after = |grace: u64, took: u64| termination::grace_after_hook(Duration::from_secs(grace), Duration::from_secs(took)).as_secs();
+    assert_eq!([after(10, 3), after(10, 9), after(10, 20), after(0, 5)], [7, 2, 2, 0]);
+}
+
+fn user(name: &str, priority: i32, request: &str, used_mi: i64) -> (Pod, Usage) {
+    let resources = json!({"requests": {"memory": request}});
+    let mut pod = pod(json!({"priority": priority, "containers": [{"name": "c", "resources": resources}]}));
+    pod.metadata.name = Some(name.to_owned());
+    let usage = ContainerUsage { name: "c".to_owned(), memory_bytes: used_mi << 20, ..ContainerUsage::default() };
+    (pod, Usage { containers: vec![usage], ..Usage::default() })
+}
+
+#[test]
+fn those_beyond_their_requests_are_evicted_first_then_the_less_important() {
+    let figures = Figures { memory_available: 50 << 20, ..Figures::default() };
+    let shortage = eviction::shortages(&figures)[0];
+    let pods = [
+        user("modest", 0, "100Mi", 90),
+        user("greedy", 0, "10Mi", 60),
+        user("vital", 1000, "10Mi", 500),
+        user("system", 2_000_000_001, "1Mi", 900),
+    ];
+    let (pod, usage) = eviction::victim(&shortage, &pods).unwrap();
+    assert_eq!(pod.metadata.name.as_deref(), Some("greedy"));
+    let told = eviction::ended(&shortage, pod, usage);
+    expect!["The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. Container c was using 60Mi, request is 10Mi, has larger consumption of memory. "]
+        .assert_eq(&told.message);
+    assert!(eviction::victim(&shortage, &pods[3..]).is_none(), "critical pods stay");
+}
+
+#[test]
+fn unknown_figures_cross_no_threshold_and_full_disks_do() {
+    assert!(eviction::shortages(&Figures::default()).is_empty());
+    let disk = Disk { capacity: 1000, available: 99, inodes: 100, inodes_free: 50 };
+    let found = eviction::shortages(&Figures { disk, memory_available: 1 << 30, ..Figures::default() });
+    assert_eq!(found.len(), 1);
+    assert!(found[0].is_disk);
+}
+
+#[test]
+fn images_go_oldest_first_until_there_is_room() {
+    let image = |id: &str, age, bytes, pinned| eviction::UnusedImage {
+        id: id.to_owned(),
+        unused_seconds: age,
+        frees_bytes: bytes,
+        is_pinned: pinned,
+    };
+    let images =
+        [image("new", 10, 500, false), image("old", 9000, 40, false), image("older", 10_000, 30, false), image("pinned", 99_999, 99, true)];
+    let disk = |available| Disk { capacity: 1000, available, ..Disk::default() };
+    assert!(eviction::images_to_remove(&disk(200), &images, false).is_empty());
+    assert_eq!(eviction::images_to_remove(&disk(140), &images, false), ["older", "old"]);
+    assert_eq!(eviction::images_to_remove(&disk(500), &images, true), ["older", "old"]);
+}
