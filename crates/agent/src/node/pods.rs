@@ -1,11 +1,13 @@
 //! All pods of this node: who is admitted, who has a worker, what is left of those that are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use brain::podsync::phase::Phase;
 use brain::podsync::{Ended, Memory, Observed, View, admission, is_deleted, status};
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use runtime::port::PodId;
@@ -18,6 +20,9 @@ use super::{Context, logs, volumes};
 
 /// How often what nobody asks for any more is looked for.
 const HOUSE_PERIOD: Duration = Duration::from_secs(10);
+
+/// Before another worker takes over from one that failed badly.
+const TAKE_OVER_PAUSE: Duration = Duration::from_secs(5);
 
 pub struct Pods {
     context: Arc<Context>,
@@ -84,13 +89,7 @@ impl Pods {
         let (wanted, wants) = watch::channel(Wanted::Pod(pod.clone()));
         let (ends, ended) = watch::channel(None);
         let key = uid(&pod).to_owned();
-        let worker = Worker::new(self.context.clone(), pod, wants, ended);
-        let context = self.context.clone();
-        let forget = key.clone();
-        let task = tokio::spawn(async move {
-            worker.run().await;
-            context.observer.forget(&forget);
-        });
+        let task = tokio::spawn(keep_working(self.context.clone(), pod, wants, ended));
         self.workers().insert(key, Handle { wanted, ends, task });
     }
 
@@ -216,6 +215,19 @@ impl Pods {
         self.context.observer.forget(uid);
         Ok(())
     }
+}
+
+/// A worker that fails badly is replaced: its pod must not be without one while the API server has it.
+async fn keep_working(context: Arc<Context>, pod: Arc<Pod>, wants: watch::Receiver<Wanted>, ended: watch::Receiver<Option<Ended>>) {
+    loop {
+        let worker = Worker::new(context.clone(), pod.clone(), wants.clone(), ended.clone());
+        match AssertUnwindSafe(worker.run()).catch_unwind().await {
+            Ok(()) => break,
+            Err(_) => tracing::error!(pod = id(&pod).name, "the worker of a pod failed badly; another one takes over"),
+        }
+        tokio::time::sleep(TAKE_OVER_PAUSE).await;
+    }
+    context.observer.forget(uid(&pod));
 }
 
 /// A pod of which only the containers are left.

@@ -17,7 +17,7 @@ impl Ls {
             let running = cluster.running();
             let state = if running.is_some() { "running" } else { "stopped" };
             let (address, nodes) = match running.or_else(|| cluster.record()) {
-                Some(record) => (record.address, record.simulated_nodes.to_string()),
+                Some(record) => (record.address, (record.simulated_nodes + cluster.nodes()?.len()).to_string()),
                 None => ("-".to_owned(), "-".to_owned()),
             };
             println!("{:<20} {state:<10} {address:<26} {nodes:>6}", cluster.name);

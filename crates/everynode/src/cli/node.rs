@@ -6,12 +6,17 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use k8s_openapi::api::core::v1::Node as ApiNode;
-use kube::Api;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
 
 use crate::clusters::Cluster;
 use crate::kubeconfig;
 use crate::nodes::{self, Node};
+
+/// The label of simulated nodes, and the annotation of those that play dead.
+const SIMULATED: &str = "everynode.dev/simulated";
+const STOPPED: &str = "sim.everynode.dev/stopped";
 
 /// Add, remove, stop and start nodes of a local cluster.
 #[derive(Debug, Args)]
@@ -56,44 +61,92 @@ impl NodeCommand {
     }
 }
 
+/// A node of a cluster: one of its own, or one that is only played.
+enum Kind {
+    Own(Box<Node>),
+    Simulated,
+}
+
 fn add(cluster: &Cluster, name: Option<String>) -> anyhow::Result<()> {
+    if cluster.nodes()?.is_empty() {
+        return with_client(cluster, async |client| add_simulated(client, cluster, name).await);
+    }
     let node = nodes::setup::add(cluster, name)?;
     node.start()?;
     eprintln!("node {} starts; see `kubectl get nodes`", node.spec.name);
     Ok(())
 }
 
-fn find(cluster: &Cluster, name: &str) -> anyhow::Result<Node> {
+async fn add_simulated(client: Client, cluster: &Cluster, name: Option<String>) -> anyhow::Result<()> {
+    let nodes: Api<ApiNode> = Api::all(client);
+    let there = nodes.list(&ListParams::default()).await.context("cannot list nodes")?;
+    let is_free = |name: &String| there.items.iter().all(|node| node.metadata.name.as_ref() != Some(name));
+    let name = match name {
+        Some(name) => name,
+        None => (1..).map(|number| format!("{}-{number}", cluster.name)).find(is_free).context("there is no name left")?,
+    };
+    let object = json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "labels": {SIMULATED: "true", "kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}},
+        "status": {
+            "allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"}, "capacity": {"cpu": "4", "memory": "8Gi", "pods": "110"},
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "", "lastHeartbeatTime": null}],
+        },
+    });
+    let node = serde_json::from_value(object).context("the node is well-formed")?;
+    nodes.create(&PostParams::default(), &node).await.with_context(|| format!("cannot make the node {name}"))?;
+    eprintln!("simulated node {name} is there");
+    Ok(())
+}
+
+fn find(cluster: &Cluster, name: &str) -> anyhow::Result<Kind> {
     let nodes = cluster.nodes()?;
     let names: Vec<String> = nodes.iter().map(|node| node.spec.name.clone()).collect();
-    let found = nodes.into_iter().find(|node| node.spec.name == name);
-    found.with_context(|| format!("cluster {} has no node {name} of its own; it has: {}", cluster.name, names.join(", ")))
+    if let Some(node) = nodes.into_iter().find(|node| node.spec.name == name) {
+        return Ok(Kind::Own(Box::new(node)));
+    }
+    with_client(cluster, async |client| {
+        let node = Api::<ApiNode>::all(client).get_opt(name).await.context("cannot look for the node")?;
+        match node {
+            Some(node) if node.labels().get(SIMULATED).is_some_and(|value| value == "true") => Ok(Kind::Simulated),
+            Some(_) => bail!("node {name} is neither one of this machine's nor simulated: its own machine must be asked"),
+            None if names.is_empty() => bail!("cluster {} has no node {name}; see `kubectl get nodes`", cluster.name),
+            None => bail!("cluster {} has no node {name}; of its own it has: {}", cluster.name, names.join(", ")),
+        }
+    })
 }
 
 fn remove(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
-    let node = find(cluster, name)?;
-    node.remove()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?;
-    runtime.block_on(async {
-        let client = kubeconfig::client(&cluster.kubeconfig()).await?;
-        match Api::<ApiNode>::all(client).delete(name, &DeleteParams::default()).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            result => result.map(drop).with_context(|| format!("cannot delete the Node object {name}")),
-        }
+    if let Kind::Own(node) = find(cluster, name)? {
+        node.remove()?;
+    }
+    with_client(cluster, async |client| match Api::<ApiNode>::all(client).delete(name, &DeleteParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        result => result.map(drop).with_context(|| format!("cannot delete the Node object {name}")),
     })?;
     eprintln!("node {name} is gone");
     Ok(())
 }
 
 fn set_stopped(cluster: &Cluster, name: &str, is_stopped: bool) -> anyhow::Result<()> {
-    let mut node = find(cluster, name)?;
-    node.spec.is_stopped = is_stopped;
-    node.write()?;
-    if is_stopped {
-        node.stop()?
-    } else {
-        node.start()?
+    match find(cluster, name)? {
+        Kind::Own(mut node) => {
+            node.spec.is_stopped = is_stopped;
+            node.write()?;
+            if is_stopped { node.stop()? } else { node.start()? }
+        }
+        Kind::Simulated => with_client(cluster, async |client| {
+            let value = if is_stopped { json!("true") } else { json!(null) };
+            let patch = Patch::Merge(json!({"metadata": {"annotations": {STOPPED: value}}}));
+            let patched = Api::<ApiNode>::all(client).patch(name, &PatchParams::default(), &patch).await;
+            patched.map(drop).with_context(|| format!("cannot change the node {name}"))
+        })?,
     }
     eprintln!("node {name} {}", if is_stopped { "is off" } else { "starts" });
     Ok(())
+}
+
+fn with_client<T>(cluster: &Cluster, work: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?;
+    runtime.block_on(async { work(kubeconfig::client(&cluster.kubeconfig()).await?).await })
 }

@@ -42,6 +42,10 @@ pub struct Up {
     #[arg(long, value_delimiter = ',')]
     node_names: Vec<String>,
 
+    /// YAML file with mirrors and insecure registries for a new cluster's nodes.
+    #[arg(long)]
+    registries: Option<PathBuf>,
+
     /// Manifests to apply: files, directories, or - for standard input. May be given more than once.
     #[arg(short = 'f', long = "filename")]
     files: Vec<PathBuf>,
@@ -110,6 +114,10 @@ impl Up {
         let mix = self.mix(progress)?;
         crate::roles::server::make_private_dir(&cluster.dir)?;
         let mut options = ServerOptions { simulated_nodes: mix.simulated as usize, node_facing: None };
+        if let Some(path) = &self.registries {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            kubeconfig::write_private(&cluster.dir.join("registries.yaml"), &text)?;
+        }
         if let Some(workers) = mix.workers {
             nodes::setup::prepare(cluster, workers, &self.node_names)?;
             options.node_facing = Some(Network::ensure(cluster)?.server());

@@ -72,7 +72,7 @@ fn why_says_what_is_not_there() {
 fn plan_tells_and_changes_nothing() {
     let (home, server) = (Home::new(), fleet());
     let before = server.admin().get(WEB).text();
-    let updated = home.file("updated.yaml", &AGENT.replace("node-agent:1.0", "node-agent:2.0"));
+    let updated = home.file("updated.yaml", &AGENT.replace("agent:builtin", "agent:next"));
     let asked = ask(&home, &server, &["plan", "-f", updated.to_str().unwrap()]);
     assert_eq!(asked.code, Some(0), "{}", asked.stderr);
     assert!(asked.stdout.contains("replaces 3 pods in 3 waves of at most 1"), "{}", asked.stdout);
