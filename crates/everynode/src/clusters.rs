@@ -114,7 +114,7 @@ impl Cluster {
             .append(true)
             .open(self.log())
             .with_context(|| format!("cannot open {}", self.log().display()))?;
-        let program = std::env::current_exe().context("cannot tell which program this is")?;
+        let program = crate::program::path()?;
         let mut command = Command::new(program);
         command
             .args([

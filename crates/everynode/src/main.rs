@@ -6,6 +6,7 @@ mod cli;
 mod clusters;
 mod kubeconfig;
 mod nodes;
+mod program;
 mod roles;
 
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! Containers on this node.
 //!
 //! [`port`] is what the agent asks for, shaped like Kubernetes' container runtime interface (CRI). [`embedded`] does it with nothing else
-//! installed. [`images`] pulls, loads, stores and unpacks images. Knows nothing of Kubernetes' objects.
+//! installed; [`cri`] asks another runtime on the node. [`images`] pulls, loads, stores and unpacks images. Knows nothing of Kubernetes' objects.
 
 pub mod embedded;
 pub mod images;

@@ -26,6 +26,7 @@ pub fn run(program: &Path, rounds: usize) -> anyhow::Result<()> {
     let dir = Scratch::new()?;
     let bundle = dir.bundle()?;
     let ours = Ours::open(program, &dir.0)?;
+    hide_hybrid_cgroups()?;
     let mut runners: Vec<(&str, Vec<Duration>)> = vec![("everynode", Vec::new())];
     for name in ["crun", "runc"] {
         match find(name) {
@@ -113,7 +114,7 @@ impl Ours {
 
 impl Drop for Ours {
     fn drop(&mut self) {
-        if let Err(error) = self.tokio.block_on(self.runtime.remove_sandbox(&self.sandbox_id)) {
+        if let Err(error) = self.tokio.block_on(async { self.runtime.remove_sandbox(&self.sandbox_id).await }) {
             eprintln!("cannot remove the sandbox: {error}");
         }
     }
@@ -156,6 +157,18 @@ fn theirs(name: &str, bundle: &Path, round: usize) -> anyhow::Result<()> {
         .output()
         .with_context(|| format!("cannot run {name}"))?;
     if output.status.success() { Ok(()) } else { bail!("{name}: {}", String::from_utf8_lossy(&output.stderr)) }
+}
+
+/// crun refuses machines that have both versions of control groups mounted: the empty second one is taken away for this thread and what it starts.
+fn hide_hybrid_cgroups() -> anyhow::Result<()> {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    const UNIFIED: &str = "/sys/fs/cgroup/unified";
+    if !Path::new(UNIFIED).exists() {
+        return Ok(());
+    }
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>).context("cannot keep mounts to itself")?;
+    umount2(UNIFIED, MntFlags::MNT_DETACH).context("cannot unmount the second version of control groups")
 }
 
 fn find(name: &str) -> Option<PathBuf> {

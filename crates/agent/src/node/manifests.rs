@@ -47,10 +47,10 @@ pub async fn run(context: &Context, pods: &Pods) {
     loop {
         let found = read(&dir, &context.settings.name);
         for (uid, pod) in &found {
-            if !known.contains_key(uid) {
+            // A new mirror knows nothing of how the pod is: its worker begins to tell anew.
+            if mirror(context, pod).await || !known.contains_key(uid) {
                 pods.apply(pod.clone()).await;
             }
-            mirror(context, pod).await;
         }
         for (uid, pod) in known.iter().filter(|(uid, _)| !found.contains_key(*uid)) {
             tracing::info!(uid, "the manifest of a static pod is gone");
@@ -130,30 +130,35 @@ fn deleted(pod: &Pod) -> Pod {
     pod
 }
 
-/// Makes the mirror pod if it is not there; one of an older file is replaced.
-async fn mirror(context: &Context, pod: &Pod) {
-    let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) else { return };
+/// Makes the mirror pod if it is not there; one of an older file is replaced. Answers whether it was made.
+async fn mirror(context: &Context, pod: &Pod) -> bool {
+    let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) else { return false };
     let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
     let hash = pod.annotations().get(HASH);
     match api.get_opt(name).await {
-        Ok(Some(there)) if there.annotations().get(MIRROR) == hash => return,
+        Ok(Some(there)) if there.annotations().get(MIRROR) == hash => return false,
         Ok(Some(there)) if is_mirror(&there) => {
             if let Err(error) = super::pod::publish::delete(&context.client, &there).await {
                 tracing::warn!(%error, name, "cannot replace an old mirror pod; trying again");
-                return;
+                return false;
             }
         }
         Ok(Some(_)) => {
             tracing::warn!(name, "another pod has the name of a static pod: it cannot be seen in the API server");
-            return;
+            return false;
         }
         Ok(None) => {}
         // Without an API server the pod runs all the same.
-        Err(_) => return,
+        Err(_) => return false,
     }
     match api.create(&PostParams::default(), &mirror_of(context, pod)).await {
-        Err(error) if !is_overtaken(&error) => tracing::warn!(%error, name, "cannot make a mirror pod; trying again"),
-        _ => {}
+        Ok(_) => true,
+        Err(error) => {
+            if !is_overtaken(&error) {
+                tracing::warn!(%error, name, "cannot make a mirror pod; trying again");
+            }
+            false
+        }
     }
 }
 

@@ -66,13 +66,13 @@ fn folders(node: &Node) -> anyhow::Result<PathBuf> {
     remount("/", MsFlags::MS_SHARED)?;
     let (lib, log) = (node.dir.join("lib"), node.dir.join("log"));
     let own = lib.join("everynode");
-    for dir in [&log, &own.join("bin"), &own.join("images")] {
+    for dir in [&log, &own.join("bin"), &own.join("images"), &own.join("manifests")] {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
     std::fs::create_dir_all(&node.spec.image_dir).with_context(|| format!("cannot make {}", node.spec.image_dir.display()))?;
     let program = own.join("bin/everynode");
     std::fs::write(&program, b"").with_context(|| format!("cannot make {}", program.display()))?;
-    bind(&std::env::current_exe().context("cannot tell which program this is")?, &program)?;
+    bind(&crate::program::path()?, &program)?;
     bind(&node.spec.image_dir, &own.join("images"))?;
     std::fs::copy(node.kubeconfig(), own.join("kubeconfig")).context("cannot copy the kubeconfig")?;
     for (from, to) in [("kubelet.crt", "kubelet.crt"), ("kubelet.key", "kubelet.key"), ("ca.crt", "ca.crt")] {
@@ -118,7 +118,7 @@ fn start_agent(node: &Node, program: &Path) -> anyhow::Result<Pid> {
     let mut command = Command::new(program);
     command.args(["agent", "--node-name", &spec.name, "--node-ip", &spec.address.to_string()]);
     command.args(["--kubeconfig", &format!("{own}/kubeconfig"), "--pod-cidr", &spec.pod_cidr, "--cluster-cidr", &spec.cluster_cidr]);
-    command.args(["--cgroup-root", &spec.cgroup()]);
+    command.args(["--cgroup-root", &spec.cgroup(), "--pod-manifest-path", &format!("{own}/manifests")]);
     command.args(["--tls-cert-file", &format!("{own}/kubelet.crt"), "--tls-private-key-file", &format!("{own}/kubelet.key")]);
     command.args(["--client-ca-file", &format!("{own}/ca.crt")]);
     if spec.registries.is_some() {

@@ -136,7 +136,7 @@ impl Node {
             .append(true)
             .open(self.log())
             .with_context(|| format!("cannot open {}", self.log().display()))?;
-        let program = std::env::current_exe().context("cannot tell which program this is")?;
+        let program = crate::program::path()?;
         let mut command = Command::new(program);
         command.arg("local-node").arg(&self.dir).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).current_dir("/");
         // A group of its own: keys typed at the terminal are not for it.

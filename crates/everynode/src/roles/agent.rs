@@ -68,8 +68,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let tls = options.tls.as_ref().map(node_server_config).transpose()?;
     let client = kubeconfig::client(&options.kubeconfig).await?;
     let store = Store::open(&options.image_dir).with_context(|| format!("cannot open the images in {}", options.image_dir.display()))?;
-    let program = std::env::current_exe().context("cannot tell which program this is")?;
-    store.add_builtin(&builtin::image(&program, &builtin::libraries())).context("cannot make the built-in image")?;
+    let program = crate::program::path()?;
+    if let Err(error) = store.add_builtin(&builtin::image(&program, &builtin::libraries())) {
+        // Only pods of that image miss it.
+        tracing::warn!(error = error.chain(), "cannot make the built-in image");
+    }
     let images = Arc::new(ImageService { store: Arc::new(store), registries: registries(options.registries.as_ref())? });
     let runtime = embedded(&options, images.clone()).await?;
     let images: Arc<dyn Images> = images;
@@ -142,7 +145,7 @@ async fn embedded(options: &Options, images: Arc<ImageService>) -> anyhow::Resul
     let settings = runtime::embedded::Settings {
         state_dir: options.state_dir.clone(),
         root_dir: options.data_dir.clone(),
-        helper: std::env::current_exe().context("cannot tell which program this is")?,
+        helper: crate::program::path()?,
         contents: images,
         network: port,
         cgroup_root: String::new(),

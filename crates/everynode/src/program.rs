@@ -1,0 +1,15 @@
+//! Where this program is, for starting it again.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+/// What the kernel puts behind the path of a program whose file was replaced while it ran.
+const REPLACED: &str = " (deleted)";
+
+/// The path of this program. After an upgrade in place it is where the new one lies.
+pub fn path() -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe().context("cannot tell which program this is")?;
+    let text = path.to_string_lossy();
+    Ok(text.strip_suffix(REPLACED).map_or_else(|| path.clone(), PathBuf::from))
+}
