@@ -101,6 +101,12 @@ impl Observed {
         self.containers.iter().find(|record| record.name == name)
     }
 
+    /// The newest container of that name in the newest sandbox: what ran in an older one has to run again.
+    pub fn latest_in_sandbox(&self, name: &str) -> Option<&Record> {
+        let sandbox = self.sandbox()?;
+        self.latest(name).filter(|record| record.sandbox_id == sandbox.id)
+    }
+
     /// The one before it.
     pub fn previous(&self, name: &str) -> Option<&Record> {
         self.containers.iter().filter(|record| record.name == name).nth(1)

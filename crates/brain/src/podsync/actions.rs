@@ -199,7 +199,7 @@ fn plan_init(view: &View<'_>, actions: &mut Actions) -> bool {
     let mut is_past = main_runs;
     let mut starts: Vec<usize> = Vec::new();
     for (index, container) in init.iter().enumerate().rev() {
-        let Some(record) = view.observed.latest(&container.name) else {
+        let Some(record) = view.observed.latest_in_sandbox(&container.name) else {
             if is_past && is_sidecar(container) {
                 starts.push(index);
             }
