@@ -3,7 +3,6 @@
 //!
 //! The command's streams are the helper's own: nothing is copied.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -52,7 +51,7 @@ fn tell(channel: &UnixStream, report: &Report, terminal: Option<RawFd>) {
 fn run(dir: &ContainerDir, process: &Path, channel: &UnixStream, causes: &Causes) -> Result<i32, String> {
     let words = |e: io::Error| e.to_string();
     let record: ContainerRecord = record::read(&dir.record()).map_err(words)?.ok_or("the container is gone")?;
-    let description: serde_json::Value = File::open(process).and_then(|f| Ok(serde_json::from_reader(f)?)).map_err(words)?;
+    let description: serde_json::Value = std::fs::read(process).and_then(|text| Ok(serde_json::from_slice(&text)?)).map_err(words)?;
     let tty = description["terminal"].as_bool().unwrap_or(false);
     give_streams(description["user"]["uid"].as_u64());
     let socket = process.with_extension("sock");

@@ -1,6 +1,5 @@
 //! Commands run in containers, and clients attached to them: the agent's side of the exec helper and of the shim's streams.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as BlockingStream;
@@ -226,7 +225,7 @@ async fn attended(mut stream: UnixStream, mut sizes: mpsc::Receiver<TerminalSize
 /// The container's own process with another command: same user, environment, capabilities.
 fn write_process(dir: &ContainerDir, command: Vec<String>, tty: bool) -> io::Result<PathBuf> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let spec: serde_json::Value = serde_json::from_reader(File::open(dir.spec())?)?;
+    let spec: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.spec())?)?;
     let mut process = spec["process"].clone();
     process["args"] = command.into();
     process["terminal"] = tty.into();

@@ -1,7 +1,7 @@
 //! Making the container: mount namespace, root filesystem, working directory, streams, and the library's part. Ends with the container's
 //! first process waiting for the word to start.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -128,7 +128,8 @@ fn build(builder: ContainerBuilder, dir: &ContainerDir, causes: &Causes) -> Resu
 
 /// Who must be able to open /dev/stdout anew.
 fn owner(dir: &ContainerDir) -> Option<u32> {
-    let spec: serde_json::Value = serde_json::from_reader(File::open(dir.spec()).ok()?).ok()?;
+    // Not from the open file: the parser would read it byte by byte.
+    let spec: serde_json::Value = serde_json::from_slice(&fs::read(dir.spec()).ok()?).ok()?;
     u32::try_from(spec["process"]["user"]["uid"].as_u64()?).ok()
 }
 
