@@ -1,8 +1,11 @@
 //! Containers on this node.
 //!
 //! [`port`] is what the agent asks for, shaped like Kubernetes' container runtime interface (CRI). [`embedded`] does it with nothing else
-//! installed; [`cri`] asks another runtime on the node. [`images`] pulls, loads, stores and unpacks images. Knows nothing of Kubernetes' objects.
+//! installed; [`cri`] asks another runtime on the node. [`images`] pulls, loads, stores and unpacks images. Knows nothing of Kubernetes'
+//! objects.
 
+mod cgroup;
+pub mod cri;
 pub mod embedded;
 pub mod images;
 pub mod port;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brain::podsync::eviction::{self, ContainerUsage, Disk, Figures, Resource, Usage};
+use brain::podsync::phase::Phase;
 use brain::podsync::{containers, is_deleted, limits};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -29,7 +30,11 @@ pub async fn run(context: &Arc<Context>, pods: &Arc<Pods>) {
         let figures = figures(context).await;
         let shortages = eviction::shortages(&figures);
         note(context, &shortages, &mut last_seen);
-        collect_images(context, &figures, shortages.iter().any(|shortage| shortage.is_disk)).await;
+        let is_disk_short = shortages.iter().any(|shortage| shortage.is_disk);
+        if is_disk_short {
+            remove_dead_containers(context, pods).await;
+        }
+        collect_images(context, &figures, is_disk_short).await;
         end_over_limit(context, pods).await;
         if let Some(shortage) = shortages.first() {
             evict(context, pods, shortage).await;
@@ -118,6 +123,25 @@ async fn collect_images(context: &Context, figures: &Figures, is_short: bool) {
         match context.images.remove(&id).await {
             Ok(()) => tracing::info!(image = id, "removed an image that nothing uses: the disk is full"),
             Err(error) => tracing::warn!(%error, image = id, "cannot remove an image"),
+        }
+    }
+}
+
+/// What ended containers wrote goes when room is short, that of evicted pods above all. Their statuses were told; their logs stay.
+async fn remove_dead_containers(context: &Context, pods: &Pods) {
+    let is_over = |pod: &Arc<Pod>| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        phase.and_then(Phase::parse).is_some_and(Phase::is_terminal)
+    };
+    for pod in pods.all().iter().filter(|pod| is_over(pod)) {
+        let observed = context.observer.observed(uid(pod));
+        if observed.is_anything_running() {
+            continue;
+        }
+        for record in &observed.containers {
+            if let Err(error) = context.runtime.remove_container(context.observer.bare(&record.id)).await {
+                tracing::warn!(%error, container = record.name, "cannot remove a container that ended");
+            }
         }
     }
 }

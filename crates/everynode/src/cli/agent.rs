@@ -73,6 +73,10 @@ pub struct Agent {
     #[arg(long)]
     registries: Option<PathBuf>,
 
+    /// Socket of containerd or CRI-O, to use instead of the embedded runtime: unix:///run/containerd/containerd.sock.
+    #[arg(long)]
+    container_runtime_endpoint: Option<String>,
+
     /// Control group above those of this node's pods.
     #[arg(long, default_value = "everynode")]
     cgroup_root: String,
@@ -148,6 +152,7 @@ impl Agent {
             log_dir: self.log_dir,
             manifest_dir: self.manifest_dir,
             registries: self.registries,
+            container_runtime: self.container_runtime_endpoint,
             cgroup_root: self.cgroup_root,
             cluster_dns: self.cluster_dns,
             cluster_domain: self.cluster_domain,

@@ -81,5 +81,7 @@ pub fn start_logging(verbose: u8) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    // A log on a full disk cannot be written to. Saying so on stderr, which is that log, would panic in whatever wanted to tell something.
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    subscriber.log_internal_errors(false).init();
 }

@@ -41,6 +41,8 @@ pub struct Options {
     pub log_dir: PathBuf,
     pub manifest_dir: Option<PathBuf>,
     pub registries: Option<PathBuf>,
+    /// containerd or CRI-O instead of the embedded runtime.
+    pub container_runtime: Option<String>,
     pub cgroup_root: String,
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
@@ -67,15 +69,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (stop, shutdown) = watch::channel(false);
     let tls = options.tls.as_ref().map(node_server_config).transpose()?;
     let client = kubeconfig::client(&options.kubeconfig).await?;
-    let store = Store::open(&options.image_dir).with_context(|| format!("cannot open the images in {}", options.image_dir.display()))?;
-    let program = crate::program::path()?;
-    if let Err(error) = store.add_builtin(&builtin::image(&program, &builtin::libraries())) {
-        // Only pods of that image miss it.
-        tracing::warn!(error = error.chain(), "cannot make the built-in image");
-    }
-    let images = Arc::new(ImageService { store: Arc::new(store), registries: registries(options.registries.as_ref())? });
-    let runtime = embedded(&options, images.clone()).await?;
-    let images: Arc<dyn Images> = images;
+    let (runtime, images) = match &options.container_runtime {
+        Some(endpoint) => remote(endpoint).await?,
+        None => embedded(&options).await?,
+    };
     let agent = Arc::new(Agent::new(settings(&options), client.clone(), runtime, images).await?);
     let serving = serve(&agent, client, &options, tls, shutdown.clone()).await?;
     println!("ready {}", options.node_name);
@@ -136,7 +133,23 @@ fn registries(path: Option<&PathBuf>) -> anyhow::Result<Registries> {
     serde_json::from_value(node.into_value()).with_context(|| format!("{} does not describe registries", path.display()))
 }
 
-async fn embedded(options: &Options, images: Arc<ImageService>) -> anyhow::Result<Arc<dyn Runtime>> {
+type Parts = (Arc<dyn Runtime>, Arc<dyn Images>);
+
+/// containerd or CRI-O: it has images of its own, and connects pods with its own CNI plugins.
+async fn remote(endpoint: &str) -> anyhow::Result<Parts> {
+    let client =
+        runtime::cri::Client::connect(endpoint).await.with_context(|| format!("cannot reach the container runtime at {endpoint}"))?;
+    Ok((Arc::new(client.clone()), Arc::new(client)))
+}
+
+async fn embedded(options: &Options) -> anyhow::Result<Parts> {
+    let store = Store::open(&options.image_dir).with_context(|| format!("cannot open the images in {}", options.image_dir.display()))?;
+    let program = crate::program::path()?;
+    if let Err(error) = store.add_builtin(&builtin::image(&program, &builtin::libraries())) {
+        // Only pods of that image miss it.
+        tracing::warn!(error = error.chain(), "cannot make the built-in image");
+    }
+    let images = Arc::new(ImageService { store: Arc::new(store), registries: registries(options.registries.as_ref())? });
     let network = network(options)?;
     let port: Arc<dyn SandboxNetwork> = match &network {
         Some(network) => Arc::new(Routed(network.clone())),
@@ -145,8 +158,8 @@ async fn embedded(options: &Options, images: Arc<ImageService>) -> anyhow::Resul
     let settings = runtime::embedded::Settings {
         state_dir: options.state_dir.clone(),
         root_dir: options.data_dir.clone(),
-        helper: crate::program::path()?,
-        contents: images,
+        helper: program,
+        contents: images.clone(),
         network: port,
         cgroup_root: String::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -157,7 +170,7 @@ async fn embedded(options: &Options, images: Arc<ImageService>) -> anyhow::Resul
         let live: Vec<String> = sandboxes.into_iter().map(|sandbox| sandbox.id).collect();
         network.retain(&live).await.context("cannot tidy up the pod network")?;
     }
-    Ok(Arc::new(runtime))
+    Ok((Arc::new(runtime), images))
 }
 
 /// The pods' network; after a restart of the agent without what belonged to sandboxes that are gone.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use apiserver::auth::authenticate::Authenticator;
@@ -11,6 +12,7 @@ use apiserver::auth::{MASTERS, User};
 use apiserver::nodes::NodeConnector;
 use apiserver::registry::{Registry, Settings};
 use apiserver::{ApiServer, bootstrap, http};
+use store::{Backend, CommitError, Txn};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -38,9 +40,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let signalled = signalled()?;
     let authority = Authority::load_or_create(&options.data_dir.join("pki"))?;
     let backend =
-        store::file::open(options.data_dir.join("store.redb"), store::file::Options::default()).context("cannot open the store")?;
+        Arc::new(store::file::open(options.data_dir.join("store.redb"), store::file::Options::default()).context("cannot open the store")?);
     let settings = Settings { service_account_admission: options.service_account_admission };
-    let registry = Arc::new(Registry::new(Arc::new(backend), settings).context("cannot read the store")?);
+    let registry = Arc::new(Registry::new(backend.clone(), settings).context("cannot read the store")?);
     bootstrap::run(&registry).await.map_err(|status| anyhow::anyhow!("cannot make the objects that every cluster has: {status}"))?;
     let token_key = TokenKey::from_pkcs8(&Authority::token_key(&options.data_dir.join("pki"))?).context("sa.key is not usable")?;
     let nodes = NodeConnector::new(authority.client_config("kube-apiserver-kubelet-client", &[MASTERS])?);
@@ -69,7 +71,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     kubeconfig::write_admin(&options.data_dir.join("admin.kubeconfig"), &authority, address)?;
     println!("ready https://{address}");
 
-    signalled.await;
+    // Both arms only wait.
+    let failure = tokio::select! {
+        () = signalled => None,
+        error = store_failure(backend.as_ref()) => Some(error),
+    };
     stop.send_replace(true);
     for task in [simulating, controlling, Some(usage)].into_iter().flatten() {
         task.await.context("a part of the control plane failed")?;
@@ -77,7 +83,24 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     for task in serving {
         task.await.context("the API server failed")?;
     }
-    Ok(())
+    match failure {
+        None => Ok(()),
+        Some(error) => Err(error).context("the store failed and takes nothing more until it is opened again"),
+    }
+}
+
+/// How often the store is asked whether it still takes writes.
+const STORE_PERIOD: Duration = Duration::from_secs(2);
+
+/// Ends when the store takes no writes any more, after a full disk, say: a server that can only refuse had better be started again.
+async fn store_failure(store: &dyn Backend) -> CommitError {
+    loop {
+        tokio::time::sleep(STORE_PERIOD).await;
+        // A transaction that changes nothing needs nothing from the disk.
+        if let Err(error @ CommitError::Failed(_)) = store.commit(Txn::default()).await {
+            return error;
+        }
+    }
 }
 
 /// Listens for SIGTERM and SIGINT from now on; the future ends with the first of them.

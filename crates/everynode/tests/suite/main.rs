@@ -9,6 +9,7 @@ mod daemonsets;
 mod durability;
 mod golden;
 mod kubectl;
+mod nodes;
 mod restart;
 mod up_down;
 mod why_plan;

@@ -9,12 +9,12 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::cgroup::Cgroup;
 use super::control::{self, Report, Request};
 use super::paths::{ContainerDir, ID_LENGTH, Layout, remove_own_dir};
 use super::prepare::{self, prepare};
 use super::table::{Container, Phase};
 use super::{Runtime, blocking, failed, helper};
+use crate::cgroup::Cgroup;
 use crate::port::{ContainerConfig, Error, Resources, Result, SandboxConfig};
 
 /// Making a container takes milliseconds; a node that swaps is slower.

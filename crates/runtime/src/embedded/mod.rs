@@ -13,7 +13,6 @@
 
 mod capabilities;
 mod causes;
-mod cgroup;
 mod console;
 mod control;
 mod devices;

@@ -8,12 +8,12 @@ use std::process::{Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 
-use super::cgroup::Cgroup;
 use super::namespace::{self, Wanted};
 use super::paths::SandboxDir;
 use super::record::SandboxRecord;
 use super::spec::Surroundings;
 use super::{helper, pause};
+use crate::cgroup::Cgroup;
 use crate::port::{DnsConfig, Mount, SandboxConfig};
 
 /// As other runtimes have it.

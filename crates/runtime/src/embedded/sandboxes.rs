@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::cgroup::Cgroup;
 use super::paths::Layout;
 use super::record::{self, SandboxRecord};
 use super::table::Phase;
 use super::{Runtime, blocking, failed, lifecycle, namespace, sandbox};
+use crate::cgroup::Cgroup;
 use crate::port::{Error, Reader, Result, SandboxConfig, Writer};
 
 impl Runtime {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Capabilities, Spec};
 use serde_json::{Value, json};
 
-use super::cgroup;
 use super::devices;
+use crate::cgroup;
 use crate::images::Content;
 use crate::port::{ContainerConfig, Mount, Propagation, User};
 

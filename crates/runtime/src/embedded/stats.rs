@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::cgroup::Cgroup;
 use super::table::{Container, Phase};
 use super::{Runtime, blocking, namespace};
+use crate::cgroup::Cgroup;
 use crate::port::{ContainerStats, FilesystemUsage, Result, SandboxStats};
 
 const WALK_SECONDS: u64 = 10;

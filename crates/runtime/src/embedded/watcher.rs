@@ -12,12 +12,12 @@ use nix::mount::{MsFlags, mount};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
-use super::cgroup::Cgroup;
 use super::control::{self, Request};
 use super::paths::{ContainerDir, Layout, is_id};
 use super::record::{self, ContainerRecord, ExitRecord, SandboxRecord, StartRecord};
 use super::table::{Container, Phase};
 use super::{Runtime, blocking, failed, lifecycle, namespace, sandbox};
+use crate::cgroup::Cgroup;
 use crate::port::{Error, Result};
 
 /// A shim that an earlier agent started a moment ago may not listen yet.

@@ -1,16 +1,20 @@
 //! What all tests need: a server of their own, a small HTTP client, kubectl, and waiting.
 
 mod client;
+pub mod cluster;
 mod fleet;
 mod home;
+mod image;
 mod kubectl;
 mod server;
 
 use std::time::{Duration, Instant};
 
 pub use client::{Answer, Client};
+pub use cluster::Cluster;
 pub use fleet::Fleet;
 pub use home::Home;
+pub use image::{Image, digest};
 pub use kubectl::{Kubectl, kubectl_or_skip};
 pub use server::{Server, spawn_server};
 

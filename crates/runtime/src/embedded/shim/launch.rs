@@ -14,12 +14,12 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::super::causes::Causes;
-use super::super::cgroup::Cgroup;
 use super::super::executor::Program;
 use super::super::paths::ContainerDir;
 use super::super::record::Launch;
 use super::super::{console, inroot};
 use super::streams::Streams;
+use crate::cgroup::Cgroup;
 
 const CONSOLE_SOCKET: &str = "console.sock";
 

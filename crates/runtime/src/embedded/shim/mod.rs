@@ -20,11 +20,11 @@ use nix::fcntl::{Flock, FlockArg};
 
 pub use launch::{open_pidfd, program, send_signal};
 
-use super::cgroup::Cgroup;
 use super::control::{self, Report};
 use super::log::Log;
 use super::paths::{ContainerDir, SOCKET};
 use super::record::{self, ContainerRecord, ExitRecord, Launch, StartRecord};
+use crate::cgroup::Cgroup;
 
 /// They were killed before or are about to end by themselves.
 const REAP_MILLISECONDS_MAX: u64 = 1000;

@@ -10,13 +10,13 @@ use jiff::Timestamp;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::super::cgroup::Cgroup;
 use super::super::console;
 use super::super::control::{self, Answer, LINE_BYTES_MAX, Request};
 use super::super::log::Log;
 use super::super::record::Launch;
 use super::launch::send_signal;
 use super::streams::{Attachment, Sink, Streams, read_some};
+use crate::cgroup::Cgroup;
 
 /// Processes outside of the container may hold its pipes open for ever.
 const DRAIN_MILLISECONDS_MAX: u64 = 500;

@@ -40,8 +40,8 @@ impl Metadata {
         let header = entry.header();
         let seconds = i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0);
         Ok(Metadata {
-            uid: id(header.uid()?)?,
-            gid: id(header.gid()?)?,
+            uid: id(number(&header.as_old().uid, header.uid())?)?,
+            gid: id(number(&header.as_old().gid, header.gid())?)?,
             mode: header.mode()? & 0o7777,
             modified: modified.unwrap_or(Timespec { tv_sec: seconds, tv_nsec: 0 }),
             attributes,
@@ -87,6 +87,11 @@ pub fn set_attribute(place: &Place, name: &str, value: &[u8]) -> io::Result<()> 
     let mut path = format!("/proc/self/fd/{}/", place.parent.as_fd().as_raw_fd()).into_bytes();
     path.extend_from_slice(place.name.as_bytes());
     Ok(rustix::fs::lsetxattr(path, name, value, XattrFlags::empty())?)
+}
+
+/// A field of blanks is 0, as other readers of archives have it.
+fn number(field: &[u8], parsed: io::Result<u64>) -> io::Result<u64> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(0) } else { parsed }
 }
 
 fn id(number: u64) -> io::Result<u32> {

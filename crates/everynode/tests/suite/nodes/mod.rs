@@ -1,0 +1,16 @@
+//! Real nodes from outside: real containers, real kubectl, real failures. They need root; what cannot run here says so in one line.
+//!
+//! Every group has a cluster of its own, started in half a second, and shares it among its pods. Nothing is timed: deadlines are far away.
+
+mod agents;
+mod chaos;
+mod chaos_nodes;
+mod full_disk;
+mod kubelet_cases;
+mod leaks;
+mod limits;
+mod local_clusters;
+mod many;
+mod proxy;
+mod recorded;
+mod registry;

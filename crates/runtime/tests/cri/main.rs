@@ -1,0 +1,15 @@
+//! The client of CRI against a containerd that each test starts for itself. Needs root, containerd, runc and the CNI plugins; says so and
+//! passes when it has none of these.
+
+mod fixture;
+mod image;
+mod images;
+mod lives;
+mod restart;
+mod security;
+mod streams;
+
+/// The registry of the images' tests.
+#[path = "../images/support.rs"]
+#[expect(dead_code, reason = "the rest is for tests of the store")]
+mod registry;
