@@ -42,7 +42,8 @@ pub fn sandbox(config: &SandboxConfig) -> cri::PodSandboxConfig {
             namespace: config.pod.namespace.clone(),
             attempt: config.attempt,
         }),
-        hostname: config.hostname.clone(),
+        // The node's own name space of names cannot be given another name; kubelets leave it empty, too.
+        hostname: if config.host.network { String::new() } else { config.hostname.clone() },
         log_directory: config.log_dir.to_string_lossy().into_owned(),
         dns_config: Some(cri::DnsConfig {
             servers: config.dns.servers.clone(),
