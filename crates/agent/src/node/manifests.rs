@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use brain::podsync::is_deleted;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
@@ -130,13 +131,13 @@ fn deleted(pod: &Pod) -> Pod {
     pod
 }
 
-/// Makes the mirror pod if it is not there; one of an older file is replaced. Answers whether it was made.
+/// Makes the mirror pod if it is not there; one of an older file, or one that somebody deletes, is replaced. Answers whether it was made.
 async fn mirror(context: &Context, pod: &Pod) -> bool {
     let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) else { return false };
     let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
     let hash = pod.annotations().get(HASH);
     match api.get_opt(name).await {
-        Ok(Some(there)) if there.annotations().get(MIRROR) == hash => return false,
+        Ok(Some(there)) if there.annotations().get(MIRROR) == hash && !is_deleted(&there) => return false,
         Ok(Some(there)) if is_mirror(&there) => {
             if let Err(error) = super::pod::publish::delete(&context.client, &there).await {
                 tracing::warn!(%error, name, "cannot replace an old mirror pod; trying again");

@@ -40,7 +40,12 @@ enum What {
     /// Stop a node and take it out of the cluster, with its files.
     Remove { node: String },
     /// Switch a node off: everything that runs on it ends at once. Its files stay.
-    Stop { node: String },
+    Stop {
+        node: String,
+        /// Let its pods end first, as a machine does that is shut down in order.
+        #[arg(long)]
+        graceful: bool,
+    },
     /// Switch a stopped node on again.
     Start { node: String },
 }
@@ -54,8 +59,8 @@ impl NodeCommand {
         match self.what {
             What::Add { node } => add(&cluster, node),
             What::Remove { node } => remove(&cluster, &node),
-            What::Stop { node } => set_stopped(&cluster, &node, true),
-            What::Start { node } => set_stopped(&cluster, &node, false),
+            What::Stop { node, graceful } => set_stopped(&cluster, &node, Some(graceful)),
+            What::Start { node } => set_stopped(&cluster, &node, None),
         }?;
         Ok(ExitCode::SUCCESS)
     }
@@ -128,12 +133,18 @@ fn remove(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn set_stopped(cluster: &Cluster, name: &str, is_stopped: bool) -> anyhow::Result<()> {
+/// `stop`: whether it is to be stopped, and gracefully.
+fn set_stopped(cluster: &Cluster, name: &str, stop: Option<bool>) -> anyhow::Result<()> {
+    let is_stopped = stop.is_some();
     match find(cluster, name)? {
         Kind::Own(mut node) => {
             node.spec.is_stopped = is_stopped;
             node.write()?;
-            if is_stopped { node.stop()? } else { node.start()? }
+            match stop {
+                Some(true) => node.shut_down()?,
+                Some(false) => node.stop()?,
+                None => node.start()?,
+            }
         }
         Kind::Simulated => with_client(cluster, async |client| {
             let value = if is_stopped { json!("true") } else { json!(null) };

@@ -25,6 +25,10 @@ pub const RUNNING: &str = "running";
 /// An agent that ends is started again after this time.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
+/// What pods get when the node is shut down in order, all together and the critical ones of it.
+pub const SHUTDOWN_SECONDS: u64 = 30;
+const SHUTDOWN_CRITICAL_SECONDS: u64 = 10;
+
 /// A node's own /run.
 const RUN_OPTIONS: &str = "mode=755,size=256m";
 
@@ -121,6 +125,8 @@ fn start_agent(node: &Node, program: &Path) -> anyhow::Result<Pid> {
     command.args(["--cgroup-root", &spec.cgroup(), "--pod-manifest-path", &format!("{own}/manifests")]);
     command.args(["--tls-cert-file", &format!("{own}/kubelet.crt"), "--tls-private-key-file", &format!("{own}/kubelet.key")]);
     command.args(["--client-ca-file", &format!("{own}/ca.crt")]);
+    let periods = [("--shutdown-grace-period", SHUTDOWN_SECONDS), ("--shutdown-grace-period-critical-pods", SHUTDOWN_CRITICAL_SECONDS)];
+    command.args(periods.iter().flat_map(|(name, seconds)| [(*name).to_owned(), seconds.to_string()]));
     if spec.registries.is_some() {
         command.args(["--registries", &format!("{own}/registries.yaml")]);
     }

@@ -15,12 +15,15 @@ use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use process::Process;
+use rustix::process::Signal;
+
+const POLL_PERIOD: Duration = Duration::from_millis(20);
 
 /// How long a node gets to make its namespaces.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -163,6 +166,19 @@ impl Node {
         stdin.write_all(b"go\n").with_context(|| format!("node {} ended while it started", self.spec.name))?;
         wait_for(boot::RUNNING)?;
         Process::of(child.id())?.write(&self.dir.join("process.json"))
+    }
+
+    /// Lets the pods end in order, then switches the node off.
+    pub fn shut_down(&self) -> anyhow::Result<()> {
+        let agent = cgroups::processes(&self.spec.cgroup()).into_iter().find(|&pid| process::is_agent(pid));
+        if let Some(process) = agent.and_then(|pid| Process::of(pid.unsigned_abs()).ok()) {
+            process.signal(Signal::POWER)?;
+            let deadline = Instant::now() + Duration::from_secs(boot::SHUTDOWN_SECONDS) + BOOT_TIMEOUT;
+            while process.is_alive() && Instant::now() < deadline {
+                std::thread::sleep(POLL_PERIOD);
+            }
+        }
+        self.stop()
     }
 
     /// Ends everything that runs on the node.

@@ -38,6 +38,12 @@ impl Process {
     }
 }
 
+/// Whether a process was started as `everynode agent`.
+pub fn is_agent(pid: i32) -> bool {
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    arguments.split(|byte| *byte == 0).nth(1) == Some(b"agent")
+}
+
 /// When a process started, in the kernel's ticks; None when there is none, or only its remains.
 fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

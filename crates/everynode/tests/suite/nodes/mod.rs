@@ -14,3 +14,4 @@ mod many;
 mod proxy;
 mod recorded;
 mod registry;
+mod static_pods;
