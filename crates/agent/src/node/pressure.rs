@@ -28,7 +28,7 @@ pub async fn run(context: &Arc<Context>, pods: &Arc<Pods>) {
     loop {
         tokio::time::sleep(PERIOD).await;
         let figures = figures(context).await;
-        let shortages = eviction::shortages(&figures);
+        let shortages = eviction::shortages(&figures, &context.settings.thresholds);
         note(context, &shortages, &mut last_seen);
         let is_disk_short = shortages.iter().any(|shortage| shortage.is_disk);
         if is_disk_short {
@@ -62,6 +62,7 @@ fn note(context: &Context, shortages: &[eviction::Shortage], last_seen: &mut [Op
 
 async fn figures(context: &Context) -> Figures {
     Figures {
+        memory_capacity: context.machine.memory_bytes,
         memory_available: memory_available(context).await,
         disk: disk(&context.settings.root_dir),
         image_disk: disk(&context.settings.image_dir),
@@ -119,7 +120,7 @@ async fn collect_images(context: &Context, figures: &Figures, is_short: bool) {
             is_pinned: unused.image.pinned,
         })
         .collect();
-    for id in eviction::images_to_remove(&figures.image_disk, &images, is_short) {
+    for id in eviction::images_to_remove(&figures.image_disk, &images, is_short, &context.settings.thresholds) {
         match context.images.remove(&id).await {
             Ok(()) => tracing::info!(image = id, "removed an image that nothing uses: the disk is full"),
             Err(error) => tracing::warn!(%error, image = id, "cannot remove an image"),

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use brain::podsync::eviction::Thresholds;
+
 use super::StartError;
 
 #[derive(Debug, Clone)]
@@ -35,6 +37,8 @@ pub struct Settings {
     pub provider_id: Option<String>,
     /// Range of the pods' addresses, told with the Node object.
     pub pod_cidr: Option<String>,
+    /// When the node runs short.
+    pub thresholds: Thresholds,
     /// Replace what the machine has, for nodes that share one.
     pub cpu_millis: Option<i64>,
     pub memory_bytes: Option<i64>,

@@ -168,6 +168,7 @@ fn settings(dir: &tempfile::TempDir, address: SocketAddr) -> Settings {
         port: address.port(),
         provider_id: None,
         pod_cidr: None,
+        thresholds: Default::default(),
         cpu_millis: None,
         memory_bytes: None,
     }

@@ -9,12 +9,73 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::{Ended, containers, limits};
 
-/// The default hard thresholds.
-pub const MEMORY_AVAILABLE_MIN: i64 = 100 * 1024 * 1024;
-const DISK_AVAILABLE_MIN_PERCENT: i64 = 10;
-const INODES_FREE_MIN_PERCENT: i64 = 5;
-const IMAGE_DISK_AVAILABLE_MIN_PERCENT: i64 = 15;
-const PIDS_AVAILABLE_MIN_PERCENT: i64 = 5;
+/// How little is too little: an amount, or a share of the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Amount {
+    Absolute(i64),
+    Percent(i64),
+}
+
+impl Amount {
+    fn of(self, whole: i64) -> i64 {
+        match self {
+            Amount::Absolute(amount) => amount,
+            Amount::Percent(percent) => share(whole, percent),
+        }
+    }
+}
+
+/// When a node acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thresholds {
+    pub memory: Amount,
+    pub disk: Amount,
+    pub inodes: Amount,
+    pub image_disk: Amount,
+    pub pids: Amount,
+    /// Images are collected from this share of the disk on, down to that one.
+    pub images_high_percent: i64,
+    pub images_low_percent: i64,
+}
+
+impl Default for Thresholds {
+    /// The kubelet's.
+    fn default() -> Thresholds {
+        Thresholds {
+            memory: Amount::Absolute(100 * 1024 * 1024),
+            disk: Amount::Percent(10),
+            inodes: Amount::Percent(5),
+            image_disk: Amount::Percent(15),
+            pids: Amount::Percent(5),
+            images_high_percent: 85,
+            images_low_percent: 80,
+        }
+    }
+}
+
+impl Thresholds {
+    /// Changes what the text names, in the kubelet's words: `memory.available<100Mi,nodefs.available<10%`.
+    pub fn set(&mut self, text: &str) -> Result<(), String> {
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let (signal, amount) = part.split_once('<').ok_or_else(|| format!("{part:?} is no threshold: write SIGNAL<AMOUNT"))?;
+            let place = match signal {
+                "memory.available" => &mut self.memory,
+                "nodefs.available" => &mut self.disk,
+                "nodefs.inodesFree" => &mut self.inodes,
+                "imagefs.available" => &mut self.image_disk,
+                "pid.available" => &mut self.pids,
+                _ => return Err(format!("there is no signal {signal:?}")),
+            };
+            *place = match amount.strip_suffix('%') {
+                Some(percent) => Amount::Percent(percent.parse().map_err(|_| format!("{amount:?} is no percentage"))?),
+                None => {
+                    Amount::Absolute(kinds::quantity::Quantity::parse(amount).map_err(|_| format!("{amount:?} is no quantity"))?.value())
+                }
+            };
+        }
+        Ok(())
+    }
+}
 
 /// A pressure is told of this long after it was last seen, in seconds: conditions that flap help nobody.
 pub const PRESSURE_STAYS_SECONDS: i64 = 300;
@@ -25,15 +86,13 @@ const GRACE_SECONDS: i64 = 1;
 /// Pods from this priority on are never evicted (`system-cluster-critical`).
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
-/// Images are collected from this share of the disk on, down to that one.
-const IMAGES_HIGH_PERCENT: i64 = 85;
-const IMAGES_LOW_PERCENT: i64 = 80;
 /// An image that was used or fetched a moment ago stays.
 const IMAGE_MIN_AGE_SECONDS: i64 = 120;
 
 /// What a node has left.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
+    pub memory_capacity: i64,
     pub memory_available: i64,
     pub disk: Disk,
     pub image_disk: Disk,
@@ -79,20 +138,21 @@ pub struct Shortage {
 }
 
 /// All thresholds that are crossed, the most urgent first. Figures of zero capacity are unknown and cross nothing.
-pub fn shortages(figures: &Figures) -> Vec<Shortage> {
+pub fn shortages(figures: &Figures, thresholds: &Thresholds) -> Vec<Shortage> {
     let mut found = Vec::new();
     let mut check = |resource, available: i64, threshold: i64, is_known: bool, is_disk| {
         if is_known && available < threshold {
             found.push(Shortage { resource, threshold, available, is_disk });
         }
     };
-    check(Resource::Memory, figures.memory_available, MEMORY_AVAILABLE_MIN, figures.memory_available > 0, false);
-    for (disk, percent) in [(figures.disk, DISK_AVAILABLE_MIN_PERCENT), (figures.image_disk, IMAGE_DISK_AVAILABLE_MIN_PERCENT)] {
-        check(Resource::EphemeralStorage, disk.available, share(disk.capacity, percent), disk.capacity > 0, true);
-        check(Resource::Inodes, disk.inodes_free, share(disk.inodes, INODES_FREE_MIN_PERCENT), disk.inodes > 0, true);
+    let memory = thresholds.memory.of(figures.memory_capacity);
+    check(Resource::Memory, figures.memory_available, memory, figures.memory_available > 0, false);
+    for (disk, amount) in [(figures.disk, thresholds.disk), (figures.image_disk, thresholds.image_disk)] {
+        check(Resource::EphemeralStorage, disk.available, amount.of(disk.capacity), disk.capacity > 0, true);
+        check(Resource::Inodes, disk.inodes_free, thresholds.inodes.of(disk.inodes), disk.inodes > 0, true);
     }
     let pids_left = figures.pids_max - figures.pids_used;
-    check(Resource::Pids, pids_left, share(figures.pids_max, PIDS_AVAILABLE_MIN_PERCENT), figures.pids_max > 0, false);
+    check(Resource::Pids, pids_left, thresholds.pids.of(figures.pids_max), figures.pids_max > 0, false);
     found
 }
 
@@ -234,13 +294,13 @@ pub struct UnusedImage {
     pub is_pinned: bool,
 }
 
-/// The images to remove: from 85 % on, those unused the longest, until 80 %. With `is_short` as much as there is.
-pub fn images_to_remove(disk: &Disk, images: &[UnusedImage], is_short: bool) -> Vec<String> {
+/// The images to remove: from the high threshold on, those unused the longest, until the low one. With `is_short` as much as there is.
+pub fn images_to_remove(disk: &Disk, images: &[UnusedImage], is_short: bool, thresholds: &Thresholds) -> Vec<String> {
     if disk.capacity <= 0 {
         return Vec::new();
     }
     let used = disk.capacity - disk.available;
-    let (high, low) = (share(disk.capacity, IMAGES_HIGH_PERCENT), share(disk.capacity, IMAGES_LOW_PERCENT));
+    let (high, low) = (share(disk.capacity, thresholds.images_high_percent), share(disk.capacity, thresholds.images_low_percent));
     if used < high && !is_short {
         return Vec::new();
     }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use brain::podsync::eviction::Thresholds;
 use clap::Args;
 use kinds::quantity::Quantity;
 
@@ -114,6 +115,18 @@ pub struct Agent {
     #[arg(long, default_value_t = 0)]
     shutdown_grace_period_critical_pods: u64,
 
+    /// When pods are evicted, where it differs from 'memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,pid.available<5%'.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    eviction_hard: String,
+
+    /// Images that nothing uses are removed from this percentage of the disk on; 100: only when the disk is short.
+    #[arg(long, default_value_t = 85, value_parser = clap::value_parser!(i64).range(0..=100))]
+    image_gc_high_threshold: i64,
+
+    /// They are removed until this percentage.
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(i64).range(0..=100))]
+    image_gc_low_threshold: i64,
+
     /// What the node says it has instead of what the machine has.
     #[arg(long)]
     cpu: Option<String>,
@@ -137,7 +150,14 @@ impl Agent {
             None => Ok(None),
             Some(text) => Quantity::parse(text).map(Some).with_context(|| format!("--{what} {text:?} is no quantity")),
         };
+        let mut thresholds = Thresholds {
+            images_high_percent: self.image_gc_high_threshold,
+            images_low_percent: self.image_gc_low_threshold,
+            ..Thresholds::default()
+        };
+        thresholds.set(&self.eviction_hard).map_err(|error| anyhow::anyhow!("--eviction-hard: {error}"))?;
         let options = roles::agent::Options {
+            thresholds,
             kubeconfig: self.kubeconfig,
             node_name: self.node_name.unwrap_or_else(roles::server::hostname),
             addresses,

@@ -29,6 +29,9 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 pub const SHUTDOWN_SECONDS: u64 = 30;
 const SHUTDOWN_CRITICAL_SECONDS: u64 = 10;
 
+/// A workstation's disk is often nearly full, and not its nodes' alone: they act when little is left, not at a share of it.
+const EVICTION: &str = "nodefs.available<256Mi,imagefs.available<256Mi,nodefs.inodesFree<1%";
+
 /// A node's own /run.
 const RUN_OPTIONS: &str = "mode=755,size=256m";
 
@@ -125,6 +128,7 @@ fn start_agent(node: &Node, program: &Path) -> anyhow::Result<Pid> {
     command.args(["--cgroup-root", &spec.cgroup(), "--pod-manifest-path", &format!("{own}/manifests")]);
     command.args(["--tls-cert-file", &format!("{own}/kubelet.crt"), "--tls-private-key-file", &format!("{own}/kubelet.key")]);
     command.args(["--client-ca-file", &format!("{own}/ca.crt")]);
+    command.args(["--eviction-hard", EVICTION, "--image-gc-high-threshold", "100"]);
     let periods = [("--shutdown-grace-period", SHUTDOWN_SECONDS), ("--shutdown-grace-period-critical-pods", SHUTDOWN_CRITICAL_SECONDS)];
     command.args(periods.iter().flat_map(|(name, seconds)| [(*name).to_owned(), seconds.to_string()]));
     if spec.registries.is_some() {

@@ -10,6 +10,7 @@ use agent::node::shutdown::Periods;
 use agent::node::{Agent, Settings};
 use agent::server::auth::Auth;
 use anyhow::Context;
+use brain::podsync::eviction::Thresholds;
 use net::pods::PodNetwork;
 use runtime::images::registries::Registries;
 use runtime::images::{Service as ImageService, Store};
@@ -51,6 +52,7 @@ pub struct Options {
     pub tls: Option<TlsFiles>,
     /// How long pods get when the machine goes down; zero: they are not ended here.
     pub shutdown: Periods,
+    pub thresholds: Thresholds,
     pub cpu_millis: Option<i64>,
     pub memory_bytes: Option<i64>,
 }
@@ -205,6 +207,7 @@ fn settings(options: &Options) -> Settings {
         port: options.port,
         provider_id: None,
         pod_cidr: options.pod_cidr.clone(),
+        thresholds: options.thresholds,
         cpu_millis: options.cpu_millis,
         memory_bytes: options.memory_bytes,
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::pretended::pod;
 use crate::podsync::environment::{Sources, environment, expand};
-use crate::podsync::eviction::{self, ContainerUsage, Disk, Figures, Usage};
+use crate::podsync::eviction::{self, ContainerUsage, Disk, Figures, Thresholds, Usage};
 use crate::podsync::files::{DnsSettings, dns, hosts, parse_resolv_conf};
 use crate::podsync::probe::{Kind, Outcome, Worker};
 use crate::podsync::pull::{Decision, decide};
@@ -184,7 +184,7 @@ fn user(name: &str, priority: i32, request: &str, used_mi: i64) -> (Pod, Usage) 
 #[test]
 fn those_beyond_their_requests_are_evicted_first_then_the_less_important() {
     let figures = Figures { memory_available: 50 << 20, ..Figures::default() };
-    let shortage = eviction::shortages(&figures)[0];
+    let shortage = eviction::shortages(&figures, &Thresholds::default())[0];
     let pods = [
         user("modest", 0, "100Mi", 90),
         user("greedy", 0, "10Mi", 60),
@@ -201,9 +201,9 @@ fn those_beyond_their_requests_are_evicted_first_then_the_less_important() {
 
 #[test]
 fn unknown_figures_cross_no_threshold_and_full_disks_do() {
-    assert!(eviction::shortages(&Figures::default()).is_empty());
+    assert!(eviction::shortages(&Figures::default(), &Thresholds::default()).is_empty());
     let disk = Disk { capacity: 1000, available: 99, inodes: 100, inodes_free: 50 };
-    let found = eviction::shortages(&Figures { disk, memory_available: 1 << 30, ..Figures::default() });
+    let found = eviction::shortages(&Figures { disk, memory_available: 1 << 30, ..Figures::default() }, &Thresholds::default());
     assert_eq!(found.len(), 1);
     assert!(found[0].is_disk);
 }
@@ -219,7 +219,20 @@ fn images_go_oldest_first_until_there_is_room() {
     let images =
         [image("new", 10, 500, false), image("old", 9000, 40, false), image("older", 10_000, 30, false), image("pinned", 99_999, 99, true)];
     let disk = |available| Disk { capacity: 1000, available, ..Disk::default() };
-    assert!(eviction::images_to_remove(&disk(200), &images, false).is_empty());
-    assert_eq!(eviction::images_to_remove(&disk(140), &images, false), ["older", "old"]);
-    assert_eq!(eviction::images_to_remove(&disk(500), &images, true), ["older", "old"]);
+    assert!(eviction::images_to_remove(&disk(200), &images, false, &Thresholds::default()).is_empty());
+    assert_eq!(eviction::images_to_remove(&disk(140), &images, false, &Thresholds::default()), ["older", "old"]);
+    assert_eq!(eviction::images_to_remove(&disk(500), &images, true, &Thresholds::default()), ["older", "old"]);
+}
+
+#[test]
+fn thresholds_are_written_as_for_a_kubelet() {
+    let mut thresholds = Thresholds::default();
+    thresholds.set("nodefs.available<256Mi,imagefs.available<1%").unwrap();
+    assert_eq!(thresholds.disk, eviction::Amount::Absolute(256 << 20));
+    let disk = Disk { capacity: 100 << 30, available: 2 << 30, inodes: 100, inodes_free: 50 };
+    assert!(eviction::shortages(&Figures { disk, image_disk: disk, ..Figures::default() }, &thresholds).is_empty());
+    for (text, why) in [("nodefs<1", "no signal"), ("memory.available=1", "no threshold"), ("memory.available<x", "no quantity")] {
+        let error = thresholds.set(text).unwrap_err();
+        assert!(error.contains(why), "{error}");
+    }
 }
