@@ -271,8 +271,13 @@ fn start(view: &View<'_>, kind: Kind, index: usize) -> Start {
     let failed_at = exited.and_then(|record| record.finished_at);
     let waiting = failed_at.and_then(|at| view.memory.restarts.waiting(&restart_key(&name), at, view.now));
     // Records may be lost with the node's memory; the count that was told goes on.
-    let restarts = before.map(|record| record.restarts + 1).or_else(|| restarts_told(view.pod, &name)).unwrap_or(0);
+    let restarts = before.map(next_count).or_else(|| restarts_told(view.pod, &name)).unwrap_or(0);
     Start { kind, index, name, restarts, failed_at, waiting }
+}
+
+/// One that was made and never started has not lived: its successor takes its place.
+fn next_count(before: &Record) -> u32 {
+    if before.state == State::Created { before.restarts } else { before.restarts + 1 }
 }
 
 fn restarts_told(pod: &Pod, name: &str) -> Option<u32> {

@@ -3,7 +3,7 @@
 use brain::podsync::actions::{Kind, Start};
 use brain::podsync::environment::{Environment, environment};
 use brain::podsync::fields::Addresses;
-use brain::podsync::{Sandbox, StartFailure, containers, ephemeral_containers, init_containers, is_host_network, security};
+use brain::podsync::{Sandbox, StartFailure, State, containers, ephemeral_containers, init_containers, is_host_network, security};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use runtime::port::{Image, Mount, Propagation};
@@ -70,6 +70,7 @@ async fn attempt(
     path: &str,
 ) -> Result<(), StartFailure> {
     let context = worker.context.clone();
+    remove_unstarted(&context, pod, container).await?;
     let image = images::ensure(worker, container, path).await?;
     let (environment, mounts) = prepare(&context, pod, sandbox, what, container, &image).await.map_err(|error| {
         context.observer.forget_image_names();
@@ -93,6 +94,17 @@ async fn attempt(
     context.events.container(pod, path, false, "Started", "Container started");
     remove_older(&context, pod, what).await;
     post_start(&context, pod, container, &container_id, path).await
+}
+
+/// An agent that was killed between making a container and starting it leaves one behind.
+async fn remove_unstarted(context: &Context, pod: &Pod, container: &Container) -> Result<(), StartFailure> {
+    let observed = context.observer.observed(super::uid(pod));
+    let unstarted = observed.containers.iter().filter(|record| record.name == container.name && record.state == State::Created);
+    for record in unstarted {
+        let removed = end::remove_container(context, &id(pod), record).await;
+        removed.map_err(|error| failure("CreateContainerError", error))?;
+    }
+    Ok(())
 }
 
 fn target_id(context: &Context, pod: &Pod, name: &str) -> Result<String, StartFailure> {
