@@ -1,7 +1,7 @@
 //! The status of a pod, as its node reports it.
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodIP,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, PodIP,
     PodStatus, ResourceRequirements, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -284,15 +284,4 @@ fn set_readiness(view: &View<'_>, container: &Container, role: Role, record: Opt
             status.ready = has_started && (container.readiness_probe.is_none() || probes.readiness == Some(true));
         }
     }
-}
-
-/// Whether two statuses say the same to a reader: the API server need not be told again.
-pub fn is_same(a: &PodStatus, b: &PodStatus) -> bool {
-    a == b
-}
-
-/// Whether the pod was told Ready.
-pub fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

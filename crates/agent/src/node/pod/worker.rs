@@ -53,8 +53,8 @@ pub struct Worker {
     probes: Probes,
     verdicts: mpsc::Receiver<Verdict>,
     mount_retry: Duration,
-    /// The address file was written for these addresses.
-    pub is_unreported: bool,
+    /// The last report did not reach the API server.
+    is_unreported: bool,
 }
 
 /// When to look again.
