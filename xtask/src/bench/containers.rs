@@ -74,7 +74,7 @@ impl Ours {
                 helper: program.to_owned(),
                 contents: Arc::new(OneImage(dir.join("rootfs"))),
                 network: Arc::new(NoNetwork),
-                cgroup_root: format!("everynode-bench-{}", std::process::id()),
+                cgroup_root: cgroup_root(),
                 version: "bench".to_owned(),
             };
             let runtime = embedded::Runtime::open(settings).await.context("cannot open the runtime")?;
@@ -116,6 +116,22 @@ impl Drop for Ours {
     fn drop(&mut self) {
         if let Err(error) = self.tokio.block_on(async { self.runtime.remove_sandbox(&self.sandbox_id).await }) {
             eprintln!("cannot remove the sandbox: {error}");
+        }
+        remove_cgroups(&cgroup_root());
+    }
+}
+
+/// Above the control groups of this measurement's containers.
+fn cgroup_root() -> String {
+    format!("everynode-bench-{}", std::process::id())
+}
+
+/// The runtime leaves what it was told to put its groups into.
+fn remove_cgroups(group: &str) {
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        let root = hierarchy.path().join(group);
+        for dir in [root.join("pods/bench"), root.join("pods"), root] {
+            let _ = std::fs::remove_dir(dir);
         }
     }
 }
