@@ -8,4 +8,5 @@ mod cgroup;
 pub mod cri;
 pub mod embedded;
 pub mod images;
+mod netdev;
 pub mod port;

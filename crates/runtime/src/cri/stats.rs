@@ -10,6 +10,7 @@ use super::messages::{self as cri, UInt64Value};
 use super::sandboxes::{CGROUP_ANNOTATION, QUESTIONS_MAX};
 use super::{Client, blocking, calls, errors, grpc, statuses};
 use crate::cgroup::Cgroup;
+use crate::netdev;
 use crate::port::{ContainerStats, Error, Result, SandboxStats};
 
 fn number(value: Option<UInt64Value>) -> u64 {
@@ -118,31 +119,5 @@ fn packets(mut answer: cri::PodSandboxStatusResponse) -> Option<SandboxStats> {
     }
     // procfs is memory: reading it does not wait for a disk.
     let text = fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()?;
-    Some(parse_counters(status.id, &text))
-}
-
-fn parse_counters(sandbox_id: String, text: &str) -> SandboxStats {
-    let mut sum = SandboxStats { sandbox_id, ..Default::default() };
-    for (_, numbers) in text.lines().filter_map(|l| l.split_once(':')).filter(|(name, _)| name.trim() != "lo") {
-        let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-        let at = |n: usize| numbers.get(n).copied().unwrap_or(0);
-        sum.receive_bytes += at(0);
-        sum.receive_errors += at(2);
-        sum.transmit_bytes += at(8);
-        sum.transmit_errors += at(10);
-    }
-    sum
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counters_leave_out_the_loopback() {
-        let text = "Inter-|   Receive  |  Transmit\n face |bytes\n    lo: 9 9 9 9 9 9 9 9 9 9 9\n  eth0: 1 2 3 4 5 6 7 8 10 11 12 0\n";
-        let expected =
-            SandboxStats { sandbox_id: "s".into(), receive_bytes: 1, receive_errors: 3, transmit_bytes: 10, transmit_errors: 12 };
-        assert_eq!(parse_counters("s".into(), text), expected);
-    }
+    Some(netdev::sum(status.id, &text))
 }

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use super::table::{Container, Phase};
 use super::{Runtime, blocking, namespace};
 use crate::cgroup::Cgroup;
+use crate::netdev;
 use crate::port::{ContainerStats, FilesystemUsage, Result, SandboxStats};
 
 const WALK_SECONDS: u64 = 10;
@@ -76,14 +77,8 @@ impl Runtime {
             let mut all = Vec::new();
             for id in own_network {
                 // One that is being removed has nothing to tell.
-                let Ok(counters) = namespace::counters(layout.sandbox(&id).namespace("net")) else { continue };
-                all.push(SandboxStats {
-                    sandbox_id: id,
-                    receive_bytes: counters.receive_bytes,
-                    transmit_bytes: counters.transmit_bytes,
-                    receive_errors: counters.receive_errors,
-                    transmit_errors: counters.transmit_errors,
-                });
+                let Ok(table) = namespace::interfaces(layout.sandbox(&id).namespace("net")) else { continue };
+                all.push(netdev::sum(id, &table));
             }
             Ok(all)
         })

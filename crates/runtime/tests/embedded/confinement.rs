@@ -67,11 +67,11 @@ async fn users_and_groups() {
     let mut config = node.script("id -u; id -g; id -G; echo $HOME $HOSTNAME; pwd; grep CapEff /proc/self/status; echo ok > /dev/stderr");
     config.security.run_as_username = Some("web".into());
     config.security.supplemental_groups = vec![500];
-    config.working_dir = Some("/work/deep".into());
+    config.working_dir = Some("/srv/deep".into());
     let left = node.run(&config).await;
     assert_eq!(
         left.lines(),
-        ["33", "34", "34 77 500", "/home/web pod-name", "/work/deep", "CapEff:\t0000000000000000", "ok"],
+        ["33", "34", "34 77 500", "/home/web pod-name", "/srv/deep", "CapEff:\t0000000000000000", "ok"],
         "{}",
         left.log
     );
