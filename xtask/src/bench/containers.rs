@@ -1,58 +1,96 @@
-//! Creating and starting a container, beside crun and runc: the same program in a root file system of the same files.
+//! `cargo xtask bench containers`: making, starting and ending a container, beside crun and runc: the same program in a root file system of the
+//! same files.
 
+use std::ffi::OsStr;
 use std::net::IpAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use clap::Args;
 use futures::future::BoxFuture;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use runtime::embedded;
 use runtime::images::{Content, Contents};
 use runtime::port::{self, ContainerConfig, ContainerState, PodId, PortMapping, Runtime as _, SandboxConfig, SandboxNetwork};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::figures::{Latencies, line};
+use crate::server::release_folder;
 
 const BUSYBOX: &str = "/bin/busybox";
 
-/// Times `rounds` starts of each runtime, in turn, so that what else the machine does meets all of them.
-pub fn run(program: &Path, rounds: usize) -> anyhow::Result<()> {
+#[derive(Args)]
+pub struct Containers {
+    /// Containers of each runtime.
+    #[arg(long, default_value_t = 30)]
+    rounds: usize,
+
+    /// The program that has the runtime's helpers, if not everynode's release build.
+    #[arg(long)]
+    program: Option<PathBuf>,
+}
+
+impl Containers {
+    pub fn run(self) -> anyhow::Result<()> {
+        let program = match self.program {
+            Some(program) => program,
+            None => release_folder()?.join("everynode"),
+        };
+        measure(&program, self.rounds)
+    }
+}
+
+/// One container of each runtime in turn, so that what else the machine does meets all of them.
+fn measure(program: &Path, rounds: usize) -> anyhow::Result<()> {
     if !Path::new(BUSYBOX).exists() {
         line("containers alone", "left out: there is no /bin/busybox");
         return Ok(());
     }
     let dir = Scratch::new()?;
-    let bundle = dir.bundle()?;
+    let rootfs = dir.rootfs()?;
     let ours = Ours::open(program, &dir.0)?;
+    let bundle = ours.bundle(&dir.0, &rootfs)?;
     hide_hybrid_cgroups()?;
-    let mut runners: Vec<(&str, Vec<Duration>)> = vec![("everynode", Vec::new())];
+    let mut runners = vec![("everynode", Times::default())];
     for name in ["crun", "runc"] {
         match find(name) {
-            Some(_) => runners.push((name, Vec::new())),
+            Some(_) => runners.push((name, Times::default())),
             None => line(&format!("container start, {name}"), "left out: it is not installed"),
         }
     }
     for round in 0..rounds {
         for (name, times) in &mut runners {
-            let start = Instant::now();
             match *name {
-                "everynode" => ours.run(round)?,
-                other => theirs(other, &bundle, round)?,
+                "everynode" => ours.run(round, times)?,
+                other => theirs(other, &bundle, round, times)?,
             }
-            times.push(start.elapsed());
         }
     }
+    print("create and start", &runners, |times| &times.started);
+    print("create to end", &runners, |times| &times.ended);
+    Ok(())
+}
+
+/// From the request on.
+#[derive(Default)]
+struct Times {
+    started: Vec<Duration>,
+    ended: Vec<Duration>,
+}
+
+fn print(what: &str, runners: &[(&str, Times)], part: impl Fn(&Times) -> &Vec<Duration>) {
     let mut ours_ms = None;
     for (name, times) in runners {
-        let latencies = Latencies::new(times, Duration::from_secs(1));
+        let latencies = Latencies::new(part(times).clone(), Duration::from_secs(1));
         let (p50, p99) = (latencies.ms(0.5), latencies.ms(0.99));
         let ratio = ours_ms.map_or_else(String::new, |ours: f64| format!(", {:.2} times as long", p50 / ours));
         ours_ms.get_or_insert(p50);
-        line(&format!("container start to end, {name}"), &format!("{p50:>9.1} ms   p99 {p99:.1} ms{ratio}"));
+        line(&format!("container, {what}, {name}"), &format!("{p50:>9.1} ms   p99 {p99:.1} ms{ratio}"));
     }
-    Ok(())
 }
 
 /// The embedded runtime, from the request to create a container until its program has ended.
@@ -91,24 +129,47 @@ impl Ours {
         Ok(Ours { runtime, sandbox, sandbox_id, tokio })
     }
 
-    fn run(&self, round: usize) -> anyhow::Result<()> {
-        let name = format!("c{round}");
+    fn run(&self, round: usize, times: &mut Times) -> anyhow::Result<()> {
+        self.tokio.block_on(async {
+            let mut changes = self.runtime.changes();
+            let begin = Instant::now();
+            let id = self.create(&format!("c{round}")).await?;
+            self.runtime.start_container(&id).await.context("cannot start a container")?;
+            times.started.push(begin.elapsed());
+            while self.runtime.container(&id).await.context("the container is gone")?.state != ContainerState::Exited {
+                let _ = changes.changed().await;
+            }
+            times.ended.push(begin.elapsed());
+            Ok(())
+        })
+    }
+
+    async fn create(&self, name: &str) -> anyhow::Result<String> {
         let config = ContainerConfig {
-            name: name.clone(),
+            name: name.to_owned(),
             image_id: "bench".into(),
             command: vec!["/bin/busybox".into(), "true".into()],
             log_path: format!("{name}.log").into(),
             ..ContainerConfig::default()
         };
-        self.tokio.block_on(async {
-            let mut changes = self.runtime.changes();
-            let id = self.runtime.create_container(&self.sandbox_id, &self.sandbox, &config).await.context("cannot create a container")?;
-            self.runtime.start_container(&id).await.context("cannot start a container")?;
-            while self.runtime.container(&id).await.context("the container is gone")?.state != ContainerState::Exited {
-                let _ = changes.changed().await;
+        self.runtime.create_container(&self.sandbox_id, &self.sandbox, &config).await.context("cannot create a container")
+    }
+
+    /// The specification that this runtime makes, for the others: same mounts, namespaces, limits and rights.
+    fn bundle(&self, dir: &Path, rootfs: &Path) -> anyhow::Result<PathBuf> {
+        let id = self.tokio.block_on(self.create("example"))?;
+        let path = dir.join("state/containers").join(id).join("bundle/config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?)?;
+        config["root"]["path"] = json!(rootfs);
+        config["linux"]["cgroupsPath"] = json!(format!("/{}/pods/bench/other", cgroup_root()));
+        // A container sees its own control groups, which are bound from where they are.
+        for mount in config["mounts"].as_array().into_iter().flatten() {
+            if let Some(source) = mount["source"].as_str().filter(|source| source.starts_with("/sys/fs/cgroup/")) {
+                std::fs::create_dir_all(source).with_context(|| format!("cannot make {source}"))?;
             }
-            anyhow::Ok(())
-        })
+        }
+        std::fs::write(dir.join("config.json"), config.to_string())?;
+        Ok(dir.to_owned())
     }
 }
 
@@ -130,7 +191,9 @@ fn cgroup_root() -> String {
 fn remove_cgroups(group: &str) {
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         let root = hierarchy.path().join(group);
-        for dir in [root.join("pods/bench"), root.join("pods"), root] {
+        let bench = root.join("pods/bench");
+        let containers = std::fs::read_dir(&bench).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+        for dir in containers.chain([bench.clone(), root.join("pods"), root]) {
             let _ = std::fs::remove_dir(dir);
         }
     }
@@ -164,15 +227,30 @@ impl SandboxNetwork for NoNetwork {
     }
 }
 
-fn theirs(name: &str, bundle: &Path, round: usize) -> anyhow::Result<()> {
-    let output = Command::new(name)
-        .args(["run", "--bundle"])
-        .arg(bundle)
-        .arg(format!("everynode-bench-{round}"))
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {name}"))?;
-    if output.status.success() { Ok(()) } else { bail!("{name}: {}", String::from_utf8_lossy(&output.stderr)) }
+/// `create` and `start` as a node's agent would call them; it learns of the end by waiting for the process, then deletes.
+fn theirs(name: &str, bundle: &Path, round: usize, times: &mut Times) -> anyhow::Result<()> {
+    let id = format!("everynode-bench-{}-{round}", std::process::id());
+    let pid_file = bundle.join("pid");
+    let call = |arguments: &[&OsStr]| -> anyhow::Result<()> {
+        let status = Command::new(name).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).status();
+        let status = status.with_context(|| format!("cannot run {name}"))?;
+        if status.success() { Ok(()) } else { bail!("{name} {arguments:?} failed") }
+    };
+    let begin = Instant::now();
+    call(&["create".as_ref(), "--bundle".as_ref(), bundle.as_ref(), "--pid-file".as_ref(), pid_file.as_ref(), id.as_ref()])?;
+    let process = pidfd(&pid_file)?;
+    call(&["start".as_ref(), id.as_ref()])?;
+    times.started.push(begin.elapsed());
+    nix::poll::poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).context("cannot wait")?;
+    call(&["delete".as_ref(), id.as_ref()])?;
+    times.ended.push(begin.elapsed());
+    Ok(())
+}
+
+fn pidfd(file: &Path) -> anyhow::Result<OwnedFd> {
+    let pid: i32 = std::fs::read_to_string(file).context("no process id was written")?.trim().parse()?;
+    let pid = rustix::process::Pid::from_raw(pid).context("process ids are positive")?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).context("cannot open a process")
 }
 
 /// crun refuses machines that have both versions of control groups mounted: the empty second one is taken away for this thread and what it starts.
@@ -196,31 +274,19 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> anyhow::Result<Scratch> {
-        let path = std::env::temp_dir().join(format!("everynode-bench-containers-{}", std::process::id()));
+        // In memory, as the state of nodes and of the other runtimes is.
+        let path = Path::new("/dev/shm").join(format!("everynode-bench-containers-{}", std::process::id()));
         std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Scratch(path))
     }
 
-    fn bundle(&self) -> anyhow::Result<PathBuf> {
+    fn rootfs(&self) -> anyhow::Result<PathBuf> {
         let root = self.0.join("rootfs");
-        for dir in ["bin", "proc", "dev", "sys", "tmp"] {
+        for dir in ["bin", "proc", "dev", "sys", "tmp", "etc"] {
             std::fs::create_dir_all(root.join(dir))?;
         }
         std::fs::copy(BUSYBOX, root.join("bin/busybox")).context("cannot copy busybox")?;
-        let namespaces = ["pid", "network", "ipc", "uts", "mount"].map(|kind| json!({"type": kind}));
-        let config = json!({
-            "ociVersion": "1.0.2",
-            "process": {"user": {"uid": 0, "gid": 0}, "args": ["/bin/busybox", "true"], "env": ["PATH=/bin"], "cwd": "/", "noNewPrivileges": true},
-            "root": {"path": root, "readonly": false},
-            "hostname": "bench",
-            "mounts": [
-                {"destination": "/proc", "type": "proc", "source": "proc"},
-                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=65536k"]},
-            ],
-            "linux": {"namespaces": namespaces, "maskedPaths": ["/proc/kcore"], "readonlyPaths": ["/proc/sys"]},
-        });
-        std::fs::write(self.0.join("config.json"), config.to_string())?;
-        Ok(self.0.clone())
+        Ok(root)
     }
 }
 

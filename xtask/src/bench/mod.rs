@@ -23,8 +23,10 @@ pub enum Bench {
     Api(api::Api),
     /// DaemonSets over simulated nodes: seconds, CPU, memory, writes.
     Rollout(rollout::Rollout),
-    /// Pods with real containers on one node, and containers alone beside crun and runc. Needs root.
+    /// Pods with real containers on one node. Needs root.
     Pods(pods::Pods),
+    /// Containers alone, beside crun and runc. Needs root.
+    Containers(containers::Containers),
 }
 
 impl Bench {
@@ -35,6 +37,7 @@ impl Bench {
                 Bench::Api(api) => api.run(),
                 Bench::Rollout(rollout) => rollout.run(),
                 Bench::Pods(pods) => pods.run(),
+                Bench::Containers(containers) => containers.run(),
             };
         }
         server::build(&["--package", "everynode", "--package", "xtask"])?;

@@ -14,8 +14,7 @@ use serde_json::{Value, json};
 
 use super::client::{Connection, Connector};
 use super::figures::{Latencies, line};
-use super::watched;
-use super::{containers, process};
+use super::{process, watched};
 use crate::server::release_folder;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -35,10 +34,6 @@ pub struct Pods {
     /// Pods at once.
     #[arg(long, default_value_t = 50)]
     together: usize,
-
-    /// Containers of each runtime.
-    #[arg(long, default_value_t = 30)]
-    containers: usize,
 }
 
 impl Pods {
@@ -46,10 +41,7 @@ impl Pods {
         let program = release_folder()?.join("everynode");
         let cluster = Cluster::up(&program)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-        runtime.block_on(self.measure(&cluster))?;
-        // Before the next part hides a hierarchy of control groups, in which the cluster has some, too.
-        drop(cluster);
-        containers::run(&program, self.containers)
+        runtime.block_on(self.measure(&cluster))
     }
 
     async fn measure(&self, cluster: &Cluster) -> anyhow::Result<()> {
