@@ -37,6 +37,31 @@ pub fn is_v2() -> bool {
     Path::new(ROOT).join("cgroup.controllers").exists()
 }
 
+/// Makes the kernel ready for processes that will soon be put into groups; takes as long as that needs, 10 ms or so.
+///
+/// The first such move after a while waits for a grace period of RCU (`cgroup_threadgroup_rwsem`), those that follow closely do not. Moving this
+/// process to where it is already changes nothing and has the kernel wait now, while others prepare what they want to move. Failing is
+/// harmless: then the real move waits.
+pub fn expect_moves() {
+    let Ok(own) = fs::read_to_string("/proc/self/cgroup") else { return };
+    if let Some(dir) = own_group(&own, is_v2()) {
+        let _ = fs::write(dir.join("cgroup.procs"), "0");
+    }
+}
+
+/// From lines of `/proc/PID/cgroup`: number, controllers, path. Any hierarchy will do: the lock is one for all.
+fn own_group(lines: &str, v2: bool) -> Option<PathBuf> {
+    lines.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let root = match controllers {
+            "" if v2 => PathBuf::from(ROOT),
+            "pids" if !v2 => Path::new(ROOT).join(controllers),
+            _ => return None,
+        };
+        Some(root.join(path.trim_start_matches('/')))
+    })
+}
+
 impl Cgroup {
     pub fn new(path: &str) -> Self {
         Self { path: PathBuf::from(path.trim_start_matches('/')) }
@@ -294,6 +319,14 @@ fn field(path: &Path, name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_own_group_is_found_in_either_version() {
+        let hybrid = "9:name=systemd:/\n8:pids:/system.slice/agent.service\n3:cpuset:/\n0::/\n";
+        assert_eq!(own_group(hybrid, false), Some(PathBuf::from("/sys/fs/cgroup/pids/system.slice/agent.service")));
+        assert_eq!(own_group("0::/system.slice/agent.service\n", true), Some(PathBuf::from("/sys/fs/cgroup/system.slice/agent.service")));
+        assert_eq!(own_group("0::/\n", false), None);
+    }
 
     #[test]
     fn shares_become_weights() {

@@ -40,13 +40,14 @@ mod user;
 mod watcher;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
+use crate::cgroup;
 use crate::images::Contents;
 use crate::port::{
     self, ContainerConfig, ContainerStats, ContainerStatus, Error, ExecOutput, Reader, Resources, Result, SandboxConfig, SandboxNetwork,
@@ -82,6 +83,8 @@ struct Shared {
     version: String,
     table: table::Table,
     disk_usage: stats::DiskUsage,
+    /// Held by whoever has the kernel prepare for moves between control groups: one at a time is enough.
+    expecting_moves: Arc<Mutex<()>>,
 }
 
 impl Runtime {
@@ -100,10 +103,21 @@ impl Runtime {
             version: settings.version,
             table: table::Table::default(),
             disk_usage: stats::DiskUsage::default(),
+            expecting_moves: Arc::default(),
         });
         let runtime = Self { shared };
         runtime.load().await?;
         Ok(runtime)
+    }
+
+    /// A container will be started soon: what the kernel needs time for begins now, beside everything else.
+    fn expect_start(&self) {
+        let one = Arc::clone(&self.shared.expecting_moves);
+        tokio::task::spawn_blocking(move || {
+            if let Ok(_held) = one.try_lock() {
+                cgroup::expect_moves();
+            }
+        });
     }
 
     /// Runs `task` to its end even when the caller stops waiting: half a start or removal would be nobody's.
@@ -131,6 +145,7 @@ impl port::Runtime for Runtime {
 
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<String>> {
         let (this, config) = (self.clone(), config.clone());
+        self.expect_start();
         self.whole(async move { this.make_sandbox(config).await })
     }
 
@@ -156,11 +171,13 @@ impl port::Runtime for Runtime {
         config: &'a ContainerConfig,
     ) -> BoxFuture<'a, Result<String>> {
         let (this, id, sandbox, config) = (self.clone(), sandbox_id.to_owned(), sandbox.clone(), config.clone());
+        self.expect_start();
         self.whole(async move { this.create(&id, sandbox, config).await })
     }
 
     fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
         let (this, id) = (self.clone(), id.to_owned());
+        self.expect_start();
         self.whole(async move { this.start(&id).await })
     }
 

@@ -17,6 +17,9 @@ use runtime::port::{Mount, Propagation};
 use super::Context;
 use super::pod::uid;
 
+/// Where parts of volumes are bound, below the pod's folder.
+const SUB_PATHS: &str = "volume-subpaths";
+
 /// What a volume is, and the folder of its kind.
 enum Kind<'a> {
     HostPath(&'a k8s_openapi::api::core::v1::HostPathVolumeSource),
@@ -96,15 +99,19 @@ async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, group: Option
 /// What a container sees of its pod's volumes.
 pub async fn mounts(context: &Context, pod: &Pod, container: &Container, environment: &Environment) -> Result<Vec<Mount>, String> {
     let mut mounts = Vec::new();
-    for mount in container.volume_mounts.iter().flatten() {
+    for (at, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let volume = volumes(pod).iter().find(|volume| volume.name == mount.name);
         let place = volume.and_then(|volume| self::place(context, pod, volume));
         let place = place.ok_or_else(|| format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name))?;
         let host_path = match sub_path(mount, environment)? {
             None => place,
-            Some(sub) => sub_path::resolve(&place, &sub).map_err(|error| {
-                format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}", mount.name, container.name)
-            })?,
+            Some(sub) => {
+                let part = context.settings.pod_dir(uid(pod)).join(SUB_PATHS).join(&mount.name).join(&container.name).join(at.to_string());
+                sub_path::bind(&place, &sub, &part).map_err(|error| {
+                    format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}", mount.name, container.name)
+                })?;
+                part
+            }
         };
         mounts.push(bind(mount, host_path));
     }
@@ -134,8 +141,13 @@ fn bind(mount: &VolumeMount, host_path: PathBuf) -> Mount {
 
 /// Unmounts and removes everything below a pod's volumes; what lies behind a hostPath is not touched.
 pub async fn tear_down(context: &Context, uid: &str) -> std::io::Result<()> {
-    let dir = context.settings.pod_dir(uid).join("volumes");
-    tokio::task::spawn_blocking(move || tear_down_below(&dir)).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+    let dir = context.settings.pod_dir(uid);
+    let work = move || {
+        // First what is bound from volumes.
+        sub_path::remove_all(&dir.join(SUB_PATHS))?;
+        tear_down_below(&dir.join("volumes"))
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }
 
 fn tear_down_below(dir: &Path) -> std::io::Result<()> {

@@ -1,28 +1,182 @@
 //! subPath: a part of a volume. It may not lead out of the volume, through `..` or through links that a container left there.
+//!
+//! What was checked could be replaced by a link before the runtime mounts it. So it is opened from the volume's folder on without following any
+//! link, and what was opened, not its name, is bound to a place of the agent's own, as kubelets do it (`volume-subpaths/VOLUME/CONTAINER/N` of
+//! the pod's folder). The runtime mounts that place.
 
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-/// The real place of `sub` below `volume`; folders that are missing are made.
-pub fn resolve(volume: &Path, sub: &str) -> Result<PathBuf, String> {
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+/// As kubelets make missing folders.
+const DIR_MODE: u32 = 0o750;
+
+/// Binds the part `sub` of the volume to `place`, anew if something is bound there; folders that are missing in the volume are made.
+pub fn bind(volume: &Path, sub: &str, place: &Path) -> Result<(), String> {
+    let part = open(volume, sub)?;
+    let words = |error: std::io::Error| format!("{}: {error}", place.display());
+    unmount_all(place).map_err(words)?;
+    make_place(place, &part).map_err(words)?;
+    rustix::mount::mount_bind(format!("/proc/self/fd/{}", part.as_raw_fd()), place).map_err(|error| words(error.into()))
+}
+
+fn open(volume: &Path, sub: &str) -> Result<OwnedFd, String> {
     let sub = Path::new(sub);
     if sub.is_absolute() || sub.components().any(|part| part == Component::ParentDir) {
         return Err(format!("{} must not be absolute or contain '..'", sub.display()));
     }
-    let root = volume.canonicalize().map_err(|error| format!("{}: {error}", volume.display()))?;
-    let mut so_far = root.clone();
-    for part in sub.components() {
-        let next = so_far.join(part);
-        so_far = match next.canonicalize() {
+    let words = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+    let root = volume.canonicalize().map_err(|error| words(volume, error))?;
+    let (there, missing) = resolve(&root, sub)?;
+    let below =
+        there.strip_prefix(&root).map_err(|_| format!("subpath {} is not within the volume path {}", sub.display(), volume.display()))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root_dir = rustix::fs::open(&root, flags, Mode::empty()).map_err(|error| words(&root, error.into()))?;
+    let mut opened = open_below(&root_dir, below).map_err(|error| words(&there, error.into()))?;
+    for name in missing {
+        match rustix::fs::mkdirat(&opened, &name, Mode::from_raw_mode(DIR_MODE)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(words(Path::new(&name), error.into())),
+        }
+        opened = open_below(&opened, Path::new(&name)).map_err(|error| words(Path::new(&name), error.into()))?;
+    }
+    Ok(opened)
+}
+
+/// The real place of that part of `sub` which is there, wherever it is, and the names of what is not.
+fn resolve(root: &Path, sub: &Path) -> Result<(PathBuf, Vec<OsString>), String> {
+    let mut there = root.to_owned();
+    let mut names = sub.components().filter(|part| *part != Component::CurDir).map(|part| part.as_os_str().to_owned());
+    while let Some(name) = names.next() {
+        let next = there.join(&name);
+        there = match next.canonicalize() {
             Ok(real) => real,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                std::fs::create_dir(&next).map_err(|error| format!("{}: {error}", next.display()))?;
-                next
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((there, std::iter::once(name).chain(names).collect())),
             Err(error) => return Err(format!("{}: {error}", next.display())),
         };
-        if !so_far.starts_with(&root) {
-            return Err(format!("subpath {} is not within the volume path {}", sub.display(), volume.display()));
+    }
+    Ok((there, Vec::new()))
+}
+
+/// Follows no link, wherever it leads: what is named has been resolved already.
+fn open_below(dir: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(dir, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// A file for a file, a folder for a folder: only then can one be bound to the other.
+fn make_place(place: &Path, part: impl AsFd) -> std::io::Result<()> {
+    let is_dir = FileType::from_raw_mode(rustix::fs::statat(part, "", AtFlags::EMPTY_PATH)?.st_mode) == FileType::Directory;
+    if let Some(parent) = place.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    remove_place(place)?;
+    if is_dir { std::fs::create_dir(place) } else { std::fs::File::create_new(place).map(drop) }
+}
+
+/// Unmounts and removes all places below `dir`, and the folder. Never goes into what is bound: a place that cannot be unmounted is an error.
+pub fn remove_all(dir: &Path) -> std::io::Result<()> {
+    for volume in super::entries(dir)? {
+        for container in super::entries(&volume)? {
+            for place in super::entries(&container)? {
+                unmount_all(&place)?;
+                remove_place(&place)?;
+            }
+            std::fs::remove_dir(&container)?;
+        }
+        std::fs::remove_dir(&volume)?;
+    }
+    absent_is_fine(std::fs::remove_dir(dir))
+}
+
+/// Whatever lies over it.
+fn unmount_all(place: &Path) -> std::io::Result<()> {
+    loop {
+        match rustix::mount::unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            // Nothing is mounted there, or nothing is there.
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
         }
     }
-    Ok(so_far)
+}
+
+/// An empty folder or a file, not more.
+fn remove_place(place: &Path) -> std::io::Result<()> {
+    let is_dir = match std::fs::symlink_metadata(place) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        meta => meta?.is_dir(),
+    };
+    absent_is_fine(if is_dir { std::fs::remove_dir(place) } else { std::fs::remove_file(place) })
+}
+
+fn absent_is_fine(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Where an opened descriptor leads.
+    fn path_of(opened: &OwnedFd) -> PathBuf {
+        std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).unwrap()
+    }
+
+    fn volume() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = dir.path().canonicalize().unwrap().join("volume");
+        std::fs::create_dir_all(volume.join("a/b")).unwrap();
+        std::fs::create_dir(dir.path().join("secret")).unwrap();
+        (dir, volume)
+    }
+
+    #[test]
+    fn parts_are_opened_and_missing_folders_made() {
+        let (_dir, volume) = volume();
+        std::fs::write(volume.join("a/file"), "").unwrap();
+        symlink("a", volume.join("inside")).unwrap();
+        symlink(volume.join("a"), volume.join("absolute")).unwrap();
+        for (sub, place) in [(".", ""), ("a/./b", "a/b"), ("inside/file", "a/file"), ("absolute/b", "a/b"), ("new/deep", "new/deep")] {
+            let opened = open(&volume, sub).unwrap();
+            assert_eq!(path_of(&opened), volume.join(place).components().collect::<PathBuf>(), "{sub}");
+        }
+    }
+
+    #[test]
+    fn nothing_leads_out_of_the_volume() {
+        let (dir, volume) = volume();
+        symlink("../secret", volume.join("out")).unwrap();
+        symlink("../nowhere", volume.join("dangling")).unwrap();
+        symlink("..", volume.join("a/up")).unwrap();
+        assert!(open(&volume, "a/up").is_ok(), "up to the volume itself is within it");
+        for sub in ["../secret", "/etc", "a/../..", "out", "out/new", "a/up/out", "dangling", "dangling/new"] {
+            assert!(open(&volume, sub).is_err(), "{sub}");
+        }
+        assert!(!dir.path().join("nowhere").exists() && !dir.path().join("secret/new").exists(), "nothing is made outside either");
+    }
+
+    /// A container that puts a link where a folder was, between the check and the opening.
+    #[test]
+    fn what_becomes_a_link_meanwhile_is_not_followed() {
+        let (_dir, volume) = volume();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&volume, flags, Mode::empty()).unwrap();
+        let (there, _) = resolve(&volume, Path::new("a/b")).unwrap();
+        let below = there.strip_prefix(&volume).unwrap();
+        assert!(open_below(&root, below).is_ok());
+        std::fs::remove_dir(volume.join("a/b")).unwrap();
+        symlink("../../secret", volume.join("a/b")).unwrap();
+        assert_eq!(open_below(&root, below).unwrap_err(), Errno::LOOP);
+    }
 }
