@@ -2,6 +2,7 @@
 
 mod client;
 pub mod cluster;
+mod containerd;
 mod fleet;
 mod home;
 mod image;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Answer, Client};
 pub use cluster::Cluster;
+pub use containerd::CriNode;
 pub use fleet::Fleet;
 pub use home::Home;
 pub use image::{Image, digest};
