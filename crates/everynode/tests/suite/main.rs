@@ -10,6 +10,7 @@ mod durability;
 mod golden;
 mod kubectl;
 mod nodes;
+mod plugin;
 mod restart;
 mod up_down;
 mod why_plan;
