@@ -22,7 +22,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// What CI runs: fmt, clippy, tidy, a little fuzzing, tests.
+    /// What CI runs: fmt, licences, clippy, tidy, a little fuzzing, tests.
     Ci,
     /// Build what is given to people: a static program, and an archive with all that belongs to it.
     Dist,

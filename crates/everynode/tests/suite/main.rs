@@ -6,6 +6,7 @@ mod auth;
 mod bad_input;
 mod controllers;
 mod daemonsets;
+mod docs;
 mod durability;
 mod golden;
 mod kubectl;
