@@ -1,6 +1,5 @@
 //! Progress of a command: a spinner, or a board, that is drawn in place on a terminal; plain lines elsewhere.
 
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
@@ -59,25 +58,23 @@ pub struct Screen {
 impl Screen {
     /// On stderr, with a spinner before the first line; None where it is no terminal.
     fn stderr() -> Option<Screen> {
-        let is_terminal = std::io::stderr().is_terminal();
         let size = || rustix::termios::tcgetwinsize(std::io::stderr()).ok();
-        let screen = Screen::on(ProgressDrawTarget::stderr(), "{spinner} {msg}", size).filter(|_| is_terminal)?;
+        let screen = Screen::on(ProgressDrawTarget::stderr(), "{spinner} {msg}", size)?;
         screen.bar.enable_steady_tick(Duration::from_millis(80));
         Some(screen)
     }
 
     /// On stdout; None where it is no terminal.
     pub fn stdout() -> Option<Screen> {
-        let is_terminal = std::io::stdout().is_terminal();
         let size = || rustix::termios::tcgetwinsize(std::io::stdout()).ok();
-        Screen::on(ProgressDrawTarget::stdout(), "{msg}", size).filter(|_| is_terminal)
+        Screen::on(ProgressDrawTarget::stdout(), "{msg}", size)
     }
 
     fn on(target: ProgressDrawTarget, template: &str, size: fn() -> Option<rustix::termios::Winsize>) -> Option<Screen> {
         // After an error the last board is left standing: it shows why.
         let bar = ProgressBar::with_draw_target(None, target).with_finish(ProgressFinish::Abandon);
         bar.set_style(ProgressStyle::with_template(template).expect("the template is valid"));
-        // A terminal that cannot move its cursor (TERM=dumb) gets plain lines.
+        // No terminal, or one that cannot move its cursor (TERM=dumb).
         if bar.is_hidden() { None } else { Some(Screen { bar, size }) }
     }
 
