@@ -1,19 +1,27 @@
 //! `cargo xtask ci`: what CI runs, in the order in which failures are cheapest to find.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
 const STEPS: &[&[&str]] = &[
     &["fmt", "--all", "--check"],
+    DENY,
     &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
     &["xtask", "tidy"],
     &["xtask", "fuzz", "--seconds", "5", "--seed", "1"],
     &["test", "--workspace"],
 ];
 
+/// Whether everything may be given to people (deny.toml). A tool of its own, which takes minutes to install.
+const DENY: &[&str] = &["deny", "check", "licenses", "bans", "sources"];
+
 pub fn run() -> anyhow::Result<()> {
     for step in STEPS {
+        if *step == DENY && !has_deny() {
+            eprintln!("== cargo deny is left out: it is not installed (cargo install --locked cargo-deny)");
+            continue;
+        }
         let shown = format!("cargo {}", step.join(" "));
         eprintln!("== {shown}");
         let status = Command::new(env!("CARGO")).args(*step).status().with_context(|| format!("cannot run {shown}"))?;
@@ -22,4 +30,9 @@ pub fn run() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn has_deny() -> bool {
+    let status = Command::new("cargo-deny").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
 }

@@ -1,7 +1,8 @@
-//! Development tasks: `cargo xtask ci|tidy|fuzz|golden|sim|bench`.
+//! Development tasks: `cargo xtask ci|dist|tidy|fuzz|golden|sim|bench`.
 
 mod bench;
 mod ci;
+mod dist;
 mod fuzz;
 mod golden;
 mod server;
@@ -21,8 +22,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// What CI runs: fmt, clippy, tidy, a little fuzzing, tests.
+    /// What CI runs: fmt, licences, clippy, tidy, a little fuzzing, tests.
     Ci,
+    /// Build what is given to people: a static program, and an archive with all that belongs to it.
+    Dist,
     /// Rules of the house that no other tool checks.
     Tidy,
     /// Look for requests that make the server panic.
@@ -39,6 +42,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Ci => ci::run(),
+        Task::Dist => dist::run(),
         Task::Tidy => tidy::run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Golden(golden) => golden.run(),

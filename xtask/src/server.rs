@@ -71,11 +71,15 @@ pub fn build(packages: &[&str]) -> anyhow::Result<()> {
     if status.success() { Ok(()) } else { bail!("the release does not build") }
 }
 
-/// Where cargo puts releases: below `CARGO_TARGET_DIR`, or below the workspace.
+/// Where cargo puts releases.
 pub fn release_folder() -> anyhow::Result<PathBuf> {
-    let target = match std::env::var_os("CARGO_TARGET_DIR") {
+    Ok(target_folder()?.join("release"))
+}
+
+/// Where cargo puts what it builds: `CARGO_TARGET_DIR`, or in the workspace.
+pub fn target_folder() -> anyhow::Result<PathBuf> {
+    Ok(match std::env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => std::env::current_dir().context("there is no current folder")?.join(dir),
         None => crate::tidy::root()?.join("target"),
-    };
-    Ok(target.join("release"))
+    })
 }

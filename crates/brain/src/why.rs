@@ -44,10 +44,25 @@ pub struct NodeExplanation {
     /// Number of the pod's revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,
+    pub standing: Standing,
     /// For machines: what kind of reason it is.
     pub code: &'static str,
     /// For people.
     pub reason: String,
+}
+
+/// How near a node is to what the set wants of it; those that need somebody's attention come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Standing {
+    /// Nothing gets better by waiting alone, as far as one can see: an image that is not there, a full node.
+    Stuck,
+    /// What a rollout passes through.
+    Underway,
+    /// Runs an available pod of the current revision.
+    Done,
+    /// The set wants no pod there.
+    NotMeant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -118,7 +133,29 @@ impl Question<'_> {
             (Some(node), None) => self.without_pod(note, node),
         };
         let revision = pod.and_then(|pod| self.revisions.get(pod.meta.labels.get(HASH_LABEL)?)).copied();
-        NodeExplanation { node: note.node.to_string(), state, pod: pod.map(|pod| pod.meta.name.to_string()), revision, code, reason }
+        let standing = self.standing(state, code, pod);
+        NodeExplanation {
+            node: note.node.to_string(),
+            state,
+            pod: pod.map(|pod| pod.meta.name.to_string()),
+            revision,
+            standing,
+            code,
+            reason,
+        }
+    }
+
+    fn standing(&self, state: State, code: &str, pod: Option<&Arc<Pod>>) -> Standing {
+        let is_bound = pod.is_some_and(|pod| pod.node.is_some());
+        match (code, pod) {
+            ("Runs", Some(pod)) if pod.is_available(self.set.min_ready_seconds, self.now) => Standing::Done,
+            ("NodeDown" | "BackingOff" | "Failed" | "ImagePull" | "ContainerWaits" | "OnDelete", _) => Standing::Stuck,
+            ("Misscheduled", _) => Standing::NotMeant,
+            (_, None) if state == State::DoesNotRun => Standing::NotMeant,
+            // No node took it.
+            (_, Some(_)) if state == State::DoesNotRun && !is_bound => Standing::Stuck,
+            _ => Standing::Underway,
+        }
     }
 
     fn without_pod(&self, note: &Note, node: &Node) -> (State, &'static str, String) {
@@ -158,7 +195,11 @@ impl Question<'_> {
             return (State::Waits, "NodeDown", self.down_with(node, pod));
         }
         if let Some(waiting) = &pod.status.waiting {
-            let code = if waiting.pull() == Pull::Fails { "ImagePull" } else { "ContainerWaits" };
+            let code = match &*waiting.reason {
+                _ if waiting.pull() == Pull::Fails => "ImagePull",
+                "ContainerCreating" | "PodInitializing" => "Starting",
+                _ => "ContainerWaits",
+            };
             let message = if waiting.message.is_empty() { String::new() } else { format!(": {}", waiting.message) };
             return (State::Waits, code, format!("container {} waits: {}{message}{}", waiting.container, waiting.reason, restarts(pod)));
         }

@@ -17,6 +17,10 @@ use serde::{Deserialize, Serialize};
 use crate::nodes::process::Process;
 use crate::nodes::{Node, cgroups, network};
 
+/// The name of the cluster that is meant where none is named, for those who work with another one all the time.
+const NAME_VARIABLE: &str = "EVERYNODE_CLUSTER";
+const NAME: &str = "everynode";
+
 /// How long a server gets to say that it is ready, and to end.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
@@ -44,6 +48,11 @@ pub struct ServerOptions {
 pub struct Cluster {
     pub name: String,
     pub dir: PathBuf,
+}
+
+/// $EVERYNODE_CLUSTER, or else `everynode`.
+pub fn default_name() -> String {
+    std::env::var(NAME_VARIABLE).ok().filter(|name| !name.is_empty()).unwrap_or_else(|| NAME.to_owned())
 }
 
 impl Cluster {

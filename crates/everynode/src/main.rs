@@ -11,8 +11,6 @@ mod roles;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 /// A third of the server's time goes into many small allocations, which this one does in half the time of the C library's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -25,9 +23,7 @@ fn main() -> ExitCode {
     if let Some(code) = builtin::run_if_asked() {
         return code;
     }
-    let arguments = cli::Arguments::parse();
-    cli::start_logging(arguments.verbose);
-    match arguments.run() {
+    match cli::run() {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");

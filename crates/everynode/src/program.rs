@@ -1,4 +1,4 @@
-//! Where this program is, for starting it again.
+//! Where this program is, for starting it again, and what people call it.
 
 use std::path::PathBuf;
 
@@ -12,4 +12,9 @@ pub fn path() -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe().context("cannot tell which program this is")?;
     let text = path.to_string_lossy();
     Ok(text.strip_suffix(REPLACED).map_or_else(|| path.clone(), PathBuf::from))
+}
+
+/// The name as it was typed: what to type for the next command.
+pub fn typed() -> String {
+    std::env::args().next().unwrap_or_else(|| "everynode".to_owned())
 }

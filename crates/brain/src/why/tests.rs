@@ -42,6 +42,17 @@ fn pods_that_run_and_nodes_that_are_not_meant() {
 }
 
 #[test]
+fn standings_say_what_needs_attention() {
+    let text =
+        "node a; node b; node c notready; node d taint=k:NoExecute; ds web minReady=20; pod p@a ready; pod q@b ready=5; pod r@c ready";
+    let cluster = cluster(text);
+    let key = cluster.sets.keys().next().expect("a set").clone();
+    let explanation = why(&cluster, &key, None, now()).expect("the set is there");
+    let standings: Vec<Standing> = explanation.nodes.iter().map(|node| node.standing).collect();
+    assert_eq!(standings, [Standing::Done, Standing::Underway, Standing::Stuck, Standing::NotMeant]);
+}
+
+#[test]
 fn a_rollout_that_waits_for_a_dead_node_says_so() {
     check(
         "node a notready; node b; ds web rev=2; pod p@a rev=2; pod q@b rev=1 ready",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use brain::model::Key;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kinds::table::{self, Kind};
 use kube::api::{DynamicObject, Patch, PatchParams};
@@ -15,6 +16,9 @@ use serde_json::Value;
 use super::progress::Progress;
 
 const MANAGER: &str = "everynode";
+
+/// Between two looks at a set that rolls out.
+const POLL_PERIOD: Duration = Duration::from_millis(50);
 
 /// A document of a manifest.
 #[derive(Debug)]
@@ -30,6 +34,10 @@ pub struct Manifest {
 impl Manifest {
     pub fn is_daemon_set(&self) -> bool {
         self.kind.kind == "DaemonSet"
+    }
+
+    pub fn key(&self) -> Key {
+        Key::new(&self.namespace, &self.name)
     }
 
     pub fn origin(&self) -> &str {
@@ -123,7 +131,7 @@ fn manifest(origin: String, object: Value) -> anyhow::Result<Manifest> {
     Ok(Manifest { origin, kind, namespace, name, object })
 }
 
-/// Applies all in their order, then waits until every DaemonSet among them has rolled out.
+/// Applies all in their order.
 pub async fn apply(client: &Client, manifests: &[Manifest], progress: &Progress) -> anyhow::Result<()> {
     for manifest in manifests {
         let kind = manifest.kind;
@@ -137,25 +145,29 @@ pub async fn apply(client: &Client, manifests: &[Manifest], progress: &Progress)
         applied.with_context(|| format!("{}: cannot apply {} {:?}", manifest.origin, kind.kind, manifest.name))?;
         progress.done(&format!("{}/{} applied", kind.singular, manifest.name));
     }
-    for manifest in manifests.iter().filter(|manifest| manifest.is_daemon_set()) {
-        wait_for_rollout(client, manifest, progress).await?;
+    Ok(())
+}
+
+/// Waits until all these DaemonSets have rolled out.
+pub async fn rolled_out(client: &Client, sets: &[Key], progress: &Progress) -> anyhow::Result<()> {
+    for set in sets {
+        wait_for_rollout(client, set, progress).await?;
     }
     Ok(())
 }
 
-async fn wait_for_rollout(client: &Client, manifest: &Manifest, progress: &Progress) -> anyhow::Result<()> {
-    let sets: Api<DaemonSet> = Api::namespaced(client.clone(), &manifest.namespace);
+async fn wait_for_rollout(client: &Client, key: &Key, progress: &Progress) -> anyhow::Result<()> {
+    let sets: Api<DaemonSet> = Api::namespaced(client.clone(), &key.namespace);
     loop {
-        let set = sets.get(&manifest.name).await.with_context(|| format!("cannot read DaemonSet {:?}", manifest.name))?;
+        let set = sets.get(&key.name).await.with_context(|| format!("cannot read DaemonSet {:?}", key.name))?;
         let status = set.status.unwrap_or_default();
         let observed = status.observed_generation >= set.metadata.generation;
         let (ready, desired) = (status.number_available.unwrap_or(0), status.desired_number_scheduled);
-        progress.doing(&format!("daemonset/{}: {ready} of {desired} available", manifest.name));
         if observed && ready >= desired && status.updated_number_scheduled.unwrap_or(0) >= desired {
-            progress.done(&format!("daemonset/{} runs on {desired} nodes", manifest.name));
+            progress.done(&format!("daemonset/{} runs on {desired} nodes", key.name));
             return Ok(());
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(POLL_PERIOD).await;
     }
 }
 

@@ -1,10 +1,10 @@
 //! `everynode down`: a local cluster and everything it made, gone.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
+use super::local::Local;
 use crate::clusters::Cluster;
 use crate::kubeconfig;
 
@@ -13,22 +13,17 @@ use crate::kubeconfig;
 /// Its process, its data directory and its entries in the kubeconfig. Also works after a crash. Nothing to remove is no error.
 #[derive(Debug, Args)]
 pub struct Down {
-    /// Name of the cluster.
-    #[arg(long, default_value = "everynode", conflicts_with = "all")]
-    name: String,
+    #[command(flatten)]
+    local: Local,
 
     /// All local clusters.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["name", "data_dir"])]
     all: bool,
-
-    /// Where the cluster's state lives, if it was given to `up`.
-    #[arg(long, conflicts_with = "all")]
-    data_dir: Option<PathBuf>,
 }
 
 impl Down {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let clusters = if self.all { Cluster::all()? } else { vec![Cluster::named(&self.name, self.data_dir.as_deref())?] };
+        let clusters = if self.all { Cluster::all()? } else { vec![self.local.cluster()?] };
         if clusters.is_empty() {
             eprintln!("there are no clusters");
         }

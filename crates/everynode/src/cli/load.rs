@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use runtime::images::{Store, archive};
 
-use crate::clusters::Cluster;
+use super::local::Local;
 
 /// Load images from archives (`docker save`, OCI) or OCI layout directories, for all nodes of a local cluster.
 #[derive(Debug, Args)]
@@ -20,13 +20,8 @@ pub struct Load {
     #[arg(long)]
     tag: Option<String>,
 
-    /// Name of the cluster.
-    #[arg(long, default_value = "everynode")]
-    name: String,
-
-    /// Where the cluster's state lives, if it was given to `up`.
-    #[arg(long)]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    local: Local,
 
     /// Folder of images of a node without a local cluster.
     #[arg(long, conflicts_with_all = ["name", "data_dir"])]
@@ -38,7 +33,7 @@ impl Load {
         let dir = match self.image_dir {
             Some(dir) => dir,
             None => {
-                let cluster = Cluster::named(&self.name, self.data_dir.as_deref())?;
+                let cluster = self.local.cluster()?;
                 anyhow::ensure!(cluster.exists(), "there is no cluster {}: start one with `everynode up`", cluster.name);
                 cluster.image_dir()
             }

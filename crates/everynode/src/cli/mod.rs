@@ -4,20 +4,27 @@
 //! `plan`: a node would lose its pod).
 
 mod agent;
+mod completions;
 mod controller;
 mod down;
 mod load;
 mod local_node;
 mod ls;
+mod man;
 mod node;
 mod plan;
+mod plugin;
 mod server;
 mod status;
 mod up;
 mod why;
 
 mod apply;
+mod board;
+mod live;
+mod local;
 mod progress;
+mod table;
 mod target;
 
 use std::process::ExitCode;
@@ -28,10 +35,10 @@ use tracing_subscriber::EnvFilter;
 /// Run one copy of an agent on every node of a fleet, with Kubernetes' own API and kubectl.
 #[derive(Debug, Parser)]
 #[command(name = "everynode", version, disable_help_subcommand = true)]
-pub struct Arguments {
+struct Arguments {
     /// Say more on stderr; twice for everything. RUST_LOG overrides.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
-    pub verbose: u8,
+    verbose: u8,
 
     #[command(subcommand)]
     command: Command,
@@ -52,10 +59,25 @@ enum Command {
     Server(server::Server),
     Agent(Box<agent::Agent>),
     Controller(controller::Controller),
+    Completions(completions::Completions),
+    #[command(hide = true)]
+    Man(man::Man),
+}
+
+/// Reads the command line and does what it says.
+pub fn run() -> anyhow::Result<ExitCode> {
+    if plugin::is_asked() {
+        let asked = plugin::Plugin::parse();
+        start_logging(asked.verbose);
+        return asked.run();
+    }
+    let arguments = Arguments::parse();
+    start_logging(arguments.verbose);
+    arguments.run()
 }
 
 impl Arguments {
-    pub fn run(self) -> anyhow::Result<ExitCode> {
+    fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Up(up) => up.run(),
             Command::Down(down) => down.run(),
@@ -69,12 +91,14 @@ impl Arguments {
             Command::Server(server) => server.run(),
             Command::Agent(agent) => agent.run(),
             Command::Controller(controller) => controller.run(),
+            Command::Completions(completions) => completions.run(),
+            Command::Man(man) => man.run(),
         }
     }
 }
 
 /// Logs go to stderr: warnings, or more with `-v`.
-pub fn start_logging(verbose: u8) {
+fn start_logging(verbose: u8) {
     let level = match verbose {
         0 => "warn",
         1 => "info",

@@ -1,6 +1,5 @@
 //! `everynode node`: adding, removing, stopping and starting nodes of a local cluster.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -10,6 +9,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
+use super::local::Local;
 use crate::clusters::Cluster;
 use crate::kubeconfig;
 use crate::nodes::{self, Node};
@@ -24,13 +24,8 @@ pub struct NodeCommand {
     #[command(subcommand)]
     what: What,
 
-    /// Name of the cluster.
-    #[arg(long, default_value = "everynode", global = true)]
-    name: String,
-
-    /// Where the cluster's state lives, if it was given to `up`.
-    #[arg(long, global = true)]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    local: Local,
 }
 
 #[derive(Debug, Subcommand)]
@@ -52,7 +47,7 @@ enum What {
 
 impl NodeCommand {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let cluster = Cluster::named(&self.name, self.data_dir.as_deref())?;
+        let cluster = self.local.cluster()?;
         if cluster.running().is_none() {
             bail!("cluster {} does not run: start it with `everynode up`", cluster.name);
         }

@@ -1,90 +1,104 @@
 //! `everynode status`: nodes and DaemonSets at a glance.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use brain::model::Key;
 use clap::Args;
-use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::Node;
-use kube::{Api, Client, ResourceExt};
+use kube::Client;
 
-use crate::clusters::Cluster;
+use super::board::{Board, Room};
+use super::live;
+use super::local::Local;
+use super::progress::Screen;
+use super::target::Target;
 use crate::kubeconfig;
 
-/// Show the nodes and DaemonSets of a local cluster.
+/// Show the nodes and DaemonSets of a cluster.
+///
+/// Of a local cluster; or, with --kubeconfig or --context, of any.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Name of the cluster.
-    #[arg(long, default_value = "everynode")]
-    name: String,
+    #[command(flatten)]
+    local: Local,
 
-    /// Print again whenever something changed, until interrupted.
+    #[command(flatten)]
+    asked: Asked,
+}
+
+/// What is asked of a cluster, whichever it is.
+#[derive(Debug, Args)]
+pub struct Asked {
+    /// Follow what happens, until interrupted: drawn in place on a terminal, printed again after every change elsewhere.
     #[arg(short, long)]
     watch: bool,
 
-    /// Where the cluster's state lives, if it was given to `up`.
-    #[arg(long)]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: Target,
 }
 
+/// Pause between two looks of somebody who watches.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
 
 impl Status {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let cluster = Cluster::named(&self.name, self.data_dir.as_deref())?;
-        let Some(record) = cluster.running() else {
-            bail!(
-                "cluster {} does not run; `everynode ls` lists what there is, `everynode up --name {}` starts it",
-                cluster.name,
-                cluster.name
-            );
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?;
-        runtime.block_on(async {
-            let client = kubeconfig::client(&cluster.kubeconfig()).await?;
-            let mut shown = String::new();
-            loop {
-                let text = report(&client, &record.address).await?;
-                if text != shown {
-                    print!("{text}");
-                    shown = text;
-                }
-                if !self.watch {
-                    return Ok(ExitCode::SUCCESS);
-                }
-                tokio::time::sleep(WATCH_PERIOD).await;
+        let is_local = self.local.name.is_some() || self.local.data_dir.is_some();
+        let names_another = self.asked.cluster.kubeconfig.is_some() || self.asked.cluster.context.is_some();
+        match (is_local, names_another) {
+            (true, true) => {
+                bail!("--name and --data-dir are for local clusters, --kubeconfig and --context for any: give one or the other")
             }
+            (false, true) => self.asked.run(),
+            (_, false) => self.local_run(),
+        }
+    }
+
+    fn local_run(self) -> anyhow::Result<ExitCode> {
+        let cluster = self.local.cluster()?;
+        let Some(record) = cluster.running() else {
+            let name = &cluster.name;
+            bail!("cluster {name} does not run; `everynode ls` lists what there is, `everynode up --name {name}` starts it");
+        };
+        block_on(async { self.asked.show(&kubeconfig::client(&cluster.kubeconfig()).await?, &record.address).await })
+    }
+}
+
+impl Asked {
+    /// Asks the cluster that kubectl would ask.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        block_on(async {
+            let config = self.cluster.config().await?;
+            let server = config.cluster_url.to_string();
+            let client = Client::try_from(config).context("cannot make a client")?;
+            self.show(&client, server.trim_end_matches('/')).await
         })
     }
+
+    async fn show(&self, client: &Client, server: &str) -> anyhow::Result<ExitCode> {
+        let wanted = |key: &Key| self.cluster.namespace.as_deref().is_none_or(|namespace| namespace == &*key.namespace);
+        if !self.watch {
+            print(&live::look(client, server, wanted).await?);
+            return Ok(ExitCode::SUCCESS);
+        }
+        let screen = Screen::stdout();
+        let mut last: Option<Board> = None;
+        let show = |board: Board| {
+            match &screen {
+                Some(screen) => screen.show(&board.lines(screen.room()).join("\n")),
+                None if last.as_ref().is_some_and(|last| last.tells_the_same_as(&board)) => {}
+                None => print(&board),
+            }
+            last = Some(board);
+        };
+        match live::follow(client, server, WATCH_PERIOD, wanted, show).await? {}
+    }
 }
 
-async fn report(client: &Client, address: &str) -> anyhow::Result<String> {
-    let nodes = Api::<Node>::all(client.clone()).list(&Default::default()).await.context("cannot list nodes")?.items;
-    let sets = Api::<DaemonSet>::all(client.clone()).list(&Default::default()).await.context("cannot list DaemonSets")?.items;
-    let ready = nodes.iter().filter(|node| is_ready(node)).count();
-    let mut text = format!("server {address}\nnodes  {ready} of {} Ready\n", nodes.len());
-    if !sets.is_empty() {
-        text += &format!("{:<20} {:<24} {:>8} {:>8} {:>8} {:>10}\n", "NAMESPACE", "DAEMONSET", "DESIRED", "READY", "UPDATED", "AVAILABLE");
-    }
-    for set in sets {
-        let status = set.status.clone().unwrap_or_default();
-        text += &format!(
-            "{:<20} {:<24} {:>8} {:>8} {:>8} {:>10}\n",
-            set.namespace().unwrap_or_default(),
-            set.name_any(),
-            status.desired_number_scheduled,
-            status.number_ready,
-            status.updated_number_scheduled.unwrap_or(0),
-            status.number_available.unwrap_or(0)
-        );
-    }
-    Ok(text)
+fn print(board: &Board) {
+    board.lines(Room::default()).iter().for_each(|line| println!("{line}"));
 }
 
-/// Is the node's Ready condition true?
-pub fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?.block_on(work)
 }

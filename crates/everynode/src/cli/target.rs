@@ -32,14 +32,19 @@ pub struct Target {
 impl Target {
     /// A client, and the namespace that is meant where none is named.
     pub async fn client(&self) -> anyhow::Result<(Client, String)> {
+        let config = self.config().await?;
+        let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        Ok((Client::try_from(config).context("cannot make a client")?, namespace))
+    }
+
+    /// The cluster that is meant, and as whom.
+    pub async fn config(&self) -> anyhow::Result<kube::Config> {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let config = match &self.kubeconfig {
             Some(path) => Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?,
             None => Kubeconfig::read().context("there is no kubeconfig; `everynode up` makes one, --kubeconfig names one")?,
         };
-        let config = kube::Config::from_custom_kubeconfig(config, &options).await.context("the kubeconfig is not usable")?;
-        let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        Ok((Client::try_from(config).context("cannot make a client")?, namespace))
+        kube::Config::from_custom_kubeconfig(config, &options).await.context("the kubeconfig is not usable")
     }
 }
 

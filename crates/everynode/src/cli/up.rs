@@ -5,19 +5,25 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use brain::model::Key;
 use clap::Args;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 
-use super::apply;
+use super::apply::{self, Manifest};
+use super::live;
+use super::local::Local;
 use super::progress::Progress;
 use crate::clusters::{Cluster, Record, ServerOptions};
 use crate::nodes::network::Network;
-use crate::{kubeconfig, nodes};
+use crate::{kubeconfig, nodes, program};
 
 /// What there is when nothing is asked for: with root, and without.
 const WORKERS: u8 = 2;
 const SIMULATED: u32 = 3;
+
+/// The taint of nodes that are not Ready.
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
 /// Start a local cluster and make it kubectl's current one.
 ///
@@ -25,9 +31,8 @@ const SIMULATED: u32 = 3;
 /// DaemonSet of `-f` has rolled out. The context is called everynode-NAME and goes into the first file of $KUBECONFIG, or ~/.kube/config.
 #[derive(Debug, Args)]
 pub struct Up {
-    /// Name of the cluster.
-    #[arg(long, default_value = "everynode")]
-    name: String,
+    #[command(flatten)]
+    local: Local,
 
     /// How many workers to run besides the control plane's node, each with real containers, in namespaces of this machine. Needs root.
     /// Two, unless nodes are simulated.
@@ -50,10 +55,6 @@ pub struct Up {
     #[arg(short = 'f', long = "filename")]
     files: Vec<PathBuf>,
 
-    /// Where the cluster's state lives.
-    #[arg(long)]
-    data_dir: Option<PathBuf>,
-
     /// Give up waiting after this many seconds.
     #[arg(long, default_value_t = 300)]
     timeout_seconds: u64,
@@ -62,7 +63,7 @@ pub struct Up {
 impl Up {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let manifests = apply::read(&self.files)?;
-        let cluster = Cluster::named(&self.name, self.data_dir.as_deref())?;
+        let cluster = self.local.cluster()?;
         let progress = Progress::start();
         let record = match cluster.running() {
             Some(record) => {
@@ -86,20 +87,56 @@ impl Up {
         progress.done(&format!("kubectl context {context} in {}", kubeconfig::user_path()?.display()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?;
         let timeout = Duration::from_secs(self.timeout_seconds);
+        let sets: Vec<Key> = manifests.iter().filter(|manifest| manifest.is_daemon_set()).map(Manifest::key).collect();
         let work = async {
             let client = kubeconfig::client(&cluster.kubeconfig()).await?;
             wait_for_nodes(&client, wanted, &progress).await?;
-            apply::apply(&client, &manifests, &progress).await
+            apply::apply(&client, &manifests, &progress).await?;
+            roll_out(&client, &record.address, &sets, &progress).await
         };
         match runtime.block_on(async { tokio::time::timeout(timeout, work).await }) {
             Ok(result) => result?,
             Err(_) => {
-                bail!("not everything was ready within {} s; see `everynode status` and {}", self.timeout_seconds, cluster.log().display())
+                let log = cluster.log();
+                bail!(
+                    "not everything was ready within {} s; see `everynode status`, `everynode why` and {}",
+                    self.timeout_seconds,
+                    log.display()
+                )
             }
         }
-        progress.finish("try: kubectl get nodes");
+        progress.finish(&self.next(&sets));
         Ok(ExitCode::SUCCESS)
     }
+
+    /// What to type next.
+    fn next(&self, sets: &[Key]) -> String {
+        let (program, which) = (program::typed(), self.local.arguments());
+        let mut lines = vec!["next:".to_owned()];
+        match sets.first() {
+            None => lines.push("  kubectl get nodes".to_owned()),
+            Some(Key { namespace, name }) => {
+                let of = if &**namespace == "default" { String::new() } else { format!(" -n {namespace}") };
+                lines.push(format!("  kubectl get pods -o wide{of}"));
+                lines.push(format!("  {program} why ds/{name}{of}"));
+            }
+        }
+        lines.extend(["status", "down"].map(|command| format!("  {program} {command}{which}")));
+        lines.join("\n")
+    }
+}
+
+/// Waits for the DaemonSets, and shows how far they are.
+async fn roll_out(client: &Client, server: &str, sets: &[Key], progress: &Progress) -> anyhow::Result<()> {
+    if sets.is_empty() {
+        return Ok(());
+    }
+    live::during(apply::rolled_out(client, sets, progress), client, server, sets, progress).await?;
+    if let Some(screen) = progress.screen() {
+        let board = live::look(client, server, |key| sets.contains(key)).await?;
+        screen.leave(&board.lines(screen.room()).join("\n"));
+    }
+    Ok(())
 }
 
 /// How many nodes of which kind.
@@ -146,7 +183,7 @@ async fn wait_for_nodes(client: &Client, wanted: usize, progress: &Progress) -> 
     let nodes: Api<Node> = Api::all(client.clone());
     loop {
         let listed = nodes.list(&Default::default()).await.context("cannot list nodes")?;
-        let ready = listed.items.iter().filter(|node| super::status::is_ready(node)).count();
+        let ready = listed.items.iter().filter(|node| is_ready(node)).count();
         progress.doing(&format!("{ready} of {wanted} nodes are Ready"));
         if ready >= wanted {
             progress.done(&format!("{ready} nodes are Ready"));
@@ -154,4 +191,13 @@ async fn wait_for_nodes(client: &Client, wanted: usize, progress: &Progress) -> 
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Is the node Ready, and does it take pods? The taint of a new node goes a moment after it became Ready: until then a DaemonSet
+/// wants no pod there, and would have rolled out on no node at all.
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        && taints.iter().all(|taint| taint.key != NOT_READY)
 }

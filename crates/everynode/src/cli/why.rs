@@ -7,6 +7,7 @@ use brain::model::Key;
 use brain::why::{Explanation, State, why};
 use clap::{Args, ValueEnum};
 
+use super::table::{NOTHING, aligned};
 use super::target::{Target, copy_state, set_name};
 
 /// Say for every node why it runs a DaemonSet's pod or does not.
@@ -63,22 +64,22 @@ impl Why {
 
 fn text(explanation: &Explanation) -> String {
     let mut out: String = explanation.summary.iter().map(|line| format!("{line}\n")).collect();
-    let mut rows = vec![["NODE", "STATE", "POD", "REVISION", "REASON"].map(str::to_owned)];
+    let mut rows = Vec::new();
     for node in &explanation.nodes {
         let state = match node.state {
             State::Runs => "runs",
             State::Waits => "waits",
             State::DoesNotRun => "-",
         };
-        let revision = node.revision.map_or_else(|| "-".to_owned(), |revision| revision.to_string());
-        rows.push([node.node.clone(), state.to_owned(), node.pod.clone().unwrap_or_else(|| "-".to_owned()), revision, node.reason.clone()]);
+        let revision = node.revision.map_or_else(|| NOTHING.to_owned(), |revision| revision.to_string());
+        rows.push(vec![
+            node.node.clone(),
+            state.to_owned(),
+            node.pod.clone().unwrap_or_else(|| NOTHING.to_owned()),
+            revision,
+            node.reason.clone(),
+        ]);
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 5] = std::array::from_fn(width);
-    for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        out += cells.collect::<Vec<_>>().join("   ").trim_end();
-        out.push('\n');
-    }
+    out.extend(aligned(&["NODE", "STATE", "POD", "REVISION", "REASON"], &rows).iter().map(|line| format!("{line}\n")));
     out
 }

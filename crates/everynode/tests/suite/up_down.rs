@@ -1,7 +1,11 @@
 //! Local clusters: `up`, `ls`, `status`, `down`, and that nothing is left behind.
 
-use std::process::Output;
+use std::io::Read as _;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
 
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
 
 use crate::support::{Home, wait_for};
@@ -71,8 +75,12 @@ fn up_starts_down_removes() {
     assert_eq!((words[0], words[1], words[3]), ("everynode", "running", "2"), "{listed}");
     let (status, _) = clusters.succeed(&["status"]);
     assert!(status.contains("2 of 2 Ready"), "{status}");
-    let counts: Vec<&str> = status.lines().last().unwrap().split_whitespace().collect();
-    assert_eq!(counts, ["default", "node-agent", "2", "2", "2", "2"], "{status}");
+    let words: Vec<Vec<&str>> = status.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(words.contains(&vec!["default", "node-agent", "2", "2", "2", "2", "2", "1"]), "{status}");
+    assert!(
+        words.iter().any(|words| words.starts_with(&["everynode-2", "Ready"]) && words.ends_with(&["1", "yes", "available"])),
+        "{status}"
+    );
 
     clusters.succeed(&["up", "--simulate", "2", "-f", manifest.to_str().unwrap()]);
     assert_eq!(clusters.pid("everynode"), pid, "a cluster that runs is left alone");
@@ -143,6 +151,96 @@ fn wrong_usage_ends_with_two() {
     let clusters = Clusters::new();
     assert_eq!(clusters.run(&["up", "--nonsense"]).status.code(), Some(2));
     assert_eq!(clusters.run(&["up", "--name", "Not A Name"]).status.code(), Some(1));
+}
+
+#[test]
+fn the_board_is_drawn_on_a_terminal() {
+    let clusters = Clusters::new();
+    let manifest = clusters.0.file("agent.yaml", MANIFEST);
+    let mut terminal = Terminal::run(clusters.0.everynode(&["up", "--simulate", "3", "-f", manifest.to_str().unwrap()]));
+    assert_eq!(terminal.wait(), Some(0), "{}", terminal.text());
+    let text = terminal.text();
+    for wanted in ["DAEMONSET", "everynode-2", "✓ daemonset/node-agent runs on 3 nodes", "why ds/node-agent", "\u{1b}["] {
+        assert!(text.contains(wanted), "{wanted:?} is missing in\n{text}");
+    }
+
+    let mut watching = Terminal::run(clusters.0.everynode(&["status", "--watch"]));
+    wait_for("the board", || watching.text().contains("available").then_some(()));
+    clusters.succeed(&["node", "add"]);
+    wait_for("the new node", || watching.text().contains("everynode-4").then_some(()));
+    assert!(watching.text().contains("\u{1b}["), "it is drawn in place");
+    watching.process.kill().expect("it runs until it is told to end");
+    watching.wait();
+}
+
+#[test]
+fn the_board_is_lines_elsewhere() {
+    let clusters = Clusters::new();
+    let manifest = clusters.0.file("agent.yaml", &MANIFEST.replace("agent:builtin", "agent:does-not-exist"));
+    let output = clusters.run(&["up", "--simulate", "2", "--timeout-seconds", "5", "-f", manifest.to_str().unwrap()]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("daemonset/node-agent: 2 desired, 2 current, 2 updated, 0 ready, 0 available"), "{stderr}");
+    assert!(stderr.contains("daemonset/node-agent on everynode-1: container agent waits: "), "{stderr}");
+    assert!(!stderr.contains('\u{1b}'), "{stderr}");
+}
+
+#[test]
+fn a_variable_names_the_default_cluster() {
+    let clusters = Clusters::new();
+    let run = |arguments: &[&str]| clusters.0.everynode(arguments).env("EVERYNODE_CLUSTER", "mine").output().expect("it can be started");
+    let output = run(&["up", "--simulate", "1"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("--name"), "what to type next is typed in the same shell");
+    assert!(run(&["status"]).status.success());
+    clusters.succeed(&["status", "--name", "mine"]);
+    assert!(run(&["down", "--all"]).status.success());
+}
+
+/// A command on a terminal of 30 lines and 120 columns.
+struct Terminal {
+    process: std::process::Child,
+    text: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Terminal {
+    fn run(mut command: Command) -> Terminal {
+        // Not inherited by what the command leaves running: that would keep the terminal, and this test, from ending.
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).expect("a terminal can be made");
+        grantpt(&master).and_then(|()| unlockpt(&master)).expect("a new terminal is its maker's");
+        let end = ioctl_tiocgptpeer(&master, flags).expect("a terminal has another end");
+        let size = Winsize { ws_row: 30, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&end, size).expect("a terminal has a size");
+        let slave = || end.try_clone().expect("a file can be opened twice");
+        command.env("TERM", "xterm").stdin(slave()).stdout(slave()).stderr(slave());
+        let process = command.spawn().expect("the program under test can be started");
+        // The command holds them, too: with its own copies gone the end of the process is the end of the text.
+        drop((command, end));
+        let text = Arc::new(Mutex::new(String::new()));
+        let (mut master, shared) = (std::fs::File::from(master), text.clone());
+        let reader = std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            let mut all = Vec::new();
+            while let Ok(count @ 1..) = master.read(&mut bytes) {
+                all.extend_from_slice(&bytes[..count]);
+                *shared.lock().expect("nobody panics while holding it") = String::from_utf8_lossy(&all).into_owned();
+            }
+        });
+        Terminal { process, text, reader: Some(reader) }
+    }
+
+    fn text(&self) -> String {
+        self.text.lock().expect("nobody panics while holding it").clone()
+    }
+
+    /// How it ended; all of the text is there.
+    fn wait(&mut self) -> Option<i32> {
+        let status = self.process.wait().expect("one's own child can be waited for");
+        self.reader.take().map(std::thread::JoinHandle::join);
+        status.code()
+    }
 }
 
 /// SIGKILL to a server of this test, and its end.

@@ -50,7 +50,7 @@ fn why_answers_for_every_node_and_for_one() {
     assert_eq!(all.code, Some(0), "{}", all.stderr);
     let lines: Vec<&str> = all.stdout.lines().collect();
     assert_eq!(lines.len(), 4, "{}", all.stdout);
-    assert!(lines[1].starts_with("everynode-1   runs") && lines[1].ends_with("available"), "{}", lines[1]);
+    assert!(lines[1].starts_with("everynode-1  runs") && lines[1].ends_with("available"), "{}", lines[1]);
     assert!(lines[2].ends_with("taint maint=x:NoExecute is not tolerated"), "{}", lines[2]);
     let one = ask(&home, &server, &["why", "ds/node-agent", "everynode-2", "-o", "json"]);
     let answer: Value = serde_json::from_str(&one.stdout).expect("it is JSON");

@@ -255,7 +255,7 @@ impl Drop for Cluster {
 }
 
 /// Why there can be no real nodes here.
-fn obstacle() -> Option<String> {
+pub fn obstacle() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("real nodes need root".to_owned());
     }

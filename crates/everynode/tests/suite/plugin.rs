@@ -1,0 +1,92 @@
+//! What is around the commands: kubectl's plugin, shells' completions, manual pages.
+
+use std::process::{Command, Stdio};
+
+use crate::support::{Home, Kubectl, Server, kubectl_or_skip, wait_for};
+
+const MANIFEST: &str = include_str!("../../../../examples/node-agent.yaml");
+const SET: &str = "/apis/apps/v1/namespaces/default/daemonsets/node-agent";
+
+/// A home with the link that makes this program kubectl's plugin, and the PATH to find it.
+fn with_plugin() -> (Home, String) {
+    let home = Home::new();
+    let dir = home.path("bin");
+    std::fs::create_dir(&dir).expect("the temporary folder can be written to");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_everynode"), dir.join("kubectl-everynode")).expect("a link can be made");
+    let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap_or_default());
+    (home, path)
+}
+
+fn fleet(server: &Server) {
+    let set = kinds::yaml::parse(MANIFEST).expect("the example is YAML").0.into_value();
+    server.admin().create("/apis/apps/v1/namespaces/default/daemonsets", &set);
+    wait_for("two pods", || (server.admin().get(SET).json()["status"]["numberAvailable"] == 2).then_some(()));
+}
+
+#[test]
+fn kubectl_everynode_asks_the_cluster_that_kubectl_asks() {
+    let Some(server) = kubectl_or_skip(&["--simulate", "2"]) else { return };
+    fleet(&server);
+    let (home, path) = with_plugin();
+    let manifest = home.file("agent.yaml", MANIFEST);
+    let kubectl = Kubectl::new(&home, server.kubeconfig());
+    let ask = |line: &str| kubectl.with_env(line, &[("PATH", &path)]);
+    let why = ask("everynode why ds/node-agent");
+    assert!(why.contains("everynode-2") && why.contains("available"), "{why}");
+    let plan = ask(&format!("everynode plan -f {}", manifest.display()));
+    assert!(plan.contains("unchanged: 2 pods"), "{plan}");
+    let status = ask("everynode status");
+    assert!(status.contains("nodes  2 of 2 Ready") && status.contains(&server.address().to_string()), "{status}");
+    assert!(!ask("everynode status -n kube-system").contains("node-agent"));
+    let help = ask("everynode --help");
+    assert!(help.contains("Usage: kubectl everynode") && !help.contains("down"), "{help}");
+    let output = kubectl.output(&["everynode", "down"], "", &[("PATH", &path)]);
+    assert!(!output.status.success(), "there are questions only");
+}
+
+#[test]
+fn status_asks_another_cluster_when_it_is_named() {
+    let (home, server) = (Home::new(), Server::start(&["--simulate", "2"]));
+    fleet(&server);
+    let kubeconfig = server.kubeconfig();
+    let ask = |arguments: &[&str]| {
+        let mut command = home.everynode(arguments);
+        command.arg("--kubeconfig").arg(&kubeconfig).output().expect("the program under test can be started")
+    };
+    let output = ask(&["status"]);
+    let status = String::from_utf8_lossy(&output.stdout);
+    assert!(status.contains("nodes  2 of 2 Ready") && status.contains("node-agent"), "{status}");
+    let output = ask(&["status", "--name", "other"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("give one or the other"));
+}
+
+#[test]
+fn completions_are_scripts() {
+    let home = Home::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = home.everynode(&["completions", shell]).output().expect("the program under test can be started");
+        let script = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && script.contains("everynode") && script.contains("why"), "{shell}: {script}");
+        let file = home.file(&format!("completions.{shell}"), &script);
+        // Only what is installed can judge.
+        if let Ok(checked) = Command::new(shell).arg("-n").arg(&file).stderr(Stdio::piped()).output() {
+            assert!(checked.status.success(), "{shell}: {}", String::from_utf8_lossy(&checked.stderr));
+        }
+    }
+}
+
+#[test]
+fn every_subcommand_has_a_manual_page() {
+    let home = Home::new();
+    let dir = home.path("man");
+    let output = home.everynode(&["man"]).arg(&dir).output().expect("the program under test can be started");
+    assert!(output.status.success(), "{output:?}");
+    for page in ["everynode.1", "everynode-up.1", "everynode-why.1", "everynode-node-add.1", "everynode-agent.1"] {
+        let text = std::fs::read_to_string(dir.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+        assert!(text.contains(".SH NAME") && text.len() > 200, "{page}: {text}");
+        if let Ok(formatted) = Command::new("man").arg("-l").arg(dir.join(page)).env("MANPAGER", "cat").output() {
+            assert!(formatted.status.success() && !formatted.stdout.is_empty(), "{page}: {formatted:?}");
+        }
+    }
+    assert!(!dir.join("everynode-local-node.1").exists(), "hidden commands are hidden here, too");
+}
