@@ -11,5 +11,6 @@ mod golden;
 mod kubectl;
 mod nodes;
 mod restart;
+mod tutorials;
 mod up_down;
 mod why_plan;
