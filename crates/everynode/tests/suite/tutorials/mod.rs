@@ -104,7 +104,7 @@ fn play(tutorial: &Tutorial) {
     if std::env::var_os("UPDATE_EXPECT").is_some() {
         update(&transcript, &mut session, &path);
     } else {
-        compare(&transcript, &mut session, &path, &cluster);
+        compare(&transcript, &mut session, &path);
     }
 }
 
@@ -129,13 +129,13 @@ fn copy_folder(from: &Path, to: &Path) {
     assert!(copied.is_ok_and(|status| status.success()), "{} can be copied", from.display());
 }
 
-fn compare(transcript: &Transcript, session: &mut Session, path: &Path, cluster: &Cluster) {
+fn compare(transcript: &Transcript, session: &mut Session, path: &Path) {
     for step in &transcript.steps {
         let (got, is_right) = run(step, session, PATIENCE);
         if !is_right {
             let shown: Vec<String> = step.forms.iter().map(|form| expectation::diff(form, &got)).collect();
             let state = session.run("kubectl get nodes,daemonsets,pods -A -o wide; kubectl get events -A --sort-by=.metadata.creationTimestamp");
-            panic!("{}:{}: {}\n{}\n{}\n{state}", path.display(), step.line, step.command, shown.join("or:\n"), cluster.name);
+            panic!("{}:{}: {}\n{}\n{state}", path.display(), step.line, step.command, shown.join("or:\n"));
         }
     }
 }
