@@ -114,7 +114,8 @@ fn session(cluster: &Cluster, folder: &str) -> Session {
     copy_folder(&repository().join("examples").join(folder), &work);
     let programs = cluster.home.path("programs");
     std::fs::create_dir_all(&programs).expect("the temporary folder can be written to");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_everynode"), programs.join("everynode")).expect("the temporary folder can be written to");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_everynode"), programs.join("everynode"))
+        .expect("the temporary folder can be written to");
     let mut search_path = std::ffi::OsString::from(programs);
     search_path.push(":");
     search_path.push(std::env::var_os("PATH").unwrap_or_default());
@@ -134,7 +135,8 @@ fn compare(transcript: &Transcript, session: &mut Session, path: &Path) {
         let (got, is_right) = run(step, session, PATIENCE);
         if !is_right {
             let shown: Vec<String> = step.forms.iter().map(|form| expectation::diff(form, &got)).collect();
-            let state = session.run("kubectl get nodes,daemonsets,pods -A -o wide; kubectl get events -A --sort-by=.metadata.creationTimestamp");
+            let state =
+                session.run("kubectl get nodes,daemonsets,pods -A -o wide; kubectl get events -A --sort-by=.metadata.creationTimestamp");
             panic!("{}:{}: {}\n{}\n{state}", path.display(), step.line, step.command, shown.join("or:\n"));
         }
     }

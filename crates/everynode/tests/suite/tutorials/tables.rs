@@ -37,7 +37,9 @@ impl Table {
 /// `NAME   READY ...`: several words in capitals; units may follow in brackets.
 fn is_header(line: &str) -> bool {
     let columns = word_starts(line, 2).len();
-    let is_capital = |word: &str| word.starts_with(|c: char| c.is_ascii_uppercase()) && !word.split('(').next().unwrap_or(word).contains(char::is_lowercase);
+    let is_capital = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_uppercase()) && !word.split('(').next().unwrap_or(word).contains(char::is_lowercase)
+    };
     columns > 1 && line.split_whitespace().all(is_capital)
 }
 
@@ -65,7 +67,11 @@ fn word_starts(line: &str, gap: usize) -> Vec<usize> {
 /// The text from each start to the next, without blanks around it.
 fn cells(line: &str, starts: &[usize]) -> Vec<String> {
     let ends = starts.iter().skip(1).copied().chain([line.len()]);
-    starts.iter().zip(ends).map(|(&start, end)| line.get(start..end.max(start)).or(line.get(start..)).unwrap_or_default().trim().to_owned()).collect()
+    starts
+        .iter()
+        .zip(ends)
+        .map(|(&start, end)| line.get(start..end.max(start)).or(line.get(start..)).unwrap_or_default().trim().to_owned())
+        .collect()
 }
 
 /// The table with these rows, each column as wide as its widest cell.
