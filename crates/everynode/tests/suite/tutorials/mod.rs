@@ -21,8 +21,11 @@ use transcript::{Step, Transcript};
 
 /// How long a repeated command gets to print what is expected.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// An output that stays the same for so long is taken for an expectation that is to be replaced.
-const SETTLED: Duration = Duration::from_secs(3);
+/// When expectations are replaced: how long the output of a repeated command has to stay the same to be the new one. The slowest
+/// things are metrics and pods of nodes that are gone.
+const SETTLED: Duration = Duration::from_secs(45);
+/// Same for a new command, of which nothing is known.
+const SETTLED_NEW: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A tutorial, and what has to be there before its first command.
@@ -145,7 +148,8 @@ fn compare(transcript: &Transcript, session: &mut Session, path: &Path) {
 fn update(transcript: &Transcript, session: &mut Session, path: &Path) {
     let mut outputs = Vec::new();
     for (at, step) in transcript.steps.iter().enumerate() {
-        let (got, is_right) = run(step, session, SETTLED);
+        let settled = if step.forms[0].is_empty() { SETTLED_NEW } else { SETTLED };
+        let (got, is_right) = run(step, session, settled);
         if !is_right {
             outputs.push((at, got));
         }
