@@ -16,6 +16,8 @@ use crate::model::{ControllerRevision, DaemonSet, Key, Pod};
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct HistoryPlan {
     current: Current,
+    /// Hashes of the set's revisions with other templates.
+    pub old_hashes: BTreeSet<Arc<str>>,
     /// First of all, in this order.
     pub before: Vec<Action>,
     /// After the pods were seen to.
@@ -105,6 +107,7 @@ pub fn plan(set: &DaemonSet, revisions: &[&ControllerRevision], pods: &[&Pod]) -
         let patch = json!({"metadata": {"labels": {HASH_LABEL: revision.meta.name}}});
         plan.before.push(Action::Change { revision: revision.meta.key(), patch });
     }
+    plan.old_hashes = old.iter().filter_map(|revision| revision.meta.labels.get(HASH_LABEL)).map(Arc::from).collect();
     let number = old.iter().map(|revision| revision.revision).max().unwrap_or(0) + 1;
     current.sort_by_key(|revision| (revision.revision, revision.meta.name.clone()));
     match current.pop() {

@@ -1,7 +1,11 @@
 //! Evicts the pods that do not tolerate a node's NoExecute taints: at once, or after the seconds that they bear them.
 //!
 //! After `pkg/controller/tainteviction`. The seconds are counted from the time at which the taint was added, so that a restart of the
-//! controller does not give pods more of them.
+//! controller does not give pods more of them. Taints that people set do not say that time: then it is when the pod was first seen
+//! with the taint.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use kinds::decode::format_time;
@@ -18,8 +22,14 @@ const COMPONENT: &str = "taint-eviction-controller";
 /// Evictions of one plan.
 const EVICTIONS_MAX: usize = 500;
 
+/// When pods that bear a node's taints for some seconds were first seen with them, by uid.
+type FirstSeen = BTreeMap<Arc<str>, Timestamp>;
+
 #[derive(Debug, Default)]
-pub struct TaintEviction;
+pub struct TaintEviction {
+    /// By node; only nodes with taints that evict.
+    bearing: BTreeMap<Arc<str>, FirstSeen>,
+}
 
 impl Controller for TaintEviction {
     fn name(&self) -> &'static str {
@@ -28,14 +38,16 @@ impl Controller for TaintEviction {
 
     fn concerns(&mut self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
         let evicts = |name: &str| cluster.nodes.get(name).is_some_and(|node| evicting(node).next().is_some());
-        match &change.new {
-            Some(Object::Node(node)) if evicts(&node.meta.name) => {
-                let same = matches!(&change.old, Some(Object::Node(old)) if old.taints == node.taints);
+        match (&change.old, &change.new) {
+            (old, Some(Object::Node(node))) if evicts(&node.meta.name) => {
+                let same = matches!(old, Some(Object::Node(old)) if old.taints == node.taints);
                 if !same {
                     add(node.meta.key());
                 }
             }
-            Some(Object::Pod(pod)) => {
+            // The same taint set again is a new one.
+            (_, Some(Object::Node(node))) | (Some(Object::Node(node)), None) => drop(self.bearing.remove(&node.meta.name)),
+            (_, Some(Object::Pod(pod))) => {
                 if let Some(node) = pod.node.as_ref().filter(|node| evicts(node)) {
                     add(Key { namespace: "".into(), name: node.clone() });
                 }
@@ -45,10 +57,13 @@ impl Controller for TaintEviction {
     }
 
     fn plan(&mut self, cluster: &Cluster, key: &Key, now: Timestamp) -> Work {
-        match cluster.nodes.get(&key.name) {
-            Some(node) => plan(cluster, node, now),
-            None => Work::default(),
+        let Some(node) = cluster.nodes.get(&key.name).filter(|node| evicting(node).next().is_some()) else { return Work::default() };
+        let before = self.bearing.remove(&key.name).unwrap_or_default();
+        let (work, bearing) = plan(cluster, node, &before, now);
+        if !bearing.is_empty() {
+            self.bearing.insert(key.name.clone(), bearing);
         }
+        work
     }
 }
 
@@ -57,7 +72,7 @@ fn evicting(node: &Node) -> impl Iterator<Item = &Taint> {
 }
 
 /// When a pod has to leave: None when never.
-pub fn leaves_at(pod: &Pod, node: &Node, now: Timestamp) -> Option<Timestamp> {
+fn leaves_at(pod: &Pod, node: &Node, first_seen: Timestamp, now: Timestamp) -> Option<Timestamp> {
     let mut earliest = None;
     for taint in evicting(node) {
         let bearing: Vec<_> = pod.spec.tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
@@ -67,19 +82,26 @@ pub fn leaves_at(pod: &Pod, node: &Node, now: Timestamp) -> Option<Timestamp> {
         // Of several tolerations of a taint the shortest counts; without seconds it is borne for ever.
         let seconds = bearing.iter().filter_map(|toleration| toleration.toleration_seconds).min();
         if let Some(seconds) = seconds {
-            let at = taint.time_added.unwrap_or(now) + SignedDuration::from_secs(seconds.max(0));
+            // A pod that came later has borne the taint since then.
+            let since = taint.time_added.map_or(first_seen, |added| pod.meta.creation_timestamp.map_or(added, |made| made.max(added)));
+            let at = since + SignedDuration::from_secs(seconds.max(0));
             earliest = Some(earliest.map_or(at, |other: Timestamp| other.min(at)));
         }
     }
     earliest
 }
 
-fn plan(cluster: &Cluster, node: &Node, now: Timestamp) -> Work {
-    let mut work = Work::default();
+fn plan(cluster: &Cluster, node: &Node, before: &FirstSeen, now: Timestamp) -> (Work, FirstSeen) {
+    let (mut work, mut bearing) = (Work::default(), FirstSeen::new());
     let (mut marks, mut deletions) = (Vec::new(), Vec::new());
     let here = cluster.pods_on(&node.meta.name).filter(|pod| pod.node.is_some() && !pod.meta.is_deleted() && !pod.is_terminal());
     for pod in here {
-        match leaves_at(pod, node, now) {
+        let first_seen = before.get(&pod.meta.uid).copied().unwrap_or(now);
+        let leaves_at = leaves_at(pod, node, first_seen, now);
+        if leaves_at.is_some() {
+            bearing.insert(pod.meta.uid.clone(), first_seen);
+        }
+        match leaves_at {
             Some(at) if at > now => work.wake_at = Some(work.wake_at.map_or(at, |other| other.min(at))),
             Some(_) if deletions.len() < EVICTIONS_MAX => {
                 marks.push(mark(pod, now));
@@ -91,7 +113,7 @@ fn plan(cluster: &Cluster, node: &Node, now: Timestamp) -> Work {
         }
     }
     work.steps = vec![Step { independent: true, ..Step::all_at_once(marks) }, Step { independent: true, ..Step::all_at_once(deletions) }];
-    work
+    (work, bearing)
 }
 
 fn mark(pod: &Pod, now: Timestamp) -> Request {
@@ -135,21 +157,46 @@ mod tests {
         node
     }
 
+    fn leaves(pod: &Pod, node: &Node) -> Option<Timestamp> {
+        leaves_at(pod, node, at(2), at(3))
+    }
+
     #[test]
     fn a_pod_that_does_not_tolerate_the_taint_leaves_at_once() {
-        assert_eq!(leaves_at(&crate::fixture::pod("p@a", &[]), &tainted(), at(3)), Some(at(3)));
+        assert_eq!(leaves(&crate::fixture::pod("p@a", &[]), &tainted()), Some(at(3)));
     }
 
     #[test]
     fn a_pod_that_bears_the_taint_for_a_while_leaves_then() {
-        assert_eq!(leaves_at(&tolerant(Some(300)), &tainted(), at(3)), Some(at(300)));
-        assert_eq!(leaves_at(&tolerant(None), &tainted(), at(3)), None);
+        assert_eq!(leaves(&tolerant(Some(300)), &tainted()), Some(at(300)));
+        assert_eq!(leaves(&tolerant(None), &tainted()), None);
+    }
+
+    #[test]
+    fn a_pod_that_came_after_the_taint_has_its_seconds_from_then() {
+        let mut pod = tolerant(Some(300));
+        pod.meta.creation_timestamp = Some(at(60));
+        assert_eq!(leaves(&pod, &tainted()), Some(at(360)));
+    }
+
+    /// `kubectl taint` does not say when: every plan counted anew, and the time never came.
+    #[test]
+    fn a_taint_without_its_time_evicts_too() {
+        let mut cluster = cluster("node a taint=k:NoExecute; pod p@a");
+        let pod = tolerant(Some(3));
+        let key = pod.meta.key();
+        cluster.pods.insert(key.clone(), Arc::new(pod));
+        let mut controller = TaintEviction::default();
+        let mut plan = |seconds| controller.plan(&cluster, &Key::new("", "a"), at(seconds));
+        assert_eq!(plan(0).wake_at, Some(at(3)));
+        assert_eq!((plan(1).wake_at, plan(1).is_empty()), (Some(at(3)), true));
+        assert!(!plan(3).is_empty());
     }
 
     #[test]
     fn evicted_pods_are_marked_before_they_are_deleted() {
         let cluster = cluster("node a taint=k:NoExecute; pod p@a; pod q@a deleting");
-        let work = TaintEviction.plan(&cluster, &Key::new("", "a"), now());
+        let work = TaintEviction::default().plan(&cluster, &Key::new("", "a"), now());
         let paths: Vec<String> = work.steps.iter().flat_map(|step| &step.requests).map(Request::path).collect();
         assert_eq!(paths, ["/api/v1/namespaces/ns/pods/p/status", "/api/v1/namespaces/ns/pods/p"]);
     }

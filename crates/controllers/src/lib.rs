@@ -42,7 +42,7 @@ fn controllers(settings: Settings) -> Vec<Box<dyn Controller>> {
         Box::new(brain::namespace::NamespaceController),
         Box::new(brain::gc::GarbageCollector::default()),
         Box::new(brain::node_lifecycle::NodeLifecycle::default()),
-        Box::new(brain::taint_eviction::TaintEviction),
+        Box::new(brain::taint_eviction::TaintEviction::default()),
         Box::new(brain::podgc::PodGc::default()),
         Box::new(brain::daemonset::DaemonSetController::default()),
         Box::new(brain::scheduler::Scheduler::default()),

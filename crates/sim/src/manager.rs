@@ -281,7 +281,7 @@ fn slots() -> Vec<(Box<dyn Controller>, Queue)> {
         Box::new(brain::gc::GarbageCollector::default()),
         Box::new(brain::podgc::PodGc::default()),
         Box::new(brain::node_lifecycle::NodeLifecycle::default()),
-        Box::new(brain::taint_eviction::TaintEviction),
+        Box::new(brain::taint_eviction::TaintEviction::default()),
     ];
     controllers.into_iter().map(|controller| (controller, Queue::default())).collect()
 }

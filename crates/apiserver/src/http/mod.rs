@@ -10,6 +10,7 @@ pub mod path;
 pub mod discovery;
 pub mod meta;
 pub mod openapi;
+mod openapi_protobuf;
 pub mod patches;
 pub mod resources;
 pub mod subresources;

@@ -16,9 +16,13 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::answer;
-use super::body::Body;
+use super::body::{Body, full};
 use super::negotiate::Encoding;
+use super::openapi_protobuf;
 use super::service::Call;
+
+/// What the names of that media type have in common: old clients write `@v1.0` at its end, new ones `.v1.0`.
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2";
 
 /// A document with the digest that its address carries.
 struct Document {
@@ -36,11 +40,17 @@ pub(crate) fn handle(call: &Call, path: &str) -> Result<Response<Body>, Status> 
         }
         "/openapi/v2" => {
             let accept = call.header(ACCEPT).unwrap_or("*/*");
-            let wants_json = accept.split(',').any(|clause| clause.contains("json") || clause.contains("*/*"));
-            if !wants_json {
-                return Err(Status::not_acceptable("OpenAPI v2 is available as application/json only; newer clients use /openapi/v3"));
+            if accept.split(',').any(|clause| clause.contains("json") || clause.contains("*/*")) {
+                return Ok(answer::json_bytes(200, v2().json.clone(), Encoding::Json));
             }
-            Ok(answer::json_bytes(200, v2().json.clone(), Encoding::Json))
+            if !accept.contains(V2_PROTOBUF) {
+                return Err(Status::not_acceptable("OpenAPI v2 is available as application/json and in gnostic's protobuf"));
+            }
+            let mut response = Response::new(full(v2_protobuf()));
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("application/com.github.proto-openapi.spec.v2.v1.0+protobuf"));
+            Ok(response)
         }
         path => match path.strip_prefix("/openapi/v3/").and_then(|group| documents().get(group)) {
             Some(document) => Ok(answer::json_bytes(200, document.json.clone(), Encoding::Json)),
@@ -98,23 +108,30 @@ fn document(group: &str, version: &str, descriptions: &Descriptions) -> Document
     }))
 }
 
-/// The same as one document of the older version.
 fn v2() -> &'static Document {
     static V2: OnceLock<Document> = OnceLock::new();
-    V2.get_or_init(|| {
-        let descriptions = Descriptions::collect();
-        let mut writer = Writer { descriptions: &descriptions, prefix: "#/definitions/", schemas: BTreeMap::new() };
-        let mut paths = Map::new();
-        for kind in KINDS.iter().filter(|k| has_schema(k)) {
-            writer.add_kind(kind);
-            paths.extend(paths_of(kind));
-        }
-        finished(&json!({
-            "swagger": "2.0",
-            "info": {"title": "Kubernetes", "version": "1.36"},
-            "paths": paths,
-            "definitions": writer.schemas,
-        }))
+    V2.get_or_init(|| finished(&v2_value()))
+}
+
+fn v2_protobuf() -> Bytes {
+    static V2: OnceLock<Bytes> = OnceLock::new();
+    V2.get_or_init(|| openapi_protobuf::document(&v2_value()).into()).clone()
+}
+
+/// The same as one document of the older version.
+fn v2_value() -> Value {
+    let descriptions = Descriptions::collect();
+    let mut writer = Writer { descriptions: &descriptions, prefix: "#/definitions/", schemas: BTreeMap::new() };
+    let mut paths = Map::new();
+    for kind in KINDS.iter().filter(|k| has_schema(k)) {
+        writer.add_kind(kind);
+        paths.extend(paths_of(kind));
+    }
+    json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": "1.36"},
+        "paths": paths,
+        "definitions": writer.schemas,
     })
 }
 

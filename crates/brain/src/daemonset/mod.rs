@@ -184,7 +184,8 @@ pub fn plan(view: &View<'_>, memory: Memory) -> Plan {
     let hash = plan.history.hash().clone();
     let spec = running_spec(&view.set.template_spec);
     let by_node = pods_by_node(&pods);
-    let context = Context { view, hash: &hash, sites: sites(view, &spec, &by_node) };
+    let old_hashes = plan.history.old_hashes.clone();
+    let context = Context { view, hash: &hash, old_hashes: &old_hashes, sites: sites(view, &spec, &by_node) };
     plan.memory.note_pods(&context.sites);
     node::plan_nodes(&context, &mut plan);
     rollout::plan_rollout(&context, &mut plan);
@@ -198,6 +199,8 @@ pub(crate) struct Context<'a> {
     pub view: &'a View<'a>,
     /// Of the current revision.
     pub hash: &'a str,
+    /// Of the others.
+    pub old_hashes: &'a BTreeSet<Arc<str>>,
     pub sites: Vec<Site<'a>>,
 }
 
@@ -244,11 +247,18 @@ fn sites<'a>(view: &View<'a>, spec: &PodSpec, by_node: &'a PodsByNode<'a>) -> Ve
 }
 
 impl Context<'_> {
-    /// Is the pod of the current revision? Adopted pods count as such when their template generation is the set's.
+    /// Is the pod of the current revision? One whose hash no revision of the set has counts as such when its template generation is
+    /// the set's. Upstream looks at the generation first: a set that is made anew begins to count at one, and would take the pods that
+    /// another set of the same selector left for its own, whatever they run.
     pub fn is_updated(&self, pod: &Pod) -> bool {
-        let by_hash = !self.hash.is_empty() && pod.meta.labels.get(HASH_LABEL) == Some(self.hash);
-        let generation = self.view.set.template_generation();
-        by_hash || generation.is_some() && pod.meta.labels.get(GENERATION_LABEL) == generation
+        match pod.meta.labels.get(HASH_LABEL) {
+            Some(hash) if !self.hash.is_empty() && hash == self.hash => true,
+            Some(hash) if self.old_hashes.contains(hash) => false,
+            _ => {
+                let generation = self.view.set.template_generation();
+                generation.is_some() && pod.meta.labels.get(GENERATION_LABEL) == generation
+            }
+        }
     }
 
     pub fn is_available(&self, pod: &Pod) -> bool {

@@ -451,6 +451,17 @@ fn adopted_pods_of_the_templates_generation_count_as_updated() {
     );
 }
 
+/// A set was deleted with --cascade=orphan and made anew with another template: its generation is one again.
+#[test]
+fn adopted_pods_of_a_known_old_revision_are_replaced_whatever_their_generation() {
+    check(
+        "node a; ds web rev=2 generation=1; pod p@a rev=1 generation=1 ready",
+        expect![[r#"
+        delete p: Outdated
+        desired 1 current 1 ready 1 available 1"#]],
+    );
+}
+
 #[test]
 fn an_undone_template_reuses_its_revision_with_a_new_number() {
     check(

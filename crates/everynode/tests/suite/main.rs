@@ -13,5 +13,6 @@ mod kubectl;
 mod nodes;
 mod plugin;
 mod restart;
+mod tutorials;
 mod up_down;
 mod why_plan;

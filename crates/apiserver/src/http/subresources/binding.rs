@@ -102,6 +102,10 @@ fn bound(old: &Value, binding: &Value) -> Value {
         }
     }
     set_scheduled(&mut pod);
+    // A nomination only says where room is being made; a pod that has its node needs none.
+    if let Some(status) = pod["status"].as_object_mut() {
+        status.remove("nominatedNodeName");
+    }
     pod
 }
 
@@ -117,5 +121,20 @@ fn set_scheduled(pod: &mut Value) {
         Some(existing) if existing["status"] == "True" => {}
         Some(existing) => *existing = condition,
         None => conditions.push(condition),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kubernetes since 1.35 (ClearingNominatedNodeNameAfterBinding): `kubectl get pods -o wide` showed a nomination for ever.
+    #[test]
+    fn a_nomination_ends_with_the_binding() {
+        let pod = json!({"metadata": {"name": "p"}, "spec": {}, "status": {"phase": "Pending", "nominatedNodeName": "a"}});
+        let bound = bound(&pod, &json!({"target": {"name": "a"}}));
+        assert_eq!(bound["spec"]["nodeName"], "a");
+        assert_eq!(bound["status"].get("nominatedNodeName"), None);
+        assert_eq!(bound["status"]["phase"], "Pending");
     }
 }

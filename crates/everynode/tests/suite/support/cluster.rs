@@ -51,9 +51,19 @@ impl Cluster {
         self.succeed(&["up", "--workers", &workers.to_string(), "--timeout-seconds", "120"]);
     }
 
+    /// With nodes of these names, whatever the cluster is called: the first is the control plane's.
+    pub fn up_named(&self, nodes: &[&str]) {
+        let workers = (nodes.len() - 1).to_string();
+        self.succeed(&["up", "--workers", &workers, "--node-names", &nodes.join(","), "--timeout-seconds", "120"]);
+    }
+
     pub fn load_busybox(&self) {
         let archive = self.home.path("busybox.tar");
         Image::busybox().save(&archive, &["busybox:test"]);
+        self.load(&archive);
+    }
+
+    pub fn load(&self, archive: &Path) {
         self.succeed(&["load", archive.to_str().expect("temporary paths are text")]);
     }
 
