@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: what CI runs, in the order in which failures are cheapest to find.
 
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 
@@ -24,10 +25,12 @@ pub fn run() -> anyhow::Result<()> {
         }
         let shown = format!("cargo {}", step.join(" "));
         eprintln!("== {shown}");
+        let begin = Instant::now();
         let status = Command::new(env!("CARGO")).args(*step).status().with_context(|| format!("cannot run {shown}"))?;
         if !status.success() {
             bail!("{shown} failed");
         }
+        eprintln!("== {} s: {shown}", begin.elapsed().as_secs());
     }
     Ok(())
 }
