@@ -32,5 +32,10 @@ fn run_script() -> Result<Images, String> {
     let dir = tempfile::Builder::new().prefix("everynode-images-").tempdir().expect("a temporary folder can be made");
     let script = super::repository().join("examples/images/build");
     let output = Command::new(script).arg(dir.path()).output().map_err(|error| format!("examples/images/build: {error}"))?;
-    if output.status.success() { Ok(Images(dir)) } else { Err(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ")) }
+    if output.status.success() {
+        return Ok(Images(dir));
+    }
+    // The script's own words come last, after those of apt.
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(said.lines().last().unwrap_or("examples/images/build failed").to_owned())
 }

@@ -10,7 +10,7 @@ use super::tables::{self, Table};
 
 /// Generated names are made of letters and digits without vowels and without what looks like something else.
 const WORDS: &[(&str, &str)] = &[
-    (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "<uid>"),
+    (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<uid>"),
     // Containers and digests of images.
     (r"\b[0-9a-f]{64}\b", "<hash>"),
     (r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", "<time>"),
@@ -20,8 +20,8 @@ const WORDS: &[(&str, &str)] = &[
     (r"\b10\.2[0-4]\d\.\d+\.\d+\b", "<pod-ip>"),
     // Revisions, then pods: both are the name of their set and something generated.
     (r"(controller-revision-hash[=:] ?)[a-z0-9]+", "$1<hash>"),
-    (r"\b([a-z0-9-]*[a-z0-9]-)[2456789bcdfghjklmnpqrstvwxz]{8,10}([^a-z0-9-]|$)", "$1<hash>$2"),
-    (r"\b([a-z0-9-]*[a-z0-9]-)[2456789bcdfghjklmnpqrstvwxz]{5}([^a-z0-9-]|$)", "$1<id>$2"),
+    (r"([a-z0-9-]*[a-z0-9]-)[2456789bcdfghjklmnpqrstvwxz]{8,10}([^a-z0-9-]|$)", "$1<hash>$2"),
+    (r"([a-z0-9-]*[a-z0-9]-)[2456789bcdfghjklmnpqrstvwxz]{5}([^a-z0-9-]|$)", "$1<id>$2"),
     (r"\(\d+%\)", "(<n>%)"),
     (r"\bv1\.\d+\.\d+\+everynode[-.0-9]*\d", "<version>"),
 ];
@@ -142,7 +142,8 @@ mod tests {
         check("uid: 0f9d4c2e-1b7a-4d43-9c53-1f2f3a4b5c6d\n", "uid: <uid>\n");
         check("node 172.30.3.2, pod 10.243.0.7:9100, no 8.8.8.8\n", "node <node-ip>, pod <pod-ip>:9100, no 8.8.8.8\n");
         check("pod \"node-agent-4zx8b\" deleted\n", "pod \"node-agent-<id>\" deleted\n");
-        check("/agent-bqzz4_default_a-0.log agent-bqzz4 agent-bqzz4\n", "/agent-<id>_default_a-0.log agent-<id> agent-<id>\n");
+        check("agent-bqzz4 agent-bqzz4\n", "agent-<id> agent-<id>\n");
+        check("/ns_agent-bqzz4_0f9d4c2e-1b7a-4d43-9c53-1f2f3a4b5c6d/0.log\n", "/ns_agent-<id>_<uid>/0.log\n");
         check("[pod/fluentd-bqzz4/fluentd] done\n", "[pod/fluentd-<id>/fluentd] done\n");
         check("controllerrevision.apps/node-agent-79d6d9b9f7\n", "controllerrevision.apps/node-agent-<hash>\n");
         check("controller-revision-hash=6d4b75cb6d\n", "controller-revision-hash=<hash>\n");

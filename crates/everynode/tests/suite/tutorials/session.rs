@@ -21,6 +21,8 @@ pub struct Session {
     input: Option<ChildStdin>,
     exit_codes: Receiver<i32>,
     dir: PathBuf,
+    /// How many commands have been run.
+    count: usize,
 }
 
 impl Session {
@@ -37,12 +39,14 @@ impl Session {
                 let _ = sender.send(line.parse().unwrap_or(-1));
             }
         });
-        Session { input: shell.stdin.take(), shell, exit_codes, dir: dir.to_owned() }
+        Session { input: shell.stdin.take(), shell, exit_codes, dir: dir.to_owned(), count: 0 }
     }
 
     /// What the command writes to standard output and error, in order, and `[exit N]` if it fails.
     pub fn run(&mut self, command: &str) -> String {
-        let (file, output) = (self.dir.join("command"), self.dir.join("output"));
+        self.count += 1;
+        // Files of its own: what runs in the background may still write into those of the command that started it.
+        let (file, output) = (self.dir.join(format!("command-{}", self.count)), self.dir.join(format!("output-{}", self.count)));
         std::fs::write(&file, command).expect("the temporary folder can be written to");
         let input = self.input.as_mut().expect("the session has not ended");
         writeln!(input, "{} {}", file.display(), output.display()).expect("bash reads");
