@@ -24,6 +24,8 @@ const WORDS: &[(&str, &str)] = &[
     (r"([a-z0-9-]*[a-z0-9]-)[2456789bcdfghjklmnpqrstvwxz]{5}([^a-z0-9-]|$)", "$1<id>$2"),
     (r"\(\d+%\)", "(<n>%)"),
     (r"\bv1\.\d+\.\d+\+everynode[-.0-9]*\d", "<version>"),
+    // Said by kubectl since 1.34.
+    (r"\b(deleted) from [a-z0-9-]+ namespace$", "$1"),
 ];
 
 /// Columns whose cells say how old something is, how much it uses, or what machine this is.
@@ -142,6 +144,7 @@ mod tests {
         check("uid: 0f9d4c2e-1b7a-4d43-9c53-1f2f3a4b5c6d\n", "uid: <uid>\n");
         check("node 172.30.3.2, pod 10.243.0.7:9100, no 8.8.8.8\n", "node <node-ip>, pod <pod-ip>:9100, no 8.8.8.8\n");
         check("pod \"node-agent-4zx8b\" deleted\n", "pod \"node-agent-<id>\" deleted\n");
+        check("pod \"node-agent-4zx8b\" deleted from default namespace\n", "pod \"node-agent-<id>\" deleted\n");
         check("agent-bqzz4 agent-bqzz4\n", "agent-<id> agent-<id>\n");
         check("/ns_agent-bqzz4_0f9d4c2e-1b7a-4d43-9c53-1f2f3a4b5c6d/0.log\n", "/ns_agent-<id>_<uid>/0.log\n");
         check("[pod/fluentd-bqzz4/fluentd] done\n", "[pod/fluentd-<id>/fluentd] done\n");
