@@ -52,11 +52,15 @@ fn output(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// The C library is linked in. Randomness comes from the kernel's call and not from /dev/urandom: a static program cannot look up
+/// whether its C library has that call, and would take the file.
+const FLAGS: &str = "-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\"";
+
 /// With a target that is named, the flags are not those of build scripts, which have to load shared libraries.
 fn build(target: &str) -> anyhow::Result<PathBuf> {
     let mut command = Command::new(env!("CARGO"));
     command.args(["build", "--package", "everynode", "--profile", "dist", "--target", target]);
-    let status = command.env("RUSTFLAGS", "-C target-feature=+crt-static").status().context("cannot run cargo")?;
+    let status = command.env("RUSTFLAGS", FLAGS).status().context("cannot run cargo")?;
     ensure!(status.success(), "the program does not build");
     Ok(target_folder()?.join(target).join("dist/everynode"))
 }

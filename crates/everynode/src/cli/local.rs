@@ -13,7 +13,7 @@ pub struct Local {
     #[arg(long, global = true)]
     pub name: Option<String>,
 
-    /// Where the cluster's state lives, if it was given to `up`.
+    /// Where the cluster's state lives. A cluster that was started with it needs it for every command.
     #[arg(long, global = true)]
     pub data_dir: Option<PathBuf>,
 }

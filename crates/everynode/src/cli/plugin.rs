@@ -25,7 +25,7 @@ pub struct Plugin {
 enum Question {
     Why(why::Why),
     Plan(plan::Plan),
-    /// Show the nodes and DaemonSets of a cluster.
+    /// Show the nodes and DaemonSets of a cluster; of all namespaces, unless -n names one.
     Status(status::Asked),
 }
 

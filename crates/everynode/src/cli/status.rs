@@ -17,7 +17,7 @@ use crate::kubeconfig;
 
 /// Show the nodes and DaemonSets of a cluster.
 ///
-/// Of a local cluster; or, with --kubeconfig or --context, of any.
+/// Of a local cluster; or, with --kubeconfig or --context, of any. Of all namespaces, unless -n names one.
 #[derive(Debug, Args)]
 pub struct Status {
     #[command(flatten)]

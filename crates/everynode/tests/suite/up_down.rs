@@ -107,7 +107,8 @@ fn down_of_nothing_is_no_error() {
 #[test]
 fn clusters_of_different_names_live_side_by_side() {
     let clusters = Clusters::new();
-    clusters.succeed(&["up", "--name", "one", "--simulate", "1"]);
+    let (_, told) = clusters.succeed(&["up", "--name", "one", "--simulate", "1"]);
+    assert!(told.contains("everynode status --name one\n"), "{told}");
     clusters.succeed(&["up", "--name", "two", "--simulate", "0"]);
     let (one, two) = (clusters.pid("one"), clusters.pid("two"));
     clusters.succeed(&["down", "--name", "one"]);
