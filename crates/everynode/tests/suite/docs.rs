@@ -77,7 +77,9 @@ fn run_page(page: &str) {
     let file = Path::new(page).file_stem().expect("a page has a name").to_string_lossy().to_lowercase();
     let cluster = format!("{file}-{}", std::process::id());
     let place = Place::new(&cluster);
-    let script = session(&read(page)).replace("everynode-worker", &format!("{cluster}-worker"));
+    let script = session(&read(page));
+    let script =
+        script.replace("everynode-worker", &format!("{cluster}-worker")).replace("everynode-control", &format!("{cluster}-control"));
     let script = place.home.file("session.sh", &script);
     let output = place.command("bash").env("PAGE", page).arg(script).output().expect("bash can be started");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
