@@ -52,9 +52,10 @@ fn output(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The C library is linked in. Randomness comes from the kernel's call and not from /dev/urandom: a static program cannot look up
-/// whether its C library has that call, and would take the file.
-const FLAGS: &str = "-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\"";
+/// The C library is linked in, and the program is at a fixed address (as other builds are: crates/everynode/build.rs). Randomness
+/// comes from the kernel's call and not from /dev/urandom: a static program cannot look up whether its C library has that call, and
+/// would take the file.
+const FLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static --cfg getrandom_backend=\"linux_getrandom\"";
 
 /// With a target that is named, the flags are not those of build scripts, which have to load shared libraries.
 fn build(target: &str) -> anyhow::Result<PathBuf> {

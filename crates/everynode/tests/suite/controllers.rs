@@ -288,6 +288,12 @@ fn there_is_one_default_priority() {
     };
     api.create(CLASSES, &class("one", true));
     api.create(CLASSES, &class("two", false));
+    // As in Kubernetes, what is looked up here is a picture that follows.
+    wait_for("the classes in the server's picture", || {
+        let list = api.get(&format!("{CLASSES}?resourceVersion=0")).json();
+        let names: Vec<&str> = list["items"].as_array()?.iter().filter_map(|class| class["metadata"]["name"].as_str()).collect();
+        ["one", "two"].iter().all(|name| names.contains(name)).then_some(())
+    });
     let message = "is forbidden: PriorityClass one is already marked as default. Only one default can exist";
     assert_eq!(api.post(CLASSES, &class("three", true)).status(403), format!("priorityclasses.scheduling.k8s.io \"three\" {message}"));
     let patch = |name: &str| {

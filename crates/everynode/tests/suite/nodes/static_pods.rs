@@ -1,5 +1,7 @@
 //! Pods that a node runs from files, and what becomes of pods when a node is shut down in order.
 
+use serde_json::json;
+
 use crate::support::Cluster;
 use crate::support::cluster::{condition, container, pod, wait_long};
 
@@ -39,7 +41,10 @@ fn static_pods_follow_their_files() {
 fn a_node_that_is_shut_down_ends_its_pods_in_order() {
     let Some(cluster) = Cluster::start_or_skip("shutdown", 0) else { return };
     let node = cluster.control_plane();
-    cluster.create_pod(&pod("polite", "trap 'echo bye; exit 0' TERM; while true; do sleep 0.1; done"));
+    let mut polite = pod("polite", "trap 'echo bye; exit 0' TERM; touch /ready; while true; do sleep 0.1; done");
+    polite["spec"]["terminationGracePeriodSeconds"] = 20.into();
+    polite["spec"]["containers"][0]["readinessProbe"] = json!({"exec": {"command": ["test", "-e", "/ready"]}, "periodSeconds": 1});
+    cluster.create_pod(&polite);
     cluster.wait_ready("polite");
     cluster.succeed(&["node", "stop", "--graceful", &node]);
     let ended = cluster.pod("polite");
