@@ -27,6 +27,7 @@ mod progress;
 mod table;
 mod target;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -107,5 +108,7 @@ fn start_logging(verbose: u8) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     // A log on a full disk cannot be written to. Saying so on stderr, which is that log, would panic in whatever wanted to tell something.
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // Colours are for eyes; logs of nodes and servers are files.
+    let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());
     subscriber.log_internal_errors(false).init();
 }
