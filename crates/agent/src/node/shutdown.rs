@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use brain::podsync::Ended;
 use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
 
 use super::Context;
 use super::pod::uid;
@@ -52,5 +53,21 @@ async fn end(context: &Context, pods: &Pods, group: &[Arc<Pod>], time: Duration)
     let runs = |pod: &Arc<Pod>| context.observer.observed(uid(pod)).is_anything_running();
     while group.iter().any(runs) && Instant::now() < deadline {
         tokio::time::sleep(POLL_PERIOD).await;
+    }
+    // Their workers are about to report the end: an agent that went now would leave them Running for ever.
+    for pod in group {
+        while is_known_as_running(context, pod).await && Instant::now() < deadline {
+            tokio::time::sleep(POLL_PERIOD).await;
+        }
+    }
+}
+
+/// Whether the API server still takes the pod for one that runs. A server that does not answer is not waited for.
+async fn is_known_as_running(context: &Context, pod: &Pod) -> bool {
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
+    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
+    match pods.get_opt(pod.metadata.name.as_deref().unwrap_or_default()).await {
+        Ok(Some(known)) => !matches!(phase(&known).as_str(), "Failed" | "Succeeded"),
+        Ok(None) | Err(_) => false,
     }
 }
