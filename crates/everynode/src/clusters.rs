@@ -32,7 +32,7 @@ pub struct Record {
     pub address: String,
     pub simulated_nodes: usize,
     #[serde(flatten)]
-    process: Process,
+    pub process: Process,
 }
 
 /// What the server of a cluster is started with.
@@ -204,16 +204,21 @@ impl Cluster {
 }
 
 fn stop(record: &Record) -> anyhow::Result<()> {
-    record.process.signal(Signal::TERM)?;
-    let deadline = Instant::now() + STOP_TIMEOUT;
-    while record.process.is_alive() {
-        if Instant::now() > deadline {
-            let _ = record.process.signal(Signal::KILL);
-            break;
+    for signal in [Signal::TERM, Signal::KILL] {
+        match record.process.signal(signal) {
+            // It ended on its own this moment.
+            Err(_) if !record.process.is_alive() => return Ok(()),
+            sent => sent?,
         }
-        std::thread::sleep(POLL_PERIOD);
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while Instant::now() < deadline {
+            if !record.process.is_alive() {
+                return Ok(());
+            }
+            std::thread::sleep(POLL_PERIOD);
+        }
     }
-    Ok(())
+    bail!("process {} does not end", record.process.pid)
 }
 
 /// The end of a log, for messages.

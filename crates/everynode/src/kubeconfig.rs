@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use base64::Engine as _;
@@ -14,6 +15,9 @@ use serde_json::{Value, json};
 use crate::certificates::{Authority, Identity};
 
 const BASE64: base64::engine::GeneralPurpose = base64::engine::general_purpose::STANDARD;
+
+/// How long a server that is asked whether it is there gets for its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Writes the kubeconfig of a cluster administrator.
 pub fn write_admin(path: &Path, authority: &Authority, address: SocketAddr) -> anyhow::Result<()> {
@@ -52,6 +56,13 @@ pub async fn client(path: &Path) -> anyhow::Result<kube::Client> {
     let config =
         kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.context("the kubeconfig is not usable")?;
     kube::Client::try_from(config).context("cannot make a client")
+}
+
+/// Whether the server of a kubeconfig answers anything.
+pub async fn is_answered(path: &Path) -> bool {
+    let Ok(client) = client(path).await else { return false };
+    let Ok(request) = http::Request::get("/livez").body(kube::client::Body::empty()) else { return false };
+    matches!(tokio::time::timeout(ANSWER_TIMEOUT, client.send(request)).await, Ok(Ok(_)))
 }
 
 /// The kubeconfig that kubectl would write to: the first of $KUBECONFIG, or ~/.kube/config.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use brain::model::Key;
@@ -21,6 +21,8 @@ use crate::{kubeconfig, nodes, program};
 /// What there is when nothing is asked for: with root, and without.
 const WORKERS: u8 = 2;
 const SIMULATED: u32 = 3;
+
+const POLL_PERIOD: Duration = Duration::from_millis(50);
 
 /// The taint of nodes that are not Ready.
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -65,7 +67,9 @@ impl Up {
         let manifests = apply::read(&self.files)?;
         let cluster = self.local.cluster()?;
         let progress = Progress::start();
-        let record = match cluster.running() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?;
+        let timeout = Duration::from_secs(self.timeout_seconds);
+        let record = match runtime.block_on(serving(&cluster, timeout, &progress))? {
             Some(record) => {
                 progress.done(&format!("cluster {} runs already at {}", cluster.name, record.address));
                 record
@@ -85,8 +89,6 @@ impl Up {
         let wanted = record.simulated_nodes + nodes.iter().filter(|node| !node.spec.is_stopped).count();
         let context = kubeconfig::merge(&cluster.kubeconfig(), &cluster.name)?;
         progress.done(&format!("kubectl context {context} in {}", kubeconfig::user_path()?.display()));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?;
-        let timeout = Duration::from_secs(self.timeout_seconds);
         let sets: Vec<Key> = manifests.iter().filter(|manifest| manifest.is_daemon_set()).map(Manifest::key).collect();
         let work = async {
             let client = kubeconfig::client(&cluster.kubeconfig()).await?;
@@ -124,6 +126,30 @@ impl Up {
         lines.extend(["status", "down"].map(|command| format!("  {program} {command}{which}")));
         lines.join("\n")
     }
+}
+
+/// The record of a server that serves. One that was ended a moment ago is still a process, but answers no more: it is waited for until
+/// it is gone.
+async fn serving(cluster: &Cluster, timeout: Duration, progress: &Progress) -> anyhow::Result<Option<Record>> {
+    let deadline = Instant::now() + timeout;
+    while let Some(record) = cluster.running() {
+        if kubeconfig::is_answered(&cluster.kubeconfig()).await {
+            return Ok(Some(record));
+        }
+        if Instant::now() > deadline {
+            let log = cluster.log();
+            bail!(
+                "the server of cluster {} is process {}, but does not answer at {}; see {}, or end it and start the cluster again",
+                cluster.name,
+                record.process.pid,
+                record.address,
+                log.display()
+            );
+        }
+        progress.doing("waiting for the server to answer, or to end");
+        tokio::time::sleep(POLL_PERIOD).await;
+    }
+    Ok(None)
 }
 
 /// Waits for the DaemonSets, and shows how far they are.
@@ -189,7 +215,7 @@ async fn wait_for_nodes(client: &Client, wanted: usize, progress: &Progress) -> 
             progress.done(&format!("{ready} nodes are Ready"));
             return Ok(());
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(POLL_PERIOD).await;
     }
 }
 

@@ -44,10 +44,12 @@ pub fn is_agent(pid: i32) -> bool {
     arguments.split(|byte| *byte == 0).nth(1) == Some(b"agent")
 }
 
-/// When a process started, in the kernel's ticks; None when there is none, or only its remains.
+/// When a process started, in the kernel's ticks; None when there is none, or only its remains. While threads of it are still ending it
+/// is one: they hold its files and locks.
 fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command's name may hold anything; the fields begin after its closing parenthesis.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    if fields.first() == Some(&"Z") { None } else { fields.get(19)?.parse().ok() }
+    let threads: u32 = fields.get(17)?.parse().ok()?;
+    if fields.first() == Some(&"Z") && threads <= 1 { None } else { fields.get(19)?.parse().ok() }
 }

@@ -137,6 +137,18 @@ fn a_cluster_that_crashed_comes_up_again_with_its_state() {
 }
 
 #[test]
+fn a_server_that_was_killed_this_moment_is_started_again() {
+    let clusters = Clusters::new();
+    clusters.succeed(&["up", "--simulate", "1"]);
+    for _ in 0..3 {
+        let pid = clusters.pid("everynode");
+        send_kill(pid);
+        clusters.succeed(&["up", "--simulate", "1"]);
+        assert_ne!(clusters.pid("everynode"), pid);
+    }
+}
+
+#[test]
 fn a_manifest_that_cannot_be_applied_starts_nothing() {
     let clusters = Clusters::new();
     let manifest = clusters.0.file("bad.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n");
@@ -246,10 +258,14 @@ impl Terminal {
 
 /// SIGKILL to a server of this test, and its end.
 fn kill(pid: u64) {
+    send_kill(pid);
+    wait_for("the end of the server", || (!runs(pid)).then_some(()));
+}
+
+fn send_kill(pid: u64) {
     let raw = i32::try_from(pid).expect("process ids fit");
     let pid_of = rustix::process::Pid::from_raw(raw).expect("process ids are positive");
     rustix::process::kill_process(pid_of, rustix::process::Signal::KILL).expect("the process runs");
-    wait_for("the end of the server", || (!runs(pid)).then_some(()));
 }
 
 /// Is there such a process, or only its remains that nobody has collected yet?
