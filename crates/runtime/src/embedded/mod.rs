@@ -15,6 +15,7 @@ mod capabilities;
 mod causes;
 mod console;
 mod control;
+mod device_filter;
 mod devices;
 mod exec;
 mod executor;

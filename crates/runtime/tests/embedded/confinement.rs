@@ -40,7 +40,8 @@ async fn the_defaults() {
     ] {
         assert_eq!(status[name], value, "{name}");
     }
-    let devices = left.lines().last().unwrap().trim();
+    // Where the kernel shows its memory in /proc there is a link to it, which leads to a masked file.
+    let devices = left.lines().last().unwrap().trim().replace("kcore ", "");
     assert_eq!(devices, "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero");
     let checks = "touch /proc/sys/kernel/hostname 2>&1; wc -c < /proc/interrupts; ls /sys/firmware | wc -l; touch /sys/x 2>&1; touch /file && echo wrote
         mknod /dev/sda b 8 0; cat /dev/sda 2>&1 | head -1; ls -d /declared; echo $FROM_IMAGE; ls -ld / | cut -c1-10";

@@ -12,14 +12,16 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::super::causes::Causes;
 use super::super::executor::Program;
 use super::super::paths::ContainerDir;
 use super::super::record::Launch;
-use super::super::{console, inroot};
+use super::super::{console, device_filter, inroot};
 use super::streams::Streams;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 
 const CONSOLE_SOCKET: &str = "console.sock";
 
@@ -34,12 +36,17 @@ pub struct Started {
 pub fn launch(dir: &ContainerDir, launch: &Launch) -> Result<Started, String> {
     mount_rootfs(dir, launch)?;
     make_working_dir(dir, launch)?;
+    let spec = read_spec(dir)?;
     // Made before the library does it: the container's view of its own groups is bound from these directories.
-    Cgroup::new(&launch.cgroup).create().map_err(|e| format!("create cgroup {}: {e}", launch.cgroup))?;
+    let group = Cgroup::new(&launch.cgroup);
+    group.create().map_err(|e| format!("create cgroup {}: {e}", launch.cgroup))?;
+    if cgroup::is_v2() {
+        limit_devices(&group, &spec)?;
+    }
     let causes = Causes::new().map_err(|e| format!("anonymous file: {e}"))?;
     causes.collect();
     let program = program(launch, causes.clone())?;
-    let (container, streams) = create(dir, launch, program, &causes)?;
+    let (container, streams) = create(dir, launch, program, &causes, owner(&spec))?;
     let pid = container.pid().ok_or("the container has no process")?.as_raw();
     adjust_oom_score(pid, launch.oom_score_adj);
     let pidfd = open_pidfd(pid).map_err(|e| format!("open process {pid}: {e}"))?;
@@ -98,7 +105,14 @@ fn make_working_dir(dir: &ContainerDir, launch: &Launch) -> Result<(), String> {
     }
 }
 
-fn create(dir: &ContainerDir, launch: &Launch, program: Program, causes: &Causes) -> Result<(Container, Streams), String> {
+/// The owner must be able to open /dev/stdout anew.
+fn create(
+    dir: &ContainerDir,
+    launch: &Launch,
+    program: Program,
+    causes: &Causes,
+    owner: Option<u32>,
+) -> Result<(Container, Streams), String> {
     let words = |e: io::Error| format!("streams: {e}");
     let root: PathBuf = dir.library_state();
     fs::create_dir_all(&root).map_err(words)?;
@@ -114,7 +128,7 @@ fn create(dir: &ContainerDir, launch: &Launch, program: Program, causes: &Causes
         let _ = fs::remove_file(CONSOLE_SOCKET);
         return Ok((container, Streams::terminal(terminal).map_err(words)?));
     }
-    let (streams, ends) = Streams::pipes(launch.stdin, owner(dir)).map_err(words)?;
+    let (streams, ends) = Streams::pipes(launch.stdin, owner).map_err(words)?;
     let mut builder = builder.with_stdout(ends.stdout).with_stderr(ends.stderr);
     if let Some(stdin) = ends.stdin {
         builder = builder.with_stdin(stdin);
@@ -126,11 +140,21 @@ fn build(builder: ContainerBuilder, dir: &ContainerDir, causes: &Causes) -> Resu
     builder.as_init(dir.bundle()).with_systemd(false).with_detach(true).build().map_err(|e| causes.explain(&e))
 }
 
-/// Who must be able to open /dev/stdout anew.
-fn owner(dir: &ContainerDir) -> Option<u32> {
+/// The container's user.
+fn owner(spec: &Value) -> Option<u32> {
+    spec["process"]["user"]["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok())
+}
+
+fn read_spec(dir: &ContainerDir) -> Result<Value, String> {
     // Not from the open file: the parser would read it byte by byte.
-    let spec: serde_json::Value = serde_json::from_slice(&fs::read(dir.spec()).ok()?).ok()?;
-    u32::try_from(spec["process"]["user"]["uid"].as_u64()?).ok()
+    let bytes = fs::read(dir.spec()).map_err(|e| format!("read specification: {e}"))?;
+    serde_json::from_slice(&bytes).map_err(|e| format!("specification: {e}"))
+}
+
+fn limit_devices(group: &Cgroup, spec: &Value) -> Result<(), String> {
+    let rules: Vec<device_filter::Rule> =
+        Deserialize::deserialize(&spec["linux"]["resources"]["devices"]).map_err(|e| format!("specification: devices: {e}"))?;
+    device_filter::attach(&group.dir(""), &rules).map_err(|e| format!("device rules of the cgroup: {e}"))
 }
 
 /// Lowering the score takes a privilege that not every agent has; the container runs without.
