@@ -7,3 +7,4 @@
 pub mod node;
 pub mod server;
 pub mod simulated;
+pub mod unverified;

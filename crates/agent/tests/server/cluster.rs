@@ -111,7 +111,7 @@ impl Cluster {
 
     /// Two rounds, so that there is a difference.
     pub async fn collect_figures(&self) {
-        let connector = NodeConnector::new(self.authority.client(Some("kube-apiserver")));
+        let connector = connector(&self.authority);
         for _ in 0..2 {
             usage::collect(&self.server, &connector).await;
             // Figures a second old are given again.
@@ -147,8 +147,11 @@ async fn api_server(authority: &Authority, shutdown: watch::Receiver<bool>) -> A
     let settings = apiserver::registry::Settings { service_account_admission: false };
     let registry = Arc::new(Registry::new(Arc::new(store::mem::open()), settings).unwrap());
     apiserver::bootstrap::run(&registry).await.unwrap();
-    let connector = NodeConnector::new(authority.client(Some("kube-apiserver")));
-    ApiServer::with_nodes(registry, authenticator, Some(connector), shutdown)
+    ApiServer::with_nodes(registry, authenticator, Some(connector(authority)), shutdown)
+}
+
+fn connector(authority: &Authority) -> NodeConnector {
+    NodeConnector::new(authority.client(Some("kube-apiserver")), agent::unverified::client_config().unwrap())
 }
 
 fn settings(dir: &tempfile::TempDir, address: SocketAddr) -> Settings {

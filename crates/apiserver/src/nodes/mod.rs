@@ -1,10 +1,12 @@
 //! The way from the API server to the agents of nodes: where they listen, connections to them, what is handed on.
 //!
-//! Connections are verified with the cluster's CA and made as the API server's own user; who the client is was decided before.
+//! Connections to agents are verified with the cluster's CA and made as the API server's own user; who the client is was decided before.
+//! Those to ports of pods are neither.
 
 pub mod forward;
 pub mod usage;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +51,16 @@ pub(crate) fn is_simulated(node: &Value) -> bool {
 pub struct Endpoint {
     host: String,
     port: u16,
-    is_tls: bool,
+    speaks: Speaks,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Plain,
+    /// With certificates of the cluster's authority on both sides.
+    AgentTls,
+    /// With any certificate.
+    PodTls,
 }
 
 impl Endpoint {
@@ -60,12 +71,12 @@ impl Endpoint {
         let host = ADDRESS_TYPES.iter().find_map(find);
         let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().and_then(|port| u16::try_from(port).ok());
         let host = host.ok_or_else(|| Status::new(500, "", "no preferred addresses found; known addresses: []"))?;
-        Ok(Endpoint { host: host.to_owned(), port: port.filter(|&port| port > 0).unwrap_or(DEFAULT_PORT), is_tls: true })
+        Ok(Endpoint { host: host.to_owned(), port: port.filter(|&port| port > 0).unwrap_or(DEFAULT_PORT), speaks: Speaks::AgentTls })
     }
 
-    /// Something that speaks HTTP without TLS.
-    pub fn plain(host: &str, port: u16) -> Endpoint {
-        Endpoint { host: host.to_owned(), port, is_tls: false }
+    /// A port of a pod.
+    pub fn of_pod(ip: IpAddr, port: u16, is_tls: bool) -> Endpoint {
+        Endpoint { host: ip.to_string(), port, speaks: if is_tls { Speaks::PodTls } else { Speaks::Plain } }
     }
 }
 
@@ -104,16 +115,18 @@ fn dial_reason(error: &std::io::Error) -> String {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Connects to the agents of nodes.
+/// Connects to the agents of nodes, and to pods.
 #[derive(Clone)]
 pub struct NodeConnector {
-    tls: TlsConnector,
+    agents: TlsConnector,
+    pods: TlsConnector,
 }
 
 impl NodeConnector {
-    /// `tls` trusts the cluster's CA and has the API server's client certificate; it must not offer HTTP/2, which has no upgrades.
-    pub fn new(tls: Arc<ClientConfig>) -> NodeConnector {
-        NodeConnector { tls: TlsConnector::from(tls) }
+    /// `agents` trusts the cluster's CA and has the API server's client certificate; `pods` takes any certificate and has none, as what pods
+    /// show is nobody's to check. Neither may offer HTTP/2, which has no upgrades.
+    pub fn new(agents: Arc<ClientConfig>, pods: Arc<ClientConfig>) -> NodeConnector {
+        NodeConnector { agents: TlsConnector::from(agents), pods: TlsConnector::from(pods) }
     }
 
     /// Sends a request over a connection of its own, which ends with the answer's body, or lives on as what it is upgraded to.
@@ -137,11 +150,13 @@ impl NodeConnector {
         let stream = connected.map_err(|source| ConnectError::Dial { endpoint: endpoint.clone(), source })?;
         // Keystrokes are small; waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
-        if !endpoint.is_tls {
-            return Ok(Box::new(stream));
-        }
+        let tls = match endpoint.speaks {
+            Speaks::Plain => return Ok(Box::new(stream)),
+            Speaks::AgentTls => &self.agents,
+            Speaks::PodTls => &self.pods,
+        };
         let name = ServerName::try_from(endpoint.host.clone()).map_err(|error| ConnectError::Request(error.to_string()))?;
-        let stream = self.tls.connect(name, stream).await.map_err(|source| ConnectError::Tls { source })?;
+        let stream = tls.connect(name, stream).await.map_err(|source| ConnectError::Tls { source })?;
         Ok(Box::new(stream))
     }
 }

@@ -45,7 +45,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::new(backend.clone(), settings).context("cannot read the store")?);
     bootstrap::run(&registry).await.map_err(|status| anyhow::anyhow!("cannot make the objects that every cluster has: {status}"))?;
     let token_key = TokenKey::from_pkcs8(&Authority::token_key(&options.data_dir.join("pki"))?).context("sa.key is not usable")?;
-    let nodes = NodeConnector::new(authority.client_config("kube-apiserver-kubelet-client", &[MASTERS])?);
+    let pods = agent::unverified::client_config().context("cannot set up TLS")?;
+    let nodes = NodeConnector::new(authority.client_config("kube-apiserver-kubelet-client", &[MASTERS])?, pods);
     let server = ApiServer::with_nodes(registry, Authenticator { tokens: Arc::new(token_key) }, Some(nodes), shutdown.clone());
     let usage = tokio::spawn(apiserver::nodes::usage::run(server.clone(), shutdown.clone()));
 

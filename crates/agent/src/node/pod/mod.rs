@@ -4,7 +4,6 @@ pub mod config;
 pub mod end;
 pub mod hooks;
 pub mod images;
-mod insecure;
 pub mod message;
 pub mod prober;
 pub mod probes;

@@ -14,8 +14,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use runtime::port::Error;
 use tokio::net::TcpStream;
 
-use super::insecure;
 use crate::node::Context;
+use crate::unverified;
 
 /// What is read of an answer, and shown of it.
 const BODY_MAX: usize = 10 * 1024;
@@ -165,7 +165,7 @@ impl HttpGet {
 
     async fn exchange(&self) -> Result<(u16, Option<String>, Bytes), String> {
         let stream = dial(&self.host, self.port).await?;
-        let stream: Box<dyn Stream> = if self.tls { Box::new(insecure::connect(stream, &self.host).await?) } else { Box::new(stream) };
+        let stream: Box<dyn Stream> = if self.tls { Box::new(unverified::connect(stream, &self.host).await?) } else { Box::new(stream) };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         // Ends with the exchange: the connection is asked to close.

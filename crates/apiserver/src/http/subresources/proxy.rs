@@ -1,5 +1,7 @@
 //! nodes/proxy and pods/proxy: any request, handed on to a node's agent or to a port of a pod.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::Response;
 use http_body::Body as HttpBody;
@@ -32,14 +34,20 @@ where
     let connector = request.server.inner.nodes.as_ref().ok_or_else(|| not_served("pods/proxy"))?;
     let (is_tls, name, port) = split_name(&request.path.name)?;
     let pod = parse_stored(&request.registry().get(request.kind, &request.path.namespace, name)?.value);
-    let port = port.or_else(|| first_port(&pod)).unwrap_or(80);
-    let Some(ip) = pod["status"]["podIP"].as_str().filter(|ip| !ip.is_empty()) else {
-        return Err(Status::bad_request("address not allowed"));
+    let port = port.or_else(|| first_port(&pod)).unwrap_or(if is_tls { 443 } else { 80 });
+    let ip = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse().ok()).filter(may_be_a_pod);
+    let ip = ip.ok_or_else(|| Status::bad_request("address not allowed"))?;
+    hand_on(request, connector, &Endpoint::of_pod(ip, port, is_tls), body).await
+}
+
+/// Whoever may write a pod's status must not reach what listens on the API server's own machine only: Go's `IsGlobalUnicast`, which
+/// Kubernetes asks.
+fn may_be_a_pod(ip: &IpAddr) -> bool {
+    let is_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some_and(|ip| !may_be_a_pod(&IpAddr::V4(ip))),
     };
-    if is_tls {
-        return Err(not_served("pods/proxy to ports with TLS"));
-    }
-    hand_on(request, connector, &Endpoint::plain(ip, port), body).await
+    !is_local && !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast()
 }
 
 /// `NAME`, `NAME:PORT`, `http:NAME:PORT`.
@@ -83,4 +91,30 @@ fn path_below(path: &str, name: &str) -> String {
     let name = name.to_owned();
     let below = path.split_once(&format!("/{name}/proxy")).map(|(_, rest)| rest).unwrap_or_default();
     if below.starts_with('/') { below.to_owned() } else { format!("/{below}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_may_have_a_scheme_and_a_port() {
+        assert_eq!(split_name("web").unwrap(), (false, "web", None));
+        assert_eq!(split_name("web:8080").unwrap(), (false, "web", Some(8080)));
+        assert_eq!(split_name("https:web:8443").unwrap(), (true, "web", Some(8443)));
+        assert_eq!(split_name("https:web:").unwrap(), (true, "web", None));
+        assert_eq!(split_name(":web:80").unwrap(), (false, "web", Some(80)));
+        for bad in ["ftp:web:21", "web:http", "a:b:c:d"] {
+            assert_eq!(split_name(bad).unwrap_err().code, 400, "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_one_machine_are_no_pods() {
+        let judged = |ip: &str| may_be_a_pod(&ip.parse().unwrap());
+        assert!(["10.244.1.2", "172.30.0.2", "203.0.113.9", "fd00::1"].into_iter().all(judged));
+        for bad in ["127.0.0.1", "0.0.0.0", "169.254.169.254", "224.0.0.1", "255.255.255.255", "::1", "fe80::1", "::ffff:127.0.0.1"] {
+            assert!(!judged(bad), "{bad}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::pod_proxy;
 use crate::support::cluster::{LONG, NODES, PODS, is_ready, pod, wait_long};
 use crate::support::{Cluster, Image};
 
@@ -22,6 +23,7 @@ fn agents_of_all_nodes_do_their_work() {
     collect_logs(&cluster);
     update_keeps_the_budget(&cluster);
     export_metrics(&cluster);
+    pod_proxy::requests_reach_ports_with_tls(&cluster);
 }
 
 fn set(name: &str, spec: Value) -> Value {
@@ -132,6 +134,12 @@ fn export_metrics(cluster: &Cluster) {
         );
     }
     let pods = cluster.api().get(PODS).json();
+    for exporter in pods["items"].as_array().into_iter().flatten() {
+        let [name, node] = [&exporter["metadata"]["name"], &exporter["spec"]["nodeName"]].map(|text| text.as_str().expect("it is bound"));
+        let through_the_server = cluster.api().get(&format!("{PODS}/{name}/proxy/metrics"));
+        assert_eq!(through_the_server.code, 200, "{}", through_the_server.text());
+        check_metrics(&through_the_server.text(), node);
+    }
     let restarts = pods["items"].as_array().into_iter().flatten().map(|pod| pod["status"]["containerStatuses"][0]["restartCount"].clone());
     assert!(restarts.into_iter().all(|restarts| restarts == 0), "an exporter was restarted");
 }

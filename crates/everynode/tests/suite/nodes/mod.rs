@@ -5,13 +5,14 @@
 mod agents;
 mod chaos;
 mod chaos_nodes;
+mod faulty_proxy;
 mod full_disk;
 mod kubelet_cases;
 mod leaks;
 mod limits;
 mod local_clusters;
 mod many;
-mod proxy;
+mod pod_proxy;
 mod recorded;
 mod registry;
 mod static_pods;

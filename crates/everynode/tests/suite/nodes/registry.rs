@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use super::proxy::{Mood, Proxy};
+use super::faulty_proxy::{Mood, Proxy};
 use crate::support::cluster::{container, pod, wait_long};
 use crate::support::{Cluster, Image, digest};
 
@@ -184,7 +184,7 @@ impl Registry {
 
     /// Code and Location of the answer to a request as the user.
     fn ask(&self, method: &str, path: &str, body: Option<&[u8]>, kind: &str) -> (u16, String) {
-        super::proxy::request(&self.address, method, path, &format!("{USER}:{PASSWORD}"), kind, body.unwrap_or_default())
+        super::faulty_proxy::request(&self.address, method, path, &format!("{USER}:{PASSWORD}"), kind, body.unwrap_or_default())
             .unwrap_or_default()
     }
 }

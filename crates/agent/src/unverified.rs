@@ -1,4 +1,4 @@
-//! TLS to pods whose certificates nobody can check: probes and hooks over HTTPS skip verification, as Kubernetes documents.
+//! TLS to pods, whose certificates nobody can check: probes, hooks and `pods/proxy` over HTTPS skip verification, as in Kubernetes.
 
 use std::sync::Arc;
 
@@ -48,14 +48,19 @@ impl ServerCertVerifier for NoVerification {
     }
 }
 
-pub async fn connect(stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, String> {
+/// For a client that takes whatever certificate it is shown, and shows none.
+pub fn client_config() -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
+        .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(NoVerification(provider)))
         .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+pub async fn connect(stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, String> {
+    let config = client_config().map_err(|error| error.to_string())?;
     let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| error.to_string())
+    TlsConnector::from(config).connect(name, stream).await.map_err(|error| error.to_string())
 }
