@@ -13,6 +13,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
 use crate::certificates::{Authority, Identity};
+use crate::connection;
 
 const BASE64: base64::engine::GeneralPurpose = base64::engine::general_purpose::STANDARD;
 
@@ -55,7 +56,7 @@ pub async fn client(path: &Path) -> anyhow::Result<kube::Client> {
     let config = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
     let config =
         kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.context("the kubeconfig is not usable")?;
-    kube::Client::try_from(config).context("cannot make a client")
+    connection::client(config)
 }
 
 /// Whether the server of a kubeconfig answers anything.

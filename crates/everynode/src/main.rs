@@ -4,6 +4,7 @@ mod builtin;
 mod certificates;
 mod cli;
 mod clusters;
+mod connection;
 mod kubeconfig;
 mod nodes;
 mod program;

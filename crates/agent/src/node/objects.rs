@@ -54,7 +54,7 @@ impl Objects {
 
     /// Keeps the list of Services.
     pub async fn follow_services(&self) {
-        let events = watcher(Api::<Service>::all(self.client.clone()), watcher::Config::default()).default_backoff();
+        let events = watcher(Api::<Service>::all(self.client.clone()), watcher::Config::default()).backoff(super::watch::pauses());
         let mut events = std::pin::pin!(events);
         let mut known: BTreeMap<(String, String), Service> = BTreeMap::new();
         let mut is_complete = false;

@@ -2,16 +2,28 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event, ExponentialBackoff, watcher};
 use kube::{Api, ResourceExt};
 
 use super::Context;
 use super::manifests::is_mirror;
 use super::pods::Pods;
+
+/// Pauses between attempts to watch. Kubernetes' clients go from 0.8 s to 30 s, which is long for a node whose network, or whose server, has
+/// just come back; one node asks for three things only.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(4);
+
+pub fn pauses() -> ExponentialBackoff {
+    let pauses = ExponentialBuilder::default().with_min_delay(PAUSE_MIN).with_max_delay(PAUSE_MAX).with_jitter().without_max_times();
+    pauses.into()
+}
 
 /// Follows both until dropped.
 pub async fn run(context: &Context, pods: &Arc<Pods>) {
@@ -21,7 +33,7 @@ pub async fn run(context: &Context, pods: &Arc<Pods>) {
 
 async fn follow_pods(context: &Context, pods: &Arc<Pods>) {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={}", context.settings.name));
-    let events = watcher(Api::<Pod>::all(context.client.clone()), config).default_backoff();
+    let events = watcher(Api::<Pod>::all(context.client.clone()), config).backoff(pauses());
     let mut events = std::pin::pin!(events);
     let mut listed = BTreeSet::new();
     while let Some(event) = events.next().await {
@@ -43,7 +55,7 @@ async fn follow_pods(context: &Context, pods: &Arc<Pods>) {
 
 async fn follow_node(context: &Context) {
     let config = watcher::Config::default().fields(&format!("metadata.name={}", context.settings.name));
-    let events = watcher(Api::<Node>::all(context.client.clone()), config).default_backoff();
+    let events = watcher(Api::<Node>::all(context.client.clone()), config).backoff(pauses());
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match event {

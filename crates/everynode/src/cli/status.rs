@@ -13,7 +13,7 @@ use super::live;
 use super::local::Local;
 use super::progress::Screen;
 use super::target::Target;
-use crate::kubeconfig;
+use crate::{connection, kubeconfig};
 
 /// Show the nodes and DaemonSets of a cluster.
 ///
@@ -70,7 +70,7 @@ impl Asked {
         block_on(async {
             let config = self.cluster.config().await?;
             let server = config.cluster_url.to_string();
-            let client = Client::try_from(config).context("cannot make a client")?;
+            let client = connection::client(config)?;
             self.show(&client, server.trim_end_matches('/')).await
         })
     }

@@ -10,6 +10,8 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
+use crate::connection;
+
 /// Objects of one page of a list.
 const PAGE_OBJECTS_MAX: usize = 1000;
 
@@ -34,7 +36,7 @@ impl Target {
     pub async fn client(&self) -> anyhow::Result<(Client, String)> {
         let config = self.config().await?;
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        Ok((Client::try_from(config).context("cannot make a client")?, namespace))
+        Ok((connection::client(config)?, namespace))
     }
 
     /// The cluster that is meant, and as whom.

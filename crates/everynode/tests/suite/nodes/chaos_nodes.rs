@@ -32,6 +32,10 @@ fn nodes_go_away_and_come_back() {
     let after = cluster.wait_ready("far");
     assert_eq!(container(&after)["containerID"], container(&far_before)["containerID"]);
     assert_eq!(container(&after)["restartCount"], 0);
+    let mut later = pod("later", "exec sleep 66001");
+    later["spec"]["nodeName"] = far.as_str().into();
+    cluster.create_pod(&later);
+    cluster.wait_ready("later");
     wait_long("a node without taints", || (!cluster.node(&far)["spec"]["taints"].to_string().contains("unreachable")).then_some(()));
     assert_eq!(condition(&cluster.node(&near), "Ready"), "True");
 }
