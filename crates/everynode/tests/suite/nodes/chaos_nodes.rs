@@ -22,8 +22,9 @@ fn nodes_go_away_and_come_back() {
     set_link(&link, "down");
     off_and_on(&cluster, &near);
     cluster.wait_node(&far, "Unknown");
-    let taints = cluster.node(&far)["spec"]["taints"].to_string();
-    assert!(taints.contains("node.kubernetes.io/unreachable"), "{taints}");
+    // Status and taints are written one after the other.
+    let is_unreachable = || cluster.node(&far)["spec"]["taints"].to_string().contains("node.kubernetes.io/unreachable");
+    wait_long("the taint of a node that is not heard of", || is_unreachable().then_some(()));
     cluster.wait_pod("far", "not ready", |pod| !is_ready(pod));
     assert_eq!(cluster.processes_with(&far, "sleep 66000").len(), 1, "it goes on running where nobody sees it");
 
@@ -36,7 +37,7 @@ fn nodes_go_away_and_come_back() {
     later["spec"]["nodeName"] = far.as_str().into();
     cluster.create_pod(&later);
     cluster.wait_ready("later");
-    wait_long("a node without taints", || (!cluster.node(&far)["spec"]["taints"].to_string().contains("unreachable")).then_some(()));
+    wait_long("a node without the taint", || (!is_unreachable()).then_some(()));
     assert_eq!(condition(&cluster.node(&near), "Ready"), "True");
 }
 

@@ -62,11 +62,9 @@ fn with_password(cluster: &Cluster, registry: &Registry) {
     let pod = cluster.wait_ready("right");
     let id = container(&pod)["imageID"].as_str().unwrap_or_default();
     assert!(id.contains(&format!("{}/{REPOSITORY}@sha256:", registry.address)), "{id}");
-    assert!(
-        cluster.events("right").iter().any(|event| event.starts_with("Pulled: Successfully pulled image")),
-        "{:?}",
-        cluster.events("right")
-    );
+    // Events are written beside everything else.
+    let told = || cluster.events("right").iter().any(|event| event.starts_with("Pulled: Successfully pulled image"));
+    cluster.wait_pod("right", "told of", |_| told());
 }
 
 fn with_wrong_password(cluster: &Cluster, registry: &Registry) {
