@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -23,6 +24,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 pub fn client(config: kube::Config) -> anyhow::Result<kube::Client> {
+    // Says which way of going through a proxy is not built in.
     if config.proxy_url.is_some() {
         return kube::Client::try_from(config).context("cannot make a client");
     }
@@ -33,7 +35,11 @@ pub fn client(config: kube::Config) -> anyhow::Result<kube::Client> {
     connector.set_keepalive(Some(KEEPALIVE_IDLE));
     connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     connector.set_tcp_user_timeout(Some(SILENCE_MAX));
-    let connector = config.rustls_https_connector_with_connector(connector).context("cannot set up TLS")?;
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(connector).context("cannot set up TLS")?);
+    // For servers whose machine acknowledges everything and that say nothing all the same.
+    connector.set_read_timeout(config.read_timeout);
+    connector.set_write_timeout(config.write_timeout);
+    connector.set_reset_reader_on_write(config.reset_reader_on_write);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .layer(RetryLayer::new(RetryPolicy::server_retry()))
