@@ -45,10 +45,19 @@ impl Clusters {
     }
 
     /// The process that serves a cluster.
-    fn pid(&self, name: &str) -> u64 {
+    fn record(&self, name: &str) -> Value {
         let path = self.0.path(&format!(".local/state/everynode/clusters/{name}/cluster.json"));
-        let record: Value = serde_json::from_slice(&std::fs::read(path).expect("the cluster has a record")).expect("it is JSON");
-        record["pid"].as_u64().expect("it names a process")
+        serde_json::from_slice(&std::fs::read(path).expect("the cluster has a record")).expect("it is JSON")
+    }
+
+    fn pid(&self, name: &str) -> u64 {
+        self.record(name)["pid"].as_u64().expect("it names a process")
+    }
+
+    fn port(&self, name: &str) -> u16 {
+        let record = self.record(name);
+        let (_, port) = record["address"].as_str().and_then(|address| address.rsplit_once(':')).expect("it has an address with a port");
+        port.parse().expect("ports are numbers")
     }
 }
 
@@ -137,15 +146,24 @@ fn a_cluster_that_crashed_comes_up_again_with_its_state() {
 }
 
 #[test]
-fn a_server_that_was_killed_this_moment_is_started_again() {
+fn a_server_that_does_not_answer_is_started_again_when_it_has_ended() {
     let clusters = Clusters::new();
     clusters.succeed(&["up", "--simulate", "1"]);
-    for _ in 0..3 {
-        let pid = clusters.pid("everynode");
-        send_kill(pid);
-        clusters.succeed(&["up", "--simulate", "1"]);
-        assert_ne!(clusters.pid("everynode"), pid);
-    }
+    let (pid, port) = (clusters.pid("everynode"), clusters.port("everynode"));
+    send(pid, rustix::process::Signal::STOP);
+    let mut up = clusters.0.everynode(&["up", "--simulate", "1"]).spawn().expect("the program under test can be started");
+    wait_for("a question to the server", || is_connected_to(port).then_some(()));
+    send(pid, rustix::process::Signal::KILL);
+    assert_eq!(up.wait().expect("one's own child can be waited for").code(), Some(0));
+    assert_ne!(clusters.pid("everynode"), pid);
+}
+
+/// Whether something on this machine has a connection to that port of the loopback interface.
+fn is_connected_to(port: u16) -> bool {
+    let connections = std::fs::read_to_string("/proc/net/tcp").expect("the kernel lists them");
+    // Local address, remote address, state; 01 is established.
+    let established = format!(" 0100007F:{port:04X} 01 ");
+    connections.contains(&established)
 }
 
 #[test]
@@ -258,14 +276,14 @@ impl Terminal {
 
 /// SIGKILL to a server of this test, and its end.
 fn kill(pid: u64) {
-    send_kill(pid);
+    send(pid, rustix::process::Signal::KILL);
     wait_for("the end of the server", || (!runs(pid)).then_some(()));
 }
 
-fn send_kill(pid: u64) {
+fn send(pid: u64, signal: rustix::process::Signal) {
     let raw = i32::try_from(pid).expect("process ids fit");
     let pid_of = rustix::process::Pid::from_raw(raw).expect("process ids are positive");
-    rustix::process::kill_process(pid_of, rustix::process::Signal::KILL).expect("the process runs");
+    rustix::process::kill_process(pid_of, signal).expect("the process runs");
 }
 
 /// Is there such a process, or only its remains that nobody has collected yet?
