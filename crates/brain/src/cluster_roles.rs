@@ -3,6 +3,8 @@
 //! After `pkg/controller/clusterroleaggregation`: the rules of the selected roles, selector by selector and by name, each once. There
 //! are few roles; every change of one is looked at for all sums.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -36,11 +38,13 @@ impl Controller for ClusterRoleAggregation {
 
 /// None for roles that have rules of their own.
 fn sum(cluster: &Cluster, role: &ClusterRole) -> Option<Vec<Value>> {
+    // Roles may hold tens of thousands of rules: each is looked up, not compared with all.
+    let mut known = BTreeSet::new();
     let mut rules: Vec<Value> = Vec::new();
     for selector in role.aggregates.as_ref()? {
         let is_meant = |other: &&ClusterRole| other.meta.name != role.meta.name && other.meta.labels.selected_by(selector);
         for rule in cluster.cluster_roles.values().map(|other| &**other).filter(is_meant).flat_map(rules_of) {
-            if !rules.contains(rule) {
+            if known.insert(rule.to_string()) {
                 rules.push(rule.clone());
             }
         }

@@ -65,14 +65,7 @@ impl Registry {
     pub fn rules_of(&self, user: &User, namespace: &str) -> Vec<PolicyRule> {
         let mut rules = self.policy().rules_of(user, namespace);
         if user.is_in(MASTERS) {
-            let everything = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-            rules.push(PolicyRule {
-                verbs: everything(&["*"]),
-                api_groups: everything(&["*"]),
-                resources: everything(&["*"]),
-                ..PolicyRule::default()
-            });
-            rules.push(PolicyRule { verbs: everything(&["*"]), non_resource_urls: everything(&["*"]), ..PolicyRule::default() });
+            rules.extend([PolicyRule::everything(), PolicyRule::every_path()]);
         }
         rules
     }

@@ -28,21 +28,21 @@ fn is_allowed(registry: &Registry, write: &Write<'_>, verb: &str, resource: &str
 }
 
 fn check_role(registry: &Registry, write: &Write<'_>, role: &Value, old: Option<&Value>) -> Result<(), Status> {
-    let same = |field: &str| old.is_some_and(|old| old[field] == role[field]);
-    if same("rules") && same("aggregationRule") {
-        return Ok(());
-    }
     let name = role["metadata"]["name"].as_str().unwrap_or_default();
-    if is_allowed(registry, write, "escalate", write.kind.plural, write.namespace, name) {
+    if is_only_for_garbage_collection(role, old) || is_allowed(registry, write, "escalate", write.kind.plural, write.namespace, name) {
         return Ok(());
     }
-    let wanted = rules_of_role(role, &cluster_roles(registry));
-    grantable(registry, write, name, &wanted)
+    grantable(registry, write, name, &rules_of_role(role))?;
+    // Such a role can collect any rules, now or later.
+    let aggregates = role["aggregationRule"]["clusterRoleSelectors"].as_array().is_some_and(|selectors| !selectors.is_empty());
+    if aggregates && grantable(registry, write, name, &[PolicyRule::everything(), PolicyRule::every_path()]).is_err() {
+        return Err(Status::forbidden(write.kind.resource(), name, "must have cluster-admin privileges to use an aggregationRule"));
+    }
+    Ok(())
 }
 
 fn check_binding(registry: &Registry, write: &Write<'_>, binding: &Value, old: Option<&Value>) -> Result<(), Status> {
-    let same = |field: &str| old.is_some_and(|old| old[field] == binding[field]);
-    if same("subjects") && same("roleRef") {
+    if is_only_for_garbage_collection(binding, old) {
         return Ok(());
     }
     let role_name = binding["roleRef"]["name"].as_str().unwrap_or_default();
@@ -56,12 +56,28 @@ fn check_binding(registry: &Registry, write: &Write<'_>, binding: &Value, old: O
     let kind = table::by_resource(RBAC, "v1", resource).expect("the table has the RBAC kinds");
     let role = parse_stored(&registry.get(kind, role_namespace, role_name)?.value);
     let name = binding["metadata"]["name"].as_str().unwrap_or_default();
-    grantable(registry, write, name, &rules_of_role(&role, &cluster_roles(registry)))
+    grantable(registry, write, name, &rules_of_role(&role))
 }
 
-fn cluster_roles(registry: &Registry) -> Vec<Value> {
-    let kind = table::by_resource(RBAC, "v1", "clusterroles").expect("the table has the RBAC kinds");
-    registry.caches.of(kind).snapshot("", 0).objects.iter().map(|role| role.value()).collect()
+/// Does the update change only what lets the object be deleted: its owners and finalizers?
+///
+/// Labels count: aggregation rules select roles by them. (Kubernetes: `IsOnlyMutatingGCFields`.)
+fn is_only_for_garbage_collection(object: &Value, old: Option<&Value>) -> bool {
+    const OF_GARBAGE_COLLECTION: [&str; 2] = ["ownerReferences", "finalizers"];
+    const OF_THE_SERVER: [&str; 3] = ["managedFields", "resourceVersion", "generation"];
+    let Some(old) = old else { return false };
+    let rest = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(fields) = object.as_object_mut() {
+            // They stand in what clients send, and not always in what is stored.
+            fields.retain(|name, _| !matches!(name.as_str(), "kind" | "apiVersion"));
+        }
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.retain(|name, _| !OF_GARBAGE_COLLECTION.contains(&name.as_str()) && !OF_THE_SERVER.contains(&name.as_str()));
+        }
+        object
+    };
+    rest(object) == rest(old)
 }
 
 fn grantable(registry: &Registry, write: &Write<'_>, name: &str, wanted: &[PolicyRule]) -> Result<(), Status> {

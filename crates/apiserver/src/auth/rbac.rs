@@ -1,5 +1,8 @@
 //! RBAC as Kubernetes evaluates it: rules of roles, bound to users, groups and service accounts. Pure.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::User;
@@ -25,6 +28,18 @@ impl PolicyRule {
             resource_names: texts("resourceNames"),
             non_resource_urls: texts("nonResourceURLs"),
         }
+    }
+
+    /// Every verb on every resource.
+    pub fn everything() -> PolicyRule {
+        let all = || vec!["*".to_owned()];
+        PolicyRule { verbs: all(), api_groups: all(), resources: all(), ..PolicyRule::default() }
+    }
+
+    /// Every verb on every path that is no resource.
+    pub fn every_path() -> PolicyRule {
+        let all = || vec!["*".to_owned()];
+        PolicyRule { verbs: all(), non_resource_urls: all(), ..PolicyRule::default() }
     }
 
     pub fn to_value(&self) -> Value {
@@ -56,19 +71,34 @@ impl PolicyRule {
             }
     }
 
-    /// Does this rule grant everything that `other` grants?
+    /// Does this rule grant everything that `other` grants? Takes time in proportion to the lists of both, but for URLs.
     fn covers(&self, other: &PolicyRule) -> bool {
-        if !other.non_resource_urls.is_empty() {
-            let verbs = all_in(&other.verbs, &self.verbs);
-            return verbs && other.non_resource_urls.iter().all(|url| self.non_resource_urls.iter().any(|own| url_covers(own, url)));
+        if !all_in(&other.verbs, &self.verbs) {
+            return false;
         }
-        let names = self.resource_names.is_empty()
-            || !other.resource_names.is_empty() && other.resource_names.iter().all(|n| has(&self.resource_names, n));
-        let resources = other.resources.iter().all(|resource| {
-            let (plain, sub) = resource.split_once('/').unwrap_or((resource, ""));
-            self.resources.iter().any(|own| own == resource || resource_matches(own, plain, sub))
-        });
-        all_in(&other.verbs, &self.verbs) && all_in(&other.api_groups, &self.api_groups) && resources && names
+        if !other.non_resource_urls.is_empty() {
+            // The API refuses rules of both kinds; one that is there all the same is compared piece by piece.
+            return other.resources.is_empty() && urls_cover(&self.non_resource_urls, &other.non_resource_urls);
+        }
+        let names =
+            self.resource_names.is_empty() || !other.resource_names.is_empty() && each_in(&other.resource_names, &self.resource_names);
+        names && all_in(&other.api_groups, &self.api_groups) && resources_cover(&self.resources, &other.resources)
+    }
+
+    /// Does the rule say of each thing that it grants what it is? Others have no pieces, and grant nothing.
+    fn is_nonempty(&self) -> bool {
+        self.piece_count() > 0
+    }
+
+    /// How many texts the rule consists of.
+    fn size(&self) -> usize {
+        [&self.verbs, &self.api_groups, &self.resources, &self.resource_names, &self.non_resource_urls].iter().map(|list| list.len()).sum()
+    }
+
+    /// How many [`PolicyRule::pieces`] there are; `usize::MAX` for more than can be counted.
+    fn piece_count(&self) -> usize {
+        let resources = self.api_groups.len().saturating_mul(self.resources.len()).saturating_mul(self.resource_names.len().max(1));
+        self.verbs.len().saturating_mul(resources.saturating_add(self.non_resource_urls.len()))
     }
 
     /// The rule cut into pieces of one verb, group and resource each: several rules together may cover what none covers alone.
@@ -100,10 +130,39 @@ impl PolicyRule {
     }
 }
 
-/// What of `wanted` is not covered by `held`.
+/// Rules are multiplied out into at most this many pieces: a megabyte of verbs, groups and resources would make 10^15.
+const PIECES_MAX: usize = 20_000;
+
+/// Comparisons of pieces with held rules that one check may take.
+const COMPARISONS_MAX: usize = 20_000_000;
+
+/// Missing pieces that are found before the search ends; a message shows no more.
+const MISSING_MAX: usize = 100;
+
+/// What of `wanted` is not covered by `held`; the first [`MISSING_MAX`] pieces of it.
+///
+/// A rule that no single held rule covers and that has too many pieces counts as missing: who holds all of it writes it as several rules.
 pub fn not_covered(wanted: &[PolicyRule], held: &[PolicyRule]) -> Vec<PolicyRule> {
-    let pieces = wanted.iter().flat_map(PolicyRule::pieces);
-    pieces.filter(|piece| !held.iter().any(|rule| rule.covers(piece))).collect()
+    let held_size: usize = held.iter().map(PolicyRule::size).sum();
+    let mut pieces_left = PIECES_MAX.min(COMPARISONS_MAX / held_size.max(1));
+    let mut missing = Vec::new();
+    for rule in wanted {
+        if missing.len() >= MISSING_MAX {
+            break;
+        }
+        if rule.is_nonempty() && held.iter().any(|own| own.covers(rule)) {
+            continue;
+        }
+        match pieces_left.checked_sub(rule.piece_count()) {
+            Some(left) => {
+                pieces_left = left;
+                missing.extend(rule.pieces().into_iter().filter(|piece| !held.iter().any(|own| own.covers(piece))));
+            }
+            None => missing.push(rule.clone()),
+        }
+    }
+    missing.truncate(MISSING_MAX);
+    missing
 }
 
 fn has(list: &[String], text: &str) -> bool {
@@ -111,7 +170,34 @@ fn has(list: &[String], text: &str) -> bool {
 }
 
 fn all_in(wanted: &[String], held: &[String]) -> bool {
-    has(held, "*") || wanted.iter().all(|item| has(held, item))
+    has(held, "*") || each_in(wanted, held)
+}
+
+fn each_in(wanted: &[String], held: &[String]) -> bool {
+    match wanted {
+        [one] => has(held, one),
+        several => {
+            let held: HashSet<&str> = held.iter().map(String::as_str).collect();
+            several.iter().all(|item| held.contains(item.as_str()))
+        }
+    }
+}
+
+fn resources_cover(held: &[String], wanted: &[String]) -> bool {
+    let covers_one = |resource: &String| {
+        let (plain, sub) = resource.split_once('/').unwrap_or((resource, ""));
+        held.iter().any(|own| own == resource || resource_matches(own, plain, sub))
+    };
+    if let [one] = wanted {
+        return covers_one(one);
+    }
+    let known: HashSet<&str> = held.iter().map(String::as_str).collect();
+    let by_subresource = |resource: &str| resource.split_once('/').is_some_and(|(_, sub)| known.contains(format!("*/{sub}").as_str()));
+    known.contains("*") || wanted.iter().all(|resource| known.contains(resource.as_str()) || by_subresource(resource))
+}
+
+fn urls_cover(held: &[String], wanted: &[String]) -> bool {
+    held.len().saturating_mul(wanted.len()) <= COMPARISONS_MAX && wanted.iter().all(|url| held.iter().any(|own| url_covers(own, url)))
 }
 
 fn resource_matches(rule: &str, resource: &str, subresource: &str) -> bool {
@@ -139,7 +225,8 @@ pub struct Binding {
     /// Empty for cluster-wide bindings.
     pub namespace: String,
     subjects: Vec<Subject>,
-    pub rules: Vec<PolicyRule>,
+    /// Shared by all bindings of the role.
+    pub rules: Arc<[PolicyRule]>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -187,8 +274,9 @@ pub struct Objects {
 
 impl Policy {
     pub fn new(objects: &Objects) -> Policy {
+        let roles = Roles::of(objects);
         let bindings = objects.cluster_role_bindings.iter().chain(&objects.role_bindings);
-        Policy { bindings: bindings.filter_map(|binding| bind(objects, binding)).collect() }
+        Policy { bindings: bindings.filter_map(|binding| bind(&roles, binding)).collect() }
     }
 
     /// Why the request is allowed, or None.
@@ -198,10 +286,8 @@ impl Policy {
             What::Path(_) => "",
         };
         self.bindings.iter().filter(|b| b.namespace.is_empty() || b.namespace == namespace).find_map(|binding| {
-            if !binding.rules.iter().any(|rule| rule.allows(attributes.verb, &attributes.what)) {
-                return None;
-            }
             let subject = binding.subjects.iter().find(|subject| subject.is(attributes.user))?;
+            binding.rules.iter().find(|rule| rule.allows(attributes.verb, &attributes.what))?;
             Some(format!("RBAC: allowed by {} to {}", binding.description, subject.describe()))
         })
     }
@@ -209,7 +295,7 @@ impl Policy {
     /// All rules that a user has in a namespace.
     pub fn rules_of(&self, user: &User, namespace: &str) -> Vec<PolicyRule> {
         let applicable = self.bindings.iter().filter(|b| b.namespace.is_empty() || b.namespace == namespace);
-        applicable.filter(|b| b.subjects.iter().any(|subject| subject.is(user))).flat_map(|b| b.rules.clone()).collect()
+        applicable.filter(|b| b.subjects.iter().any(|subject| subject.is(user))).flat_map(|b| b.rules.iter().cloned()).collect()
     }
 }
 
@@ -221,14 +307,22 @@ fn namespace_of(object: &Value) -> &str {
     object["metadata"]["namespace"].as_str().unwrap_or_default()
 }
 
+/// The rules of all roles, by namespace (empty for ClusterRoles) and name.
+struct Roles<'a>(HashMap<(&'a str, &'a str), Arc<[PolicyRule]>>);
+
+impl<'a> Roles<'a> {
+    fn of(objects: &'a Objects) -> Roles<'a> {
+        let cluster_roles = objects.cluster_roles.iter().map(|role| (("", name_of(role)), rules_of_role(role).into()));
+        let roles = objects.roles.iter().map(|role| ((namespace_of(role), name_of(role)), rules_of_role(role).into()));
+        Roles(cluster_roles.chain(roles).collect())
+    }
+}
+
 /// None when the role is not there.
-fn bind(objects: &Objects, binding: &Value) -> Option<Binding> {
+fn bind(roles: &Roles<'_>, binding: &Value) -> Option<Binding> {
     let (namespace, name) = (namespace_of(binding), name_of(binding));
     let (role_kind, role_name) = (binding["roleRef"]["kind"].as_str()?, binding["roleRef"]["name"].as_str()?);
-    let role = match role_kind {
-        "ClusterRole" => objects.cluster_roles.iter().find(|role| name_of(role) == role_name)?,
-        _ => objects.roles.iter().find(|role| name_of(role) == role_name && namespace_of(role) == namespace)?,
-    };
+    let rules = roles.0.get(&(if role_kind == "ClusterRole" { "" } else { namespace }, role_name))?.clone();
     let description = match namespace {
         "" => format!("ClusterRoleBinding {name:?} of {role_kind} {role_name:?}"),
         namespace => format!("RoleBinding {:?} of {role_kind} {role_name:?}", format!("{name}/{namespace}")),
@@ -236,24 +330,15 @@ fn bind(objects: &Objects, binding: &Value) -> Option<Binding> {
     let text = |subject: &Value, field: &str| subject[field].as_str().unwrap_or_default().to_owned();
     let subjects = binding["subjects"].as_array().into_iter().flatten();
     let subjects = subjects.map(|s| Subject { kind: text(s, "kind"), name: text(s, "name"), namespace: text(s, "namespace") }).collect();
-    Some(Binding { description, namespace: namespace.to_owned(), subjects, rules: rules_of_role(role, &objects.cluster_roles) })
+    Some(Binding { description, namespace: namespace.to_owned(), subjects, rules })
 }
 
-/// A role's own rules, or those of the roles that it aggregates.
-pub fn rules_of_role(role: &Value, cluster_roles: &[Value]) -> Vec<PolicyRule> {
-    let own = |role: &Value| -> Vec<PolicyRule> { role["rules"].as_array().into_iter().flatten().map(PolicyRule::from_value).collect() };
-    let selectors = role["aggregationRule"]["clusterRoleSelectors"].as_array();
-    let Some(selectors) = selectors else { return own(role) };
-    let parsed: Vec<_> = selectors.iter().filter_map(|s| kinds::selector::Selector::from_object(Some(s)).ok()).collect();
-    let aggregated =
-        cluster_roles.iter().filter(|other| name_of(other) != name_of(role) && parsed.iter().any(|s| s.matches_labels_of(other)));
-    let mut rules: Vec<PolicyRule> = Vec::new();
-    for rule in aggregated.flat_map(|other| rules_of_role(other, cluster_roles)) {
-        if !rules.contains(&rule) {
-            rules.push(rule);
-        }
-    }
-    rules
+/// The rules that are written in a role.
+///
+/// The rules of a role with an aggregation rule are written by the controller `clusterrole-aggregation-controller`, as in Kubernetes.
+/// Following aggregation rules here would let roles that select each other recurse without an end.
+pub fn rules_of_role(role: &Value) -> Vec<PolicyRule> {
+    role["rules"].as_array().into_iter().flatten().map(PolicyRule::from_value).collect()
 }
 
 #[cfg(test)]
@@ -263,10 +348,7 @@ mod tests {
     fn policy() -> Policy {
         let rule = json!({"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "pods/log"]});
         Policy::new(&Objects {
-            cluster_roles: vec![
-                json!({"metadata": {"name": "reader", "labels": {"agg": "yes"}}, "rules": [rule]}),
-                json!({"metadata": {"name": "all"}, "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"agg": "yes"}}]}}),
-            ],
+            cluster_roles: vec![json!({"metadata": {"name": "all"}, "rules": [rule]})],
             role_bindings: vec![json!({
                 "metadata": {"name": "b", "namespace": "dev"}, "roleRef": {"kind": "ClusterRole", "name": "all"},
                 "subjects": [{"kind": "ServiceAccount", "name": "bot", "namespace": "dev"}, {"kind": "Group", "name": "ops"}],
@@ -304,5 +386,40 @@ mod tests {
         assert_eq!(not_covered(&[rule(&["get"], &["pods", "secrets"])], &held), []);
         assert_eq!(not_covered(&[rule(&["get", "list"], &["pods"])], &held).len(), 1);
         assert_eq!(not_covered(&[rule(&["list"], &["pods"])], &[rule(&["*"], &["*"])]), []);
+    }
+
+    #[test]
+    fn a_rule_with_more_pieces_than_can_be_counted_is_missing_and_costs_nothing() {
+        let many = |prefix: &str| (0..20_000).map(|i| format!("{prefix}{i}")).collect::<Vec<_>>();
+        let huge = PolicyRule {
+            verbs: many("v"),
+            api_groups: many("g"),
+            resources: many("r"),
+            resource_names: many("n"),
+            non_resource_urls: Vec::new(),
+        };
+        assert_eq!(not_covered(std::slice::from_ref(&huge), &[]), [huge.clone()]);
+        let held = [PolicyRule { resources: vec!["other".to_owned()], ..huge.clone() }, huge.clone()];
+        assert_eq!(not_covered(std::slice::from_ref(&huge), &held), []);
+        assert_eq!(not_covered(&[huge], &[PolicyRule::everything()]), []);
+    }
+
+    #[test]
+    fn a_rule_of_urls_and_resources_is_not_covered_by_one_of_its_halves() {
+        let both = PolicyRule { non_resource_urls: vec!["/healthz".to_owned()], ..PolicyRule::everything() };
+        let urls = PolicyRule { verbs: vec!["*".to_owned()], non_resource_urls: vec!["*".to_owned()], ..PolicyRule::default() };
+        assert_eq!(not_covered(std::slice::from_ref(&both), &[urls]).len(), 1);
+    }
+
+    #[test]
+    fn subresources_are_covered_by_their_wildcard_also_among_many() {
+        let of = |resources: &[&str]| PolicyRule {
+            verbs: vec!["get".to_owned()],
+            api_groups: vec![String::new()],
+            resources: resources.iter().map(|&r| r.to_owned()).collect(),
+            ..PolicyRule::default()
+        };
+        assert_eq!(not_covered(&[of(&["pods/log", "pods/exec"])], &[of(&["*/log", "pods/exec"])]), []);
+        assert_eq!(not_covered(&[of(&["pods/log", "pods"])], &[of(&["*/log", "secrets"])]).len(), 1);
     }
 }

@@ -1,5 +1,7 @@
 //! The API in process, over a store in memory: what needs neither network nor a second process.
 
+mod escalation;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -32,8 +34,17 @@ where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<crate::http::body::BoxError>,
 {
-    let mut request = Request::builder().method(method).uri(path).body(body).unwrap();
-    request.extensions_mut().insert(Local(User::system("admin", &[MASTERS])));
+    let request = Request::builder().method(method).uri(path).body(body).unwrap();
+    send_as(server, &User::system("admin", &[MASTERS]), request).await
+}
+
+/// Sends a request as a user.
+async fn send_as<B>(server: &ApiServer, user: &User, mut request: Request<B>) -> (u16, Value)
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<crate::http::body::BoxError>,
+{
+    request.extensions_mut().insert(Local(user.clone()));
     let response = server.respond(request).await;
     let code = response.status().as_u16();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
