@@ -6,6 +6,12 @@
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+/// Documents nested deeper are refused, whatever their form.
+///
+/// Readers of JSON, our own among them, stop at 127: an object that could be stored and not be read again would break every list and
+/// watch that it is in. What lies between the two is for what is put around an object: lists, watch events, managedFields.
+pub const DEPTH_MAX: usize = 100;
+
 /// A document's value. Objects keep their fields in the order of the text, duplicates included.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Node {
@@ -124,14 +130,58 @@ impl<'de> Visitor<'de> for NodeVisitor {
 #[error("{0}")]
 pub struct SyntaxError(pub String);
 
-/// Parses a JSON document. Nesting deeper than 128 is refused.
+/// Parses a JSON document. Nesting deeper than [`DEPTH_MAX`] is refused.
 pub fn parse_json(bytes: &[u8]) -> Result<Node, SyntaxError> {
+    if nesting(bytes) > DEPTH_MAX {
+        return Err(SyntaxError("exceeded max depth".to_owned()));
+    }
     serde_json::from_slice(bytes).map_err(|e| json_syntax_error(bytes, &e))
 }
 
 /// Parses a JSON document whose objects have each field once, without keeping their order; None for all others.
 pub fn parse_plain(bytes: &[u8]) -> Option<Value> {
+    if nesting(bytes) > DEPTH_MAX {
+        return None;
+    }
     serde_json::from_slice(bytes).ok().map(|Plain(value)| value)
+}
+
+/// How deep a JSON text is nested; of a text that is no JSON, how deep a reader could get in it.
+fn nesting(bytes: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0);
+    let mut rest = bytes.iter();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'"' => skip_text(&mut rest),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// Reads on behind the quotation mark that ends a text.
+fn skip_text(rest: &mut std::slice::Iter<'_, u8>) {
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => drop(rest.next()),
+            _ => {}
+        }
+    }
+}
+
+/// How deep a tree is nested. For trees of bounded depth only: it calls itself for each level.
+pub fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// A tree whose objects had each field once.
@@ -285,5 +335,10 @@ mod tests {
     fn deep_nesting_is_refused() {
         let deep = "[".repeat(100_000);
         assert_eq!(json_error_of(deep.as_bytes()).unwrap(), "exceeded max depth");
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert_eq!(json_error_of(nested(DEPTH_MAX).as_bytes()), None);
+        assert_eq!(json_error_of(nested(DEPTH_MAX + 1).as_bytes()).unwrap(), "exceeded max depth");
+        assert_eq!(parse_plain(nested(DEPTH_MAX + 1).as_bytes()), None);
+        assert_eq!(json_error_of(format!(r#"["\"{}"]"#, "[".repeat(1000)).as_bytes()), None);
     }
 }

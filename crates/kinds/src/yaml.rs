@@ -8,26 +8,64 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use serde_json::{Number, Value};
 
-use crate::document::{Node, SyntaxError};
+use crate::document::{DEPTH_MAX, Node, SyntaxError};
 
-/// Bounds what aliases may blow a document up to (a "billion laughs" text).
+/// Bounds what anchors and aliases may blow a document up to, in values (a "billion laughs" text) and in bytes of text (a long text that
+/// is named often). Without aliases no request may have more bytes than [`ALIAS_BYTES_MAX`] either.
 const ALIAS_NODES_MAX: usize = 200_000;
+const ALIAS_BYTES_MAX: usize = 3 * 1024 * 1024;
 
-/// Collections nested deeper than this are refused, as in JSON.
-const DEPTH_MAX: usize = 128;
+/// Duplicate keys past this number are not listed, as in JSON.
+const DUPLICATES_MAX: usize = 100;
 
 /// Parses the first document of a YAML text. Also returns one sentence for each duplicate key.
 pub fn parse(text: &str) -> Result<(Node, Vec<String>), SyntaxError> {
-    let mut reader = Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), duplicates: Vec::new(), alias_nodes: 0 };
+    let mut reader = Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), duplicates: Vec::new(), copied: Size::default() };
     let node = reader.document()?;
     Ok((node, reader.duplicates))
 }
 
 struct Reader<'a> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
-    anchors: HashMap<usize, Node>,
+    anchors: HashMap<usize, (Node, Size)>,
     duplicates: Vec<String>,
-    alias_nodes: usize,
+    /// What was copied for anchors and aliases so far.
+    copied: Size,
+}
+
+/// What a tree costs.
+#[derive(Debug, Copy, Clone, Default)]
+struct Size {
+    nodes: usize,
+    bytes: usize,
+    /// Levels of collections.
+    depth: usize,
+}
+
+impl Size {
+    fn of(node: &Node) -> Size {
+        let mut size = Size { nodes: 1, ..Size::default() };
+        match node {
+            Node::String(text) => size.bytes = text.len(),
+            Node::List(items) => items.iter().for_each(|item| size.add(Size::of(item))),
+            Node::Object(fields) => {
+                for (key, value) in fields {
+                    size.bytes += key.len();
+                    size.add(Size::of(value));
+                }
+            }
+            Node::Null | Node::Bool(_) | Node::Number(_) => {}
+        }
+        size.depth += usize::from(matches!(node, Node::List(_) | Node::Object(_)));
+        size
+    }
+
+    /// Adds what stands beside the rest.
+    fn add(&mut self, other: Size) {
+        self.nodes += other.nodes;
+        self.bytes += other.bytes;
+        self.depth = self.depth.max(other.depth);
+    }
 }
 
 impl<'a> Reader<'a> {
@@ -54,11 +92,13 @@ impl<'a> Reader<'a> {
     }
 
     fn node(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Result<Node, SyntaxError> {
-        if depth > DEPTH_MAX {
+        // The collection that starts here is one more level than those around it.
+        let is_collection = matches!(event, Event::SequenceStart(..) | Event::MappingStart(..));
+        if is_collection && depth == DEPTH_MAX {
             return Err(syntax_error(span.start.line(), "exceeded max depth"));
         }
         let (anchor, node) = match event {
-            Event::Alias(anchor) => return self.alias(anchor, span),
+            Event::Alias(anchor) => return self.alias(anchor, span, depth),
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain && tag.is_none();
                 (anchor, if plain { resolve_plain(&text) } else { Node::String(text.into_owned()) })
@@ -68,18 +108,29 @@ impl<'a> Reader<'a> {
             _ => return Err(syntax_error(span.start.line(), "did not find expected node content")),
         };
         if anchor > 0 {
-            self.anchors.insert(anchor, node.clone());
+            let size = Size::of(&node);
+            self.pay_for_copy(size)?;
+            self.anchors.insert(anchor, (node.clone(), size));
         }
         Ok(node)
     }
 
-    fn alias(&mut self, anchor: usize, span: &Span) -> Result<Node, SyntaxError> {
-        let node = self.anchors.get(&anchor).ok_or_else(|| syntax_error(span.start.line(), "unknown anchor referenced"))?;
-        self.alias_nodes += count_nodes(node);
-        if self.alias_nodes > ALIAS_NODES_MAX {
+    fn pay_for_copy(&mut self, size: Size) -> Result<(), SyntaxError> {
+        self.copied.add(size);
+        if self.copied.nodes > ALIAS_NODES_MAX || self.copied.bytes > ALIAS_BYTES_MAX {
             return Err(SyntaxError("yaml: document contains excessive aliasing".to_owned()));
         }
-        Ok(node.clone())
+        Ok(())
+    }
+
+    fn alias(&mut self, anchor: usize, span: &Span, depth: usize) -> Result<Node, SyntaxError> {
+        let known = self.anchors.get(&anchor).map(|(_, size)| *size);
+        let size = known.ok_or_else(|| syntax_error(span.start.line(), "unknown anchor referenced"))?;
+        self.pay_for_copy(size)?;
+        if depth + size.depth > DEPTH_MAX {
+            return Err(syntax_error(span.start.line(), "exceeded max depth"));
+        }
+        Ok(self.anchors[&anchor].0.clone())
     }
 
     fn sequence(&mut self, depth: usize) -> Result<Node, SyntaxError> {
@@ -93,26 +144,63 @@ impl<'a> Reader<'a> {
     }
 
     fn mapping(&mut self, depth: usize) -> Result<Node, SyntaxError> {
-        let mut fields: Vec<(String, Node)> = Vec::new();
-        let mut merged: Vec<(String, Node)> = Vec::new();
+        let mut own = Fields::default();
+        let mut merged = Fields::default();
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
-                merged.retain(|(key, _)| !fields.iter().any(|(own, _)| own == key));
-                fields.extend(merged);
-                return Ok(Node::Object(fields));
+                merged.list.into_iter().for_each(|(key, value)| own.insert_new(key, value));
+                return Ok(Node::Object(own.list));
             }
             let key = key_text(self.node(event, &span, depth + 1)?, &span)?;
             let (event, value_span) = self.next()?;
             let value = self.node(event, &value_span, depth + 1)?;
             if key == "<<" {
                 merge_into(&mut merged, value);
-            } else if let Some(at) = fields.iter().position(|(own, _)| *own == key) {
-                self.duplicates.push(format!("line {}: key {key:?} already set in map", span.start.line()));
-                fields[at].1 = value;
+            } else if let Some(at) = own.position(&key) {
+                if self.duplicates.len() < DUPLICATES_MAX {
+                    self.duplicates.push(format!("line {}: key {key:?} already set in map", span.start.line()));
+                }
+                own.list[at].1 = value;
             } else {
-                fields.push((key, value));
+                own.push(key, value);
             }
+        }
+    }
+}
+
+/// The fields of a mapping in their order, each once.
+#[derive(Default)]
+struct Fields {
+    list: Vec<(String, Node)>,
+    /// Where each key is; filled when the list is longer than [`Fields::SCANNED_MAX`].
+    index: HashMap<String, usize>,
+}
+
+impl Fields {
+    /// Up to this many keys a comparison with each is faster than a table.
+    const SCANNED_MAX: usize = 16;
+
+    fn position(&self, key: &str) -> Option<usize> {
+        match self.list.len() {
+            ..=Self::SCANNED_MAX => self.list.iter().position(|(own, _)| own == key),
+            _ => self.index.get(key).copied(),
+        }
+    }
+
+    /// Adds a key that is not there.
+    fn push(&mut self, key: String, value: Node) {
+        self.list.push((key, value));
+        if self.list.len() > Self::SCANNED_MAX {
+            for (at, (key, _)) in self.list.iter().enumerate().skip(self.index.len()) {
+                self.index.insert(key.clone(), at);
+            }
+        }
+    }
+
+    fn insert_new(&mut self, key: String, value: Node) {
+        if self.position(&key).is_none() {
+            self.push(key, value);
         }
     }
 }
@@ -121,24 +209,10 @@ fn syntax_error(line: usize, what: &str) -> SyntaxError {
     SyntaxError(format!("yaml: line {line}: {what}"))
 }
 
-fn count_nodes(node: &Node) -> usize {
-    match node {
-        Node::List(items) => 1 + items.iter().map(count_nodes).sum::<usize>(),
-        Node::Object(fields) => 1 + fields.iter().map(|(_, value)| count_nodes(value)).sum::<usize>(),
-        _ => 1,
-    }
-}
-
 /// `<<: *anchor` and `<<: [*a, *b]`; earlier ones win.
-fn merge_into(merged: &mut Vec<(String, Node)>, value: Node) {
+fn merge_into(merged: &mut Fields, value: Node) {
     match value {
-        Node::Object(fields) => {
-            for (key, node) in fields {
-                if !merged.iter().any(|(own, _)| *own == key) {
-                    merged.push((key, node));
-                }
-            }
-        }
+        Node::Object(fields) => fields.into_iter().for_each(|(key, node)| merged.insert_new(key, node)),
         Node::List(items) => items.into_iter().for_each(|item| merge_into(merged, item)),
         _ => {}
     }
@@ -373,6 +447,34 @@ mod tests {
             text += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(","));
         }
         assert!(parse(&text).unwrap_err().0.contains("excessive aliasing"));
+    }
+
+    /// A text of 50,000 characters that is named 15,000 times has few values and many bytes.
+    #[test]
+    fn aliases_cannot_blow_up_by_long_texts() {
+        let text = format!("a: &a \"{}\"\nb: [{}]\n", "x".repeat(50_000), vec!["*a"; 15_000].join(","));
+        assert!(parse(&text).unwrap_err().0.contains("excessive aliasing"));
+        let merged = format!("a: &a {{{}: 1}}\n{}", "x".repeat(1000), "b: {<<: *a}\n".repeat(10_000));
+        assert!(parse(&merged).unwrap_err().0.contains("excessive aliasing"));
+        let anchors = format!("{}{}{}", "&a [".repeat(90), "x,".repeat(100_000), "]".repeat(90));
+        assert!(parse(&anchors).unwrap_err().0.contains("excessive aliasing"));
+    }
+
+    #[test]
+    fn aliases_count_as_deep_as_what_they_stand_for() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(parse(&nested(DEPTH_MAX)).is_ok());
+        assert!(parse(&nested(DEPTH_MAX + 1)).unwrap_err().0.ends_with("exceeded max depth"));
+        let aliased = format!("a: &a {}\nb: {}*a{}\n", nested(60), "[".repeat(60), "]".repeat(60));
+        assert!(parse(&aliased).unwrap_err().0.ends_with("exceeded max depth"));
+    }
+
+    #[test]
+    fn keys_of_large_mappings_are_found_and_duplicates_reported_so_often() {
+        let keys: String = (0..1000).map(|i| format!("k{}: {i}\n", i % 500)).collect();
+        let (node, duplicates) = parse(&keys).unwrap();
+        let Node::Object(fields) = node else { panic!("a mapping") };
+        assert_eq!((fields.len(), fields[3].1.clone(), duplicates.len()), (500, Node::Number(503.into()), DUPLICATES_MAX));
     }
 
     #[test]
