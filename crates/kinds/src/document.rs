@@ -175,15 +175,6 @@ fn skip_text(rest: &mut std::slice::Iter<'_, u8>) {
     }
 }
 
-/// How deep a tree is nested. For trees of bounded depth only: it calls itself for each level.
-pub fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
-}
-
 /// A tree whose objects had each field once.
 struct Plain(Value);
 

@@ -20,7 +20,8 @@ const DUPLICATES_MAX: usize = 100;
 
 /// Parses the first document of a YAML text. Also returns one sentence for each duplicate key.
 pub fn parse(text: &str) -> Result<(Node, Vec<String>), SyntaxError> {
-    let mut reader = Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), duplicates: Vec::new(), copied: Size::default() };
+    let mut reader =
+        Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), duplicates: Vec::new(), copied: Size::default() };
     let node = reader.document()?;
     Ok((node, reader.duplicates))
 }

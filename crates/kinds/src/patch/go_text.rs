@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
+use super::Opened;
 use crate::schema::{Shape, TypeId, schema};
 
 /// `%v`: maps with sorted keys as `map[a:1 b:2]`, lists as `[1 2]`, texts without quotes.
@@ -64,9 +65,9 @@ fn number(number: &serde_json::Number) -> String {
 }
 
 /// A patched document as JSON: objects that the patch went through have sorted fields, others those of Go's structs in order.
-pub fn document_text(document: &Value, type_id: TypeId, opened: &[Vec<String>]) -> String {
-    let mut writer = Writer { out: String::new(), opened, path: Vec::new() };
-    writer.write(document, &Shape::Struct(type_id));
+pub fn document_text(document: &Value, type_id: TypeId, opened: &Opened) -> String {
+    let mut writer = Writer { out: String::new() };
+    writer.write(document, &Shape::Struct(type_id), Some(opened));
     writer.out
 }
 
@@ -75,24 +76,20 @@ static ORDERS: LazyLock<HashMap<&'static str, Vec<&'static str>>> = LazyLock::ne
     lines.filter_map(|line| line.split_once(' ')).map(|(name, fields)| (name, fields.split(' ').collect())).collect()
 });
 
-struct Writer<'a> {
+struct Writer {
     out: String,
-    opened: &'a [Vec<String>],
-    path: Vec<String>,
 }
 
-impl Writer<'_> {
-    fn write(&mut self, value: &Value, shape: &Shape) {
+impl Writer {
+    fn write(&mut self, value: &Value, shape: &Shape, opened: Option<&Opened>) {
         match value {
-            Value::Object(fields) => self.write_object(fields, shape),
+            Value::Object(fields) => self.write_object(fields, shape, opened),
             Value::Array(items) => {
                 let item_shape = if let Shape::List(item) = shape { item } else { &Shape::Any };
                 self.out.push('[');
                 for (at, item) in items.iter().enumerate() {
                     self.separate(at);
-                    self.path.push(at.to_string());
-                    self.write(item, item_shape);
-                    self.path.pop();
+                    self.write(item, item_shape, opened.and_then(|opened| opened.at(&at.to_string())));
                 }
                 self.out.push(']');
             }
@@ -100,12 +97,13 @@ impl Writer<'_> {
         }
     }
 
-    fn write_object(&mut self, fields: &Map<String, Value>, shape: &Shape) {
+    fn write_object(&mut self, fields: &Map<String, Value>, shape: &Shape, opened: Option<&Opened>) {
+        let is_opened = opened.is_some_and(Opened::is_opened);
         let mut names: Vec<&String> = fields.keys().collect();
         let of = if let Shape::Struct(id) = shape { Some(schema().get(*id)) } else { None };
         if names.iter().any(|name| name.starts_with("f:") || name.starts_with("k:{")) {
             names.sort_by(|a, b| element_order(a, b));
-        } else if let Some(order) = of.and_then(|of| ORDERS.get(of.name)).filter(|_| !self.opened.contains(&self.path)) {
+        } else if let Some(order) = of.and_then(|of| ORDERS.get(of.name)).filter(|_| !is_opened) {
             names.sort_by_key(|name| order.iter().position(|own| own == name).unwrap_or(usize::MAX));
         }
         self.out.push('{');
@@ -118,9 +116,7 @@ impl Writer<'_> {
                 (None, Shape::Map(value)) => value,
                 _ => &Shape::Any,
             };
-            self.path.push(name.clone());
-            self.write(&fields[name], child);
-            self.path.pop();
+            self.write(&fields[name], child, opened.and_then(|opened| opened.at(name)));
         }
         self.out.push('}');
     }
@@ -177,7 +173,8 @@ mod tests {
     fn objects_that_a_patch_opened_are_sorted() {
         let pod = schema().named("Pod").unwrap();
         let document = json!({"kind": "Pod", "metadata": {"name": "<a>", "labels": {}}, "spec": {"containers": [{"name": "c", "image": "i"}], "bogus": 1}});
-        let opened = [vec![], vec!["spec".to_owned()]];
+        let mut opened = Opened::root();
+        opened.open("spec");
         assert_eq!(
             document_text(&document, pod, &opened),
             r#"{"kind":"Pod","metadata":{"name":"\u003ca\u003e","labels":{}},"spec":{"bogus":1,"containers":[{"name":"c","image":"i"}]}}"#

@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 
-use super::{Findings, PatchError, Patched, Shown, duplicates, inapplicable, json_type};
-use crate::document::{Node, parse_json};
+use super::{Findings, Opened, PatchError, Patched, Shown, duplicates, inapplicable, json_type};
+use crate::document::{DEPTH_MAX, Node, parse_json};
 use crate::status::Status;
 
 /// More operations than this are refused, as in Kubernetes.
@@ -12,6 +12,10 @@ const OPERATIONS_MAX: usize = 10_000;
 
 /// Copies may blow a document up exponentially; Kubernetes stops at its request limit of 3 MiB.
 const COPIED_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// Steps that the operations of a patch may take together: elements of lists that are moved up or down, values whose depth is looked at.
+/// Ten thousand operations on a list of a hundred thousand elements would hold up the server for minutes.
+const STEPS_MAX: usize = 50_000_000;
 
 /// An operation that cannot be performed. Kubernetes does not say which one it was.
 #[derive(Debug)]
@@ -26,15 +30,22 @@ pub fn apply(current: &Value, patch: &[u8], findings: Findings) -> Result<Patche
         let message = format!("Request entity too large: The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {count}");
         return Err(Status::payload_too_large(message).into());
     }
-    let mut document = current.clone();
-    let mut copied_bytes = 0;
-    let mut opened = vec![Vec::new()];
+    let mut patching = Patching { document: current.clone(), copied_bytes: 0, steps: 0 };
+    let mut opened = Opened::root();
     for operation in operations {
-        perform(&mut document, operation, &mut copied_bytes).map_err(|Refused| PatchError(inapplicable()))?;
-        opened.extend(["path", "from"].into_iter().filter_map(|name| operation.get(name)?.as_str()).flat_map(containers));
+        patching.perform(operation).map_err(|Refused| PatchError(inapplicable()))?;
+        let paths = ["path", "from"].into_iter().filter_map(|name| operation.get(name)?.as_str());
+        paths.for_each(|path| open_containers(path, &mut opened));
     }
     let findings = if findings == Findings::Listed { strict_findings(&node) } else { Vec::new() };
-    Ok(Patched { document, findings, shown: Shown::Document { opened } })
+    Ok(Patched { document: patching.document, findings, shown: Shown::Document { opened } })
+}
+
+/// A document in the middle of its operations, and what they have cost.
+struct Patching {
+    document: Value,
+    copied_bytes: usize,
+    steps: usize,
 }
 
 fn undecodable(why: &str, findings: Findings) -> PatchError {
@@ -92,31 +103,68 @@ fn strict_findings(node: &Node) -> Vec<String> {
     found
 }
 
-fn perform(document: &mut Value, operation: &Node, copied_bytes: &mut usize) -> Result<(), Refused> {
-    let text = |name: &str| operation.get(name).and_then(Node::as_str).ok_or(Refused);
-    let value = || operation.get("value").cloned().map_or(Value::Null, Node::into_value);
-    match text("op")? {
-        "add" => add(document, text("path")?, value()),
-        "remove" => remove(document, text("path")?).map(drop),
-        "replace" => replace(document, text("path")?, value()),
-        "move" => {
-            let moved = remove(document, text("from")?)?;
-            add(document, text("path")?, moved)
-        }
-        "copy" => {
-            let copied = get(document, text("from")?)?.cloned().unwrap_or(Value::Null);
-            *copied_bytes += copied.to_string().len();
-            if *copied_bytes > COPIED_BYTES_MAX {
-                return Err(Refused);
+impl Patching {
+    fn perform(&mut self, operation: &Node) -> Result<(), Refused> {
+        let text = |name: &str| operation.get(name).and_then(Node::as_str).ok_or(Refused);
+        let value = || operation.get("value").cloned().map_or(Value::Null, Node::into_value);
+        match text("op")? {
+            "add" => self.put(text("path")?, value(), add),
+            "remove" => self.remove(text("path")?).map(drop),
+            "replace" => self.put(text("path")?, value(), replace),
+            "move" => {
+                let moved = self.remove(text("from")?)?;
+                self.put(text("path")?, moved, add)
             }
-            add(document, text("path")?, copied)
+            "copy" => {
+                let copied = get(&mut self.document, text("from")?)?.cloned().unwrap_or(Value::Null);
+                self.copied_bytes += copied.to_string().len();
+                if self.copied_bytes > COPIED_BYTES_MAX {
+                    return Err(Refused);
+                }
+                self.put(text("path")?, copied, add)
+            }
+            "test" => {
+                let path = text("path")?;
+                let found = if path.is_empty() { Some(&self.document) } else { get(&mut self.document, path)? };
+                if found.unwrap_or(&Value::Null) == &value() { Ok(()) } else { Err(Refused) }
+            }
+            _ => Err(Refused),
         }
-        "test" => {
-            let path = text("path")?;
-            let found = if path.is_empty() { Some(&*document) } else { get(document, path)? };
-            if found.unwrap_or(&Value::Null) == &value() { Ok(()) } else { Err(Refused) }
+    }
+
+    /// Puts a value in its place by `how`, unless the document would be nested deeper than documents may be. Operations make a document
+    /// deeper than any text of a patch is: each can put what the last one made one level further down.
+    fn put(&mut self, path: &str, value: Value, how: fn(&mut Value, &str, Value) -> Result<usize, Refused>) -> Result<(), Refused> {
+        let (depth, nodes) = measured(&value);
+        self.spend(nodes)?;
+        if path.matches('/').count() + depth > DEPTH_MAX {
+            return Err(Refused);
         }
-        _ => Err(Refused),
+        let steps = how(&mut self.document, path, value)?;
+        self.spend(steps)
+    }
+
+    fn remove(&mut self, path: &str) -> Result<Value, Refused> {
+        let (removed, steps) = remove(&mut self.document, path)?;
+        self.spend(steps)?;
+        Ok(removed)
+    }
+
+    fn spend(&mut self, steps: usize) -> Result<(), Refused> {
+        self.steps += steps;
+        if self.steps > STEPS_MAX { Err(Refused) } else { Ok(()) }
+    }
+}
+
+/// How many levels and how many values a tree has.
+fn measured(value: &Value) -> (usize, usize) {
+    let inside = |values: &mut dyn Iterator<Item = &Value>| {
+        values.map(measured).fold((1, 1), |(depth, nodes), (below, more)| (depth.max(below + 1), nodes + more))
+    };
+    match value {
+        Value::Array(items) => inside(&mut items.iter()),
+        Value::Object(fields) => inside(&mut fields.values()),
+        _ => (0, 1),
     }
 }
 
@@ -127,10 +175,10 @@ fn split(path: &str) -> Result<(Vec<String>, String), Refused> {
     Ok((keys, last))
 }
 
-/// The paths of the containers that a pointer leads through.
-fn containers(path: &str) -> Vec<Vec<String>> {
+/// Notes the containers that a pointer leads through.
+fn open_containers(path: &str, opened: &mut Opened) {
     let (keys, _) = split(path).unwrap_or_default();
-    (1..=keys.len()).map(|len| keys[..len].to_vec()).collect()
+    keys.iter().fold(opened, |at, key| at.open(key));
 }
 
 fn container<'a>(document: &'a mut Value, keys: &[String]) -> Result<&'a mut Value, Refused> {
@@ -167,41 +215,45 @@ fn get<'a>(document: &'a mut Value, path: &str) -> Result<Option<&'a Value>, Ref
     }
 }
 
-fn add(document: &mut Value, path: &str, value: Value) -> Result<(), Refused> {
+/// Adds a value; says how many elements of a list moved up.
+fn add(document: &mut Value, path: &str, value: Value) -> Result<usize, Refused> {
     let (keys, last) = split(path)?;
     match container(document, &keys)? {
         Value::Object(fields) => {
             fields.insert(last, value);
+            Ok(1)
         }
-        Value::Array(items) if last == "-" => items.push(value),
         Value::Array(items) => {
-            let at = index(&last, items.len() + 1).filter(|&at| at <= items.len()).ok_or(Refused)?;
+            let end = items.len();
+            let at = if last == "-" { end } else { index(&last, end + 1).filter(|&at| at <= end).ok_or(Refused)? };
             items.insert(at, value);
-        }
-        _ => return Err(Refused),
-    }
-    Ok(())
-}
-
-fn remove(document: &mut Value, path: &str) -> Result<Value, Refused> {
-    let (keys, last) = split(path)?;
-    match container(document, &keys)? {
-        Value::Object(fields) => fields.remove(&last).ok_or(Refused),
-        Value::Array(items) => {
-            let at = existing(&last, items.len())?;
-            Ok(items.remove(at))
+            Ok(end - at)
         }
         _ => Err(Refused),
     }
 }
 
-fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), Refused> {
+/// Takes a value away; says how many elements of a list moved down.
+fn remove(document: &mut Value, path: &str) -> Result<(Value, usize), Refused> {
+    let (keys, last) = split(path)?;
+    match container(document, &keys)? {
+        Value::Object(fields) => fields.remove(&last).map(|removed| (removed, 1)).ok_or(Refused),
+        Value::Array(items) => {
+            let at = existing(&last, items.len())?;
+            Ok((items.remove(at), items.len() - at))
+        }
+        _ => Err(Refused),
+    }
+}
+
+/// Puts a value in the place of another; moves nothing.
+fn replace(document: &mut Value, path: &str, value: Value) -> Result<usize, Refused> {
     if path.is_empty() {
         if !value.is_object() && !value.is_array() {
             return Err(Refused);
         }
         *document = value;
-        return Ok(());
+        return Ok(0);
     }
     let (keys, last) = split(path)?;
     match container(document, &keys)? {
@@ -214,7 +266,7 @@ fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), Refused
         }
         _ => return Err(Refused),
     }
-    Ok(())
+    Ok(0)
 }
 
 #[cfg(test)]
@@ -281,5 +333,36 @@ mod tests {
     fn too_many_operations_are_413() {
         let patch = format!("[{}]", vec![r#"{"op":"test","path":"/a/x","value":"1"}"#; OPERATIONS_MAX + 1].join(","));
         check(&patch, expect!["413 Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001"]);
+    }
+
+    /// Each operation may put what the last one made further down: the document became so deep that dropping it filled the stack.
+    #[test]
+    fn operations_cannot_nest_a_document_deeper_than_documents_may_be() {
+        let nest = |value: &str, how: &str| {
+            let one = format!(
+                r#"{{"op":"add","path":"/b","value":{value}}},{{"op":"{how}","from":"/a","path":"/b/c"}},{{"op":"move","from":"/b","path":"/a"}}"#
+            );
+            format!("[{}]", vec![one; 3000].join(","))
+        };
+        for patch in [nest("{}", "move"), nest("{}", "copy")] {
+            check(&patch, expect!["422 the server rejected our request due to an error in our request"]);
+        }
+    }
+
+    #[test]
+    fn operations_on_long_lists_have_a_limit_of_steps() {
+        let current = json!({"l": vec![0; 400_000]});
+        let patch = format!("[{}]", vec![r#"{"op":"remove","path":"/l/0"}"#; 9_000].join(","));
+        assert_eq!(apply(&current, patch.as_bytes(), Findings::Ignored).unwrap_err().0.code, 422);
+    }
+
+    /// The prefixes of a long path take the square of its length.
+    #[test]
+    fn what_a_patch_went_through_costs_no_more_than_its_paths() {
+        let patch = format!(r#"[{{"op":"test","path":"{}"}}]"#, "/a".repeat(1_400_000));
+        assert_eq!(apply(&json!({}), patch.as_bytes(), Findings::Listed).unwrap_err().0.code, 422);
+        let objects = vec!["{}"; 400_000].iter().enumerate().map(|(i, object)| format!("\"{i}\":{object}")).collect::<Vec<_>>().join(",");
+        let deep = format!("{}{{{objects}}}{}", "{\"a\":".repeat(90), "}".repeat(90));
+        assert!(crate::patch::merge::apply(&json!({}), deep.as_bytes(), Findings::Listed).is_ok());
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Findings, PatchError, Patched, Shown, duplicates, json_type};
+use super::{Findings, Opened, PatchError, Patched, Shown, duplicates, json_type};
 use crate::document::{Node, parse_json, parse_plain};
 use crate::status::Status;
 
@@ -10,8 +10,8 @@ use crate::status::Status;
 pub fn apply(current: &Value, patch: &[u8], findings: Findings) -> Result<Patched, PatchError> {
     let (patch, found) = parse(patch, findings)?;
     let mut document = current.clone();
-    let mut opened = Vec::new();
-    find_objects(&patch, &mut Vec::new(), &mut opened);
+    let mut opened = Opened::root();
+    open_objects(&patch, &mut opened);
     merge(&mut document, patch);
     Ok(Patched { document, findings: found, shown: Shown::Document { opened } })
 }
@@ -38,14 +38,9 @@ fn parse(patch: &[u8], findings: Findings) -> Result<(Value, Vec<String>), Patch
     }
 }
 
-fn find_objects(patch: &Value, path: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
-    if let Value::Object(fields) = patch {
-        found.push(path.clone());
-        for (name, value) in fields {
-            path.push(name.clone());
-            find_objects(value, path, found);
-            path.pop();
-        }
+fn open_objects(patch: &Value, opened: &mut Opened) {
+    for (name, value) in patch.as_object().into_iter().flatten().filter(|(_, value)| value.is_object()) {
+        open_objects(value, opened.open(name));
     }
 }
 

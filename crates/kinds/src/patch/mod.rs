@@ -14,6 +14,7 @@ mod compare;
 mod field_set;
 mod go_text;
 mod managers;
+mod opened;
 mod reset_fields;
 mod typed;
 mod typed_merge;
@@ -24,6 +25,8 @@ use crate::document::Node;
 use crate::field::{FieldError, Path};
 use crate::schema::TypeId;
 use crate::status::{Details, Status};
+
+pub use opened::Opened;
 
 /// A patch that cannot be applied.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -62,8 +65,8 @@ pub struct Patched {
 /// What an error about the patched document shows.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Shown {
-    /// The patched document as JSON; the paths of the objects that the patch went through, which are shown sorted.
-    Document { opened: Vec<Vec<String>> },
+    /// The patched document as JSON; the objects that the patch went through are shown sorted.
+    Document { opened: Opened },
     /// The patch as Go prints maps (strategic merge patch), after what was merged by key has been taken out of it.
     Patch(Value),
 }
@@ -100,32 +103,59 @@ fn inapplicable() -> Status {
 /// One sentence for each field that is there twice, by its path.
 fn duplicates(node: &Node) -> Vec<String> {
     let mut found = Vec::new();
-    find_duplicates(node, "", &mut found);
+    find_duplicates(node, &mut Vec::new(), &mut found);
     found
 }
 
 /// Findings past this number are not listed; a hostile patch could name millions.
 const FINDINGS_MAX: usize = 100;
 
-fn find_duplicates(node: &Node, path: &str, found: &mut Vec<String>) {
+/// A step of the way to a value.
+#[derive(Copy, Clone)]
+enum Step<'a> {
+    Field(&'a str),
+    Index(usize),
+}
+
+fn find_duplicates<'a>(node: &'a Node, path: &mut Vec<Step<'a>>, found: &mut Vec<String>) {
     match node {
         Node::Object(fields) => {
             let mut seen = std::collections::BTreeSet::new();
             for (name, child) in fields {
-                let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                path.push(Step::Field(name));
                 if !seen.insert(name.as_str()) && found.len() < FINDINGS_MAX {
-                    found.push(format!("duplicate field \"{at}\""));
+                    found.push(format!("duplicate field \"{}\"", written(path)));
                 }
-                find_duplicates(child, &at, found);
+                find_duplicates(child, path, found);
+                path.pop();
             }
         }
         Node::List(items) => {
             for (at, item) in items.iter().enumerate() {
-                find_duplicates(item, &format!("{path}[{at}]"), found);
+                path.push(Step::Index(at));
+                find_duplicates(item, path, found);
+                path.pop();
             }
         }
         _ => {}
     }
+}
+
+/// `spec.containers[0].name`
+fn written(path: &[Step<'_>]) -> String {
+    let mut text = String::new();
+    for step in path {
+        match step {
+            Step::Field(name) => {
+                if !text.is_empty() {
+                    text.push('.');
+                }
+                text.push_str(name);
+            }
+            Step::Index(at) => text.push_str(&format!("[{at}]")),
+        }
+    }
+    text
 }
 
 /// The JSON type of a value, as Go's decoder names it.
