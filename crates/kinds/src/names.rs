@@ -312,6 +312,32 @@ pub fn regex_error(what: &str, format: &str, examples: &[&str]) -> String {
     format!("{what} (e.g. {}regex used for validation is '{format}')", examples.join(" or "))
 }
 
+/// May a node set this label on itself? Others decide by labels of Kubernetes' domains what runs where.
+///
+/// From `pkg/apis` of the kubelet and the NodeRestriction plugin.
+pub fn may_be_set_by_nodes(label: &str) -> bool {
+    const LABELS: [&str; 11] = [
+        "kubernetes.io/hostname",
+        "kubernetes.io/os",
+        "kubernetes.io/arch",
+        "topology.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "failure-domain.beta.kubernetes.io/region",
+        "node.kubernetes.io/instance-type",
+        "beta.kubernetes.io/instance-type",
+        "beta.kubernetes.io/os",
+        "beta.kubernetes.io/arch",
+    ];
+    let Some((domain, _)) = label.split_once('/') else { return true };
+    let is_in = |parent: &str| domain.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    if is_in("node-restriction.kubernetes.io") {
+        return false;
+    }
+    let is_reserved = is_in("kubernetes.io") || is_in("k8s.io");
+    !is_reserved || is_in("kubelet.kubernetes.io") || is_in("node.kubernetes.io") || LABELS.contains(&label)
+}
+
 fn is_dns_subdomain(text: &str) -> bool {
     text.split('.').all(is_dns_label)
 }

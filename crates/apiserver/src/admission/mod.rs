@@ -22,6 +22,8 @@ use serde_json::Value;
 use crate::auth::escalation;
 use crate::registry::{Registry, Write};
 
+pub use node_restriction::MIRROR;
+pub use node_restriction::check_token;
 pub use resource_quota::{QuotaGuard, QuotaTurns};
 
 /// Mutating plugins, and those that refuse before validation, for a create.
@@ -67,10 +69,12 @@ pub fn complete_update(write: &Write<'_>, object: &mut Value, old: &Value) {
 /// Validating plugins for a create, after validation; the guard is held until the object is stored.
 pub async fn check_create(registry: &Registry, write: &Write<'_>, object: &Value) -> Result<QuotaGuard, Status> {
     escalation::check(registry, write, object, None)?;
-    node_restriction::check(write, object, None)?;
+    node_restriction::check(registry, write, object, None)?;
+    certificates::check_subject(write, object)?;
     priority::check_class(registry, write, object)?;
     if is_core(write.kind, "Pod") {
         limit_ranger::check(registry, write, object)?;
+        service_account::check(write, object)?;
     }
     // Events are not limited: they must not fail because there are many.
     if write.kind.namespaced && write.kind.kind != "Event" {
@@ -85,8 +89,9 @@ pub fn check_update(registry: &Registry, write: &Write<'_>, object: &Value, old:
     priority::check_class(registry, write, object)?;
     if certificates::is_request(write) {
         certificates::check_approval(registry, write, object)?;
+        certificates::check_signing(registry, write, object, old)?;
     }
-    node_restriction::check(write, object, Some(old))
+    node_restriction::check(registry, write, object, Some(old))
 }
 
 /// May the object be deleted?

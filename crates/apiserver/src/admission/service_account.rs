@@ -5,7 +5,8 @@ use kinds::table;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{list_mut, refuse};
+use super::{MIRROR, list_mut, refuse};
+use crate::auth::node::refers_to_any;
 use crate::registry::{Registry, Write, read_stored};
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -23,8 +24,26 @@ struct Account {
     automount_service_account_token: Option<bool>,
 }
 
+/// A mirror pod gets no account, and may name none: whoever makes it need not have the right to use what it refers to.
+pub fn check(write: &Write<'_>, pod: &Value) -> Result<(), Status> {
+    if pod["metadata"]["annotations"][MIRROR].is_null() {
+        return Ok(());
+    }
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let mut sources = volumes.flat_map(|volume| volume["projected"]["sources"].as_array().into_iter().flatten());
+    if !pod["spec"]["serviceAccountName"].as_str().unwrap_or_default().is_empty() {
+        Err(refuse(write, pod, "a mirror pod may not reference service accounts"))
+    } else if refers_to_any(&pod["spec"], "secrets") {
+        Err(refuse(write, pod, "a mirror pod may not reference secrets"))
+    } else if sources.any(|source| !source["serviceAccountToken"].is_null()) {
+        Err(refuse(write, pod, "a mirror pod may not use ServiceAccountToken volume projections"))
+    } else {
+        Ok(())
+    }
+}
+
 pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<(), Status> {
-    if pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string() {
+    if !pod["metadata"]["annotations"][MIRROR].is_null() {
         return Ok(());
     }
     if pod["spec"]["serviceAccountName"].as_str().unwrap_or_default().is_empty() {

@@ -156,9 +156,17 @@ fn asked<'a>(target: &'a Target, path: &'a str, field_selector: &'a str) -> What
             resource: &r.resource,
             subresource: &r.subresource,
             namespace: &r.namespace,
-            name: &r.name,
+            name: if r.name.is_empty() { selected_name(field_selector) } else { &r.name },
             field_selector,
         },
+    }
+}
+
+/// A list or watch of the one object that a selector names is about that object, as in Kubernetes.
+fn selected_name(field_selector: &str) -> &str {
+    match field_selector.strip_prefix("metadata.name=").map(|rest| rest.strip_prefix('=').unwrap_or(rest)) {
+        Some(name) if !name.contains([',', '=', '\\', '!']) => name,
+        _ => "",
     }
 }
 

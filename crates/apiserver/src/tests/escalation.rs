@@ -18,7 +18,7 @@ async fn made(server: &ApiServer, path: &str, object: Value) {
 }
 
 /// Gives `user` a role with these rules.
-async fn granted(server: &ApiServer, user: &str, rules: Value) {
+pub async fn granted(server: &ApiServer, user: &str, rules: Value) {
     made(server, ROLES, json!({"metadata": {"name": user}, "rules": rules})).await;
     let subjects = json!([{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}]);
     let role = json!({"kind": "ClusterRole", "name": user, "apiGroup": "rbac.authorization.k8s.io"});

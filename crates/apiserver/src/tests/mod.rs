@@ -1,6 +1,7 @@
 //! The API in process, over a store in memory: what needs neither network nor a second process.
 
 mod escalation;
+mod nodes;
 
 use std::pin::Pin;
 use std::sync::Arc;

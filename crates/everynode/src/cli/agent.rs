@@ -137,6 +137,11 @@ pub struct Agent {
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is no label: write key=value"))?;
+    if !kinds::names::may_be_set_by_nodes(key) {
+        return Err(format!(
+            "a node may not set {key} on itself: the API server would refuse it; set it as an administrator, with `kubectl label node`"
+        ));
+    }
     Ok((key.to_owned(), value.to_owned()))
 }
 

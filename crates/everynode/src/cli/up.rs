@@ -1,5 +1,6 @@
 //! `everynode up`: a local cluster, started or found running.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -8,7 +9,8 @@ use anyhow::{Context, bail};
 use brain::model::Key;
 use clap::Args;
 use k8s_openapi::api::core::v1::Node;
-use kube::{Api, Client};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, ResourceExt as _};
 
 use super::apply::{self, Manifest};
 use super::live;
@@ -92,7 +94,8 @@ impl Up {
         let sets: Vec<Key> = manifests.iter().filter(|manifest| manifest.is_daemon_set()).map(Manifest::key).collect();
         let work = async {
             let client = kubeconfig::client(&cluster.kubeconfig()).await?;
-            wait_for_nodes(&client, wanted, &progress).await?;
+            let labels = nodes.iter().map(|node| (node.spec.name.as_str(), &node.spec.labels)).collect();
+            wait_for_nodes(&client, wanted, &labels, &progress).await?;
             apply::apply(&client, &manifests, &progress).await?;
             roll_out(&client, &record.address, &sets, &progress).await
         };
@@ -205,10 +208,16 @@ impl Up {
     }
 }
 
-async fn wait_for_nodes(client: &Client, wanted: usize, progress: &Progress) -> anyhow::Result<()> {
+/// The labels that each node of the cluster is to have.
+type Labels<'a> = BTreeMap<&'a str, &'a BTreeMap<String, String>>;
+
+async fn wait_for_nodes(client: &Client, wanted: usize, labels: &Labels<'_>, progress: &Progress) -> anyhow::Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
     loop {
         let listed = nodes.list(&Default::default()).await.context("cannot list nodes")?;
+        for node in &listed.items {
+            label(&nodes, node, labels).await?;
+        }
         let ready = listed.items.iter().filter(|node| is_ready(node)).count();
         progress.doing(&format!("{ready} of {wanted} nodes are Ready"));
         if ready >= wanted {
@@ -217,6 +226,20 @@ async fn wait_for_nodes(client: &Client, wanted: usize, progress: &Progress) -> 
         }
         tokio::time::sleep(POLL_PERIOD).await;
     }
+}
+
+/// Gives a node the labels that it lacks. Those that say what a node is for are the administrator's to set: by them others decide what
+/// runs there.
+async fn label(nodes: &Api<Node>, node: &Node, labels: &Labels<'_>) -> anyhow::Result<()> {
+    let name = node.name_any();
+    let Some(wanted) = labels.get(name.as_str()) else { return Ok(()) };
+    let missing: BTreeMap<_, _> = wanted.iter().filter(|(key, value)| node.labels().get(*key) != Some(*value)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let patch = Patch::Merge(serde_json::json!({"metadata": {"labels": missing}}));
+    nodes.patch(&name, &PatchParams::default(), &patch).await.with_context(|| format!("cannot label node {name}"))?;
+    Ok(())
 }
 
 /// Is the node Ready, and does it take pods? The taint of a new node goes a moment after it became Ready: until then a DaemonSet

@@ -134,8 +134,10 @@ fn start_agent(node: &Node, program: &Path) -> anyhow::Result<Pid> {
     if spec.registries.is_some() {
         command.args(["--registries", &format!("{own}/registries.yaml")]);
     }
-    if !spec.labels.is_empty() {
-        let labels: Vec<String> = spec.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    // `up` sets the others: a node may not mark itself as the control plane.
+    let own = spec.labels.iter().filter(|(key, _)| kinds::names::may_be_set_by_nodes(key));
+    let labels: Vec<String> = own.map(|(key, value)| format!("{key}={value}")).collect();
+    if !labels.is_empty() {
         command.args(["--node-labels", &labels.join(",")]);
     }
     if !spec.taints.is_empty() {

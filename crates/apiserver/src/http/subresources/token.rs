@@ -12,6 +12,7 @@ use super::super::answer;
 use super::super::body::Body;
 use super::super::options::{WriteKind, WriteOptions};
 use super::super::resources::ResourceCall;
+use crate::admission;
 use crate::auth::tokens::{Claims, ISSUER};
 use crate::registry::decode::Expected;
 use crate::registry::parse_stored;
@@ -25,6 +26,7 @@ pub async fn create(request: &ResourceCall<'_>, bytes: Bytes) -> Result<Response
     let type_id = schema().named("TokenRequest").expect("types.txt has TokenRequest");
     let expected = Expected { group: "authentication.k8s.io", version: "v1", kind: "TokenRequest", type_id };
     let mut token_request = request.decode(&bytes, expected, options.field_validation)?.object;
+    admission::check_token(request.registry(), &request.write(None, &options), &token_request)?;
     let account = parse_stored(&request.registry().get(request.kind, &request.path.namespace, &request.path.name)?.value);
     if token_request["spec"]["audiences"].as_array().is_none_or(Vec::is_empty) {
         token_request["spec"]["audiences"] = json!([ISSUER]);
