@@ -62,7 +62,7 @@ pub async fn connect(request: &ResourceCall<'_>) -> Result<Response<Body>, Statu
 }
 
 /// A WebSocket begins with GET; running something takes the permission to create all the same.
-fn check_permission(request: &ResourceCall<'_>) -> Result<(), Status> {
+pub(super) fn check_permission(request: &ResourceCall<'_>) -> Result<(), Status> {
     if request.call.parts.method != Method::GET {
         return Ok(());
     }

@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use kinds::status::Status;
 
 use super::super::body::{Body, BoxError};
+use super::super::options::decode_path;
 use super::super::resources::ResourceCall;
 use super::{kubelet, not_served};
 use crate::nodes::forward::{self, Outgoing};
@@ -20,9 +21,31 @@ where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    check_process(request)?;
     let name = request.path.name.split(':').next().unwrap_or_default();
     let (connector, endpoint) = kubelet::endpoint(request, name)?;
     hand_on(request, connector, &endpoint, body).await
+}
+
+/// The agent takes a GET with an upgrade for a request to run something, and asks who may `create`. This server speaks to it with all
+/// rights, so it asks itself: `get` on nodes/proxy alone runs no command in any pod of the node.
+fn check_process(request: &ResourceCall<'_>) -> Result<(), Status> {
+    let below = path_below(request.call.parts.uri.path(), &request.path.name);
+    if starts_process(&below) { kubelet::check_permission(request) } else { Ok(()) }
+}
+
+/// Does a path of the agent lead into containers? However its first part is escaped: the agent decodes parts, and skips empty ones.
+fn starts_process(below: &str) -> bool {
+    let mut decoded = decode_path(below);
+    while decoded.contains('%') {
+        let again = decode_path(&decoded);
+        if again == decoded {
+            break;
+        }
+        decoded = again;
+    }
+    let first = decoded.split(['/', '?']).find(|part| !matches!(*part, "" | "." | ".."));
+    first.is_some_and(|first| ["exec", "attach", "run", "portForward", "cri"].iter().any(|what| what.eq_ignore_ascii_case(first)))
 }
 
 /// The pod is reached at its own address, which the API server must have a way to.
@@ -106,6 +129,24 @@ mod tests {
         assert_eq!(split_name(":web:80").unwrap(), (false, "web", Some(80)));
         for bad in ["ftp:web:21", "web:http", "a:b:c:d"] {
             assert_eq!(split_name(bad).unwrap_err().code, 400, "{bad}");
+        }
+    }
+
+    #[test]
+    fn paths_into_containers_are_found_however_they_are_written() {
+        for path in [
+            "/exec/ns/pod/c",
+            "//exec/ns/pod/c",
+            "/%65xec/ns/pod/c",
+            "/%2565xec/a/b/c",
+            "/%2Fexec/a/b/c",
+            "/./run/a/b/c",
+            "/portForward/a/b",
+        ] {
+            assert!(starts_process(path), "{path}");
+        }
+        for path in ["/", "/metrics", "/stats/summary", "/containerLogs/ns/exec/run", "/logs/exec", "/pods"] {
+            assert!(!starts_process(path), "{path}");
         }
     }
 
