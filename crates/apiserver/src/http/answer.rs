@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
+use http_body_util::BodyExt;
 use kinds::encode::encode;
 use kinds::status::Status;
 use kinds::table::Kind;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::body::{Body, full};
 use super::negotiate::{Accepted, Encoding, Form};
+use super::pieces::Pieces;
 use crate::registry::cache::{CacheEvent, event_line};
 use crate::registry::list::{Listed, list_metadata};
 use crate::registry::object::Object;
@@ -41,6 +43,10 @@ fn pretty(json: &[u8]) -> String {
     let mut text = serde_json::to_string_pretty(&parse_stored(json)).unwrap_or_default();
     text.push('\n');
     text
+}
+
+fn append(piece: &mut Vec<u8>, value: &Value) {
+    serde_json::to_writer(piece, value).expect("writing to memory cannot fail");
 }
 
 /// Plain text.
@@ -112,7 +118,7 @@ impl Presenter {
     pub fn object(&self, code: u16, bytes: Bytes) -> Result<Response<Body>, Status> {
         let json = match self.accepted.form {
             Form::Object => self.view(&bytes),
-            Form::Table => self.table(&[parse_stored(&bytes)], None, true).to_string().into(),
+            Form::Table => self.table(&parse_stored(&bytes), true).to_string().into(),
             Form::PartialObjectMetadata => self.partial(&parse_stored(&bytes)).to_string().into(),
             Form::PartialObjectMetadataList => {
                 return Err(Status::not_acceptable(format!(
@@ -133,22 +139,12 @@ impl Presenter {
         }
     }
 
-    /// A list.
-    pub fn list(&self, listed: &Listed) -> Result<Response<Body>, Status> {
-        let json: Bytes = match self.accepted.form {
+    /// A list, made while it is sent.
+    pub fn list(&self, listed: Listed) -> Result<Response<Body>, Status> {
+        let pieces = match self.accepted.form {
             Form::Object => self.object_list(listed),
-            Form::Table => {
-                let objects: Vec<Value> = listed.objects.iter().map(|o| o.value()).collect();
-                self.table(&objects, Some(list_metadata(listed)), true).to_string().into()
-            }
-            Form::PartialObjectMetadataList => {
-                let items: Vec<Value> = listed.objects.iter().map(|o| self.partial(&o.value())).collect();
-                let api_version = format!("meta.k8s.io/{}", self.accepted.version);
-                let list = json!({
-                    "kind": "PartialObjectMetadataList", "apiVersion": api_version, "metadata": list_metadata(listed), "items": items,
-                });
-                list.to_string().into()
-            }
+            Form::Table => self.table_list(listed),
+            Form::PartialObjectMetadataList => self.partial_list(listed),
             Form::PartialObjectMetadata => {
                 return Err(Status::not_acceptable(format!(
                     "you requested PartialObjectMetadata, but the requested object is a list (*{}.{}List)",
@@ -157,7 +153,12 @@ impl Presenter {
                 )));
             }
         };
-        Ok(json_bytes(200, json, self.accepted.encoding))
+        if self.accepted.encoding != Encoding::Json {
+            return Ok(json_bytes(200, pieces.whole(), self.accepted.encoding));
+        }
+        let mut response = Response::new(pieces.map_err(|never| match never {}).boxed_unsync());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(response)
     }
 
     /// The package that Go's error texts name.
@@ -166,26 +167,46 @@ impl Presenter {
     }
 
     /// Concatenates the stored bytes, less each object's kind and apiVersion.
-    fn object_list(&self, listed: &Listed) -> Bytes {
+    fn object_list(&self, listed: Listed) -> Pieces {
         let head = format!(
             "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
             self.kind.kind,
             self.kind.api_version(),
-            list_metadata(listed)
+            list_metadata(&listed)
         );
         let prefix_len = kinds::encode::type_prefix_len(&self.kind.api_version(), self.kind.kind);
-        let size: usize = listed.objects.iter().map(|o| o.bytes.len()).sum();
-        let mut out = Vec::with_capacity(head.len() + size + 2);
-        out.extend_from_slice(head.as_bytes());
-        for (at, object) in listed.objects.iter().enumerate() {
-            if at > 0 {
-                out.push(b',');
-            }
-            out.push(b'{');
-            out.extend_from_slice(&self.view(&object.bytes)[prefix_len..]);
-        }
-        out.extend_from_slice(b"]}");
-        out.into()
+        // The brace that an item keeps of its prefix.
+        let size = || listed.objects.iter().map(|object| object.bytes.len() - prefix_len + 1).sum();
+        let size = self.kind.view.is_none().then(size);
+        let presenter = self.clone();
+        let write = move |object: &Object, piece: &mut Vec<u8>| {
+            piece.push(b'{');
+            piece.extend_from_slice(&presenter.view(&object.bytes)[prefix_len..]);
+        };
+        Pieces::new(head, listed.objects, b"]}", size, Box::new(write))
+    }
+
+    fn table_list(&self, listed: Listed) -> Pieces {
+        let head = format!(
+            "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{}\",\"metadata\":{},\"columnDefinitions\":{},\"rows\":[",
+            self.accepted.version,
+            list_metadata(&listed),
+            kinds::columns::definitions(self.kind)
+        );
+        let (presenter, now) = (self.clone(), jiff::Timestamp::now());
+        let write = move |object: &Object, piece: &mut Vec<u8>| append(piece, &presenter.row(&object.value(), now));
+        Pieces::new(head, listed.objects, b"]}", None, Box::new(write))
+    }
+
+    fn partial_list(&self, listed: Listed) -> Pieces {
+        let head = format!(
+            "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/{}\",\"metadata\":{},\"items\":[",
+            self.accepted.version,
+            list_metadata(&listed)
+        );
+        let presenter = self.clone();
+        let write = move |object: &Object, piece: &mut Vec<u8>| append(piece, &presenter.partial(&object.value()));
+        Pieces::new(head, listed.objects, b"]}", None, Box::new(write))
     }
 
     fn partial(&self, object: &Value) -> Value {
@@ -200,13 +221,11 @@ impl Presenter {
         json!({"kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{}", self.accepted.version), "metadata": metadata})
     }
 
-    fn table(&self, objects: &[Value], metadata: Option<Value>, with_columns: bool) -> Value {
-        let metadata = metadata.unwrap_or_else(|| {
-            let version = objects.first().map(|o| o["metadata"]["resourceVersion"].clone()).filter(Value::is_string);
-            version.map_or_else(|| json!({}), |version| json!({"resourceVersion": version}))
-        });
-        let now = jiff::Timestamp::now();
-        let rows: Vec<Value> = objects.iter().map(|object| self.row(object, now)).collect();
+    /// A table of one object.
+    fn table(&self, object: &Value, with_columns: bool) -> Value {
+        let version = Some(&object["metadata"]["resourceVersion"]).filter(|version| version.is_string());
+        let metadata = version.map_or_else(|| json!({}), |version| json!({"resourceVersion": version}));
+        let rows = [self.row(object, jiff::Timestamp::now())];
         let columns = if with_columns { kinds::columns::definitions(self.kind) } else { Value::Null };
         json!({
             "kind": "Table",
@@ -260,12 +279,12 @@ impl ShowTables {
 
 impl Show for ShowTables {
     fn line(&self, name: &'static str, _event: &CacheEvent, object: &Arc<Object>) -> Bytes {
-        let table = self.presenter.table(&[object.value()], None, self.take_columns());
+        let table = self.presenter.table(&object.value(), self.take_columns());
         event_line(name, table.to_string().as_bytes())
     }
 
     fn bookmark(&self, object: Vec<u8>) -> Bytes {
-        let table = self.presenter.table(&[parse_stored(&object)], None, self.take_columns());
+        let table = self.presenter.table(&parse_stored(&object), self.take_columns());
         event_line("BOOKMARK", table.to_string().as_bytes())
     }
 }

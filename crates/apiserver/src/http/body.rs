@@ -21,6 +21,43 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
+/// What a client sends with its request: read already, or handed on as it comes.
+pub enum RequestBody {
+    Whole(Bytes),
+    Stream(Body),
+}
+
+impl RequestBody {
+    pub fn stream<B>(body: B) -> RequestBody
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        RequestBody::Stream(body.map_err(Into::into).boxed_unsync())
+    }
+
+    /// The whole body. One that is handed on cannot be read here.
+    pub fn whole(self) -> Result<Bytes, Status> {
+        match self {
+            RequestBody::Whole(bytes) => Ok(bytes),
+            RequestBody::Stream(_) => Err(Status::internal("the body of this request is handed on")),
+        }
+    }
+
+    pub fn into_stream(self) -> Body {
+        match self {
+            RequestBody::Whole(bytes) => full(bytes),
+            RequestBody::Stream(body) => body,
+        }
+    }
+}
+
+/// How many bytes of a body there may be, as far as its head says.
+pub fn announced_bytes(body: &impl HttpBody) -> usize {
+    let announced = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
+    announced.unwrap_or(REQUEST_BYTES_MAX).min(REQUEST_BYTES_MAX)
+}
+
 /// Reads a request body to its end, within the limit.
 pub async fn read<B>(body: B) -> Result<Bytes, Status>
 where

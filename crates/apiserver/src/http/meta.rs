@@ -67,6 +67,15 @@ fn metrics(server: &ApiServer) -> Response<Body> {
         let count = registry.caches.of(kind).len() as f64;
         gauges.push((format!("apiserver_storage_objects{{resource=\"{}\"}}", kind.resource()), "Objects stored, by resource.", count));
     }
+    let levels: Vec<_> = server.inner.fairness.figures().collect();
+    for (level, executing, _) in &levels {
+        let name = format!("apiserver_flowcontrol_current_executing_seats{{priority_level=\"{level}\"}}");
+        gauges.push((name, "Seats in use, by priority level.", *executing as f64));
+    }
+    for (level, _, waiting) in &levels {
+        let name = format!("apiserver_flowcontrol_current_inqueue_requests{{priority_level=\"{level}\"}}");
+        gauges.push((name, "Requests that wait for a seat, by priority level.", *waiting as f64));
+    }
     gauges.push(("everynode_store_revision".to_owned(), "Revision of the newest durable write.", registry.revision() as f64));
     gauges.push(("process_resident_memory_bytes".to_owned(), "Resident memory of the process.", resident_bytes()));
     let borrowed: Vec<(&str, &str, f64)> = gauges.iter().map(|(name, help, value)| (name.as_str(), *help, *value)).collect();

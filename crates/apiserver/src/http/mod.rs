@@ -8,6 +8,7 @@ pub mod options;
 pub mod path;
 
 pub mod discovery;
+mod fairness;
 pub mod meta;
 pub mod openapi;
 mod openapi_protobuf;
@@ -16,4 +17,5 @@ pub mod resources;
 pub mod subresources;
 
 pub mod answer;
+mod pieces;
 pub mod serve;

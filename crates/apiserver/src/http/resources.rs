@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http::header::{CONTENT_TYPE, HeaderValue, USER_AGENT};
 use http::{Method, Response};
-use http_body::{Body as HttpBody, Frame};
+use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use jiff::Timestamp;
 use kinds::rules::Part;
@@ -14,7 +14,7 @@ use kinds::table::{self, KINDS, Kind, Subresource};
 use serde_json::{Value, json};
 
 use super::answer::{self, IncludeObject, Presenter};
-use super::body::{self, Body, BoxError};
+use super::body::{Body, BoxError, RequestBody};
 use super::negotiate::{self, Encoding};
 use super::options::{FieldValidation, ListOptions, Query, WriteKind, WriteOptions};
 use super::path::ResourcePath;
@@ -22,7 +22,6 @@ use super::service::{ApiServer, Call};
 use super::{patches, subresources};
 use crate::registry::decode::{self, Expected};
 use crate::registry::delete::{DeleteOptions, Deleted, success};
-use crate::registry::list::Listed;
 use crate::registry::{Write, Written};
 
 /// A request for a resource of the table.
@@ -35,11 +34,13 @@ pub(crate) struct ResourceCall<'a> {
     pub now: Timestamp,
 }
 
-pub(crate) async fn handle<B>(server: &ApiServer, call: &Call, path: &ResourcePath, verb: &str, body: B) -> Result<Response<Body>, Status>
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+pub(crate) async fn handle(
+    server: &ApiServer,
+    call: &Call,
+    path: &ResourcePath,
+    verb: &str,
+    body: RequestBody,
+) -> Result<Response<Body>, Status> {
     let response = dispatch(server, call, path, verb, body).await;
     let deprecation = table::by_resource(&path.group, &path.version, &path.resource).and_then(|kind| kind.deprecation);
     let Some(deprecation) = deprecation else { return response };
@@ -48,11 +49,7 @@ where
     Ok(response)
 }
 
-async fn dispatch<B>(server: &ApiServer, call: &Call, path: &ResourcePath, verb: &str, body: B) -> Result<Response<Body>, Status>
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+async fn dispatch(server: &ApiServer, call: &Call, path: &ResourcePath, verb: &str, body: RequestBody) -> Result<Response<Body>, Status> {
     let Some(kind) = table::by_resource(&path.group, &path.version, &path.resource) else {
         return match KINDS.iter().any(|k| k.group == path.group) {
             true => Err(Status::no_such_resource()),
@@ -73,11 +70,11 @@ where
         "get" => request.get().await,
         "list" => request.list().await,
         "watch" => request.watch().await,
-        "create" => request.create(body::read(body).await?).await,
-        "update" => request.update(Part::Main, body::read(body).await?).await,
-        "patch" => patches::handle(&request, Part::Main, body::read(body).await?).await,
-        "delete" => request.delete(body::read(body).await?).await,
-        "deletecollection" => request.delete_collection(body::read(body).await?).await,
+        "create" => request.create(body.whole()?).await,
+        "update" => request.update(Part::Main, body.whole()?).await,
+        "patch" => patches::handle(&request, Part::Main, body.whole()?).await,
+        "delete" => request.delete(body.whole()?).await,
+        "deletecollection" => request.delete_collection(body.whole()?).await,
         _ => Err(Status::method_not_allowed()),
     }
 }
@@ -159,7 +156,7 @@ impl<'a> ResourceCall<'a> {
     async fn list(&self) -> Result<Response<Body>, Status> {
         let options = ListOptions::parse(self.query(), self.kind, false)?;
         let listed = self.registry().list(self.kind, self.namespace(), &options).await?;
-        self.presenter.list(&listed)
+        self.presenter.list(listed)
     }
 
     async fn watch(&self) -> Result<Response<Body>, Status> {
@@ -272,7 +269,6 @@ impl<'a> ResourceCall<'a> {
                 Err(status) => return Err(status),
             }
         }
-        let shown = Listed { revision: listed.revision, objects: listed.objects, ..listed };
-        self.presenter.list(&shown)
+        self.presenter.list(listed)
     }
 }

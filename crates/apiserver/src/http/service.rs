@@ -10,22 +10,27 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::FutureExt;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body as HttpBody;
+use http_body_util::BodyExt;
 use kinds::status::Status;
 use tokio::sync::watch;
 
-use super::body::{Body, BoxError};
+use super::body::{self, Body, BoxError, RequestBody};
+use super::fairness::{Fairness, Flow, Permit, Share};
 use super::options::{Query, decode_path};
 use super::path::{self, Target};
 use super::{answer, meta, resources};
 use crate::auth::User;
-use crate::auth::authenticate::Authenticator;
+use crate::auth::authenticate::{Authenticator, Local};
 use crate::auth::authorize::{Attributes, What, forbidden};
 use crate::metrics::Metrics;
 use crate::nodes::NodeConnector;
 use crate::nodes::usage::Usage;
 use crate::registry::Registry;
+
+/// How long a request may take that is answered at once, its body and its wait for a seat not counted; Kubernetes' `--request-timeout`.
+const REQUEST_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// The API server: a service for requests from the network and from within the process. Clones share everything.
 #[derive(Clone)]
@@ -37,6 +42,7 @@ pub(crate) struct Inner {
     pub registry: Arc<Registry>,
     pub authenticator: Authenticator,
     pub metrics: Metrics,
+    pub fairness: Fairness,
     /// None: what only nodes can answer is not served.
     pub nodes: Option<NodeConnector>,
     /// What nodes and pods use, as far as it was collected.
@@ -70,7 +76,15 @@ impl ApiServer {
         nodes: Option<NodeConnector>,
         shutdown: watch::Receiver<bool>,
     ) -> ApiServer {
-        let inner = Inner { registry, authenticator, metrics: Metrics::default(), nodes, usage: Usage::default(), shutdown };
+        let inner = Inner {
+            registry,
+            authenticator,
+            metrics: Metrics::default(),
+            fairness: Fairness::default(),
+            nodes,
+            usage: Usage::default(),
+            shutdown,
+        };
         ApiServer { inner: Arc::new(inner) }
     }
 
@@ -127,10 +141,43 @@ impl ApiServer {
         if !decision.allowed {
             return Err(forbidden(&attributes, &decision.reason));
         }
-        let call = Call { parts, query, user };
+        let flow = if is_exempt(&parts, &path) { None } else { Flow::of(&attributes) };
+        let call = Call { parts, query, user: user.clone() };
+        match Course::of(&target, &verb, &call.query) {
+            Course::HandedOn => {
+                let open = flow.map(|flow| self.inner.fairness.open(&flow)).transpose()?;
+                let answered = self.dispatch(&call, &path, &target, &verb, RequestBody::stream(body)).await?;
+                Ok(held_open(answered, open))
+            }
+            Course::Open => {
+                let open = flow.as_ref().map(|flow| self.inner.fairness.open(flow)).transpose()?;
+                let _seat = self.seat(flow.as_ref(), 0).await?;
+                let answered = self.dispatch(&call, &path, &target, &verb, RequestBody::Whole(Bytes::new())).await?;
+                Ok(held_open(answered, open))
+            }
+            Course::Short => {
+                let room = flow.as_ref().map(|flow| self.inner.fairness.body(flow, body::announced_bytes(&body))).transpose()?;
+                let bytes = if has_body(&call.parts.method) { body::read(body).await? } else { Bytes::new() };
+                let _seat = self.seat(flow.as_ref(), bytes.len()).await?;
+                let answering = self.dispatch(&call, &path, &target, &verb, RequestBody::Whole(bytes));
+                let answered = tokio::time::timeout(REQUEST_TIMEOUT, answering).await;
+                drop(room);
+                answered.unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout", 0)))
+            }
+        }
+    }
+
+    async fn seat(&self, flow: Option<&Flow>, body_bytes: usize) -> Result<Option<Permit>, Status> {
+        match flow {
+            Some(flow) => self.inner.fairness.seat(flow, body_bytes).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn dispatch(&self, call: &Call, path: &str, target: &Target, verb: &str, body: RequestBody) -> Result<Response<Body>, Status> {
         match target {
-            Target::Other => meta::handle(self, &call, &path).await,
-            Target::Resource(resource) => resources::handle(self, &call, &resource, &verb, body).await,
+            Target::Other => meta::handle(self, call, path).await,
+            Target::Resource(resource) => resources::handle(self, call, resource, verb, body).await,
         }
     }
 
@@ -145,6 +192,52 @@ impl ApiServer {
         }
         Ok(wanted.into_user())
     }
+}
+
+/// How a request goes on after it was let in.
+enum Course {
+    /// It is read, worked on and answered.
+    Short,
+    /// Its answer goes on: a watch, a log. Until it begins it takes a seat as others do.
+    Open,
+    /// It goes through to a node or a pod, its body too.
+    HandedOn,
+}
+
+impl Course {
+    fn of(target: &Target, verb: &str, query: &Query) -> Course {
+        match target {
+            Target::Resource(resource) => match resource.subresource.as_str() {
+                "exec" | "attach" | "portforward" | "proxy" => Course::HandedOn,
+                "log" if query.flag("follow") => Course::Open,
+                _ if verb == "watch" => Course::Open,
+                _ => Course::Short,
+            },
+            Target::Other => Course::Short,
+        }
+    }
+}
+
+/// Requests of the server's own parts, and the questions whether it is well, are never held up.
+fn is_exempt(parts: &Parts, path: &str) -> bool {
+    let asks_for_health = ["/healthz", "/livez", "/readyz"].iter().any(|health| path.starts_with(health));
+    asks_for_health || parts.extensions.get::<Local>().is_some()
+}
+
+fn has_body(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// An answer that holds its share until its body ends.
+fn held_open(answer: Response<Body>, share: Option<Share>) -> Response<Body> {
+    let Some(share) = share else { return answer };
+    answer.map(|body| {
+        let frames = body.map_frame(move |frame| {
+            let _held = &share;
+            frame
+        });
+        frames.boxed_unsync()
+    })
 }
 
 fn asked<'a>(target: &'a Target, path: &'a str, field_selector: &'a str) -> What<'a> {
@@ -213,7 +306,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Responding {
         let server = self.server.clone();
-        request.extensions_mut().insert(crate::auth::authenticate::Local(self.user.clone()));
+        request.extensions_mut().insert(Local(self.user.clone()));
         Box::pin(async move { Ok(server.respond(request).await) })
     }
 }

@@ -1,5 +1,6 @@
 //! The API in process, over a store in memory: what needs neither network nor a second process.
 
+mod costs;
 mod escalation;
 mod nodes;
 

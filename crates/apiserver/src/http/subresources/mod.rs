@@ -8,33 +8,32 @@ mod reviews;
 mod token;
 mod usage;
 
-use bytes::Bytes;
 use http::Response;
-use http_body::Body as HttpBody;
 use kinds::rules::Part;
 use kinds::status::Status;
 use kinds::table::Subresource;
 use serde_json::json;
 
 use super::answer;
-use super::body::{self, Body, BoxError};
+use super::body::{Body, RequestBody};
 use super::negotiate::Encoding;
 use super::patches;
 use super::resources::ResourceCall;
 
-pub(crate) async fn handle<B>(request: &ResourceCall<'_>, subresource: &Subresource, verb: &str, body: B) -> Result<Response<Body>, Status>
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+pub(crate) async fn handle(
+    request: &ResourceCall<'_>,
+    subresource: &Subresource,
+    verb: &str,
+    body: RequestBody,
+) -> Result<Response<Body>, Status> {
     match (request.kind.plural, subresource.name) {
         (_, "status") => part(request, Part::Status, verb, body).await,
         ("pods", "ephemeralcontainers") => part(request, Part::EphemeralContainers, verb, body).await,
         ("pods", "resize") => part(request, Part::Resize, verb, body).await,
-        ("namespaces", "finalize") => request.update(Part::Finalize, body::read(body).await?).await,
-        ("pods", "binding") => binding::bind(request, &request.path.name, body::read(body).await?).await,
-        ("pods", "eviction") => eviction::evict(request, body::read(body).await?).await,
-        ("serviceaccounts", "token") => token::create(request, body::read(body).await?).await,
+        ("namespaces", "finalize") => request.update(Part::Finalize, body.whole()?).await,
+        ("pods", "binding") => binding::bind(request, &request.path.name, body.whole()?).await,
+        ("pods", "eviction") => eviction::evict(request, body.whole()?).await,
+        ("serviceaccounts", "token") => token::create(request, body.whole()?).await,
         ("certificatesigningrequests", "approval") => part(request, Part::Approval, verb, body).await,
         ("pods", "log") => kubelet::log(request).await,
         ("pods", "exec" | "attach" | "portforward") => kubelet::connect(request).await,
@@ -45,27 +44,19 @@ where
 }
 
 /// A part of the object that is read and written like the object itself.
-async fn part<B>(request: &ResourceCall<'_>, part: Part, verb: &str, body: B) -> Result<Response<Body>, Status>
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+async fn part(request: &ResourceCall<'_>, part: Part, verb: &str, body: RequestBody) -> Result<Response<Body>, Status> {
     match verb {
         "get" => request.get().await,
-        "update" => request.update(part, body::read(body).await?).await,
-        _ => patches::handle(request, part, body::read(body).await?).await,
+        "update" => request.update(part, body.whole()?).await,
+        _ => patches::handle(request, part, body.whole()?).await,
     }
 }
 
 /// Reviews, metrics and the old collection of bindings.
-pub(crate) async fn handle_unstored<B>(request: &ResourceCall<'_>, verb: &str, body: B) -> Result<Response<Body>, Status>
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+pub(crate) async fn handle_unstored(request: &ResourceCall<'_>, verb: &str, body: RequestBody) -> Result<Response<Body>, Status> {
     match request.kind.plural {
-        "bindings" => binding::bind_by_body(request, body::read(body).await?).await,
-        _ if verb == "create" => reviews::review(request, body::read(body).await?).await,
+        "bindings" => binding::bind_by_body(request, body.whole()?).await,
+        _ if verb == "create" => reviews::review(request, body.whole()?).await,
         _ => usage::answer(request, verb),
     }
 }

@@ -2,13 +2,10 @@
 
 use std::net::IpAddr;
 
-use bytes::Bytes;
 use http::Response;
-use http_body::Body as HttpBody;
-use http_body_util::BodyExt;
 use kinds::status::Status;
 
-use super::super::body::{Body, BoxError};
+use super::super::body::{Body, RequestBody};
 use super::super::options::decode_path;
 use super::super::resources::ResourceCall;
 use super::{kubelet, not_served};
@@ -16,11 +13,7 @@ use crate::nodes::forward::{self, Outgoing};
 use crate::nodes::{Endpoint, NodeConnector};
 use crate::registry::parse_stored;
 
-pub async fn node<B>(request: &ResourceCall<'_>, body: B) -> Result<Response<Body>, Status>
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+pub async fn node(request: &ResourceCall<'_>, body: RequestBody) -> Result<Response<Body>, Status> {
     check_process(request)?;
     let name = request.path.name.split(':').next().unwrap_or_default();
     let (connector, endpoint) = kubelet::endpoint(request, name)?;
@@ -49,11 +42,7 @@ fn starts_process(below: &str) -> bool {
 }
 
 /// The pod is reached at its own address, which the API server must have a way to.
-pub async fn pod<B>(request: &ResourceCall<'_>, body: B) -> Result<Response<Body>, Status>
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+pub async fn pod(request: &ResourceCall<'_>, body: RequestBody) -> Result<Response<Body>, Status> {
     let connector = request.server.inner.nodes.as_ref().ok_or_else(|| not_served("pods/proxy"))?;
     let (is_tls, name, port) = split_name(&request.path.name)?;
     let pod = parse_stored(&request.registry().get(request.kind, &request.path.namespace, name)?.value);
@@ -91,18 +80,19 @@ fn first_port(pod: &serde_json::Value) -> Option<u16> {
     u16::try_from(port).ok()
 }
 
-async fn hand_on<B>(request: &ResourceCall<'_>, connector: &NodeConnector, endpoint: &Endpoint, body: B) -> Result<Response<Body>, Status>
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+async fn hand_on(
+    request: &ResourceCall<'_>,
+    connector: &NodeConnector,
+    endpoint: &Endpoint,
+    body: RequestBody,
+) -> Result<Response<Body>, Status> {
     let parts = &request.call.parts;
     let path = path_below(parts.uri.path(), &request.path.name);
     let path = parts.uri.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
     if parts.headers.contains_key(http::header::UPGRADE) {
         return forward::upgrade(connector, endpoint, &path, parts, request.server.inner.shutdown.clone()).await;
     }
-    let body = body.map_err(Into::into).boxed_unsync();
+    let body = body.into_stream();
     let outgoing = Outgoing { method: parts.method.clone(), path: &path, headers: forward::headers(&parts.headers), body };
     let answered = connector.request(endpoint, outgoing).await;
     let answered = answered.map_err(|error| Status::new(503, "ServiceUnavailable", format!("error trying to reach service: {error}")))?;
