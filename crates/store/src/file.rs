@@ -31,11 +31,16 @@ pub struct Options {
     pub window: WindowLimits,
     /// Bytes of commits that may wait for the disk. Further ones are refused as [`crate::CommitError::Busy`].
     pub pending_bytes_max: usize,
+    /// Revisions to leave out after those of a file that was written before; nothing is left out of a new one.
+    ///
+    /// A file may have been put back from a copy. Its clients then know revisions that it gives out a second time, for other changes. With
+    /// a large number that differs from start to start, what they know is either in the gap or in the future: both are refused.
+    pub left_out: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { window: WindowLimits::default(), pending_bytes_max: PENDING_BYTES_MAX }
+        Options { window: WindowLimits::default(), pending_bytes_max: PENDING_BYTES_MAX, left_out: 0 }
     }
 }
 
@@ -63,7 +68,10 @@ pub struct FileStore {
 
 impl FileStore {
     fn start(database: Database, path: &Path, options: Options) -> Result<FileStore, OpenError> {
-        let objects = format::load(&database, path)?;
+        let mut objects = format::load(&database, path)?;
+        if objects.revision > Revision::FIRST {
+            objects.revision = Revision(objects.revision.0.saturating_add(options.left_out));
+        }
         let shared_path: Arc<Path> = path.into();
         let queue = Arc::new(Queue::new(objects.revision, options.pending_bytes_max, Arc::clone(&shared_path)));
         let published = Arc::new(Published::new(objects, options.window));

@@ -17,7 +17,7 @@ pub(crate) async fn handle(server: &ApiServer, call: &Call, path: &str) -> Resul
     if !matches!(call.parts.method, Method::GET | Method::HEAD) {
         return Ok(answer::page_not_found());
     }
-    if let Some(response) = health(call, path) {
+    if let Some(response) = health(call, path, server.registry().is_working()) {
         return Ok(response);
     }
     match path {
@@ -45,19 +45,27 @@ pub fn version() -> serde_json::Value {
     })
 }
 
-fn health(call: &Call, path: &str) -> Option<Response<Body>> {
+/// `store_works` is the check that Kubernetes calls etcd.
+fn health(call: &Call, path: &str, store_works: bool) -> Option<Response<Body>> {
     let (endpoint, check) = ["/healthz", "/livez", "/readyz"].iter().find_map(|endpoint| {
         let rest = path.strip_prefix(endpoint)?;
         (rest.is_empty() || rest.starts_with('/')).then(|| (&endpoint[1..], rest.trim_matches('/')))
     })?;
+    let passes = |check: &str| check != "etcd" || store_works;
     if !check.is_empty() {
-        return Some(if CHECKS.contains(&check) { answer::text(200, "ok") } else { answer::page_not_found() });
+        return Some(match CHECKS.contains(&check) {
+            true if passes(check) => answer::text(200, "ok"),
+            true => answer::text(500, format!("internal server error: {check} failed: reason withheld\n")),
+            false => answer::page_not_found(),
+        });
     }
-    if !call.query.has("verbose") {
+    if store_works && !call.query.has("verbose") {
         return Some(answer::text(200, "ok"));
     }
-    let lines: String = CHECKS.iter().map(|check| format!("[+]{check} ok\n")).collect();
-    Some(answer::text(200, format!("{lines}{endpoint} check passed\n")))
+    let line = |check: &&str| if passes(check) { format!("[+]{check} ok\n") } else { format!("[-]{check} failed: reason withheld\n") };
+    let lines: String = CHECKS.iter().map(line).collect();
+    let (code, outcome) = if store_works { (200, "passed") } else { (500, "failed") };
+    Some(answer::text(code, format!("{lines}{endpoint} check {outcome}\n")))
 }
 
 fn metrics(server: &ApiServer) -> Response<Body> {

@@ -96,6 +96,11 @@ impl Registry {
         Ok(Registry { store, caches, settings, allocations, quota_turns: Default::default(), policy_cache: Default::default() })
     }
 
+    /// Does the store still take and give objects? After it has failed, nothing but a new start helps.
+    pub fn is_working(&self) -> bool {
+        self.store.get(b"").is_ok()
+    }
+
     /// The stored object, newest version.
     pub fn entry(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Option<Entry>, Status> {
         self.store.get(&store_key(kind, namespace, name)).map_err(store_failed)

@@ -116,16 +116,27 @@ impl Registry {
             ReadAt::Latest => self.caches.wait_for(self.revision()).await,
             ReadAt::Any => {}
             ReadAt::NotOlderThan(revision) | ReadAt::Exactly(revision) => {
+                self.wait_for_future(revision).await.map_err(|status| from_the_future(revision, status))?;
                 if !wants_initial {
                     return Ok((revision, Vec::new()));
                 }
-                self.wait_for_future(revision).await?;
             }
         }
         let snapshot = self.caches.of(kind).snapshot(prefix, self.caches.applied());
         let objects = if wants_initial { snapshot.objects.into_iter().filter(|o| options.selects(o)).collect() } else { Vec::new() };
         Ok((snapshot.revision, objects))
     }
+}
+
+/// The refusal of a watch after a version that has not come yet, and does not come soon: the server was put back to an earlier state.
+///
+/// Waiting for it would leave the client deaf. Clients of Kubernetes' own library list anew for the cause, all others for the code 410.
+fn from_the_future(asked: u64, too_large: Status) -> Status {
+    let mut status = Status::expired(format!(
+        "the resourceVersion for the provided watch is too large ({asked}): the server was restored to an earlier state, list anew"
+    ));
+    status.details = too_large.details;
+    status
 }
 
 impl Watcher {

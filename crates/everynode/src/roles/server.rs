@@ -39,8 +39,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (stop, shutdown) = watch::channel(false);
     let signalled = signalled()?;
     let authority = Authority::load_or_create(&options.data_dir.join("pki"))?;
-    let backend =
-        Arc::new(store::file::open(options.data_dir.join("store.redb"), store::file::Options::default()).context("cannot open the store")?);
+    let store_options = store::file::Options { left_out: left_out_revisions(), ..store::file::Options::default() };
+    let backend = Arc::new(store::file::open(options.data_dir.join("store.redb"), store_options).context("cannot open the store")?);
     let settings = Settings { service_account_admission: options.service_account_admission };
     let registry = Arc::new(Registry::new(backend.clone(), settings).context("cannot read the store")?);
     bootstrap::run(&registry).await.map_err(|status| anyhow::anyhow!("cannot make the objects that every cluster has: {status}"))?;
@@ -125,6 +125,14 @@ pub fn hostname() -> String {
 /// A client within the process: no socket, no TLS.
 fn local_client(server: &ApiServer, user: User) -> kube::Client {
     kube::Client::new(server.as_user(user), "default")
+}
+
+/// How many revisions this start leaves out, so that clients of a store that was put back from a copy notice: more than are written while
+/// such clients come back, and another number each time.
+fn left_out_revisions() -> u64 {
+    const AT_LEAST: u64 = 1 << 23;
+    use std::hash::{BuildHasher as _, RandomState};
+    AT_LEAST + RandomState::new().hash_one(0) % AT_LEAST
 }
 
 /// Makes a directory that only its owner may enter.

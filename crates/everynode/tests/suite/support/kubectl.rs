@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use super::{Home, Server, wait_for};
 
@@ -62,6 +62,14 @@ impl<'a> Kubectl<'a> {
             last = self.run(line);
             wanted(&last).then(|| last.clone())
         })
+    }
+
+    /// Starts a command that goes on while the test does.
+    pub fn start(&self, line: &str) -> Child {
+        let mut command = self.home.command("kubectl");
+        command.env("KUBECONFIG", &self.kubeconfig).args(line.split_whitespace());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("kubectl can be started")
     }
 
     pub fn output(&self, arguments: &[&str], input: &str, env: &[(&str, &str)]) -> Output {

@@ -1,0 +1,56 @@
+//! Putting the store back to a copy, with agents and watches that have seen what came after it.
+//!
+//! What went wrong: an agent watched on from a revision that the restored server had not reached. The server waited with it, without a
+//! word: containers of pods made after the copy ran on, new pods stayed Pending on nodes that were Ready.
+
+use crate::support::Cluster;
+use crate::support::cluster::{pod, wait_long};
+
+#[test]
+fn everything_follows_a_store_that_was_put_back() {
+    let Some(cluster) = Cluster::start_or_skip("restore", 1) else { return };
+    cluster.create_pod(&on_worker(&cluster, "before"));
+    cluster.wait_ready("before");
+    let (store, copy) = (cluster.dir().join("store.redb"), cluster.dir().join("copy.redb"));
+    end_server(&cluster);
+    std::fs::copy(&store, &copy).unwrap();
+    cluster.up(1);
+
+    // What is told after the copy was made; more than what is written while everybody comes back.
+    cluster.create_pod(&on_worker(&cluster, "after"));
+    cluster.wait_ready("after");
+    for number in 0..50 {
+        let map = serde_json::json!({"metadata": {"name": format!("map-{number}")}});
+        cluster.api().create("/api/v1/namespaces/default/configmaps", &map);
+    }
+    let kubectl = cluster.kubectl();
+    let watch = kubectl.start("wait --for=delete pod/before --timeout=300s");
+
+    end_server(&cluster);
+    std::fs::copy(&copy, &store).unwrap();
+    let agent = cluster.agent(&cluster.worker());
+    cluster.up(1);
+    cluster.create_pod(&on_worker(&cluster, "new"));
+    cluster.wait_ready("new");
+    wait_long("the end of the container that nothing asks for any more", || {
+        cluster.processes_with(&cluster.worker(), "sleep 99after").is_empty().then_some(())
+    });
+    assert_eq!(cluster.processes_with(&cluster.worker(), "sleep 99before").len(), 1, "what was there before runs on");
+    assert_eq!(cluster.agent(&cluster.worker()), agent, "the agent was not started again");
+    cluster.delete_pod("before");
+    let waited = watch.wait_with_output().unwrap();
+    assert!(waited.status.success(), "kubectl wait: {}", String::from_utf8_lossy(&waited.stderr));
+}
+
+fn on_worker(cluster: &Cluster, name: &str) -> serde_json::Value {
+    // The number says whose process it is; `sleep` takes no letters, so that they stand in an argument of the shell.
+    let mut pod = pod(name, &format!(": sleep 99{name}; while :; do sleep 1; done"));
+    pod["spec"]["nodeName"] = cluster.worker().into();
+    pod
+}
+
+fn end_server(cluster: &Cluster) {
+    let server = cluster.server();
+    cluster.kill(server);
+    wait_long("the end of the server", || (!std::path::Path::new(&format!("/proc/{server}/cmdline")).exists()).then_some(()));
+}
