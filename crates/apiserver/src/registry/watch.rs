@@ -56,6 +56,8 @@ pub struct Watcher {
     /// Something was sent since the last bookmark.
     news: bool,
     shutdown: watch::Receiver<bool>,
+    /// The version after which events follow has come.
+    has_started: bool,
     ended: bool,
 }
 
@@ -104,6 +106,7 @@ impl Registry {
             next_bookmark,
             news: false,
             shutdown,
+            has_started: false,
             ended: false,
             options,
         })
@@ -116,10 +119,10 @@ impl Registry {
             ReadAt::Latest => self.caches.wait_for(self.revision()).await,
             ReadAt::Any => {}
             ReadAt::NotOlderThan(revision) | ReadAt::Exactly(revision) => {
-                self.wait_for_future(revision).await.map_err(|status| from_the_future(revision, status))?;
                 if !wants_initial {
                     return Ok((revision, Vec::new()));
                 }
+                self.wait_for_future(revision).await?;
             }
         }
         let snapshot = self.caches.of(kind).snapshot(prefix, self.caches.applied());
@@ -128,9 +131,9 @@ impl Registry {
     }
 }
 
-/// The refusal of a watch after a version that has not come yet, and does not come soon: the server was put back to an earlier state.
+/// The end of a watch after a version that has not come and does not come soon: the server was put back to an earlier state.
 ///
-/// Waiting for it would leave the client deaf. Clients of Kubernetes' own library list anew for the cause, all others for the code 410.
+/// Waiting on would leave the client deaf. Clients of Kubernetes' own library list anew for the cause, all others for the code 410.
 fn from_the_future(asked: u64, too_large: Status) -> Status {
     let mut status = Status::expired(format!(
         "the resourceVersion for the provided watch is too large ({asked}): the server was restored to an earlier state, list anew"
@@ -149,6 +152,9 @@ impl Watcher {
     }
 
     async fn next_line(&mut self) -> Option<Bytes> {
+        if let Some(line) = self.wait_for_start().await {
+            return Some(line);
+        }
         loop {
             if self.ended {
                 return None;
@@ -179,6 +185,25 @@ impl Watcher {
                 },
             }
         }
+    }
+
+    /// Waits for the version after which the client wants to watch; when it does not come, the line that says so.
+    async fn wait_for_start(&mut self) -> Option<Bytes> {
+        if self.has_started || self.ended {
+            return None;
+        }
+        self.has_started = true;
+        let registry = self.registry.clone();
+        // All arms only wait.
+        let refused = tokio::select! {
+            waited = registry.wait_for_future(self.position) => waited.err(),
+            () = tokio::time::sleep_until(self.deadline) => None,
+            _ = self.shutdown.wait_for(|&stopping| stopping) => None,
+        };
+        refused.map(|status| {
+            self.ended = true;
+            error_line(&from_the_future(self.position, status))
+        })
     }
 
     fn initial_line(&mut self) -> Option<Bytes> {
