@@ -6,6 +6,7 @@
 //! fields mean is the crate `kinds`'s.
 
 pub mod admission;
+pub mod audit;
 pub mod auth;
 pub mod bootstrap;
 pub mod http;

@@ -23,4 +23,5 @@ pub mod table;
 
 pub mod columns;
 pub mod patch;
+pub mod pod_security;
 pub mod rules;

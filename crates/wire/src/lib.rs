@@ -9,4 +9,4 @@ mod listener;
 mod peers;
 
 pub use activity::Guarded;
-pub use listener::{Deadlines, Limits, serve};
+pub use listener::{Client, Deadlines, Limits, serve};

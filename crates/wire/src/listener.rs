@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -82,6 +83,13 @@ const HEADER_BYTES_MAX: u32 = 64 * 1024;
 /// Bytes of answers that wait in one HTTP/2 stream for its client to read.
 const UNREAD_BYTES_MAX: usize = 256 * 1024;
 
+/// What is known of a client once its connection stands.
+pub struct Client<'a> {
+    pub address: SocketAddr,
+    /// The certificate that it has shown, already verified.
+    pub certificate: Option<&'a CertificateDer<'a>>,
+}
+
 struct Shared<M> {
     tls: Arc<ServerConfig>,
     deadlines: Deadlines,
@@ -91,7 +99,7 @@ struct Shared<M> {
 
 /// Accepts connections until `shutdown` turns true, then lets running requests end.
 ///
-/// `make` gets the certificate that a client has shown, already verified, and gives what answers the requests of that connection.
+/// `make` gives what answers the requests of a connection.
 pub async fn serve<M, S, F, B>(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
@@ -100,7 +108,7 @@ pub async fn serve<M, S, F, B>(
     mut shutdown: watch::Receiver<bool>,
     make: M,
 ) where
-    M: Fn(Option<&CertificateDer<'_>>) -> S + Send + Sync + 'static,
+    M: Fn(&Client<'_>) -> S + Send + Sync + 'static,
     S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -126,7 +134,7 @@ pub async fn serve<M, S, F, B>(
                     let ended = activity.ended();
                     // Whichever ends first: dropping a connection closes it.
                     tokio::select! {
-                        () = connection(&shared, id, &activity, stream, shutdown) => {}
+                        () = connection(&shared, (id, address), &activity, stream, shutdown) => {}
                         () = ended => {}
                     }
                     lock(&shared.peers).remove(id);
@@ -150,12 +158,12 @@ fn lock(peers: &Mutex<Peers>) -> std::sync::MutexGuard<'_, Peers> {
 
 async fn connection<M, S, F, B>(
     shared: &Shared<M>,
-    id: Id,
+    (id, address): (Id, SocketAddr),
     activity: &Arc<Activity>,
     stream: TcpStream,
     mut shutdown: watch::Receiver<bool>,
 ) where
-    M: Fn(Option<&CertificateDer<'_>>) -> S,
+    M: Fn(&Client<'_>) -> S,
     S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -169,7 +177,7 @@ async fn connection<M, S, F, B>(
     if lock(&shared.peers).shaken(id, certificate.is_some()).is_err() {
         return;
     }
-    let respond = (shared.make)(certificate);
+    let respond = (shared.make)(&Client { address, certificate });
     let service = hyper::service::service_fn(|request| {
         let (under_way, answering) = (activity.begin(), respond(request));
         async move { Ok::<_, Infallible>(answering.await.map(|body| Guarded::new(body, under_way))) }

@@ -8,14 +8,14 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use wire::{Deadlines, Limits, serve};
+use wire::{Client, Deadlines, Limits, serve};
 
 /// No test waits longer for a connection to end; each deadline below is much shorter.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ async fn server(limits: Limits, deadlines: Deadlines) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (shutdown, stopped) = watch::channel(false);
-    let make = |_: Option<&CertificateDer<'_>>| {
+    let make = |_: &Client<'_>| {
         |request: Request<Incoming>| async move {
             let body = if request.uri().path() == "/large" { Bytes::from(vec![b'x'; LARGE]) } else { Bytes::from_static(b"hello") };
             Response::new(Full::new(body))

@@ -21,10 +21,9 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use wire::{Deadlines, Limits};
+use wire::{Client, Deadlines, Limits};
 
 use crate::node::Agent;
 use answer::{Body, Refusal};
@@ -48,8 +47,8 @@ pub(crate) struct Shared {
 pub async fn serve(agent: Arc<Agent>, listener: TcpListener, tls: Arc<rustls::ServerConfig>, auth: Auth, shutdown: watch::Receiver<bool>) {
     let stats = stats::Collector::new(agent.context.clone());
     let shared = Arc::new(Shared { agent, auth, stats, shutdown: shutdown.clone() });
-    let make = move |certificate: Option<&CertificateDer<'_>>| {
-        let (shared, user) = (shared.clone(), certificate.and_then(auth::certificate_user));
+    let make = move |client: &Client<'_>| {
+        let (shared, user) = (shared.clone(), client.certificate.and_then(auth::certificate_user));
         move |request: Request<Incoming>| {
             let (shared, user) = (shared.clone(), user.clone());
             async move { respond(&shared, user, request).await }

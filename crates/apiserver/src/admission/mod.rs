@@ -8,11 +8,14 @@ mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_security;
 mod priority;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod taint_nodes;
+
+use std::collections::BTreeMap;
 
 use kinds::rules::Part;
 use kinds::status::Status;
@@ -25,6 +28,15 @@ use crate::registry::{Registry, Write};
 pub use node_restriction::MIRROR;
 pub use node_restriction::check_token;
 pub use resource_quota::{QuotaGuard, QuotaTurns};
+
+/// What plugins have to say about a write that they let through.
+#[derive(Debug, Default, PartialEq)]
+pub struct Remarks {
+    /// Texts for `Warning` headers.
+    pub warnings: Vec<String>,
+    /// For the audit log, by name.
+    pub annotations: BTreeMap<String, String>,
+}
 
 /// Mutating plugins, and those that refuse before validation, for a create.
 pub fn admit_create(registry: &Registry, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
@@ -67,7 +79,7 @@ pub fn complete_update(write: &Write<'_>, object: &mut Value, old: &Value) {
 }
 
 /// Validating plugins for a create, after validation; the guard is held until the object is stored.
-pub async fn check_create(registry: &Registry, write: &Write<'_>, object: &Value) -> Result<QuotaGuard, Status> {
+pub async fn check_create(registry: &Registry, write: &Write<'_>, object: &Value) -> Result<(QuotaGuard, Remarks), Status> {
     escalation::check(registry, write, object, None)?;
     node_restriction::check(registry, write, object, None)?;
     certificates::check_subject(write, object)?;
@@ -76,22 +88,23 @@ pub async fn check_create(registry: &Registry, write: &Write<'_>, object: &Value
         limit_ranger::check(registry, write, object)?;
         service_account::check(write, object)?;
     }
+    let remarks = pod_security::check(registry, write, object, None)?;
     // Events are not limited: they must not fail because there are many.
-    if write.kind.namespaced && write.kind.kind != "Event" {
-        return resource_quota::check(registry, write, object).await;
-    }
-    Ok(QuotaGuard::none())
+    let is_limited = write.kind.namespaced && write.kind.kind != "Event";
+    let guard = if is_limited { resource_quota::check(registry, write, object).await? } else { QuotaGuard::none() };
+    Ok((guard, remarks))
 }
 
 /// Validating plugins for an update.
-pub fn check_update(registry: &Registry, write: &Write<'_>, object: &Value, old: &Value) -> Result<(), Status> {
+pub fn check_update(registry: &Registry, write: &Write<'_>, object: &Value, old: &Value) -> Result<Remarks, Status> {
     escalation::check(registry, write, object, Some(old))?;
     priority::check_class(registry, write, object)?;
     if certificates::is_request(write) {
         certificates::check_approval(registry, write, object)?;
         certificates::check_signing(registry, write, object, old)?;
     }
-    node_restriction::check(registry, write, object, Some(old))
+    node_restriction::check(registry, write, object, Some(old))?;
+    pod_security::check(registry, write, object, Some(old))
 }
 
 /// May the object be deleted?

@@ -7,6 +7,7 @@ pub mod negotiate;
 pub mod options;
 pub mod path;
 
+mod audited;
 pub mod discovery;
 mod fairness;
 pub mod meta;

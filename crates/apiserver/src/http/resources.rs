@@ -20,6 +20,7 @@ use super::options::{FieldValidation, ListOptions, Query, WriteKind, WriteOption
 use super::path::ResourcePath;
 use super::service::{ApiServer, Call};
 use super::{patches, subresources};
+use crate::audit::Annotations;
 use crate::registry::decode::{self, Expected};
 use crate::registry::delete::{DeleteOptions, Deleted, success};
 use crate::registry::{Write, Written};
@@ -196,6 +197,9 @@ impl<'a> ResourceCall<'a> {
         let mut response = self.presenter.object(if written.created { 201 } else { 200 }, written.bytes)?;
         warnings.extend(written.warnings);
         answer::warn(&mut response, &warnings);
+        if !written.annotations.is_empty() {
+            response.extensions_mut().insert(Annotations(written.annotations));
+        }
         Ok(response)
     }
 

@@ -7,10 +7,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::CertificateDer;
-use wire::{Deadlines, Limits};
+use wire::{Client, Deadlines, Limits};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::service::ApiServer;
+use crate::audit::Remote;
 use crate::auth::User;
 use crate::auth::authenticate::Certificate;
 
@@ -20,12 +21,13 @@ const LIMITS: Limits = Limits { connections: 20_000, handshakes: 2000, handshake
 
 /// Accepts connections until `shutdown` turns true, then lets running requests end.
 pub async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<ServerConfig>, shutdown: watch::Receiver<bool>) {
-    let make = move |certificate: Option<&CertificateDer<'_>>| {
-        let (server, user) = (server.clone(), certificate.and_then(certificate_user));
+    let make = move |client: &Client<'_>| {
+        let (server, user, remote) = (server.clone(), client.certificate.and_then(certificate_user), Remote(client.address));
         move |mut request: hyper::Request<hyper::body::Incoming>| {
             if let Some(user) = &user {
                 request.extensions_mut().insert(Certificate(user.clone()));
             }
+            request.extensions_mut().insert(remote);
             let server = server.clone();
             async move { server.respond(request).await }
         }

@@ -20,7 +20,8 @@ use super::body::{self, Body, BoxError, RequestBody};
 use super::fairness::{Fairness, Flow, Permit, Share};
 use super::options::{Query, decode_path};
 use super::path::{self, Target};
-use super::{answer, meta, resources};
+use super::{answer, audited, meta, resources};
+use crate::audit::{Audit, Record, Stage};
 use crate::auth::User;
 use crate::auth::authenticate::{Authenticator, Local};
 use crate::auth::authorize::{Attributes, What, forbidden};
@@ -43,6 +44,8 @@ pub(crate) struct Inner {
     pub authenticator: Authenticator,
     pub metrics: Metrics,
     pub fairness: Fairness,
+    /// None: nothing is written.
+    pub audit: Option<Audit>,
     /// None: what only nodes can answer is not served.
     pub nodes: Option<NodeConnector>,
     /// What nodes and pods use, as far as it was collected.
@@ -81,11 +84,18 @@ impl ApiServer {
             authenticator,
             metrics: Metrics::default(),
             fairness: Fairness::default(),
+            audit: None,
             nodes,
             usage: Usage::default(),
             shutdown,
         };
         ApiServer { inner: Arc::new(inner) }
+    }
+
+    /// The same server, which writes down who did what. Before there are clones of it.
+    pub fn audited(mut self, audit: Audit) -> ApiServer {
+        Arc::get_mut(&mut self.inner).expect("a server has no clones while it is set up").audit = Some(audit);
+        self
     }
 
     pub fn registry(&self) -> &Arc<Registry> {
@@ -106,38 +116,60 @@ impl ApiServer {
         let started = std::time::Instant::now();
         let (parts, body) = request.into_parts();
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
+        let mut record = None;
         // What a panic leaves behind is dropped with the request; shared state is only ever changed by whole transactions.
-        let handled = AssertUnwindSafe(self.handle(parts, body)).catch_unwind().await;
-        let response = match handled {
-            Ok(Ok(response)) => response,
-            Ok(Err(status)) => answer::status(&status),
+        let handled = AssertUnwindSafe(self.handle(parts, body, &mut record)).catch_unwind().await;
+        let (response, refusal) = match handled {
+            Ok(Ok(response)) => (response, None),
+            Ok(Err(status)) => (answer::status(&status), Some(status)),
             Err(_) => {
                 tracing::error!(%method, path = uri.path(), "a request panicked");
-                answer::status(&Status::internal(format!("this request caused a bug in the server: {method} {}", uri.path())))
+                let status = Status::internal(format!("this request caused a bug in the server: {method} {}", uri.path()));
+                if let Some(record) = &mut record {
+                    record.answered(status.code, Some(&status));
+                    record.write(Stage::Panic).await;
+                }
+                (answer::status(&status), Some(status))
             }
         };
         self.inner.metrics.observe(&method, response.status(), started.elapsed());
         tracing::debug!(%method, path = uri.path(), code = response.status().as_u16(), "request");
-        response
+        match record {
+            Some(record) => audited::answer(record, response, refusal.as_ref()).await,
+            None => response,
+        }
     }
 
-    async fn handle<B>(&self, parts: Parts, body: B) -> Result<Response<Body>, Status>
+    async fn handle<B>(&self, parts: Parts, body: B, record: &mut Option<Record>) -> Result<Response<Body>, Status>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let path = decode_path(parts.uri.path());
         let query = Query::parse(parts.uri.query());
-        let authenticated = self.inner.authenticator.authenticate(&parts, &self.inner.registry)?;
-        let user = self.impersonated(&parts, authenticated)?;
         let target = path::parse(&path);
         let verb = match &target {
             Target::Resource(resource) => path::verb(&parts.method, resource, query.flag("watch")).to_owned(),
             Target::Other => parts.method.as_str().to_lowercase(),
         };
-        let attributes =
-            Attributes { user: &user, verb: &verb, what: asked(&target, &path, query.get("fieldSelector").unwrap_or_default()) };
+        let what = asked(&target, &path, query.get("fieldSelector").unwrap_or_default());
+        let authenticated = self.inner.authenticator.authenticate(&parts, &self.inner.registry);
+        if let Some(audit) = &self.inner.audit {
+            *record = audit.begin(&parts, authenticated.as_ref().unwrap_or(&User::default()), &verb, &what);
+        }
+        if let Some(record) = record {
+            record.write(Stage::RequestReceived).await;
+        }
+        let caller = authenticated?;
+        let user = self.impersonated(&parts, &caller)?.unwrap_or(caller);
+        if let Some(record) = record.as_mut().filter(|_| parts.headers.contains_key("impersonate-user")) {
+            record.impersonates(&user);
+        }
+        let attributes = Attributes { user: &user, verb: &verb, what };
         let decision = self.inner.registry.authorize(&attributes);
+        if let Some(record) = record {
+            record.decided(decision.allowed, &decision.reason);
+        }
         if !decision.allowed {
             return Err(forbidden(&attributes, &decision.reason));
         }
@@ -159,6 +191,9 @@ impl ApiServer {
                 let room = flow.as_ref().map(|flow| self.inner.fairness.body(flow, body::announced_bytes(&body))).transpose()?;
                 let bytes = if has_body(&call.parts.method) { body::read(body).await? } else { Bytes::new() };
                 let _seat = self.seat(flow.as_ref(), bytes.len()).await?;
+                if let Some(record) = record.as_mut().filter(|record| record.wants_request()) {
+                    audited::request(record, &call, &target, &bytes);
+                }
                 let answering = self.dispatch(&call, &path, &target, &verb, RequestBody::Whole(bytes));
                 let answered = tokio::time::timeout(REQUEST_TIMEOUT, answering).await;
                 drop(room);
@@ -182,15 +217,15 @@ impl ApiServer {
     }
 
     /// Impersonate-User and its companions, for those who may.
-    fn impersonated(&self, parts: &Parts, user: User) -> Result<User, Status> {
-        let Some(wanted) = crate::auth::impersonate::requested(&parts.headers)? else { return Ok(user) };
-        for attributes in wanted.permissions(&user) {
+    fn impersonated(&self, parts: &Parts, user: &User) -> Result<Option<User>, Status> {
+        let Some(wanted) = crate::auth::impersonate::requested(&parts.headers)? else { return Ok(None) };
+        for attributes in wanted.permissions(user) {
             let decision = self.inner.registry.authorize(&attributes);
             if !decision.allowed {
                 return Err(forbidden(&attributes, &decision.reason));
             }
         }
-        Ok(wanted.into_user())
+        Ok(Some(wanted.into_user()))
     }
 }
 
@@ -228,8 +263,9 @@ fn has_body(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// An answer that holds its share until its body ends.
-fn held_open(answer: Response<Body>, share: Option<Share>) -> Response<Body> {
+/// An answer that goes on, and holds its share until its body ends.
+fn held_open(mut answer: Response<Body>, share: Option<Share>) -> Response<Body> {
+    answer.extensions_mut().insert(audited::GoesOn);
     let Some(share) = share else { return answer };
     answer.map(|body| {
         let frames = body.map_frame(move |frame| {

@@ -71,15 +71,17 @@ impl Registry {
         if !errors.is_empty() {
             return Err(Status::invalid(kind.group, kind.kind, &name, &errors));
         }
-        let _turn = admission::check_create(self, write, &object).await?;
+        let (_turn, remarks) = admission::check_create(self, write, &object).await?;
         let allocation = admission::allocate::on_create(self, write, &mut object)?;
         kind.rules.canonicalize(&mut object);
-        let warnings = kind.rules.warnings_create(&object);
+        let mut warnings = kind.rules.warnings_create(&object);
+        warnings.extend(remarks.warnings);
+        let annotations = remarks.annotations;
         if write.options.dry_run {
             if self.exists(kind, write.namespace, &name)? {
                 return Err(self.taken(write, &name));
             }
-            return Ok(Written { bytes: encoded(kind, &object), created: true, warnings });
+            return Ok(Written { bytes: encoded(kind, &object), created: true, warnings, annotations });
         }
         let put = StoreWrite::Put { key: store_key(kind, write.namespace, &name), value: template(kind, &object)? };
         // Trees are dropped before the wait for the disk; see `plan_update`.
@@ -88,7 +90,7 @@ impl Registry {
             Ok(mut committed) => {
                 allocation.keep();
                 let bytes = committed.values.pop().flatten().expect("a put yields its bytes");
-                Ok(Written { bytes, created: true, warnings })
+                Ok(Written { bytes, created: true, warnings, annotations })
             }
             Err(CommitError::Conflict { .. }) => Err(self.taken(write, &name)),
             Err(error) => Err(commit_failed(error)),

@@ -12,6 +12,7 @@ pub mod object;
 pub mod update;
 pub mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -87,6 +88,8 @@ pub struct Written {
     pub created: bool,
     /// Texts for `Warning` headers.
     pub warnings: Vec<String>,
+    /// What admission noted, for the audit log.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Registry {

@@ -1,5 +1,7 @@
 //! Changing objects: PUT, PATCH and every write that reads first.
 
+use std::collections::BTreeMap;
+
 use kinds::encode::Encoded;
 use kinds::patch::managed_fields::{self, ManagerEntry, Operation};
 use kinds::rules::Part;
@@ -112,7 +114,7 @@ impl Registry {
         let kind = write.kind;
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let entry = self.get(kind, write.namespace, write.name)?;
-            let Plan { change, last_answer, allocation, warnings, insists } =
+            let Plan { change, last_answer, allocation, warnings, annotations, insists } =
                 match self.plan_update(write, &parse(&entry.value), &mut change, &entry)? {
                     Planned::Settled(written) => return Ok(written),
                     Planned::Commit(plan) => plan,
@@ -122,7 +124,7 @@ impl Registry {
                     allocation.keep();
                     let stored = committed.values.pop().flatten().expect("a put, and a delete with a last state, yield bytes");
                     let bytes = last_answer.map_or(stored, |answer| answer.at_revision(committed.revision.0).into());
-                    return Ok(Written { bytes, created: false, warnings });
+                    return Ok(Written { bytes, created: false, warnings, annotations });
                 }
                 Err(CommitError::Conflict { .. }) if insists => return Err(Status::stale(kind.resource(), write.name)),
                 Err(CommitError::Conflict { .. }) => {}
@@ -165,7 +167,9 @@ impl Registry {
                 return Err(Status::invalid(kind.group, kind.kind, write.name, &errors));
             }
         }
-        admission::check_update(self, write, &object, old)?;
+        let remarks = admission::check_update(self, write, &object, old)?;
+        warnings.extend(remarks.warnings);
+        let annotations = remarks.annotations;
         let allocation = allocate::on_update(self, write, &mut object, old)?;
         kind.rules.canonicalize(&mut object);
         if write.part == Some(Part::Main) {
@@ -174,11 +178,11 @@ impl Registry {
         metadata_mut(&mut object).remove("resourceVersion");
         managed_fields::keep_times_if_unchanged(&mut object, old);
         if same_but_for_version(&object, old) {
-            return Ok(Planned::Settled(Written { bytes: entry.value.clone(), created: false, warnings }));
+            return Ok(Planned::Settled(Written { bytes: entry.value.clone(), created: false, warnings, annotations }));
         }
         if write.options.dry_run {
             metadata_mut(&mut object).insert("resourceVersion".to_owned(), entry.modified.to_string().into());
-            return Ok(Planned::Settled(Written { bytes: encoded(kind, &object), created: false, warnings }));
+            return Ok(Planned::Settled(Written { bytes: encoded(kind, &object), created: false, warnings, annotations }));
         }
         let key = store_key(kind, write.namespace, write.name);
         let finished = super::delete::is_finished(&object);
@@ -188,7 +192,7 @@ impl Registry {
             false => StoreWrite::Put { key, value: template(kind, &object)? },
         };
         let last_answer = finished.then(|| answer_template(kind, &object));
-        Ok(Planned::Commit(Plan { change, last_answer, allocation, warnings, insists }))
+        Ok(Planned::Commit(Plan { change, last_answer, allocation, warnings, annotations, insists }))
     }
 }
 
@@ -205,6 +209,7 @@ struct Plan {
     last_answer: Option<Encoded>,
     allocation: allocate::Pending,
     warnings: Vec<String>,
+    annotations: BTreeMap<String, String>,
     /// The client named the version that it changes.
     insists: bool,
 }

@@ -1,8 +1,10 @@
 //! The API in process, over a store in memory: what needs neither network nor a second process.
 
+mod audit;
 mod costs;
 mod escalation;
 mod nodes;
+mod pod_security;
 
 use std::pin::Pin;
 use std::sync::Arc;

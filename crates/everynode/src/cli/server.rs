@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use apiserver::audit::Rotation;
 use clap::Args;
 
 use crate::roles;
@@ -42,6 +43,47 @@ pub struct Server {
     /// Admission plugins to leave out; only ServiceAccount can be.
     #[arg(long, value_delimiter = ',', value_parser = ["ServiceAccount"])]
     disable_admission_plugins: Vec<String>,
+
+    #[command(flatten)]
+    audit: Audit,
+}
+
+/// The audit log: who did what.
+#[derive(Debug, Args)]
+struct Audit {
+    /// Write audit.k8s.io/v1 events to this file, a line each.
+    #[arg(long, value_name = "FILE")]
+    audit_log_path: Option<PathBuf>,
+
+    /// What to write: a Policy of audit.k8s.io/v1. Without it, the metadata of every request.
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    audit_policy_file: Option<PathBuf>,
+
+    /// Begin a new file when one has so many megabytes; 0 for never.
+    #[arg(long, value_name = "MB", default_value_t = 100, requires = "audit_log_path")]
+    audit_log_maxsize: u64,
+
+    /// Keep so many full files; 0 for all.
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "audit_log_path")]
+    audit_log_maxbackup: usize,
+
+    /// Keep full files for so many days; 0 for ever.
+    #[arg(long, value_name = "DAYS", default_value_t = 0, requires = "audit_log_path")]
+    audit_log_maxage: u64,
+}
+
+impl Audit {
+    fn options(self) -> Option<roles::server::AuditOptions> {
+        Some(roles::server::AuditOptions {
+            path: self.audit_log_path?,
+            policy: self.audit_policy_file,
+            rotation: Rotation {
+                megabytes_max: self.audit_log_maxsize,
+                backups_max: self.audit_log_maxbackup,
+                days_max: self.audit_log_maxage,
+            },
+        })
+    }
 }
 
 impl Server {
@@ -53,6 +95,7 @@ impl Server {
             controllers: self.controllers != "none",
             simulated_nodes: (1..=self.simulate).map(|n| format!("{}-{n}", self.cluster_name)).collect(),
             service_account_admission: self.disable_admission_plugins.is_empty(),
+            audit: self.audit.options(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
         runtime.block_on(roles::server::run(options))?;

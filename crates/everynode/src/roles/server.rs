@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use apiserver::audit::{self, Audit, Rotation};
 use apiserver::auth::authenticate::Authenticator;
 use apiserver::auth::tokens::TokenKey;
 use apiserver::auth::{MASTERS, User};
@@ -31,6 +32,32 @@ pub struct Options {
     /// Names of the simulated nodes to run in this process.
     pub simulated_nodes: Vec<String>,
     pub service_account_admission: bool,
+    /// None: no audit log.
+    pub audit: Option<AuditOptions>,
+}
+
+/// Where the audit log goes, and what is written to it.
+#[derive(Debug)]
+pub struct AuditOptions {
+    pub path: PathBuf,
+    /// None: the metadata of every request.
+    pub policy: Option<PathBuf>,
+    pub rotation: Rotation,
+}
+
+impl AuditOptions {
+    fn open(&self) -> anyhow::Result<Audit> {
+        let policy = match &self.policy {
+            None => audit::Policy::metadata_of_everything(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the audit policy {}", path.display()))?;
+                audit::Policy::parse(&text).with_context(|| format!("the audit policy {} is not usable", path.display()))?
+            }
+        };
+        let log =
+            audit::Log::open(&self.path, self.rotation).with_context(|| format!("cannot open the audit log {}", self.path.display()))?;
+        Ok(Audit { policy, log })
+    }
 }
 
 /// Runs the control plane until SIGTERM or SIGINT.
@@ -38,6 +65,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     make_private_dir(&options.data_dir)?;
     let (stop, shutdown) = watch::channel(false);
     let signalled = signalled()?;
+    let audit = options.audit.as_ref().map(AuditOptions::open).transpose()?;
     let authority = Authority::load_or_create(&options.data_dir.join("pki"))?;
     let store_options = store::file::Options { left_out: left_out_revisions(), ..store::file::Options::default() };
     let backend = Arc::new(store::file::open(options.data_dir.join("store.redb"), store_options).context("cannot open the store")?);
@@ -47,7 +75,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let token_key = TokenKey::from_pkcs8(&Authority::token_key(&options.data_dir.join("pki"))?).context("sa.key is not usable")?;
     let pods = agent::unverified::client_config().context("cannot set up TLS")?;
     let nodes = NodeConnector::new(authority.client_config("kube-apiserver-kubelet-client", &[MASTERS])?, pods);
-    let server = ApiServer::with_nodes(registry, Authenticator { tokens: Arc::new(token_key) }, Some(nodes), shutdown.clone());
+    let mut server = ApiServer::with_nodes(registry, Authenticator { tokens: Arc::new(token_key) }, Some(nodes), shutdown.clone());
+    if let Some(audit) = audit {
+        server = server.audited(audit);
+    }
     let usage = tokio::spawn(apiserver::nodes::usage::run(server.clone(), shutdown.clone()));
 
     let listener = TcpListener::bind(options.listen).await.with_context(|| format!("cannot listen on {}", options.listen))?;

@@ -3,6 +3,10 @@
 //! What went wrong: an agent watched on from a revision that the restored server had not reached. The server waited with it, without a
 //! word: containers of pods made after the copy ran on, new pods stayed Pending on nodes that were Ready.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Child;
+use std::sync::{Arc, Mutex};
+
 use crate::support::Cluster;
 use crate::support::cluster::{pod, wait_long};
 
@@ -24,7 +28,9 @@ fn everything_follows_a_store_that_was_put_back() {
         cluster.api().create("/api/v1/namespaces/default/configmaps", &map);
     }
     let kubectl = cluster.kubectl();
-    let watch = kubectl.start("wait --for=delete pod/before --timeout=300s");
+    let mut watch = kubectl.start("wait --for=delete pod/before --timeout=300s -v=6");
+    let told = follow(&mut watch);
+    wait_long("the watch of kubectl", || told.lock().unwrap().contains("watch=true").then_some(()));
 
     end_server(&cluster);
     std::fs::copy(&copy, &store).unwrap();
@@ -38,12 +44,24 @@ fn everything_follows_a_store_that_was_put_back() {
     assert_eq!(cluster.processes_with(&cluster.worker(), "sleep 99before").len(), 1, "what was there before runs on");
     assert_eq!(cluster.agent(&cluster.worker()), agent, "the agent was not started again");
     cluster.delete_pod("before");
-    let waited = watch.wait_with_output().unwrap();
-    assert!(waited.status.success(), "kubectl wait: {}", String::from_utf8_lossy(&waited.stderr));
+    assert!(watch.wait().unwrap().success(), "kubectl wait: {}", told.lock().unwrap());
+}
+
+/// What a command says of its requests.
+fn follow(command: &mut Child) -> Arc<Mutex<String>> {
+    let told = Arc::new(Mutex::new(String::new()));
+    let (mut stderr, shared) = (BufReader::new(command.stderr.take().expect("it is piped")), told.clone());
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while stderr.read_line(&mut line).is_ok_and(|read| read > 0) {
+            shared.lock().unwrap().push_str(&std::mem::take(&mut line));
+        }
+    });
+    told
 }
 
 fn on_worker(cluster: &Cluster, name: &str) -> serde_json::Value {
-    // The number says whose process it is; `sleep` takes no letters, so that they stand in an argument of the shell.
+    // What the shell only reads past says whose process it is.
     let mut pod = pod(name, &format!(": sleep 99{name}; while :; do sleep 1; done"));
     pod["spec"]["nodeName"] = cluster.worker().into();
     pod
