@@ -15,6 +15,11 @@ fn everything_follows_a_store_that_was_put_back() {
     let Some(cluster) = Cluster::start_or_skip("restore", 1) else { return };
     cluster.create_pod(&on_worker(&cluster, "before"));
     cluster.wait_ready("before");
+    cluster.api().create("/apis/apps/v1/namespaces/default/daemonsets", &not_ready_yet());
+    let member = wait_long("the pod of the set", || {
+        let pods = cluster.pods();
+        pods.into_iter().find(|pod| pod["metadata"]["labels"]["app"] == "held" && pod["status"]["phase"] == "Running")
+    });
     let (store, copy) = (cluster.dir().join("store.redb"), cluster.dir().join("copy.redb"));
     end_server(&cluster);
     std::fs::copy(&store, &copy).unwrap();
@@ -28,7 +33,7 @@ fn everything_follows_a_store_that_was_put_back() {
         cluster.api().create("/api/v1/namespaces/default/configmaps", &map);
     }
     let kubectl = cluster.kubectl();
-    let mut watch = kubectl.start("wait --for=delete pod/before --timeout=300s -v=6");
+    let mut watch = kubectl.start("rollout status daemonset/held --timeout=300s -v=6");
     let told = follow(&mut watch);
     wait_long("the watch of kubectl", || told.lock().unwrap().contains("watch=true").then_some(()));
 
@@ -43,8 +48,21 @@ fn everything_follows_a_store_that_was_put_back() {
     });
     assert_eq!(cluster.processes_with(&cluster.worker(), "sleep 99before").len(), 1, "what was there before runs on");
     assert_eq!(cluster.agent(&cluster.worker()), agent, "the agent was not started again");
-    cluster.delete_pod("before");
-    assert!(watch.wait().unwrap().success(), "kubectl wait: {}", told.lock().unwrap());
+    let member = member["metadata"]["name"].as_str().unwrap();
+    kubectl.args(&["exec", member, "--", "touch", "/ready"]);
+    assert!(watch.wait().unwrap().success(), "kubectl rollout status: {}", told.lock().unwrap());
+}
+
+/// A DaemonSet on the worker whose pod becomes ready when a file is there.
+fn not_ready_yet() -> serde_json::Value {
+    let labels = serde_json::json!({"app": "held"});
+    let mut spec = pod("held", "exec sleep 1000")["spec"].clone();
+    spec["tolerations"] = serde_json::json!([]);
+    spec["containers"][0]["readinessProbe"] = serde_json::json!({"exec": {"command": ["test", "-e", "/ready"]}, "periodSeconds": 1});
+    serde_json::json!({
+        "metadata": {"name": "held"},
+        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": spec}},
+    })
 }
 
 /// What a command says of its requests.
