@@ -21,6 +21,7 @@ pub mod qos;
 pub mod restart;
 pub mod security;
 pub mod status;
+pub mod sysctls;
 pub mod termination;
 
 #[cfg(test)]

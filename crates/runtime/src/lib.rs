@@ -10,3 +10,4 @@ pub mod embedded;
 pub mod images;
 mod netdev;
 pub mod port;
+mod words;

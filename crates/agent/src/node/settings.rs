@@ -37,6 +37,8 @@ pub struct Settings {
     pub provider_id: Option<String>,
     /// Range of the pods' addresses, told with the Node object.
     pub pod_cidr: Option<String>,
+    /// Sysctls, or prefixes that end in `*`, that pods may set besides the safe ones.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// When the node runs short.
     pub thresholds: Thresholds,
     /// Replace what the machine has, for nodes that share one.

@@ -15,6 +15,7 @@ use seccompiler::BpfProgram;
 
 use super::causes::Causes;
 use super::{capabilities, seccomp};
+use crate::words::plain;
 
 #[derive(Clone)]
 pub struct Program {
@@ -67,7 +68,7 @@ impl Program {
         }
         match nix::unistd::execve(&path, &args, &env) {
             Ok(never) => match never {},
-            Err(errno) => format!("exec {}: {}", program.display(), words(errno.into())),
+            Err(errno) => format!("exec {}: {}", program.display(), plain(&errno.into())),
         }
     }
 
@@ -106,8 +107,8 @@ fn find_program(process: &Process) -> Result<PathBuf, String> {
     let name = process.args().as_deref().unwrap_or_default().first().ok_or("no command specified")?;
     if name.contains('/') {
         return check_program(Path::new(name)).map(|()| PathBuf::from(name)).map_err(|e| match e.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => format!("exec: {name:?}: stat {name}: {}", words(e)),
-            _ => format!("exec: {name:?}: {}", words(e)),
+            Some(libc::ENOENT | libc::ENOTDIR) => format!("exec: {name:?}: stat {name}: {}", plain(&e)),
+            _ => format!("exec: {name:?}: {}", plain(&e)),
         });
     }
     let env = process.env().as_deref().unwrap_or_default();
@@ -133,14 +134,6 @@ fn check_program(path: &Path) -> io::Result<()> {
     // SAFETY: the name is a C string that lives over the call.
     let allowed = unsafe { libc::faccessat(libc::AT_FDCWD, name.as_ptr(), libc::X_OK, libc::AT_EACCESS) };
     if allowed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// The kernel's words, as users know them from other runtimes: lower case, no number.
-fn words(error: io::Error) -> String {
-    match error.raw_os_error() {
-        Some(code) => nix::errno::Errno::from_raw(code).desc().to_lowercase(),
-        None => error.to_string(),
-    }
 }
 
 /// What Rust's start-up code, a shell or a service manager chose to ignore or block is no business of the container.

@@ -36,6 +36,7 @@ mod shim;
 mod signals;
 mod spec;
 mod stats;
+mod sysctl;
 mod table;
 mod user;
 mod watcher;

@@ -2,7 +2,6 @@
 //!
 //! A thread that has entered another namespace is never given back: it ends. Nothing is forked, so this is safe in a threaded program.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -11,6 +10,8 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::words::plain;
 
 /// A port of the own loopback answers or refuses at once.
 const CONNECT_SECONDS_MAX: u64 = 5;
@@ -21,7 +22,8 @@ pub struct Wanted {
     pub network: bool,
     pub ipc: bool,
     pub hostname: Option<String>,
-    pub sysctls: BTreeMap<String, String>,
+    /// Files below /proc/sys and what to write there, see [`super::sysctl`].
+    pub sysctls: Vec<(PathBuf, String)>,
 }
 
 /// Runs `task` on a thread of its own that may change its namespaces.
@@ -46,8 +48,8 @@ pub fn pin(dir: &Path, wanted: Wanted) -> io::Result<()> {
         if wanted.network {
             raise_loopback()?;
         }
-        for (name, value) in &wanted.sysctls {
-            write_sysctl(name, value)?;
+        for (file, value) in &wanted.sysctls {
+            write_sysctl(file, value)?;
         }
         for (kind, made) in [("net", wanted.network), ("ipc", wanted.ipc), ("uts", wanted.hostname.is_some())] {
             if made {
@@ -70,14 +72,8 @@ pub fn release(file: &Path) {
     let _ = umount2(file, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
 }
 
-fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
-    // Names of interfaces may contain dots, and then slashes are used between the parts.
-    let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
-    if path.split('/').any(|part| part == "..") {
-        return Err(io::Error::other(format!("sysctl {name:?} is not allowed")));
-    }
-    fs::write(Path::new("/proc/sys").join(path), value)
-        .map_err(|e| io::Error::new(e.kind(), format!("set sysctl {name} to {value:?}: {e}")))
+fn write_sysctl(file: &Path, value: &str) -> io::Result<()> {
+    fs::write(file, value).map_err(|e| io::Error::new(e.kind(), format!("set sysctl {} to {value:?}: {}", file.display(), plain(&e))))
 }
 
 fn raise_loopback() -> io::Result<()> {

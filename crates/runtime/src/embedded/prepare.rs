@@ -18,6 +18,7 @@ use super::spec::{self, Inputs};
 use super::user::{self, Databases, Identity};
 use crate::images::Content;
 use crate::port::{ContainerConfig, Error, Mount, Propagation, Result, SandboxConfig, Seccomp};
+use crate::words::plain;
 
 pub struct Request<'a> {
     pub id: &'a str,
@@ -102,11 +103,6 @@ fn check_mounts(config: &ContainerConfig) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Without the number that Rust appends.
-fn plain(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |code| nix::errno::Errno::from_raw(code).desc().to_lowercase())
 }
 
 fn identity(request: &Request<'_>) -> Result<Identity> {

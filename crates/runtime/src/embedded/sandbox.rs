@@ -12,7 +12,7 @@ use super::namespace::{self, Wanted};
 use super::paths::SandboxDir;
 use super::record::SandboxRecord;
 use super::spec::Surroundings;
-use super::{helper, pause};
+use super::{helper, pause, sysctl};
 use crate::cgroup::Cgroup;
 use crate::port::{DnsConfig, Mount, SandboxConfig};
 
@@ -25,29 +25,30 @@ const NETWORK_SYSCTLS: [(&str, &str); 2] = [("net.ipv4.ip_unprivileged_port_star
 /// Namespaces, files and limits. The pause process's id if there is one.
 pub fn make(dir: &SandboxDir, record: &SandboxRecord, helper: &Path) -> io::Result<Option<i32>> {
     let config = &record.config;
+    // First what may be wrong with the request.
+    let wanted = wanted(config)?;
     let group = Cgroup::new(&record.cgroup);
     group.create()?;
     group.limit(&config.resources)?;
     fs::create_dir_all(&config.log_dir).map_err(|e| named(e, "make log directory", &config.log_dir))?;
     fs::write(dir.resolv_conf(), resolv_conf(&config.dns))?;
     fs::write(dir.hostname(), format!("{}\n", record.hostname))?;
-    namespace::pin(&dir.namespaces(), wanted(config))?;
+    namespace::pin(&dir.namespaces(), wanted)?;
     if !config.host.ipc {
         make_shm(&dir.shm())?;
     }
     if config.share_process_namespace && !config.host.pid { start_pause(dir, record, helper).map(Some) } else { Ok(None) }
 }
 
-fn wanted(config: &SandboxConfig) -> Wanted {
+fn wanted(config: &SandboxConfig) -> io::Result<Wanted> {
     let network = !config.host.network;
-    let mut sysctls = config.sysctls.clone();
-    if network {
-        for (name, value) in NETWORK_SYSCTLS {
-            sysctls.entry(name.to_owned()).or_insert_with(|| value.to_owned());
-        }
-    }
+    let defaults = NETWORK_SYSCTLS.iter().filter(|_| network).map(|(name, value)| (*name, *value));
+    // What the caller wants is written last.
+    let sysctls = defaults.chain(config.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let sysctls = sysctls.map(|(name, value)| sysctl::file(name, config.host).map(|file| (file, value.to_owned())));
+    let sysctls = sysctls.collect::<Result<_, _>>().map_err(io::Error::other)?;
     // The node's network has the node's name.
-    Wanted { network, ipc: !config.host.ipc, hostname: network.then(|| config.hostname.clone()), sysctls }
+    Ok(Wanted { network, ipc: !config.host.ipc, hostname: network.then(|| config.hostname.clone()), sysctls })
 }
 
 fn make_shm(shm: &Path) -> io::Result<()> {

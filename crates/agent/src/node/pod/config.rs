@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use brain::podsync::environment::Environment;
 use brain::podsync::files::{self, Dns, DnsSettings};
 use brain::podsync::limits::{self, Limits};
-use brain::podsync::{restart, security};
+use brain::podsync::{restart, security, sysctls};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use runtime::port::{
     ContainerConfig, DnsConfig, HostNamespaces, PortMapping, Protocol, Resources, SandboxConfig, Seccomp, SecurityContext,
@@ -42,7 +42,7 @@ pub fn sandbox(context: &Context, pod: &Pod, attempt: u32) -> (SandboxConfig, Op
         _ if host.network => node_hostname(),
         _ => hostname,
     };
-    let sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.as_ref());
+    let wanted_sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.as_ref());
     let config = SandboxConfig {
         attempt,
         hostname,
@@ -53,7 +53,7 @@ pub fn sandbox(context: &Context, pod: &Pod, attempt: u32) -> (SandboxConfig, Op
         share_process_namespace: spec.share_process_namespace.unwrap_or(false) && !host.pid,
         cgroup_parent: format!("/{}/{}", context.settings.cgroup_root, limits::cgroup(pod)),
         resources: resources(&limits::of_pod(pod)),
-        sysctls: sysctls.into_iter().flatten().map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value.clone())).collect(),
+        sysctls: wanted_sysctls.into_iter().flatten().map(|sysctl| (sysctls::with_dots(&sysctl.name), sysctl.value.clone())).collect(),
         labels: labels(&pod_id.name, &pod_id.namespace, &pod_id.uid, None),
         annotations: BTreeMap::new(),
         pod: pod_id,
