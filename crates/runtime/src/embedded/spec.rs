@@ -10,25 +10,10 @@ use serde_json::{Value, json};
 use super::devices;
 use crate::cgroup;
 use crate::images::Content;
+use crate::masks;
 use crate::port::{ContainerConfig, Mount, Propagation, User};
 
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-const MASKED: [&str; 11] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-];
-
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// What the sandbox decides for its containers. A namespace that is not listed is the node's.
 #[derive(Debug, Clone, Default)]
@@ -70,8 +55,7 @@ pub enum Error {
 pub fn build(inputs: &Inputs<'_>) -> Result<Spec, Error> {
     let security = &inputs.config.security;
     let devices = devices::for_container(inputs.config)?;
-    let (masked, read_only): (&[&str], &[&str]) =
-        if security.privileged || security.unmasked_proc { (&[], &[]) } else { (&MASKED, &READ_ONLY) };
+    let (masked, read_only) = if security.privileged { (Vec::new(), &[][..]) } else { (masks::hidden(), &masks::READ_ONLY[..]) };
     let spec = json!({
         "ociVersion": "1.0.2",
         "root": {"path": inputs.rootfs, "readonly": security.read_only_root},

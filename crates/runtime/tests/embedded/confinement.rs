@@ -43,6 +43,12 @@ async fn the_defaults() {
     // Where the kernel shows its memory in /proc there is a link to it, which leads to a masked file.
     let devices = left.lines().last().unwrap().trim().replace("kcore ", "");
     assert_eq!(devices, "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero");
+    let mut unmasked =
+        node.script("wc -c < /proc/interrupts; touch /proc/sys/vm/stat_interval 2>&1; ls /sys/devices/virtual/powercap 2>/dev/null | wc -l");
+    unmasked.security.unmasked_proc = true;
+    let left = node.run(&unmasked).await;
+    // Root of the container is root of the node here, which /proc/sys obeys.
+    assert_eq!(left.lines(), ["0", "touch: /proc/sys/vm/stat_interval: Read-only file system", "0"], "{}", left.log);
     let checks = "touch /proc/sys/kernel/hostname 2>&1; wc -c < /proc/interrupts; ls /sys/firmware | wc -l; touch /sys/x 2>&1; touch /file && echo wrote
         mknod /dev/sda b 8 0; cat /dev/sda 2>&1 | head -1; ls -d /declared; echo $FROM_IMAGE; ls -ld / | cut -c1-10";
     let left = node.run_script(checks).await;

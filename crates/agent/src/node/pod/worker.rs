@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brain::podsync::actions::{self, Actions, Start};
+use brain::podsync::security::has_own_users;
 use brain::podsync::status::{self, Ending};
 use brain::podsync::{Ended, Memory, Observed, StartFailure, View, is_deleted};
 use jiff::Timestamp;
@@ -211,6 +212,10 @@ impl Worker {
     }
 
     async fn make_sandbox(&mut self, attempt: u32) -> Result<Option<brain::podsync::Sandbox>, String> {
+        if has_own_users(&self.pod) {
+            let why = "can't set `spec.hostUsers: false`, runtime does not support user namespaces";
+            return Err(format!("Failed to generate sandbox config for pod \"{}\": {why}", brain::podsync::full_name(&self.pod)));
+        }
         let (config, warning) = config::sandbox(&self.context, &self.pod, attempt);
         if let Some(warning) = warning {
             self.context.events.pod(&self.pod, true, "MissingClusterDNS", warning);
