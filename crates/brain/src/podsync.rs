@@ -23,6 +23,7 @@ pub mod security;
 pub mod status;
 pub mod sysctls;
 pub mod termination;
+pub mod user_ids;
 
 #[cfg(test)]
 mod tests;

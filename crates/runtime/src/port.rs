@@ -53,6 +53,13 @@ pub struct HostNamespaces {
     pub ipc: bool,
 }
 
+/// Users of a sandbox's own: its ids from 0 are the node's from `first`, as many as `length`, users and groups alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespace {
+    pub first: u32,
+    pub length: u32,
+}
+
 /// Names a pod to the runtime: unique by `uid` and `attempt`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PodId {
@@ -79,6 +86,9 @@ pub struct SandboxConfig {
     pub cgroup_parent: String,
     pub resources: Resources,
     pub sysctls: BTreeMap<String, String>,
+    /// None: the node's users.
+    #[serde(default)]
+    pub user_namespace: Option<UserNamespace>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
 }
@@ -233,7 +243,7 @@ pub struct SecurityContext {
     pub read_only_root: bool,
     pub no_new_privileges: bool,
     pub seccomp: Seccomp,
-    /// Leave /proc as it is (`procMount: Unmasked`).
+    /// Leave /proc as it is (`procMount: Unmasked`). Only in a sandbox with users of its own: root of the node could change the node there.
     pub unmasked_proc: bool,
     /// Join the process namespace of that container (ephemeral containers with a target).
     pub target_container: Option<String>,
@@ -354,6 +364,11 @@ pub struct SandboxStats {
 pub trait Runtime: Send + Sync {
     /// Cheap enough to be asked every few seconds; an error means that the runtime is not usable now.
     fn version(&self) -> BoxFuture<'_, Result<Version>>;
+
+    /// Whether sandboxes can have users of their own.
+    fn has_user_namespaces(&self) -> bool {
+        false
+    }
 
     /// Makes the sandbox and its network; answers its id. Leaves nothing behind when it fails.
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<String>>;

@@ -16,6 +16,7 @@ mod pressure;
 pub mod registration;
 pub mod settings;
 pub mod shutdown;
+pub mod user_ids;
 pub mod volumes;
 pub mod watch;
 
@@ -34,6 +35,7 @@ pub struct Context {
     pub machine: facts::Machine,
     /// What pods may set.
     pub sysctls: Allowlist,
+    pub user_ids: user_ids::UserIds,
     /// The node's addresses as text, the main one first.
     pub node_addresses: Vec<String>,
     pub client: Client,
@@ -86,6 +88,7 @@ impl Agent {
             runtime_name: version.name,
             node_addresses: settings.address_texts(),
             pulls: tokio::sync::Semaphore::new(PULLS_AT_ONCE_MAX),
+            user_ids: user_ids::UserIds::open(&settings),
             settings,
             machine,
             sysctls,

@@ -197,7 +197,10 @@ impl Pods {
                 continue;
             }
             match volumes::tear_down(&self.context, &uid).await {
-                Ok(()) => drop(std::fs::remove_dir_all(entry.path())),
+                Ok(()) => {
+                    self.context.user_ids.release(&uid);
+                    drop(std::fs::remove_dir_all(entry.path()));
+                }
                 Err(error) => tracing::warn!(%error, uid, "cannot remove the volumes of a pod that is gone"),
             }
         }

@@ -172,6 +172,7 @@ fn settings(dir: &tempfile::TempDir, address: SocketAddr) -> Settings {
         provider_id: None,
         pod_cidr: None,
         allowed_unsafe_sysctls: Vec::new(),
+        first_user_id: None,
         thresholds: Default::default(),
         cpu_millis: None,
         memory_bytes: None,

@@ -54,6 +54,16 @@ pub fn effective(pod: &Pod, container: &Container) -> Security {
     }
 }
 
+/// A profile is a file below the node's folder of profiles, whatever the API server let through.
+pub fn check_seccomp(security: &Security) -> Result<(), String> {
+    match &security.seccomp {
+        Seccomp::Localhost(name) if name.is_empty() || name.split('/').any(|part| matches!(part, "" | "." | "..")) => {
+            Err(format!("seccomp profile {name:?} is not below the node's folder of profiles: write a relative path without '..'"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `hostUsers: false`.
 pub fn has_own_users(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false)

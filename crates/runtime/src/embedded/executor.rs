@@ -50,10 +50,14 @@ impl Executor for Program {
 impl Program {
     /// Comes back only with an error.
     fn run(&self, spec: &Spec) -> String {
-        let process = match process(spec) {
-            Ok(process) => process,
-            Err(text) => return text,
-        };
+        match process(spec) {
+            Ok(process) => self.become_process(process),
+            Err(text) => text,
+        }
+    }
+
+    /// Comes back only with an error.
+    pub fn become_process(&self, process: &Process) -> String {
         let program = match find_program(process) {
             Ok(program) => program,
             Err(text) => return text,
@@ -72,23 +76,19 @@ impl Program {
         }
     }
 
-    /// A filter needs SYS_ADMIN unless no_new_privs is on, and giving up capabilities needs calls that a filter may refuse: hence the order.
+    /// A filter needs SYS_ADMIN unless no_new_privs is on, which the program is not to have. So the bounding set is limited first: running
+    /// the program takes away whatever is outside of it, and no filter has a say in that. Giving up the capability with a call after the
+    /// filter would depend on the filter, which may refuse the call or pretend that it was made.
     fn confine(&self) -> Result<(), String> {
-        if self.filters.is_empty() {
-            return Ok(());
+        if !self.no_new_privileges {
+            capabilities::limit_bounding(self.capabilities).map_err(|e| format!("drop capabilities: {}", plain(&e)))?;
         }
-        let give_up = || capabilities::set_current(self.capabilities).map_err(|e| format!("drop capabilities: {e}"));
-        if self.no_new_privileges {
-            return self.filter();
-        }
-        capabilities::limit_bounding(self.capabilities).map_err(|e| format!("drop capabilities: {e}"))?;
-        self.filter()?;
-        give_up()
+        self.filter()
     }
 
     fn filter(&self) -> Result<(), String> {
         self.filters.iter().try_for_each(seccomp::install).map_err(|e| match std::error::Error::source(&e) {
-            Some(cause) => format!("{e}: {cause}"),
+            Some(cause) => format!("{e}: {}", cause.downcast_ref().map_or_else(|| cause.to_string(), plain)),
             None => e.to_string(),
         })
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::port::UserNamespace;
 use crate::words::plain;
 
 /// A port of the own loopback answers or refuses at once.
@@ -32,8 +33,15 @@ fn apart<T: Send + 'static>(task: impl FnOnce() -> io::Result<T> + Send + 'stati
     thread.join().unwrap_or_else(|_| Err(io::Error::other("a namespace thread panicked")))
 }
 
-/// Makes the namespaces and keeps them in `dir/{net,ipc,uts}`.
-pub fn pin(dir: &Path, wanted: Wanted) -> io::Result<()> {
+/// Makes the namespaces and keeps them in `dir/{net,ipc,uts}`; of users of their own if there are any, which are kept in `dir/user`.
+pub fn pin(dir: &Path, wanted: Wanted, users: Option<UserNamespace>, helper: &Path) -> io::Result<()> {
+    match users {
+        None => make(dir, wanted),
+        Some(users) => super::users::pin(dir, users, helper).and_then(|()| set_up_kept(dir, wanted)),
+    }
+}
+
+fn make(dir: &Path, wanted: Wanted) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let dir = dir.to_owned();
     apart(move || {
@@ -42,21 +50,35 @@ pub fn pin(dir: &Path, wanted: Wanted) -> io::Result<()> {
         flags.set(CloneFlags::CLONE_NEWIPC, wanted.ipc);
         flags.set(CloneFlags::CLONE_NEWUTS, wanted.hostname.is_some());
         unshare(flags)?;
-        if let Some(name) = &wanted.hostname {
-            nix::unistd::sethostname(name)?;
-        }
-        if wanted.network {
-            raise_loopback()?;
-        }
-        for (file, value) in &wanted.sysctls {
-            write_sysctl(file, value)?;
-        }
+        set_up(&wanted)?;
         for (kind, made) in [("net", wanted.network), ("ipc", wanted.ipc), ("uts", wanted.hostname.is_some())] {
             if made {
                 keep(Path::new("/proc/thread-self/ns").join(kind), &dir.join(kind))?;
             }
         }
         Ok(())
+    })
+}
+
+/// What a namespace is like that was just entered.
+fn set_up(wanted: &Wanted) -> io::Result<()> {
+    if let Some(name) = &wanted.hostname {
+        nix::unistd::sethostname(name)?;
+    }
+    if wanted.network {
+        raise_loopback()?;
+    }
+    wanted.sysctls.iter().try_for_each(|(file, value)| write_sysctl(file, value))
+}
+
+/// With the node's users, who may do in all namespaces what their own users may do.
+fn set_up_kept(dir: &Path, wanted: Wanted) -> io::Result<()> {
+    let dir = dir.to_owned();
+    apart(move || {
+        for (kind, flag) in [("net", CloneFlags::CLONE_NEWNET), ("ipc", CloneFlags::CLONE_NEWIPC), ("uts", CloneFlags::CLONE_NEWUTS)] {
+            setns(File::open(dir.join(kind))?, flag)?;
+        }
+        set_up(&wanted)
     })
 }
 

@@ -67,6 +67,26 @@ pub struct Launch {
     /// Bit n is capability n. What the process has when it runs; the specification may give it more until the filter is in place.
     pub capabilities: u64,
     pub no_new_privileges: bool,
+    #[serde(default)]
+    pub users: Option<OwnUsers>,
+}
+
+/// Of a sandbox with users of its own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OwnUsers {
+    /// The node's id of the container's root.
+    pub first: u32,
+    /// Where the sandbox keeps its namespaces.
+    pub namespaces: PathBuf,
+    /// What the node gives the container, in the order of the specification.
+    pub mounts: Vec<PathBuf>,
+}
+
+impl Launch {
+    /// The node's id of one of the container's users.
+    pub fn node_id(&self, id: u32) -> u32 {
+        self.users.as_ref().map_or(0, |users| users.first).saturating_add(id)
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use nix::mount::{MsFlags, mount};
 use super::namespace::{self, Wanted};
 use super::paths::SandboxDir;
 use super::record::SandboxRecord;
+use super::shim::stage;
 use super::spec::Surroundings;
 use super::{helper, pause, sysctl};
 use crate::cgroup::Cgroup;
@@ -26,6 +27,7 @@ const NETWORK_SYSCTLS: [(&str, &str); 2] = [("net.ipv4.ip_unprivileged_port_star
 pub fn make(dir: &SandboxDir, record: &SandboxRecord, helper: &Path) -> io::Result<Option<i32>> {
     let config = &record.config;
     // First what may be wrong with the request.
+    check_users(config)?;
     let wanted = wanted(config)?;
     let group = Cgroup::new(&record.cgroup);
     group.create()?;
@@ -33,11 +35,25 @@ pub fn make(dir: &SandboxDir, record: &SandboxRecord, helper: &Path) -> io::Resu
     fs::create_dir_all(&config.log_dir).map_err(|e| named(e, "make log directory", &config.log_dir))?;
     fs::write(dir.resolv_conf(), resolv_conf(&config.dns))?;
     fs::write(dir.hostname(), format!("{}\n", record.hostname))?;
-    namespace::pin(&dir.namespaces(), wanted)?;
+    namespace::pin(&dir.namespaces(), wanted, config.user_namespace, helper)?;
     if !config.host.ipc {
         make_shm(&dir.shm())?;
     }
     if config.share_process_namespace && !config.host.pid { start_pause(dir, record, helper).map(Some) } else { Ok(None) }
+}
+
+/// Users of its own in a namespace of the node's would have no rights there, and its containers' root none over their network.
+fn check_users(config: &SandboxConfig) -> io::Result<()> {
+    let host = config.host;
+    match config.user_namespace {
+        Some(users) if host.network || host.pid || host.ipc => {
+            Err(io::Error::other(format!("users from {} on cannot be combined with namespaces of the node", users.first)))
+        }
+        Some(users) if users.first == 0 || users.length == 0 || users.first.checked_add(users.length).is_none() => {
+            Err(io::Error::other(format!("{} users from {} on are no range of users of a sandbox's own", users.length, users.first)))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn wanted(config: &SandboxConfig) -> io::Result<Wanted> {
@@ -97,7 +113,7 @@ fn kill(pid: i32) {
 
 /// Everything that [`make`] made but the control group, which several sandboxes of one pod share.
 pub fn unmake(parent: &Path, dir: &SandboxDir) -> io::Result<()> {
-    for kind in ["net", "ipc", "uts", "pid"] {
+    for kind in ["net", "ipc", "uts", "pid", "user"] {
         namespace::release(&dir.namespace(kind));
     }
     namespace::release(&dir.shm());
@@ -131,18 +147,23 @@ pub fn surroundings(dir: &SandboxDir, record: &SandboxRecord, container_id: &str
         ],
         ..Surroundings::default()
     };
+    let own_users = config.user_namespace.is_some();
+    let kept = |kind: &str| if own_users { stage::namespace(kind) } else { dir.namespace(kind) };
     let mut join = |kind, path: Option<PathBuf>| surroundings.namespaces.insert(kind, path);
+    if own_users {
+        join("user", Some(kept("user")));
+    }
     if !config.host.network {
-        join("network", Some(dir.namespace("net")));
-        join("uts", Some(dir.namespace("uts")));
+        join("network", Some(kept("net")));
+        join("uts", Some(kept("uts")));
     }
     if !config.host.ipc {
-        join("ipc", Some(dir.namespace("ipc")));
+        join("ipc", Some(kept("ipc")));
     }
     match target {
         Some(pid) => drop(join("pid", Some(Path::new("/proc").join(pid.to_string()).join("ns/pid")))),
         None if config.host.pid => {}
-        None if config.share_process_namespace => drop(join("pid", Some(dir.namespace("pid")))),
+        None if config.share_process_namespace => drop(join("pid", Some(kept("pid")))),
         None => drop(join("pid", None)),
     }
     surroundings

@@ -43,8 +43,8 @@ async fn the_defaults() {
     // Where the kernel shows its memory in /proc there is a link to it, which leads to a masked file.
     let devices = left.lines().last().unwrap().trim().replace("kcore ", "");
     assert_eq!(devices, "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero");
-    let mut unmasked =
-        node.script("wc -c < /proc/interrupts; touch /proc/sys/vm/stat_interval 2>&1; ls /sys/devices/virtual/powercap 2>/dev/null | wc -l");
+    let mut unmasked = node
+        .script("wc -c < /proc/interrupts; touch /proc/sys/vm/stat_interval 2>&1; ls /sys/devices/virtual/powercap 2>/dev/null | wc -l");
     unmasked.security.unmasked_proc = true;
     let left = node.run(&unmasked).await;
     // Root of the container is root of the node here, which /proc/sys obeys.
@@ -82,6 +82,14 @@ async fn users_and_groups() {
         "{}",
         left.log
     );
+    // The image says that 1000 is the name of root.
+    let passwd = node.place.dir.path().join("layer/etc/passwd");
+    let honest = std::fs::read_to_string(&passwd).unwrap();
+    std::fs::write(&passwd, format!("1000:x:0:0:root:/root:/bin/sh\n{honest}")).unwrap();
+    let mut config = node.script("id -u; id -g");
+    config.security.run_as_user = Some(1000);
+    assert_eq!(node.run(&config).await.lines(), ["1000", "0"]);
+    std::fs::write(&passwd, honest).unwrap();
     let mut config = node.script("true");
     config.security.run_as_username = Some("ghost".into());
     let error = node.create(&config).await.unwrap_err();
@@ -137,6 +145,36 @@ async fn seccomp_filters() {
         node.runtime.remove_container(&id).await.unwrap();
     }
     let profile = node.place.dir.path().join("profile.json");
+    // Whatever a profile lets through, forbids or pretends: what was dropped stays dropped, also from commands.
+    let allow = r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#;
+    let pretend =
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["capset","prctl","capget"],"action":"SCMP_ACT_ERRNO","errnoRet":0}]}"#;
+    let forbid = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["capset","prctl"],"action":"SCMP_ACT_ERRNO","errnoRet":1}]}"#;
+    let log = r#"{"defaultAction":"SCMP_ACT_LOG","syscalls":[]}"#;
+    for (text, user, nnp) in
+        [allow, pretend, forbid, log].into_iter().flat_map(|t| [(t, None, false), (t, Some(33), false), (t, None, true)])
+    {
+        std::fs::write(&profile, text).unwrap();
+        let mut config = node.script("grep -E '^Cap(Eff|Prm|Bnd|Inh|Amb)' /proc/self/status; echo seen; sleep 60");
+        config.security.seccomp = Seccomp::Localhost(profile.clone());
+        (config.security.run_as_user, config.security.no_new_privileges) = (user, nnp);
+        config.security.drop_capabilities = vec!["ALL".into()];
+        let id = node.start(&config).await;
+        node.wait_log(&id, "seen").await;
+        let log = std::fs::read_to_string(node.runtime.container(&id).await.unwrap().log_path).unwrap();
+        let command = ["sh".into(), "-c".into(), "grep -E '^Cap' /proc/self/status".into()];
+        let seen = String::from_utf8(node.runtime.exec_sync(&id, &command, None).await.unwrap().stdout).unwrap();
+        for text in [&log, &seen] {
+            assert_eq!(text.matches("\t0000000000000000").count(), 5, "{user:?} {nnp} {text}");
+        }
+        node.runtime.remove_container(&id).await.unwrap();
+    }
+    for (place, why) in [("missing.json", "no such file or directory"), ("", "is not a file of a profile's size")] {
+        let mut config = node.script("true");
+        config.security.seccomp = Seccomp::Localhost(node.place.dir.path().join(place));
+        let error = node.create(&config).await.unwrap_err().to_string();
+        assert!(error.starts_with("cannot load seccomp profile \"") && error.ends_with(why), "{error}");
+    }
     let text = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":13}]}"#;
     std::fs::write(&profile, text).unwrap();
     let mut config = node.script("mkdir /made 2>&1; touch /file && echo touched");

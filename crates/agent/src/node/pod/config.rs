@@ -9,15 +9,15 @@ use brain::podsync::limits::{self, Limits};
 use brain::podsync::{restart, security, sysctls};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use runtime::port::{
-    ContainerConfig, DnsConfig, HostNamespaces, PortMapping, Protocol, Resources, SandboxConfig, Seccomp, SecurityContext,
+    ContainerConfig, DnsConfig, HostNamespaces, PortMapping, Protocol, Resources, SandboxConfig, Seccomp, SecurityContext, UserNamespace,
 };
 
 use super::id;
 use crate::node::Context;
 use crate::node::observer::{HASH, MESSAGE_POLICY};
 
-/// The sandbox of a pod, and a warning when it asks for the cluster's resolver and there is none.
-pub fn sandbox(context: &Context, pod: &Pod, attempt: u32) -> (SandboxConfig, Option<String>) {
+/// The sandbox of a pod, and a warning when it asks for the cluster's resolver and there is none. An error says why the node cannot make it.
+pub fn sandbox(context: &Context, pod: &Pod, attempt: u32) -> Result<(SandboxConfig, Option<String>), String> {
     let pod_id = id(pod);
     let spec = pod.spec.clone().unwrap_or_default();
     let host = HostNamespaces {
@@ -54,11 +54,22 @@ pub fn sandbox(context: &Context, pod: &Pod, attempt: u32) -> (SandboxConfig, Op
         cgroup_parent: format!("/{}/{}", context.settings.cgroup_root, limits::cgroup(pod)),
         resources: resources(&limits::of_pod(pod)),
         sysctls: wanted_sysctls.into_iter().flatten().map(|sysctl| (sysctls::with_dots(&sysctl.name), sysctl.value.clone())).collect(),
+        user_namespace: user_namespace(context, pod)?,
         labels: labels(&pod_id.name, &pod_id.namespace, &pod_id.uid, None),
         annotations: BTreeMap::new(),
         pod: pod_id,
     };
-    (config, warning)
+    Ok((config, warning))
+}
+
+fn user_namespace(context: &Context, pod: &Pod) -> Result<Option<UserNamespace>, String> {
+    if !security::has_own_users(pod) {
+        return Ok(None);
+    }
+    if !context.runtime.has_user_namespaces() {
+        return Err("can't set `spec.hostUsers: false`, runtime does not support user namespaces".to_owned());
+    }
+    context.user_ids.get(&id(pod).uid).map(Some)
 }
 
 /// What a container is made of besides its pod.

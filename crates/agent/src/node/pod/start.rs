@@ -85,7 +85,8 @@ async fn attempt(
     };
     let parts = config::Parts { restarts: what.restarts, image_id: &image.id, environment: &environment, mounts, target };
     let config = config::container(&context, pod, container, parts);
-    let (sandbox_config, _) = config::sandbox(&context, pod, sandbox.attempt);
+    let made = config::sandbox(&context, pod, sandbox.attempt);
+    let (sandbox_config, _) = made.map_err(|error| failure("CreateContainerConfigError", error))?;
     let created = context.runtime.create_container(&sandbox.id, &sandbox_config, &config).await;
     let container_id = created.map_err(|error| failure("CreateContainerError", error.to_string()))?;
     context.events.container(pod, path, false, "Created", "Container created");
@@ -125,6 +126,7 @@ async fn prepare(
 ) -> Result<(Environment, Vec<Mount>), String> {
     let wanted = security::effective(pod, container);
     security::check_non_root(&wanted, pod, container, image.uid, &image.username)?;
+    security::check_seccomp(&wanted)?;
     let addresses = if is_host_network(pod) { context.node_addresses.clone() } else { sandbox.addresses.clone() };
     let mut sources = context.objects.for_container(pod, container).await?;
     sources.addresses = Addresses { pod: addresses.clone(), host: context.node_addresses.clone() };

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brain::podsync::actions::{self, Actions, Start};
-use brain::podsync::security::has_own_users;
 use brain::podsync::status::{self, Ending};
 use brain::podsync::{Ended, Memory, Observed, StartFailure, View, is_deleted};
 use jiff::Timestamp;
@@ -212,11 +211,9 @@ impl Worker {
     }
 
     async fn make_sandbox(&mut self, attempt: u32) -> Result<Option<brain::podsync::Sandbox>, String> {
-        if has_own_users(&self.pod) {
-            let why = "can't set `spec.hostUsers: false`, runtime does not support user namespaces";
-            return Err(format!("Failed to generate sandbox config for pod \"{}\": {why}", brain::podsync::full_name(&self.pod)));
-        }
-        let (config, warning) = config::sandbox(&self.context, &self.pod, attempt);
+        let made = config::sandbox(&self.context, &self.pod, attempt);
+        let full_name = brain::podsync::full_name(&self.pod);
+        let (config, warning) = made.map_err(|why| format!("Failed to generate sandbox config for pod \"{full_name}\": {why}"))?;
         if let Some(warning) = warning {
             self.context.events.pod(&self.pod, true, "MissingClusterDNS", warning);
         }
@@ -326,6 +323,7 @@ impl Worker {
             tracing::warn!(%error, pod = super::id(&self.pod).name, "cannot remove volumes; trying again");
             return Next::At(Timestamp::now() + RETRY_KILL);
         }
+        self.context.user_ids.release(uid(&self.pod));
         self.finish(gone).await
     }
 
