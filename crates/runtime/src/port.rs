@@ -75,6 +75,9 @@ pub struct SandboxConfig {
     /// Counts the sandboxes made for this pod.
     pub attempt: u32,
     pub hostname: String,
+    /// Which of the runtime's ways to run containers; the usual one when empty.
+    #[serde(default)]
+    pub handler: String,
     /// Where the logs of its containers go; made if it is not there.
     pub log_dir: PathBuf,
     pub dns: DnsConfig,

@@ -22,6 +22,7 @@ pub mod watch;
 
 use std::sync::Arc;
 
+use brain::podsync::offers::Offers;
 use brain::podsync::sysctls::{self, Allowlist};
 use kube::Client;
 use runtime::port::{Images, Runtime};
@@ -33,8 +34,8 @@ pub use settings::Settings;
 pub struct Context {
     pub settings: Settings,
     pub machine: facts::Machine,
-    /// What pods may set.
-    pub sysctls: Allowlist,
+    /// What pods may ask for.
+    pub offers: Offers,
     pub user_ids: user_ids::UserIds,
     /// The node's addresses as text, the main one first.
     pub node_addresses: Vec<String>,
@@ -91,7 +92,7 @@ impl Agent {
             user_ids: user_ids::UserIds::open(&settings),
             settings,
             machine,
-            sysctls,
+            offers: Offers { sysctls },
             client,
             runtime,
             images,

@@ -98,7 +98,7 @@ impl Pods {
         if let Some(rejection) = brain::podsync::eviction::turns_away(pod, pressure.memory, pressure.disk, pressure.pids) {
             return Err(rejection);
         }
-        self.context.sysctls.check(pod)?;
+        self.context.offers.check(pod)?;
         let Some(node) = self.context.registration.node() else { return Ok(()) };
         let (Some(candidate), Some(node)) = (model::<brain::model::Pod>(pod), model::<brain::model::Node>(&node)) else { return Ok(()) };
         let others: Vec<Arc<brain::model::Pod>> = self

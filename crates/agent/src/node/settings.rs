@@ -73,7 +73,10 @@ impl Settings {
     }
 
     pub(super) fn make_folders(&self) -> Result<(), StartError> {
-        for path in [self.root_dir.join("pods"), self.log_dir.join("pods"), self.log_links_dir(), self.seccomp_dir()] {
+        // Node agents expect those of device and CSI plugins before the first pod.
+        let plugins = ["plugins", "plugins_registry", "device-plugins"].map(|name| self.root_dir.join(name));
+        let own = [self.root_dir.join("pods"), self.log_dir.join("pods"), self.log_links_dir(), self.seccomp_dir()];
+        for path in plugins.into_iter().chain(own) {
             std::fs::create_dir_all(&path).map_err(|source| StartError::Folder { path: path.display().to_string(), source })?;
         }
         Ok(())

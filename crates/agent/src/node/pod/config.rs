@@ -36,16 +36,13 @@ pub fn sandbox(context: &Context, pod: &Pod, attempt: u32) -> Result<(SandboxCon
     });
     // The cluster's resolver is not there yet for anybody: nothing that users could do about it.
     let warning = warning.filter(|_| !context.settings.cluster_dns.is_empty());
-    let (hostname, full) = files::hostname(pod, &context.settings.cluster_domain);
-    let hostname = match full {
-        Some(full) if spec.set_hostname_as_fqdn.unwrap_or(false) => full,
-        _ if host.network => node_hostname(),
-        _ => hostname,
-    };
+    let own_name = files::kernel_name(pod, &context.settings.cluster_domain)?;
+    let hostname = if host.network { node_hostname() } else { own_name };
     let wanted_sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.as_ref());
     let config = SandboxConfig {
         attempt,
         hostname,
+        handler: String::new(),
         log_dir: context.settings.pod_log_dir(&pod_id.namespace, &pod_id.name, &pod_id.uid),
         dns: dns_config(dns),
         port_mappings: if host.network { Vec::new() } else { port_mappings(pod) },

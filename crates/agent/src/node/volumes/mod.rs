@@ -3,6 +3,7 @@
 //! The folders are where Kubernetes has them (`pods/UID/volumes/kubernetes.io~configmap/NAME`): agents of the field look there.
 
 mod empty_dir;
+mod env_file;
 mod host_path;
 mod ownership;
 mod payload;
@@ -10,7 +11,7 @@ mod sub_path;
 
 use std::path::{Path, PathBuf};
 
-use brain::podsync::environment::{self, Environment};
+use brain::podsync::environment::{self, Environment, Sources};
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use runtime::port::{Mount, Propagation};
 
@@ -94,6 +95,20 @@ async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, group: Option
         }
         Kind::Unsupported => Ok(()),
     }
+}
+
+/// Adds the files of a pod's volumes from which the container's variables are read.
+pub fn add_env_files(context: &Context, pod: &Pod, container: &Container, sources: &mut Sources) -> Result<(), String> {
+    let references = container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()?.file_key_ref.as_ref());
+    for reference in references {
+        let volume = volumes(pod).iter().find(|volume| volume.name == reference.volume_name);
+        let place = volume.and_then(|volume| place(context, pod, volume));
+        let place = place.ok_or_else(|| format!("cannot find the volume {:?} referenced by FileKeyRef", reference.volume_name))?;
+        if let Some(read) = env_file::read(&place, &reference.path) {
+            sources.env_files.insert((reference.volume_name.clone(), reference.path.clone()), read);
+        }
+    }
+    Ok(())
 }
 
 /// What a container sees of its pod's volumes.
