@@ -183,8 +183,8 @@ pub enum Propagation {
     Bidirectional,
 }
 
-/// Something of the node that the container sees. The source must exist.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Something of the node that the container sees: the source must exist. Or the content of an image, which has no place on the node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     pub host_path: PathBuf,
     pub container_path: PathBuf,
@@ -192,6 +192,17 @@ pub struct Mount {
     /// Makes submounts read-only too.
     pub recursive_read_only: bool,
     pub propagation: Propagation,
+    #[serde(default)]
+    pub image: Option<ImageMount>,
+}
+
+/// An image as a volume: always read-only, and nothing in it can be run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMount {
+    /// The id that [`Images::pull`] or [`Images::status`] answered.
+    pub id: String,
+    /// A part of it, relative to its root.
+    pub sub_path: Option<PathBuf>,
 }
 
 /// A device of the node that the container may use.

@@ -27,18 +27,24 @@ pub fn clone(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// From now on these mounts do not follow those that they were copied from.
+pub fn make_private(tree: &OwnedFd) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    set_attributes(tree, libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, &attributes)
+}
+
+fn set_attributes(tree: &OwnedFd, flags: libc::c_int, attributes: &libc::mount_attr) -> io::Result<()> {
+    let empty = c"";
+    let size = size_of_val(attributes);
+    // SAFETY: name and attributes live over the call, and the size is that of the attributes.
+    let done = unsafe { libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), empty.as_ptr(), flags, attributes, size) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Shows the files of the topmost mount as those of `users`. What is mounted below keeps its owners, whom the container knows as nobody.
 pub fn map(tree: &OwnedFd, users: &File, path: &Path) -> io::Result<()> {
     let attributes = libc::mount_attr { attr_set: MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd: users.as_raw_fd() as u64 };
-    let empty = c"";
-    // SAFETY: name and attributes live over the call, and the size is that of the attributes.
-    let done = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), empty.as_ptr(), libc::AT_EMPTY_PATH, &attributes, size_of_val(&attributes))
-    };
-    if done == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
+    let Err(error) = set_attributes(tree, libc::AT_EMPTY_PATH, &attributes) else { return Ok(()) };
     let hint = match error.raw_os_error() {
         Some(libc::EINVAL) => " (maybe the filesystem used doesn't support idmap mounts on this kernel?)",
         _ => "",

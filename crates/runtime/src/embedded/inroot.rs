@@ -31,6 +31,11 @@ fn open_root(root: &Path) -> io::Result<OwnedFd> {
     Ok(File::open(root)?.into())
 }
 
+/// What is at `path` below `root`, to be mounted.
+pub fn find(root: &Path, path: &Path) -> io::Result<OwnedFd> {
+    open(&open_root(root)?, path, libc::O_PATH)
+}
+
 /// Makes the directories of `path` below `root` that are missing; they belong to `owner`, or to whoever asks.
 pub fn create_dir_all(root: &Path, path: &Path, owner: Option<u32>) -> io::Result<()> {
     let root = open_root(root)?;

@@ -10,14 +10,14 @@ use jiff::Timestamp;
 use super::capabilities;
 use super::inroot;
 use super::paths::Layout;
-use super::record::{self, ContainerRecord, Launch, OwnUsers, SandboxRecord};
+use super::record::{self, ContainerRecord, Launch, OwnUsers, SandboxRecord, Source, Staged};
 use super::sandbox;
 use super::seccomp::Profile;
 use super::shim::stage;
 use super::signals;
 use super::spec::{self, Inputs};
 use super::user::{self, Databases, Identity};
-use crate::images::Content;
+use crate::images::{Content, Contents};
 use crate::port::{ContainerConfig, Error, Mount, Propagation, Result, SandboxConfig, Seccomp, User, UserNamespace};
 use crate::words::plain;
 
@@ -31,6 +31,8 @@ pub struct Request<'a> {
     pub sandbox_config: &'a SandboxConfig,
     pub config: &'a ContainerConfig,
     pub content: &'a Content,
+    /// For images that are mounted.
+    pub contents: &'a dyn Contents,
     /// The process whose namespace to join.
     pub target: Option<i32>,
 }
@@ -86,11 +88,8 @@ pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord
         seccomp,
         capabilities,
         no_new_privileges: config.security.no_new_privileges,
-        users: users.map(|users| OwnUsers {
-            first: users.first,
-            namespaces: layout.sandbox(&request.sandbox.id).namespaces(),
-            mounts: spec::from_node(&inputs).into_iter().map(|mount| mount.host_path.clone()).collect(),
-        }),
+        users: users.map(|users| OwnUsers { first: users.first, namespaces: layout.sandbox(&request.sandbox.id).namespaces() }),
+        staged: staged(&inputs, request.contents)?,
     };
     let record = ContainerRecord {
         id: request.id.to_owned(),
@@ -107,7 +106,14 @@ pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord
 }
 
 fn check_mounts(config: &ContainerConfig) -> Result<()> {
+    let shares = config.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
     for mount in &config.mounts {
+        if mount.image.is_some() {
+            if shares {
+                return Err(Error::Invalid("a container cannot mount an image beside a volume with bidirectional propagation".to_owned()));
+            }
+            continue;
+        }
         if let Err(e) = fs::metadata(&mount.host_path) {
             let path = mount.host_path.display();
             let text = format!("failed to generate container spec: failed to stat {path:?}: stat {path}: {}", plain(&e));
@@ -185,6 +191,18 @@ fn make_writable(writable: &Path, owner: Option<u32>) -> io::Result<()> {
     fs::set_permissions(writable, fs::Permissions::from_mode(0o700))
 }
 
+fn staged(inputs: &Inputs<'_>, contents: &dyn Contents) -> Result<Vec<Staged>> {
+    let all = spec::from_outside(inputs).into_iter().enumerate().filter(|(_, mount)| spec::is_staged(inputs, mount));
+    let stage = |(number, mount): (usize, &Mount)| {
+        let source = match &mount.image {
+            Some(image) => Source::Image(contents.content(&image.id)?.layers, image.sub_path.clone()),
+            None => Source::Node(mount.host_path.clone()),
+        };
+        Ok(Staged { number, source, private: mount.propagation == Propagation::Private })
+    };
+    all.map(stage).collect()
+}
+
 fn make_volumes(writable: &Path, declared: &[String]) -> io::Result<Vec<Mount>> {
     let mut mounts = Vec::new();
     for (n, container_path) in declared.iter().enumerate() {
@@ -195,6 +213,7 @@ fn make_volumes(writable: &Path, declared: &[String]) -> io::Result<Vec<Mount>> 
             container_path: PathBuf::from(container_path),
             read_only: false,
             recursive_read_only: false,
+            image: None,
             propagation: Propagation::Private,
         });
     }
@@ -232,6 +251,7 @@ mod tests {
             container_path: container.into(),
             read_only: false,
             recursive_read_only: false,
+            image: None,
             propagation: Propagation::Private,
         };
         let mounts = [mount("/h1", "/data"), mount("/h2", "/data/inner")];

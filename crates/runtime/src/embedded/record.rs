@@ -69,6 +69,8 @@ pub struct Launch {
     pub no_new_privileges: bool,
     #[serde(default)]
     pub users: Option<OwnUsers>,
+    #[serde(default)]
+    pub staged: Vec<Staged>,
 }
 
 /// Of a sandbox with users of its own.
@@ -78,8 +80,23 @@ pub struct OwnUsers {
     pub first: u32,
     /// Where the sandbox keeps its namespaces.
     pub namespaces: PathBuf,
-    /// What the node gives the container, in the order of the specification.
-    pub mounts: Vec<PathBuf>,
+}
+
+/// A mount that is laid out before the library sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Staged {
+    /// Its number among the mounts of the specification that come from outside.
+    pub number: usize,
+    pub source: Source,
+    /// What is mounted on the node later does not show in it.
+    pub private: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Source {
+    Node(PathBuf),
+    /// Layers, the topmost first, and a part of what they make together.
+    Image(Vec<PathBuf>, Option<PathBuf>),
 }
 
 impl Launch {

@@ -175,6 +175,7 @@ fn bind(host_path: PathBuf, container_path: &str) -> Mount {
         container_path: PathBuf::from(container_path),
         read_only: false,
         recursive_read_only: false,
+        image: None,
         propagation: crate::port::Propagation::Private,
     }
 }

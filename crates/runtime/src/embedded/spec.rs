@@ -199,14 +199,28 @@ fn mounts(inputs: &Inputs<'_>) -> Vec<Value> {
         kernel_mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
     ];
     list.extend(cgroup_mounts(inputs, access));
-    let own_users = inputs.surroundings.namespaces.contains_key("user");
-    let from_node = from_node(inputs).into_iter().enumerate();
-    list.extend(from_node.map(|(n, mount)| bind(mount, &if own_users { stage::source(n) } else { mount.host_path.clone() })));
+    let from_outside = from_outside(inputs).into_iter().enumerate();
+    list.extend(
+        from_outside.map(|(n, mount)| bind(mount, &if is_staged(inputs, mount) { stage::source(n) } else { mount.host_path.clone() })),
+    );
     list
 }
 
-/// What the container sees of the node, in the order of the specification.
-pub fn from_node<'a>(inputs: &Inputs<'a>) -> Vec<&'a Mount> {
+/// Whether a mount is laid out before the library sees it: it shows files as other users', it is an image, or it must not follow what the
+/// node mounts later, which the library's own mounts do.
+pub fn is_staged(inputs: &Inputs<'_>, mount: &Mount) -> bool {
+    let own_users = inputs.surroundings.namespaces.contains_key("user");
+    own_users || mount.image.is_some() || (is_private(inputs.config, mount) && mount.host_path.is_dir())
+}
+
+/// Not beside mounts that the node is to see: these containers are made where the node's mounts are.
+pub fn is_private(config: &ContainerConfig, mount: &Mount) -> bool {
+    let shares = config.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
+    mount.propagation == Propagation::Private && !shares && config.mounts.contains(mount)
+}
+
+/// What the container sees of the node and of images, in the order of the specification.
+pub fn from_outside<'a>(inputs: &Inputs<'a>) -> Vec<&'a Mount> {
     let own = &inputs.config.mounts;
     let taken: BTreeSet<&Path> = own.iter().map(|mount| mount.container_path.as_path()).collect();
     let defaults = inputs.surroundings.defaults.iter().chain(inputs.volumes);
@@ -246,7 +260,7 @@ fn bind(mount: &Mount, source: &Path) -> Value {
         Propagation::Bidirectional => "rshared",
     };
     let mut options = vec!["rbind", propagation];
-    options.push(match (mount.read_only, mount.recursive_read_only) {
+    options.push(match (mount.read_only || mount.image.is_some(), mount.recursive_read_only) {
         (true, true) => "rro",
         (true, false) => "ro",
         (false, _) => "rw",

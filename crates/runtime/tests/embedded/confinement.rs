@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use runtime::port::{Error, Mount, Propagation, Runtime as _, Seccomp};
+use runtime::port::{Error, ImageMount, Mount, Propagation, Runtime as _, Seccomp};
 
 use crate::fixture::{Left, Node};
 
@@ -19,6 +19,7 @@ fn mount(host: &std::path::Path, container: &str) -> Mount {
         container_path: PathBuf::from(container),
         read_only: false,
         recursive_read_only: false,
+        image: None,
         propagation: Propagation::Private,
     }
 }
@@ -232,15 +233,20 @@ async fn mount_propagation() {
     for name in ["in", "out"] {
         std::fs::create_dir(shared.join(name)).unwrap();
     }
-    let mut config = node.script("echo ready; while ! test -e /v/in/seen; do sleep 0.05; done; echo seen");
+    let mut alone = node.script("echo ready; sleep 60");
+    alone.mounts = vec![mount(&shared, "/v")];
+    let alone = node.start(&alone).await;
+    let mut config = node.script("echo ready; while ! test -e /v/in/seen; do sleep 0.05; done; echo seen; ls /none/in");
     let mut volume = mount(&shared, "/v");
     volume.propagation = Propagation::HostToContainer;
-    config.mounts = vec![volume.clone()];
+    config.mounts = vec![volume.clone(), mount(&shared, "/none")];
     let id = node.start(&config).await;
     node.wait_log(&id, "ready").await;
     nix::mount::mount(Some("t"), &shared.join("in"), Some("tmpfs"), nix::mount::MsFlags::empty(), no).unwrap();
     std::fs::write(shared.join("in/seen"), "").unwrap();
-    assert_eq!(node.wait(&id).await.lines(), ["ready", "seen"]);
+    assert_eq!(node.wait(&id).await.lines(), ["ready", "seen"], "what was mounted later does not show in a private mount");
+    let seen = node.runtime.exec_sync(&alone, &["ls".into(), "/v/in".into()], None).await.unwrap();
+    assert_eq!((String::from_utf8(seen.stdout).unwrap().as_str(), seen.exit_code), ("", 0));
 
     let mut config = node.script("mount -t tmpfs t /v/out && touch /v/out/made && echo mounted; sleep 60");
     volume.propagation = Propagation::Bidirectional;
@@ -252,4 +258,34 @@ async fn mount_propagation() {
     assert!(shared.join("out/made").exists());
     node.runtime.remove_container(&id).await.unwrap();
     assert!(!node.place.mounts().iter().any(|m| m.ends_with("rootfs")), "{:?}", node.place.mounts());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn image_volumes() {
+    let Some(node) = Node::new().await else { return };
+    let image = |container: &str, part: Option<&str>| Mount {
+        container_path: PathBuf::from(container),
+        image: Some(ImageMount { id: "busybox".into(), sub_path: part.map(PathBuf::from) }),
+        ..Mount::default()
+    };
+    let script = "tail -1 /img/etc/group; touch /img/x 2>&1; /img/bin/busybox true 2>&1; ls /part; cat /file | head -1; test -e /img/nope || echo whole";
+    let mut config = node.script(script);
+    config.mounts = vec![image("/img", None), image("/part", Some("home")), image("/file", Some("etc/passwd"))];
+    let left = node.run(&config).await;
+    let expected = [
+        "logs:x:77:web",
+        "touch: /img/x: Read-only file system",
+        "/bin/sh: /img/bin/busybox: Permission denied",
+        "web",
+        "root:x:0:0:root:/root:/bin/sh",
+        "whole",
+    ];
+    assert_eq!(left.lines(), expected, "{}", left.log);
+    let mut config = node.script("true");
+    config.mounts = vec![image("/img", Some("none"))];
+    let id = node.create(&config).await.unwrap();
+    let error = node.runtime.start_container(&id).await.unwrap_err().to_string();
+    assert_eq!(error, "no such file or directory");
+    config.mounts = vec![Mount { image: Some(ImageMount { id: "missing".into(), sub_path: None }), ..image("/img", None) }];
+    assert!(node.create(&config).await.unwrap_err().to_string().contains("image \"missing\" not found"));
 }

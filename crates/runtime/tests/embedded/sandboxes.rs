@@ -103,3 +103,23 @@ async fn sysctls_of_the_machine_are_refused_whoever_asks() {
     assert_eq!(std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(), before);
     assert!(runtime.sandboxes().await.unwrap().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_that_are_not_there() {
+    let Some(place) = crate::fixture::Place::new() else { return };
+    let runtime = place.open().await;
+    for (handler, is_there) in [("", true), ("runc", true), ("runsc", false), ("kata", false)] {
+        let mut config = place.sandbox_config();
+        config.handler = handler.to_owned();
+        match runtime.run_sandbox(&config).await {
+            Ok(id) => {
+                assert!(is_there, "{handler}");
+                runtime.remove_sandbox(&id).await.unwrap();
+            }
+            Err(error) => {
+                assert_eq!(error.to_string(), format!("failed to get sandbox runtime: no runtime for {handler:?} is configured"));
+                assert!(!is_there);
+            }
+        }
+    }
+}

@@ -39,6 +39,7 @@ fn mount(host: &Path, container: &str, read_only: bool) -> Mount {
         container_path: PathBuf::from(container),
         read_only,
         recursive_read_only: false,
+        image: None,
         propagation: Propagation::Private,
     }
 }

@@ -1,5 +1,7 @@
 //! Starting one container: image, environment, mounts, creation, hook. Every failure has the reason that `kubectl get` shows.
 
+use std::collections::BTreeMap;
+
 use brain::podsync::actions::{Kind, Start};
 use brain::podsync::environment::{Environment, environment};
 use brain::podsync::fields::Addresses;
@@ -72,7 +74,12 @@ async fn attempt(
     let context = worker.context.clone();
     remove_unstarted(&context, pod, container).await?;
     let image = images::ensure(worker, container, path).await?;
-    let (environment, mounts) = prepare(&context, pod, sandbox, what, container, &image).await.map_err(|error| {
+    let mut mounted = BTreeMap::new();
+    for (volume, reference, policy) in volumes::images(pod, container) {
+        let wanted = Container { name: container.name.clone(), image: Some(reference), image_pull_policy: policy, ..Container::default() };
+        mounted.insert(volume, images::ensure(worker, &wanted, path).await?.id);
+    }
+    let (environment, mounts) = prepare(&context, pod, sandbox, what, container, &image, &mounted).await.map_err(|error| {
         context.observer.forget_image_names();
         failure("CreateContainerConfigError", error)
     })?;
@@ -123,6 +130,7 @@ async fn prepare(
     what: &Start,
     container: &Container,
     image: &Image,
+    mounted: &BTreeMap<String, String>,
 ) -> Result<(Environment, Vec<Mount>), String> {
     let wanted = security::effective(pod, container);
     security::check_non_root(&wanted, pod, container, image.uid, &image.username)?;
@@ -133,7 +141,7 @@ async fn prepare(
     sources.allocatable = context.machine.capacity();
     volumes::add_env_files(context, pod, container, &mut sources)?;
     let environment = environment(pod, container, &sources)?;
-    let mut mounts = volumes::mounts(context, pod, container, &environment).await?;
+    let mut mounts = volumes::mounts(context, pod, container, &environment, mounted).await?;
     let is_mounted = |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path.as_os_str() == path);
     if !is_mounted(&mounts, "/etc/hosts") {
         let hosts = config::write_hosts(context, pod, &addresses).map_err(|error| format!("failed to write the hosts file: {error}"))?;
@@ -154,6 +162,7 @@ fn bind(host_path: std::path::PathBuf, container_path: &str) -> Mount {
         container_path: container_path.into(),
         read_only: false,
         recursive_read_only: false,
+        image: None,
         propagation: Propagation::Private,
     }
 }

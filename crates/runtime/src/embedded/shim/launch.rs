@@ -70,13 +70,12 @@ fn mount_rootfs(dir: &ContainerDir, launch: &Launch) -> Result<(), String> {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
             .map_err(|e| format!("detach mount namespace: {e}"))?;
     }
-    let rootfs = match &launch.users {
-        None => dir.rootfs(),
-        Some(users) => {
-            stage::set(users, &launch.layers).map_err(|e| plain(&e))?;
-            stage::rootfs()
-        }
-    };
+    if launch.users.is_some() || !launch.staged.is_empty() {
+        stage::set(launch).map_err(|e| plain(&e))?;
+        // The stage moved to other folders for a moment.
+        std::env::set_current_dir(&dir.0).map_err(|e| plain(&e))?;
+    }
+    let rootfs = if launch.users.is_some() { stage::rootfs() } else { dir.rootfs() };
     let lower = link_layers(dir, launch).map_err(|e| format!("link image layers: {e}"))?;
     let (upper, work) = (launch.writable.join("upper"), launch.writable.join("work"));
     let options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
