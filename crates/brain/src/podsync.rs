@@ -8,11 +8,13 @@ pub mod actions;
 pub mod admission;
 pub mod backoff;
 pub mod conditions;
+pub mod env_file;
 pub mod environment;
 pub mod eviction;
 pub mod fields;
 pub mod files;
 pub mod limits;
+pub mod offers;
 pub mod payload;
 pub mod phase;
 pub mod probe;
@@ -21,7 +23,9 @@ pub mod qos;
 pub mod restart;
 pub mod security;
 pub mod status;
+pub mod sysctls;
 pub mod termination;
+pub mod user_ids;
 
 #[cfg(test)]
 mod tests;

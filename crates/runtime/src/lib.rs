@@ -8,5 +8,7 @@ mod cgroup;
 pub mod cri;
 pub mod embedded;
 pub mod images;
+mod masks;
 mod netdev;
 pub mod port;
+mod words;

@@ -53,6 +53,13 @@ pub struct HostNamespaces {
     pub ipc: bool,
 }
 
+/// Users of a sandbox's own: its ids from 0 are the node's from `first`, as many as `length`, users and groups alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespace {
+    pub first: u32,
+    pub length: u32,
+}
+
 /// Names a pod to the runtime: unique by `uid` and `attempt`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PodId {
@@ -68,6 +75,9 @@ pub struct SandboxConfig {
     /// Counts the sandboxes made for this pod.
     pub attempt: u32,
     pub hostname: String,
+    /// Which of the runtime's ways to run containers; the usual one when empty.
+    #[serde(default)]
+    pub handler: String,
     /// Where the logs of its containers go; made if it is not there.
     pub log_dir: PathBuf,
     pub dns: DnsConfig,
@@ -79,6 +89,9 @@ pub struct SandboxConfig {
     pub cgroup_parent: String,
     pub resources: Resources,
     pub sysctls: BTreeMap<String, String>,
+    /// None: the node's users.
+    #[serde(default)]
+    pub user_namespace: Option<UserNamespace>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
 }
@@ -170,8 +183,8 @@ pub enum Propagation {
     Bidirectional,
 }
 
-/// Something of the node that the container sees. The source must exist.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Something of the node that the container sees: the source must exist. Or the content of an image, which has no place on the node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     pub host_path: PathBuf,
     pub container_path: PathBuf,
@@ -179,6 +192,17 @@ pub struct Mount {
     /// Makes submounts read-only too.
     pub recursive_read_only: bool,
     pub propagation: Propagation,
+    #[serde(default)]
+    pub image: Option<ImageMount>,
+}
+
+/// An image as a volume: always read-only, and nothing in it can be run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMount {
+    /// The id that [`Images::pull`] or [`Images::status`] answered.
+    pub id: String,
+    /// A part of it, relative to its root.
+    pub sub_path: Option<PathBuf>,
 }
 
 /// A device of the node that the container may use.
@@ -233,7 +257,7 @@ pub struct SecurityContext {
     pub read_only_root: bool,
     pub no_new_privileges: bool,
     pub seccomp: Seccomp,
-    /// Leave /proc as it is (`procMount: Unmasked`).
+    /// Leave /proc as it is (`procMount: Unmasked`). Only in a sandbox with users of its own: root of the node could change the node there.
     pub unmasked_proc: bool,
     /// Join the process namespace of that container (ephemeral containers with a target).
     pub target_container: Option<String>,
@@ -354,6 +378,11 @@ pub struct SandboxStats {
 pub trait Runtime: Send + Sync {
     /// Cheap enough to be asked every few seconds; an error means that the runtime is not usable now.
     fn version(&self) -> BoxFuture<'_, Result<Version>>;
+
+    /// Whether sandboxes can have users of their own.
+    fn has_user_namespaces(&self) -> bool {
+        false
+    }
 
     /// Makes the sandbox and its network; answers its id. Leaves nothing behind when it fails.
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<String>>;

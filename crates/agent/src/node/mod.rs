@@ -16,11 +16,14 @@ mod pressure;
 pub mod registration;
 pub mod settings;
 pub mod shutdown;
+pub mod user_ids;
 pub mod volumes;
 pub mod watch;
 
 use std::sync::Arc;
 
+use brain::podsync::offers::Offers;
+use brain::podsync::sysctls::{self, Allowlist};
 use kube::Client;
 use runtime::port::{Images, Runtime};
 use tokio::sync::watch as signal;
@@ -31,6 +34,9 @@ pub use settings::Settings;
 pub struct Context {
     pub settings: Settings,
     pub machine: facts::Machine,
+    /// What pods may ask for.
+    pub offers: Offers,
+    pub user_ids: user_ids::UserIds,
     /// The node's addresses as text, the main one first.
     pub node_addresses: Vec<String>,
     pub client: Client,
@@ -56,6 +62,8 @@ pub enum StartError {
     Runtime(#[source] runtime::port::Error),
     #[error("cannot make the folder {path}")]
     Folder { path: String, source: std::io::Error },
+    #[error("--allowed-unsafe-sysctls")]
+    Sysctls(#[source] sysctls::Error),
     #[error("cannot register the node {name}: {reason}")]
     Register { name: String, reason: String },
 }
@@ -72,6 +80,7 @@ impl Agent {
         settings.make_folders()?;
         let version = runtime.version().await.map_err(StartError::Runtime)?;
         let machine = facts::Machine::read(&settings);
+        let sysctls = Allowlist::new(&machine.info.kernel_version, &settings.allowed_unsafe_sysctls).map_err(StartError::Sysctls)?;
         let events = events::Recorder::start(client.clone(), &settings.name);
         let context = Arc::new(Context {
             objects: objects::Objects::new(client.clone()),
@@ -80,8 +89,10 @@ impl Agent {
             runtime_name: version.name,
             node_addresses: settings.address_texts(),
             pulls: tokio::sync::Semaphore::new(PULLS_AT_ONCE_MAX),
+            user_ids: user_ids::UserIds::open(&settings),
             settings,
             machine,
+            offers: Offers { sysctls },
             client,
             runtime,
             images,

@@ -10,6 +10,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1 as authentication;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Service, Volume};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
@@ -76,6 +77,15 @@ impl Objects {
         let mut receiver = self.services.subscribe();
         let known = tokio::time::timeout(SERVICES_TIMEOUT, receiver.wait_for(Option::is_some)).await;
         known.ok().and_then(Result::ok).and_then(|services| services.clone()).unwrap_or_default()
+    }
+
+    /// What a RuntimeClass stands for on the node.
+    pub async fn runtime_handler(&self, name: &str) -> Result<String, String> {
+        match Api::<RuntimeClass>::all(self.client.clone()).get_opt(name).await {
+            Ok(Some(class)) => Ok(class.handler),
+            Ok(None) => Err(format!("runtimeclasses.node.k8s.io \"{name}\" not found")),
+            Err(error) => Err(format!("failed to lookup RuntimeClass {name}: {error}")),
+        }
     }
 
     /// Everything that the environment of a container is made of.

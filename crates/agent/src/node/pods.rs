@@ -98,6 +98,7 @@ impl Pods {
         if let Some(rejection) = brain::podsync::eviction::turns_away(pod, pressure.memory, pressure.disk, pressure.pids) {
             return Err(rejection);
         }
+        self.context.offers.check(pod)?;
         let Some(node) = self.context.registration.node() else { return Ok(()) };
         let (Some(candidate), Some(node)) = (model::<brain::model::Pod>(pod), model::<brain::model::Node>(&node)) else { return Ok(()) };
         let others: Vec<Arc<brain::model::Pod>> = self
@@ -196,7 +197,10 @@ impl Pods {
                 continue;
             }
             match volumes::tear_down(&self.context, &uid).await {
-                Ok(()) => drop(std::fs::remove_dir_all(entry.path())),
+                Ok(()) => {
+                    self.context.user_ids.release(&uid);
+                    drop(std::fs::remove_dir_all(entry.path()));
+                }
                 Err(error) => tracing::warn!(%error, uid, "cannot remove the volumes of a pod that is gone"),
             }
         }

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
@@ -155,7 +157,7 @@ fn parse_taint(text: &str) -> Option<Taint> {
 
 fn status(context: &Context, before: Option<&NodeStatus>, images: Vec<ContainerImage>) -> NodeStatus {
     let settings = &context.settings;
-    let capacity = context.machine.capacity();
+    let capacity = with_extended(context.machine.capacity(), before);
     let mut addresses: Vec<NodeAddress> =
         settings.addresses.iter().map(|address| NodeAddress { type_: "InternalIP".to_owned(), address: address.to_string() }).collect();
     addresses.push(NodeAddress { type_: "Hostname".to_owned(), address: settings.name.clone() });
@@ -167,6 +169,8 @@ fn status(context: &Context, before: Option<&NodeStatus>, images: Vec<ContainerI
         conditions: Some(conditions(context.registration.pressure(), before, Timestamp::now())),
         daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(settings.port) }) }),
         images: Some(images),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
+        runtime_handlers: Some(handlers(context)),
         node_info: Some(NodeSystemInfo {
             container_runtime_version: format!("{}://{}", runtime.name, runtime.version),
             kubelet_version: format!("v1.36.0+everynode-{}", env!("CARGO_PKG_VERSION")),
@@ -175,6 +179,33 @@ fn status(context: &Context, before: Option<&NodeStatus>, images: Vec<ContainerI
         }),
         ..NodeStatus::default()
     }
+}
+
+/// Resources that somebody else said the node has, by a patch of its capacity: all of them are to be had.
+fn with_extended(mut capacity: BTreeMap<String, Quantity>, before: Option<&NodeStatus>) -> BTreeMap<String, Quantity> {
+    for (name, quantity) in before.and_then(|status| status.capacity.as_ref()).into_iter().flatten() {
+        if name.contains('/') {
+            capacity.entry(name.clone()).or_insert_with(|| quantity.clone());
+        }
+    }
+    capacity
+}
+
+/// What containers can be given, by the names of the runtime's ways to run them; the empty one is the usual way.
+fn handlers(context: &Context) -> Vec<NodeRuntimeHandler> {
+    let features =
+        NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(context.runtime.has_user_namespaces()) };
+    vec![NodeRuntimeHandler { name: Some(String::new()), features: Some(features) }]
+}
+
+/// As a patch: what somebody took from the capacity goes from what is to be had, too.
+fn patch(before: Option<&NodeStatus>, now: &NodeStatus) -> serde_json::Value {
+    let mut patch = json!({"status": now});
+    let gone = before.and_then(|status| status.allocatable.as_ref()).into_iter().flatten().map(|(name, _)| name);
+    for name in gone.filter(|name| now.allocatable.as_ref().is_none_or(|now| !now.contains_key(*name))) {
+        patch["status"]["allocatable"][name] = serde_json::Value::Null;
+    }
+    patch
 }
 
 fn conditions(pressure: Pressure, before: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition> {
@@ -243,7 +274,7 @@ async fn report(context: &Context) {
         let now = status(context, before.as_ref(), images(context).await);
         let is_due = told_at.is_none_or(|at| at.elapsed() >= REPORT_PERIOD);
         if is_due || before.as_ref().is_none_or(|before| differs(before, &now)) {
-            let patch = Patch::Strategic(json!({"status": now}));
+            let patch = Patch::Strategic(patch(before.as_ref(), &now));
             match nodes.patch_status(&context.settings.name, &PatchParams::default(), &patch).await {
                 Ok(node) => {
                     tell_changes(context, before.as_ref(), &now);
@@ -270,7 +301,16 @@ fn differs(before: &NodeStatus, now: &NodeStatus) -> bool {
     let strip = |status: &NodeStatus| {
         let conditions =
             status.conditions.iter().flatten().map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone())).collect::<Vec<_>>();
-        (conditions, status.capacity.clone(), status.addresses.clone(), status.images.clone(), status.node_info.clone())
+        (
+            conditions,
+            status.capacity.clone(),
+            status.allocatable.clone(),
+            status.features.clone(),
+            status.runtime_handlers.clone(),
+            status.addresses.clone(),
+            status.images.clone(),
+            status.node_info.clone(),
+        )
     };
     strip(before) != strip(now)
 }

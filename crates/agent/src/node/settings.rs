@@ -37,6 +37,10 @@ pub struct Settings {
     pub provider_id: Option<String>,
     /// Range of the pods' addresses, told with the Node object.
     pub pod_cidr: Option<String>,
+    /// Sysctls, or prefixes that end in `*`, that pods may set besides the safe ones.
+    pub allowed_unsafe_sysctls: Vec<String>,
+    /// Pods with users of their own get ids of the node from here on; Kubernetes' 65536 when None.
+    pub first_user_id: Option<u32>,
     /// When the node runs short.
     pub thresholds: Thresholds,
     /// Replace what the machine has, for nodes that share one.
@@ -69,7 +73,10 @@ impl Settings {
     }
 
     pub(super) fn make_folders(&self) -> Result<(), StartError> {
-        for path in [self.root_dir.join("pods"), self.log_dir.join("pods"), self.log_links_dir(), self.seccomp_dir()] {
+        // Node agents expect those of device and CSI plugins before the first pod.
+        let plugins = ["plugins", "plugins_registry", "device-plugins"].map(|name| self.root_dir.join(name));
+        let own = [self.root_dir.join("pods"), self.log_dir.join("pods"), self.log_links_dir(), self.seccomp_dir()];
+        for path in plugins.into_iter().chain(own) {
             std::fs::create_dir_all(&path).map_err(|source| StartError::Folder { path: path.display().to_string(), source })?;
         }
         Ok(())

@@ -171,6 +171,8 @@ fn settings(dir: &tempfile::TempDir, address: SocketAddr) -> Settings {
         port: address.port(),
         provider_id: None,
         pod_cidr: None,
+        allowed_unsafe_sysctls: Vec::new(),
+        first_user_id: None,
         thresholds: Default::default(),
         cpu_millis: None,
         memory_bytes: None,

@@ -46,9 +46,17 @@ fn check_resources(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Result<(), Re
     insufficient("memory", wants.memory, used.memory, has.memory)?;
     insufficient("ephemeral-storage", wants.ephemeral_storage, used.ephemeral_storage, has.ephemeral_storage)?;
     for (name, &amount) in &wants.others {
+        // One that no node has is the cluster's, or somebody else's to give.
+        if is_extended(name) && !has.others.contains_key(name) {
+            continue;
+        }
         insufficient(name, amount, used.others.get(name).copied().unwrap_or(0), has.others.get(name).copied().unwrap_or(0))?;
     }
     Ok(())
+}
+
+fn is_extended(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(domain, _)| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"))
 }
 
 fn insufficient(name: &str, requested: i64, used: i64, capacity: i64) -> Result<(), Rejection> {

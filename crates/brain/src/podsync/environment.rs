@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::env_file;
 use super::fields::{self, Addresses};
 
 /// What environments and volumes are made of. Objects that the pod refers to and that are not here do not exist.
@@ -16,6 +17,8 @@ pub struct Sources {
     pub services: Vec<Service>,
     pub addresses: Addresses,
     pub allocatable: BTreeMap<String, Quantity>,
+    /// By volume and path in it: the files that variables are read from, and why one could not be read. Those that are missing are not here.
+    pub env_files: BTreeMap<(String, String), Result<String, String>>,
 }
 
 /// Names and values in the order in which they were set, and warnings about names that were left out.
@@ -69,6 +72,14 @@ pub fn environment(pod: &Pod, container: &Container, sources: &Sources) -> Resul
 /// Commands and arguments with `$(NAME)` replaced by what the container's environment says; unknown names stay as they are.
 pub fn expand_all(texts: &[String], environment: &Environment) -> Vec<String> {
     let known: BTreeMap<&str, &str> = environment.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    texts.iter().map(|text| expand(text, &|name| known.get(name).map(|value| (*value).to_owned()))).collect()
+}
+
+/// Commands of probes know the container's own variables only, and of these the written values: others count as empty, unknown names stay.
+pub fn expand_static(texts: &[String], container: &Container) -> Vec<String> {
+    let variables = container.env.iter().flatten();
+    let known: BTreeMap<&str, &str> =
+        variables.map(|variable| (variable.name.as_str(), variable.value.as_deref().unwrap_or_default())).collect();
     texts.iter().map(|text| expand(text, &|name| known.get(name).map(|value| (*value).to_owned()))).collect()
 }
 
@@ -195,6 +206,22 @@ fn from_source(pod: &Pod, container: &Container, from: &EnvVarSource, sources: &
             Some(value) => Ok(Some(lossy(&value.0))),
             None if optional => Ok(None),
             None => Err(format!("couldn't find key {} in Secret {namespace}/{}", reference.key, reference.name)),
+        };
+    }
+    if let Some(reference) = &from.file_key_ref {
+        let optional = reference.optional.unwrap_or(false);
+        let file = sources.env_files.get(&(reference.volume_name.clone(), reference.path.clone()));
+        let broken = || "couldn't parse env file".to_owned();
+        return match file {
+            None if optional => Ok(None),
+            None | Some(Err(_)) => Err(broken()),
+            Some(Ok(text)) => match env_file::value(text, &reference.key) {
+                Err(_) => Err(broken()),
+                Ok(None) if !optional => {
+                    Err(format!("environment variable key {:?} not found in file {:?}", reference.key, reference.path))
+                }
+                Ok(found) => Ok(found),
+            },
         };
     }
     Ok(Some(String::new()))

@@ -94,10 +94,11 @@ pub fn resource(
     let divisor = selector.divisor.as_ref().map_or("1", |divisor| if divisor.0 == "0" { "1" } else { divisor.0.as_str() });
     let divisor = kinds::quantity::Quantity::parse(divisor).map_err(|_| format!("divisor {divisor:?} is no quantity"))?.millis().max(1);
     let milli = match side {
-        "limits" => limits::amount(&requirements.limits, name).filter(|&milli| milli != 0).or_else(|| {
-            let of_node = allocatable.get(name)?;
-            kinds::quantity::Quantity::parse(&of_node.0).ok().map(|quantity| quantity.millis())
-        }),
+        "limits" => {
+            let of_pod = || limits::own_resources(pod).and_then(|own| limits::amount(&own.limits, name)).filter(|&milli| milli != 0);
+            let of_node = || kinds::quantity::Quantity::parse(&allocatable.get(name)?.0).ok().map(|quantity| quantity.millis());
+            limits::amount(&requirements.limits, name).filter(|&milli| milli != 0).or_else(of_pod).or_else(of_node)
+        }
         "requests" => limits::amount(&requirements.requests, name),
         _ => return Err(format!("unsupported container resource : {}", selector.resource)),
     };

@@ -6,6 +6,7 @@ use super::is_host_network;
 
 /// A name's longest form that the kernel takes.
 const HOSTNAME_MAX: usize = 63;
+const KERNEL_NAME_MAX: usize = 64;
 
 /// What a resolver is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,17 +26,35 @@ pub struct DnsSettings {
     pub node: Dns,
 }
 
-/// The pod's host name, and with a subdomain its whole name.
+/// The pod's host name, and with a subdomain its whole name. An override is the whole of it.
 pub fn hostname(pod: &Pod, cluster_domain: &str) -> (String, Option<String>) {
     let spec = pod.spec.as_ref();
+    let cut = |mut name: String| {
+        name.truncate(HOSTNAME_MAX);
+        name.trim_end_matches(['-', '.']).to_owned()
+    };
+    if let Some(name) = spec.and_then(|spec| spec.hostname_override.clone()) {
+        return (cut(name), None);
+    }
     let name = spec.and_then(|spec| spec.hostname.clone()).filter(|name| !name.is_empty());
-    let mut name = name.or_else(|| pod.metadata.name.clone()).unwrap_or_default();
-    name.truncate(HOSTNAME_MAX);
-    let name = name.trim_end_matches(['-', '.']).to_owned();
+    let name = cut(name.or_else(|| pod.metadata.name.clone()).unwrap_or_default());
     let subdomain = spec.and_then(|spec| spec.subdomain.as_deref()).filter(|subdomain| !subdomain.is_empty());
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let full = subdomain.map(|subdomain| format!("{name}.{subdomain}.{namespace}.svc.{cluster_domain}"));
     (name, full)
+}
+
+/// What the kernel is told: the host name, or with `setHostnameAsFQDN` the whole name if it is short enough.
+pub fn kernel_name(pod: &Pod, cluster_domain: &str) -> Result<String, String> {
+    let (name, full) = hostname(pod, cluster_domain);
+    match full.filter(|_| pod.spec.as_ref().and_then(|spec| spec.set_hostname_as_fqdn).unwrap_or(false)) {
+        Some(full) if full.len() > KERNEL_NAME_MAX => Err(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long ({KERNEL_NAME_MAX} characters is the max, {} characters requested)",
+            full.len()
+        )),
+        Some(full) => Ok(full),
+        None => Ok(name),
+    }
 }
 
 /// The pod's /etc/hosts. `node_hosts` is the node's own file.

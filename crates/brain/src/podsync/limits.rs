@@ -43,15 +43,16 @@ pub fn of_container(pod: &Pod, container: &Container, node_memory_bytes: i64) ->
     }
 }
 
-/// What holds all containers of a pod: the sum of requests; limits only when every container has one.
+/// What holds all containers of a pod: its own resources, or the sum of requests; limits of containers only when every one has one.
 pub fn of_pod(pod: &Pod) -> Limits {
     let requirements = pod_requirements(pod);
     let bounded = |name: &str| {
         let limited = |container: &Container| amount(&self::requirements(container).limits, name).is_some_and(|milli| milli > 0);
         containers(pod).iter().chain(init_containers(pod)).all(limited)
     };
-    let limit_cpu = amount(&requirements.limits, "cpu").filter(|_| bounded("cpu"));
-    let limit_memory = amount(&requirements.limits, "memory").filter(|_| bounded("memory"));
+    let own = |name: &str| own_resources(pod).is_some_and(|own| own.limits.as_ref().is_some_and(|limits| limits.contains_key(name)));
+    let limit_cpu = amount(&requirements.limits, "cpu").filter(|_| own("cpu") || bounded("cpu"));
+    let limit_memory = amount(&requirements.limits, "memory").filter(|_| own("memory") || bounded("memory"));
     Limits {
         cpu_shares: Some(shares(amount(&requirements.requests, "cpu").unwrap_or(0))),
         cpu_quota_us: limit_cpu.map(quota),
@@ -59,6 +60,18 @@ pub fn of_pod(pod: &Pod) -> Limits {
         memory_bytes: limit_memory.map(|milli| milli / 1000),
         oom_score_adj: None,
     }
+}
+
+/// The resources that a pod asks for as a whole (`spec.resources`), if it does.
+pub fn own_resources(pod: &Pod) -> Option<&ResourceRequirements> {
+    let own = pod.spec.as_ref()?.resources.as_ref()?;
+    let mut names = own.requests.iter().chain(&own.limits).flat_map(BTreeMap::keys);
+    names.any(|name| is_of_pods(name)).then_some(own)
+}
+
+/// What may be asked for a pod as a whole.
+fn is_of_pods(name: &str) -> bool {
+    name == "cpu" || name == "memory" || name.starts_with("hugepages-")
 }
 
 /// A container's resources, with requests filled from limits.
@@ -72,7 +85,7 @@ pub fn requirements(container: &Container) -> ResourceRequirements {
     ResourceRequirements { limits: resources.limits.clone().and_then(some), requests: some(requests), claims: None }
 }
 
-/// What a pod needs in all: containers and sidecars together, or its largest init container, and its overhead.
+/// What a pod needs in all: its own resources, else containers and sidecars together or its largest init container; and its overhead.
 pub fn pod_requirements(pod: &Pod) -> ResourceRequirements {
     let pick = |select: fn(&ResourceRequirements) -> &Option<BTreeMap<String, Quantity>>| {
         let of = |container: &Container| select(&requirements(container)).clone().unwrap_or_default();
@@ -95,6 +108,12 @@ pub fn pod_requirements(pod: &Pod) -> ResourceRequirements {
             total.insert(name.clone(), sum);
         }
         max(&mut total, &peak);
+        let own = own_resources(pod).and_then(|own| select(own).as_ref());
+        for (name, text) in own.into_iter().flatten().filter(|(name, _)| is_of_pods(name)) {
+            if let Ok(quantity) = kinds::quantity::Quantity::parse(&text.0) {
+                total.insert(name.clone(), quantity);
+            }
+        }
         if let Some(overhead) = pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref()) {
             add(&mut total, overhead);
         }
@@ -146,12 +165,22 @@ fn oom_score(pod: &Pod, container: &Container, node_memory_bytes: i64) -> i32 {
         Class::Guaranteed => GUARANTEED_OOM_SCORE,
         Class::BestEffort => BEST_EFFORT_OOM_SCORE,
         Class::Burstable => {
-            let request = amount(&requirements(container).requests, "memory").unwrap_or(0) / 1000;
+            let request = amount(&requirements(container).requests, "memory").unwrap_or(0) / 1000 + unclaimed_memory(pod);
             let share = if node_memory_bytes > 0 { i128::from(request) * 1000 / i128::from(node_memory_bytes) } else { 0 };
             // Always above guaranteed pods and below best-effort ones.
             (1000 - i32::try_from(share).unwrap_or(1000)).clamp(1000 + GUARANTEED_OOM_SCORE, BEST_EFFORT_OOM_SCORE - 1)
         }
     }
+}
+
+/// Each container's part of the memory that a pod requests as a whole and no container does.
+fn unclaimed_memory(pod: &Pod) -> i64 {
+    let whole = own_resources(pod).and_then(|own| amount(&own.requests, "memory")).unwrap_or(0) / 1000;
+    let claimed = |container: &Container| amount(&requirements(container).requests, "memory").unwrap_or(0) / 1000;
+    let all: Vec<&Container> =
+        containers(pod).iter().chain(init_containers(pod).iter().filter(|container| is_sidecar(container))).collect();
+    let left = all.iter().fold(whole, |left, container| left.saturating_sub(claimed(container))).max(0);
+    left / i64::try_from(all.len().max(1)).unwrap_or(1)
 }
 
 /// Where a pod's control group lies below the node's: `kubepods/burstable/pod<uid>`; guaranteed pods have no folder for their class.

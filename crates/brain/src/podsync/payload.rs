@@ -16,6 +16,8 @@ pub struct File {
     pub data: Vec<u8>,
     /// Permission bits.
     pub mode: u32,
+    /// Root when None.
+    pub owner: Option<i64>,
 }
 
 /// Files by path below the volume.
@@ -95,28 +97,25 @@ fn projection(
     }
     if let Some(source) = &part.service_account_token {
         let token = tokens.get(&token_request(source)).ok_or("failed to fetch token: none was issued")?;
-        let mode = token_mode(pod, mode);
-        return Ok(Files::from([(source.path.clone(), File { data: token.clone().into_bytes(), mode })]));
+        let owner = only_user(pod);
+        let mode = if owner.is_some() || has_group(pod) { 0o600 } else { mode as u32 };
+        return Ok(Files::from([(source.path.clone(), File { data: token.clone().into_bytes(), mode, owner })]));
     }
     Ok(Files::new())
 }
 
-/// Tokens are for their pod's users alone: 0600 when all containers run as one user, readable by the group with an fsGroup.
-fn token_mode(pod: &Pod, default: i32) -> u32 {
-    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
-    if context.and_then(|context| context.fs_group).is_some() {
-        return 0o600;
-    }
-    let users: Vec<Option<i64>> = super::containers(pod)
-        .iter()
-        .chain(super::init_containers(pod))
-        .map(|container| {
-            let own = container.security_context.as_ref().and_then(|own| own.run_as_user);
-            own.or(context.and_then(|context| context.run_as_user))
-        })
-        .collect();
-    let same = users.first().copied().flatten().filter(|first| users.iter().all(|user| *user == Some(*first)));
-    if same.is_some() { 0o600 } else { default as u32 }
+fn has_group(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).is_some_and(|context| context.fs_group.is_some())
+}
+
+/// The user that all containers run as by the pod's own words: tokens are for that user alone.
+fn only_user(pod: &Pod) -> Option<i64> {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.run_as_user);
+    let ephemeral = super::ephemeral_containers(pod);
+    let all = super::init_containers(pod).iter().chain(super::containers(pod)).chain(ephemeral.iter().map(|(container, _)| container));
+    let mut users = all.map(|container| container.security_context.as_ref().and_then(|own| own.run_as_user).or(of_pod));
+    let first = users.next().flatten()?;
+    users.all(|user| user == Some(first)).then_some(first)
 }
 
 fn config_map(
@@ -146,14 +145,14 @@ fn secret(secret: Option<&Secret>, name: &str, items: Option<&[KeyToPath]>, mode
 
 fn pick(data: BTreeMap<String, Vec<u8>>, items: Option<&[KeyToPath]>, mode: i32, optional: bool, what: &str) -> Result<Files, String> {
     let Some(items) = items.filter(|items| !items.is_empty()) else {
-        return Ok(data.into_iter().map(|(key, data)| (key, File { data, mode: mode as u32 })).collect());
+        return Ok(data.into_iter().map(|(key, data)| (key, File { data, mode: mode as u32, owner: None })).collect());
     };
     let mut files = Files::new();
     for item in items {
         match data.get(&item.key) {
             Some(content) => {
                 let mode = item.mode.unwrap_or(mode) as u32;
-                files.insert(item.path.clone(), File { data: content.clone(), mode });
+                files.insert(item.path.clone(), File { data: content.clone(), mode, owner: None });
             }
             None if optional => {}
             None => return Err(format!("references non-existent {what} key: {}", item.key)),
@@ -171,7 +170,7 @@ fn downward(pod: &Pod, items: Option<&[DownwardAPIVolumeFile]>, mode: i32, sourc
             (None, Some(selector)) => fields::resource(pod, &nobody, selector, &sources.allocatable)?,
             (None, None) => String::new(),
         };
-        files.insert(item.path.clone(), File { data: text.into_bytes(), mode: item.mode.unwrap_or(mode) as u32 });
+        files.insert(item.path.clone(), File { data: text.into_bytes(), mode: item.mode.unwrap_or(mode) as u32, owner: None });
     }
     Ok(files)
 }

@@ -1,9 +1,11 @@
 //! The quality-of-service class of a pod.
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::{containers, init_containers};
+use super::{containers, init_containers, limits};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
@@ -24,7 +26,9 @@ impl Class {
 
 /// Guaranteed when every container limits processor and memory and requests as much; BestEffort when none asks for anything.
 pub fn class(pod: &Pod) -> Class {
-    // What the API server or an earlier report says stays: it does not change during a pod's life.
+    if let Some(resources) = limits::own_resources(pod) {
+        return of_pod(resources);
+    }
     let all: Vec<&Container> = init_containers(pod).iter().chain(containers(pod)).collect();
     let asks = |container: &&Container| {
         let resources = container.resources.as_ref();
@@ -36,6 +40,20 @@ pub fn class(pod: &Pod) -> Class {
         return Class::BestEffort;
     }
     if all.iter().all(|container| is_guaranteed(container)) { Class::Guaranteed } else { Class::Burstable }
+}
+
+/// Of a pod that asks for resources as a whole: what its containers ask for does not count.
+fn of_pod(resources: &ResourceRequirements) -> Class {
+    let some = |map: &Option<BTreeMap<String, Quantity>>| -> BTreeMap<String, i64> {
+        let entries = map.iter().flatten().filter(|(name, quantity)| matters(name) && !is_zero(quantity));
+        entries.filter_map(|(name, quantity)| Some((name.clone(), parsed(quantity)?))).collect()
+    };
+    let (requests, limits) = (some(&resources.requests), some(&resources.limits));
+    match (requests.is_empty() && limits.is_empty(), limits.len() == 2 && requests == limits) {
+        (true, _) => Class::BestEffort,
+        (_, true) => Class::Guaranteed,
+        _ => Class::Burstable,
+    }
 }
 
 fn matters(name: &str) -> bool {

@@ -26,6 +26,7 @@ pub struct Security {
     pub read_only_root: bool,
     pub no_new_privileges: bool,
     pub seccomp: Seccomp,
+    /// Only with users of its own: root of the node could change the node through /proc.
     pub unmasked_proc: bool,
 }
 
@@ -49,8 +50,23 @@ pub fn effective(pod: &Pod, container: &Container) -> Security {
         read_only_root: own.and_then(|own| own.read_only_root_filesystem).unwrap_or(false),
         no_new_privileges: own.and_then(|own| own.allow_privilege_escalation) == Some(false),
         seccomp: profile.map(seccomp).unwrap_or_default(),
-        unmasked_proc: own.and_then(|own| own.proc_mount.as_deref()) == Some("Unmasked"),
+        unmasked_proc: own.and_then(|own| own.proc_mount.as_deref()) == Some("Unmasked") && has_own_users(pod),
     }
+}
+
+/// A profile is a file below the node's folder of profiles, whatever the API server let through.
+pub fn check_seccomp(security: &Security) -> Result<(), String> {
+    match &security.seccomp {
+        Seccomp::Localhost(name) if name.is_empty() || name.split('/').any(|part| matches!(part, "" | "." | "..")) => {
+            Err(format!("seccomp profile {name:?} is not below the node's folder of profiles: write a relative path without '..'"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `hostUsers: false`.
+pub fn has_own_users(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false)
 }
 
 fn seccomp(profile: &SeccompProfile) -> Seccomp {

@@ -119,6 +119,15 @@ pub struct Agent {
     #[arg(long, default_value = "", hide_default_value = true)]
     eviction_hard: String,
 
+    /// Sysctls that pods may set besides the safe ones: names, or prefixes that end in '*' (net.core.*). Only those of a pod's own namespaces.
+    #[arg(long, value_delimiter = ',')]
+    allowed_unsafe_sysctls: Vec<String>,
+
+    /// Users of pods with users of their own (hostUsers: false) are those of the machine from here on; agents that share a machine get
+    /// different ones. 65536 when left out.
+    #[arg(long)]
+    first_user_id: Option<u32>,
+
     /// Images that nothing uses are removed from this percentage of the disk on; 100: only when the disk is short.
     #[arg(long, default_value_t = 85, value_parser = clap::value_parser!(i64).range(0..=100))]
     image_gc_high_threshold: i64,
@@ -182,6 +191,8 @@ impl Agent {
             cluster_dns: self.cluster_dns,
             cluster_domain: self.cluster_domain,
             max_pods: self.max_pods,
+            allowed_unsafe_sysctls: self.allowed_unsafe_sysctls,
+            first_user_id: self.first_user_id,
             port: self.port,
             tls: match (self.tls_cert_file, self.tls_private_key_file, self.client_ca_file) {
                 (Some(certificate), Some(key), Some(authority)) => Some(roles::agent::TlsFiles { certificate, key, authority }),

@@ -52,6 +52,8 @@ pub struct Options {
     pub tls: Option<TlsFiles>,
     /// How long pods get when the machine goes down; zero: they are not ended here.
     pub shutdown: Periods,
+    pub allowed_unsafe_sysctls: Vec<String>,
+    pub first_user_id: Option<u32>,
     pub thresholds: Thresholds,
     pub cpu_millis: Option<i64>,
     pub memory_bytes: Option<i64>,
@@ -207,6 +209,8 @@ fn settings(options: &Options) -> Settings {
         port: options.port,
         provider_id: None,
         pod_cidr: options.pod_cidr.clone(),
+        allowed_unsafe_sysctls: options.allowed_unsafe_sysctls.clone(),
+        first_user_id: options.first_user_id,
         thresholds: options.thresholds,
         cpu_millis: options.cpu_millis,
         memory_bytes: options.memory_bytes,

@@ -36,6 +36,9 @@ impl Rules for DaemonSetRules {
     }
 
     fn prepare_create(&self, object: &mut Value) {
+        if let Some(template) = object.pointer_mut("/spec/template") {
+            template::drop_disabled(template);
+        }
         object["status"] = empty_status();
         meta::start_generation(object);
         let generation = template_generation(object).max(1);
@@ -49,6 +52,9 @@ impl Rules for DaemonSetRules {
     }
 
     fn prepare_update(&self, object: &mut Value, old: &Value, part: Part) {
+        if let Some(template) = object.pointer_mut("/spec/template") {
+            template::drop_disabled(template);
+        }
         if part == Part::Status {
             meta::keep(object, old, "spec");
             meta::count_generation(object, old, false);

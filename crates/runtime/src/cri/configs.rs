@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::messages::{self as cri, namespace_mode, profile_type};
+use crate::masks;
 use crate::port::{ContainerConfig, HostNamespaces, PodId, Propagation, Protocol, Resources, SandboxConfig, Seccomp, SecurityContext};
 
 pub const POD_NAME: &str = "io.kubernetes.pod.name";
@@ -13,24 +14,6 @@ pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 /// Keeps the image's name as the user wrote it: runtimes answer the name that they know the image by. Not among the annotations that the
 /// port shows.
 pub const IMAGE_ANNOTATION: &str = "io.everynode.container.image";
-
-/// Hidden from containers unless they ask for `procMount: Unmasked`; runtimes hide nothing of their own accord.
-const MASKED: [&str; 12] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-];
-
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 pub fn sandbox(config: &SandboxConfig) -> cri::PodSandboxConfig {
     let mut labels = pod_labels(&config.pod);
@@ -169,8 +152,11 @@ fn device(device: &crate::port::Device) -> cri::Device {
 }
 
 fn security(security: &SecurityContext, sandbox: &SandboxConfig) -> cri::LinuxContainerSecurityContext {
-    let shows_all = security.privileged || security.unmasked_proc;
-    let paths = |paths: &[&str]| if shows_all { Vec::new() } else { paths.iter().map(|&p| p.to_owned()).collect() };
+    // Runtimes hide nothing of their own accord.
+    let (masked_paths, readonly_paths) = match security.privileged {
+        true => (Vec::new(), Vec::new()),
+        false => (masks::hidden(), masks::READ_ONLY.map(str::to_owned).to_vec()),
+    };
     cri::LinuxContainerSecurityContext {
         capabilities: Some(cri::Capability {
             add_capabilities: security.add_capabilities.clone(),
@@ -184,8 +170,8 @@ fn security(security: &SecurityContext, sandbox: &SandboxConfig) -> cri::LinuxCo
         supplemental_groups: security.supplemental_groups.clone(),
         no_new_privs: security.no_new_privileges,
         run_as_group: security.run_as_group.map(|value| cri::Int64Value { value }),
-        masked_paths: paths(&MASKED),
-        readonly_paths: paths(&READ_ONLY),
+        masked_paths,
+        readonly_paths,
         seccomp: Some(seccomp(&security.seccomp)),
         supplemental_groups_policy: if security.strict_supplemental_groups { cri::GROUPS_STRICT } else { cri::GROUPS_MERGE },
     }
@@ -229,7 +215,7 @@ mod tests {
     #[test]
     fn nothing_is_hidden_from_privileged_containers() {
         let sandbox = SandboxConfig::default();
-        assert_eq!(security(&SecurityContext::default(), &sandbox).masked_paths.len(), MASKED.len());
+        assert_eq!(security(&SecurityContext::default(), &sandbox).masked_paths, masks::hidden());
         let privileged = security(&SecurityContext { privileged: true, ..Default::default() }, &sandbox);
         assert!(privileged.masked_paths.is_empty() && privileged.readonly_paths.is_empty());
     }

@@ -65,6 +65,9 @@ impl Statuses {
 
 impl Client {
     pub(super) async fn create(&self, sandbox_id: &str, sandbox: &SandboxConfig, config: &ContainerConfig) -> Result<String> {
+        if config.mounts.iter().any(|mount| mount.image.is_some()) {
+            return Err(Error::Invalid("images as volumes are not supported with this container runtime".to_owned()));
+        }
         let log = sandbox.log_dir.join(&config.log_path);
         blocking(move || make_parent(&log)).await?;
         let mut asked = configs::container(config, sandbox);

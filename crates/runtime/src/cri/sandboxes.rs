@@ -26,7 +26,7 @@ impl Client {
         blocking(move || prepare(&prepared)).await?;
         let mut asked = configs::sandbox(config);
         asked.annotations.insert(CGROUP_ANNOTATION.to_owned(), config.cgroup_parent.clone());
-        let question = cri::RunPodSandboxRequest { config: Some(asked), runtime_handler: String::new() };
+        let question = cri::RunPodSandboxRequest { config: Some(asked), runtime_handler: config.handler.clone() };
         let made = self.shared.channel.call::<cri::RunPodSandboxResponse>(calls::RUN_SANDBOX, &question).await;
         if made.is_err() {
             self.remove_cgroup(config.cgroup_parent.clone()).await;

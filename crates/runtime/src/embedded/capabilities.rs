@@ -124,6 +124,13 @@ pub fn limit_bounding(set: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// A change of user keeps the capabilities that are permitted.
+pub fn keep() -> io::Result<()> {
+    // SAFETY: prctl with these arguments takes numbers only.
+    let done = unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 #[repr(C)]
 struct Header {
     version: u32,

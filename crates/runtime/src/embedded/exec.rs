@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use super::causes::Causes;
 use super::console;
 use super::control::{self, Report};
+use super::join;
 use super::paths::ContainerDir;
 use super::record::{self, ContainerRecord};
 use super::shim::{open_pidfd, program, reap, send_signal};
@@ -53,7 +54,14 @@ fn run(dir: &ContainerDir, process: &Path, channel: &UnixStream, causes: &Causes
     let record: ContainerRecord = record::read(&dir.record()).map_err(words)?.ok_or("the container is gone")?;
     let description: serde_json::Value = std::fs::read(process).and_then(|text| Ok(serde_json::from_slice(&text)?)).map_err(words)?;
     let tty = description["terminal"].as_bool().unwrap_or(false);
-    give_streams(description["user"]["uid"].as_u64());
+    let uid = description["user"]["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok());
+    give_streams(uid.map(|uid| record.launch.node_id(uid)));
+    if let Some(users) = &record.launch.users {
+        let wanted = serde_json::from_value(description).map_err(|e| e.to_string())?;
+        let _ = std::fs::remove_file(process);
+        let joined = join::join(dir, &record.launch, users, wanted, program(&record.launch, causes.clone())?)?;
+        return report_and_watch(joined.pid, joined.terminal, channel);
+    }
     let socket = process.with_extension("sock");
     // Paths of sockets are short by law: bound by name alone.
     std::env::set_current_dir(&dir.0).map_err(words)?;
@@ -71,20 +79,23 @@ fn run(dir: &ContainerDir, process: &Path, channel: &UnixStream, causes: &Causes
     let terminal = listener.as_ref().filter(|_| built.is_ok()).map(console::receive_terminal);
     let _ = std::fs::remove_file(&socket);
     let pid = built.map_err(|e| causes.explain(&e))?;
-    let terminal = terminal.transpose().map_err(words)?;
-    let pidfd = open_pidfd(pid.as_raw()).map_err(words)?;
+    report_and_watch(pid, terminal.transpose().map_err(words)?, channel)
+}
+
+fn report_and_watch(pid: Pid, terminal: Option<OwnedFd>, channel: &UnixStream) -> Result<i32, String> {
+    let pidfd = open_pidfd(pid.as_raw()).map_err(|e| e.to_string())?;
     tell(channel, &Report::Started(pid.as_raw()), terminal.as_ref().map(AsRawFd::as_raw_fd));
     drop(terminal);
     Ok(watch(pid, &pidfd, channel))
 }
 
 /// A program of another user opens /dev/stdout anew, which is a pipe of ours.
-fn give_streams(uid: Option<u64>) {
+fn give_streams(uid: Option<u32>) {
     for fd in 0..3 {
         let is_pipe = nix::sys::stat::fstat(fd).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFIFO);
         if let Some(uid) = uid.filter(|_| is_pipe) {
             // SAFETY: numbers only; a failure leaves the owner as it is.
-            unsafe { libc::fchown(fd, uid as u32, u32::MAX) };
+            unsafe { libc::fchown(fd, uid, u32::MAX) };
         }
     }
 }

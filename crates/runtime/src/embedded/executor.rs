@@ -15,6 +15,7 @@ use seccompiler::BpfProgram;
 
 use super::causes::Causes;
 use super::{capabilities, seccomp};
+use crate::words::plain;
 
 #[derive(Clone)]
 pub struct Program {
@@ -49,10 +50,14 @@ impl Executor for Program {
 impl Program {
     /// Comes back only with an error.
     fn run(&self, spec: &Spec) -> String {
-        let process = match process(spec) {
-            Ok(process) => process,
-            Err(text) => return text,
-        };
+        match process(spec) {
+            Ok(process) => self.become_process(process),
+            Err(text) => text,
+        }
+    }
+
+    /// Comes back only with an error.
+    pub fn become_process(&self, process: &Process) -> String {
         let program = match find_program(process) {
             Ok(program) => program,
             Err(text) => return text,
@@ -67,27 +72,23 @@ impl Program {
         }
         match nix::unistd::execve(&path, &args, &env) {
             Ok(never) => match never {},
-            Err(errno) => format!("exec {}: {}", program.display(), words(errno.into())),
+            Err(errno) => format!("exec {}: {}", program.display(), plain(&errno.into())),
         }
     }
 
-    /// A filter needs SYS_ADMIN unless no_new_privs is on, and giving up capabilities needs calls that a filter may refuse: hence the order.
+    /// A filter needs SYS_ADMIN unless no_new_privs is on, which the program is not to have. So the bounding set is limited first: running
+    /// the program takes away whatever is outside of it, and no filter has a say in that. Giving up the capability with a call after the
+    /// filter would depend on the filter, which may refuse the call or pretend that it was made.
     fn confine(&self) -> Result<(), String> {
-        if self.filters.is_empty() {
-            return Ok(());
+        if !self.no_new_privileges {
+            capabilities::limit_bounding(self.capabilities).map_err(|e| format!("drop capabilities: {}", plain(&e)))?;
         }
-        let give_up = || capabilities::set_current(self.capabilities).map_err(|e| format!("drop capabilities: {e}"));
-        if self.no_new_privileges {
-            return self.filter();
-        }
-        capabilities::limit_bounding(self.capabilities).map_err(|e| format!("drop capabilities: {e}"))?;
-        self.filter()?;
-        give_up()
+        self.filter()
     }
 
     fn filter(&self) -> Result<(), String> {
         self.filters.iter().try_for_each(seccomp::install).map_err(|e| match std::error::Error::source(&e) {
-            Some(cause) => format!("{e}: {cause}"),
+            Some(cause) => format!("{e}: {}", cause.downcast_ref().map_or_else(|| cause.to_string(), plain)),
             None => e.to_string(),
         })
     }
@@ -106,8 +107,8 @@ fn find_program(process: &Process) -> Result<PathBuf, String> {
     let name = process.args().as_deref().unwrap_or_default().first().ok_or("no command specified")?;
     if name.contains('/') {
         return check_program(Path::new(name)).map(|()| PathBuf::from(name)).map_err(|e| match e.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => format!("exec: {name:?}: stat {name}: {}", words(e)),
-            _ => format!("exec: {name:?}: {}", words(e)),
+            Some(libc::ENOENT | libc::ENOTDIR) => format!("exec: {name:?}: stat {name}: {}", plain(&e)),
+            _ => format!("exec: {name:?}: {}", plain(&e)),
         });
     }
     let env = process.env().as_deref().unwrap_or_default();
@@ -133,14 +134,6 @@ fn check_program(path: &Path) -> io::Result<()> {
     // SAFETY: the name is a C string that lives over the call.
     let allowed = unsafe { libc::faccessat(libc::AT_FDCWD, name.as_ptr(), libc::X_OK, libc::AT_EACCESS) };
     if allowed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// The kernel's words, as users know them from other runtimes: lower case, no number.
-fn words(error: io::Error) -> String {
-    match error.raw_os_error() {
-        Some(code) => nix::errno::Errno::from_raw(code).desc().to_lowercase(),
-        None => error.to_string(),
-    }
 }
 
 /// What Rust's start-up code, a shell or a service manager chose to ignore or block is no business of the container.

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{exec, pause, shim};
+use super::{exec, pause, shim, users};
 
 pub const SHIM: &str = "everynode-shim";
 pub const EXEC: &str = "everynode-exec";
 pub const PAUSE: &str = "everynode-pause";
+pub const USERS: &str = "everynode-users";
 
 /// To be called first in `main`. Some: this process was one of the runtime's helpers and is to end with that code.
 pub fn main_if_asked() -> Option<ExitCode> {
@@ -20,6 +21,7 @@ pub fn main_if_asked() -> Option<ExitCode> {
         (SHIM, Some(dir), _) => Some(shim::main(dir)),
         (EXEC, Some(dir), Some(process)) => Some(exec::main(dir, process)),
         (PAUSE, Some(dir), _) => Some(pause::start(dir)),
+        (USERS, _, _) => Some(users::start()),
         _ => None,
     }
 }

@@ -1,5 +1,6 @@
 //! The life of containers, as the port has it: created, started through a shim, stopped, removed.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::prepare::{self, prepare};
 use super::table::{Container, Phase};
 use super::{Runtime, blocking, failed, helper};
 use crate::cgroup::Cgroup;
+use crate::images::Contents;
 use crate::port::{ContainerConfig, Error, Resources, Result, SandboxConfig};
 
 /// Making a container takes milliseconds; a node that swaps is slower.
@@ -33,21 +35,22 @@ impl Runtime {
         let id = new_id().map_err(failed("make an id"))?;
         let (layout, contents, own_id) = (self.shared.layout.clone(), Arc::clone(&self.shared.contents), id.clone());
         let record = blocking(move || {
-            contents.hold(&config.image_id, &own_id)?;
-            let made = contents.content(&config.image_id).and_then(|content| {
+            let held = images(&config).iter().try_for_each(|image| contents.hold(image, &own_id));
+            let made = held.and_then(|()| contents.content(&config.image_id)).and_then(|content| {
                 let request = prepare::Request {
                     id: &own_id,
                     sandbox: &sandbox,
                     sandbox_config: &sandbox_config,
                     config: &config,
                     content: &content,
+                    contents: &*contents,
                     target,
                 };
                 prepare(&layout, &request)
             });
             made.inspect_err(|_| {
                 let _ = remove_directories(&layout, &own_id);
-                let _ = contents.release(&config.image_id, &own_id);
+                let _ = release(&*contents, &config, &own_id);
             })
         })
         .await?;
@@ -165,7 +168,7 @@ impl Runtime {
             group.kill_all();
             group.remove().map_err(failed("remove container cgroup"))?;
             remove_directories(&layout, &record.id).map_err(failed("remove container"))?;
-            contents.release(&record.config.image_id, &record.id)
+            release(&*contents, &record.config, &record.id)
         })
         .await;
         if let Err(e) = removed {
@@ -195,6 +198,17 @@ impl Runtime {
         self.shared.table.changed();
         Ok(())
     }
+}
+
+/// Its own, and those that it mounts.
+fn images(config: &ContainerConfig) -> BTreeSet<&str> {
+    let mounted = config.mounts.iter().filter_map(|mount| mount.image.as_ref());
+    mounted.map(|image| image.id.as_str()).chain([config.image_id.as_str()]).collect()
+}
+
+/// Goes on after errors and answers the first.
+fn release(contents: &dyn Contents, config: &ContainerConfig, holder: &str) -> Result<()> {
+    images(config).into_iter().map(|image| contents.release(image, holder)).fold(Ok(()), Result::and)
 }
 
 /// From now on nobody else can start it. False: it is not there to be started.

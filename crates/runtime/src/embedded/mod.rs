@@ -20,7 +20,9 @@ mod devices;
 mod exec;
 mod executor;
 pub mod helper;
+mod idmap;
 mod inroot;
+mod join;
 mod lifecycle;
 mod log;
 mod namespace;
@@ -36,8 +38,10 @@ mod shim;
 mod signals;
 mod spec;
 mod stats;
+mod sysctl;
 mod table;
 mod user;
+mod users;
 mod watcher;
 
 use std::path::PathBuf;
@@ -54,6 +58,7 @@ use crate::port::{
     self, ContainerConfig, ContainerStats, ContainerStatus, Error, ExecOutput, Reader, Resources, Result, SandboxConfig, SandboxNetwork,
     SandboxStats, SandboxStatus, Session, StreamRequest, Version, Writer,
 };
+use crate::words;
 
 pub struct Settings {
     /// For what is lost when the node restarts: `/run/everynode`.
@@ -82,6 +87,7 @@ struct Shared {
     network: Arc<dyn SandboxNetwork>,
     cgroup_root: String,
     version: String,
+    has_user_namespaces: bool,
     table: table::Table,
     disk_usage: stats::DiskUsage,
     /// Held by whoever has the kernel prepare for moves between control groups: one at a time is enough.
@@ -94,7 +100,16 @@ impl Runtime {
         let layout = paths::Layout { state: settings.state_dir, root: settings.root_dir };
         let program = settings.helper;
         let (for_helper, original) = (layout.clone(), program.clone());
-        let helper = blocking(move || Ok(watcher::protect_helper(&for_helper, &original))).await?;
+        let (helper, has_user_namespaces) = blocking(move || {
+            let helper = watcher::protect_helper(&for_helper, &original);
+            let made = std::fs::create_dir_all(&for_helper.root);
+            let users = made.and_then(|()| users::check(&for_helper.state, &[&for_helper.root], &helper));
+            if let Err(why) = &users {
+                tracing::info!(why = words::plain(why), "pods cannot have users of their own on this node (hostUsers: false)");
+            }
+            Ok((helper, users.is_ok()))
+        })
+        .await?;
         let shared = Arc::new(Shared {
             layout,
             helper,
@@ -102,6 +117,7 @@ impl Runtime {
             network: settings.network,
             cgroup_root: settings.cgroup_root,
             version: settings.version,
+            has_user_namespaces,
             table: table::Table::default(),
             disk_usage: stats::DiskUsage::default(),
             expecting_moves: Arc::default(),
@@ -142,6 +158,10 @@ impl port::Runtime for Runtime {
     fn version(&self) -> BoxFuture<'_, Result<Version>> {
         let version = Version { name: "everynode".to_owned(), version: self.shared.version.clone() };
         async move { Ok(version) }.boxed()
+    }
+
+    fn has_user_namespaces(&self) -> bool {
+        self.shared.has_user_namespaces
     }
 
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<String>> {

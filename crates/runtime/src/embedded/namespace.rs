@@ -2,7 +2,6 @@
 //!
 //! A thread that has entered another namespace is never given back: it ends. Nothing is forked, so this is safe in a threaded program.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -11,6 +10,9 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::port::UserNamespace;
+use crate::words::plain;
 
 /// A port of the own loopback answers or refuses at once.
 const CONNECT_SECONDS_MAX: u64 = 5;
@@ -21,7 +23,8 @@ pub struct Wanted {
     pub network: bool,
     pub ipc: bool,
     pub hostname: Option<String>,
-    pub sysctls: BTreeMap<String, String>,
+    /// Files below /proc/sys and what to write there, see [`super::sysctl`].
+    pub sysctls: Vec<(PathBuf, String)>,
 }
 
 /// Runs `task` on a thread of its own that may change its namespaces.
@@ -30,8 +33,15 @@ fn apart<T: Send + 'static>(task: impl FnOnce() -> io::Result<T> + Send + 'stati
     thread.join().unwrap_or_else(|_| Err(io::Error::other("a namespace thread panicked")))
 }
 
-/// Makes the namespaces and keeps them in `dir/{net,ipc,uts}`.
-pub fn pin(dir: &Path, wanted: Wanted) -> io::Result<()> {
+/// Makes the namespaces and keeps them in `dir/{net,ipc,uts}`; of users of their own if there are any, which are kept in `dir/user`.
+pub fn pin(dir: &Path, wanted: Wanted, users: Option<UserNamespace>, helper: &Path) -> io::Result<()> {
+    match users {
+        None => make(dir, wanted),
+        Some(users) => super::users::pin(dir, users, helper).and_then(|()| set_up_kept(dir, wanted)),
+    }
+}
+
+fn make(dir: &Path, wanted: Wanted) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let dir = dir.to_owned();
     apart(move || {
@@ -40,21 +50,35 @@ pub fn pin(dir: &Path, wanted: Wanted) -> io::Result<()> {
         flags.set(CloneFlags::CLONE_NEWIPC, wanted.ipc);
         flags.set(CloneFlags::CLONE_NEWUTS, wanted.hostname.is_some());
         unshare(flags)?;
-        if let Some(name) = &wanted.hostname {
-            nix::unistd::sethostname(name)?;
-        }
-        if wanted.network {
-            raise_loopback()?;
-        }
-        for (name, value) in &wanted.sysctls {
-            write_sysctl(name, value)?;
-        }
+        set_up(&wanted)?;
         for (kind, made) in [("net", wanted.network), ("ipc", wanted.ipc), ("uts", wanted.hostname.is_some())] {
             if made {
                 keep(Path::new("/proc/thread-self/ns").join(kind), &dir.join(kind))?;
             }
         }
         Ok(())
+    })
+}
+
+/// What a namespace is like that was just entered.
+fn set_up(wanted: &Wanted) -> io::Result<()> {
+    if let Some(name) = &wanted.hostname {
+        nix::unistd::sethostname(name)?;
+    }
+    if wanted.network {
+        raise_loopback()?;
+    }
+    wanted.sysctls.iter().try_for_each(|(file, value)| write_sysctl(file, value))
+}
+
+/// With the node's users, who may do in all namespaces what their own users may do.
+fn set_up_kept(dir: &Path, wanted: Wanted) -> io::Result<()> {
+    let dir = dir.to_owned();
+    apart(move || {
+        for (kind, flag) in [("net", CloneFlags::CLONE_NEWNET), ("ipc", CloneFlags::CLONE_NEWIPC), ("uts", CloneFlags::CLONE_NEWUTS)] {
+            setns(File::open(dir.join(kind))?, flag)?;
+        }
+        set_up(&wanted)
     })
 }
 
@@ -70,14 +94,8 @@ pub fn release(file: &Path) {
     let _ = umount2(file, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
 }
 
-fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
-    // Names of interfaces may contain dots, and then slashes are used between the parts.
-    let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
-    if path.split('/').any(|part| part == "..") {
-        return Err(io::Error::other(format!("sysctl {name:?} is not allowed")));
-    }
-    fs::write(Path::new("/proc/sys").join(path), value)
-        .map_err(|e| io::Error::new(e.kind(), format!("set sysctl {name} to {value:?}: {e}")))
+fn write_sysctl(file: &Path, value: &str) -> io::Result<()> {
+    fs::write(file, value).map_err(|e| io::Error::new(e.kind(), format!("set sysctl {} to {value:?}: {}", file.display(), plain(&e))))
 }
 
 fn raise_loopback() -> io::Result<()> {

@@ -30,16 +30,29 @@ pub fn start(dir: &Path) -> ExitCode {
 }
 
 fn try_start(dir: &Path) -> io::Result<u32> {
-    for (kind, flag) in [("ipc", CloneFlags::CLONE_NEWIPC), ("uts", CloneFlags::CLONE_NEWUTS), ("net", CloneFlags::CLONE_NEWNET)] {
-        if let Ok(namespace) = std::fs::File::open(dir.join("ns").join(kind)) {
-            setns(namespace, flag)?;
+    let root = dir.join("empty");
+    std::fs::create_dir_all(&root)?;
+    // All is opened before the users change, who may not reach these folders.
+    std::env::set_current_dir(&root)?;
+    let kinds = [
+        ("user", CloneFlags::CLONE_NEWUSER),
+        ("ipc", CloneFlags::CLONE_NEWIPC),
+        ("uts", CloneFlags::CLONE_NEWUTS),
+        ("net", CloneFlags::CLONE_NEWNET),
+    ];
+    let open = |(kind, flag): (&str, _)| std::fs::File::open(dir.join("ns").join(kind)).ok().map(|file| (file, flag));
+    let namespaces: Vec<_> = kinds.into_iter().filter_map(open).collect();
+    for (namespace, flag) in namespaces {
+        setns(namespace, flag)?;
+        if flag == CloneFlags::CLONE_NEWUSER {
+            nix::unistd::setgroups(&[])?;
+            nix::unistd::setresgid(0.into(), 0.into(), 0.into())?;
+            nix::unistd::setresuid(0.into(), 0.into(), 0.into())?;
         }
     }
     unshare(CloneFlags::CLONE_NEWPID)?;
-    let root = dir.join("empty");
-    std::fs::create_dir_all(&root)?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg0(NAME).env_clear().env("EVERYNODE_PAUSE_ROOT", &root).current_dir("/");
+    command.arg0(NAME).env_clear().env("EVERYNODE_PAUSE_ROOT", ".");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     Ok(command.spawn()?.id())
 }

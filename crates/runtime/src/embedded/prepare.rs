@@ -10,14 +10,19 @@ use jiff::Timestamp;
 use super::capabilities;
 use super::inroot;
 use super::paths::Layout;
-use super::record::{self, ContainerRecord, Launch, SandboxRecord};
+use super::record::{self, ContainerRecord, Launch, OwnUsers, SandboxRecord, Source, Staged};
 use super::sandbox;
 use super::seccomp::Profile;
+use super::shim::stage;
 use super::signals;
 use super::spec::{self, Inputs};
 use super::user::{self, Databases, Identity};
-use crate::images::Content;
-use crate::port::{ContainerConfig, Error, Mount, Propagation, Result, SandboxConfig, Seccomp};
+use crate::images::{Content, Contents};
+use crate::port::{ContainerConfig, Error, Mount, Propagation, Result, SandboxConfig, Seccomp, User, UserNamespace};
+use crate::words::plain;
+
+/// The largest profiles of the field have 100 KiB.
+const PROFILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 pub struct Request<'a> {
     pub id: &'a str,
@@ -26,6 +31,8 @@ pub struct Request<'a> {
     pub sandbox_config: &'a SandboxConfig,
     pub config: &'a ContainerConfig,
     pub content: &'a Content,
+    /// For images that are mounted.
+    pub contents: &'a dyn Contents,
     /// The process whose namespace to join.
     pub target: Option<i32>,
 }
@@ -35,12 +42,18 @@ pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord
     let config = request.config;
     check_mounts(config)?;
     let identity = identity(request)?;
+    let users = request.sandbox.config.user_namespace;
+    check_users(users, request, &identity.user)?;
     let capabilities =
         capabilities::for_container(&config.security, capabilities::available()).map_err(|e| Error::Invalid(e.to_string()))?;
     let seccomp = profile(config)?;
     let dir = layout.container(request.id);
     let writable = layout.container_writable(request.id);
-    make_directories(&dir.rootfs(), &writable).map_err(|e| failed("make container directories", e))?;
+    let rootfs = if users.is_some() { stage::rootfs() } else { dir.rootfs() };
+    for dir in [&rootfs, &dir.bundle()] {
+        fs::create_dir_all(dir).map_err(|e| failed("make container directories", e))?;
+    }
+    make_writable(&writable, users.map(|users| users.first)).map_err(|e| failed("make container directories", e))?;
     let volumes = make_volumes(&writable, &request.content.volumes).map_err(|e| failed("make image volumes", e))?;
     let surroundings = sandbox::surroundings(&layout.sandbox(&request.sandbox.id), request.sandbox, request.id, request.target);
     let inputs = Inputs {
@@ -48,7 +61,7 @@ pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord
         content: request.content,
         user: &identity.user,
         home: &identity.home,
-        rootfs: &dir.rootfs(),
+        rootfs: &rootfs,
         surroundings: &surroundings,
         volumes: &volumes,
         capabilities: granted(capabilities, seccomp.is_some(), config.security.no_new_privileges),
@@ -75,6 +88,8 @@ pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord
         seccomp,
         capabilities,
         no_new_privileges: config.security.no_new_privileges,
+        users: users.map(|users| OwnUsers { first: users.first, namespaces: layout.sandbox(&request.sandbox.id).namespaces() }),
+        staged: staged(&inputs, request.contents)?,
     };
     let record = ContainerRecord {
         id: request.id.to_owned(),
@@ -91,7 +106,14 @@ pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord
 }
 
 fn check_mounts(config: &ContainerConfig) -> Result<()> {
+    let shares = config.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
     for mount in &config.mounts {
+        if mount.image.is_some() {
+            if shares {
+                return Err(Error::Invalid("a container cannot mount an image beside a volume with bidirectional propagation".to_owned()));
+            }
+            continue;
+        }
         if let Err(e) = fs::metadata(&mount.host_path) {
             let path = mount.host_path.display();
             let text = format!("failed to generate container spec: failed to stat {path:?}: stat {path}: {}", plain(&e));
@@ -104,11 +126,6 @@ fn check_mounts(config: &ContainerConfig) -> Result<()> {
     Ok(())
 }
 
-/// Without the number that Rust appends.
-fn plain(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |code| nix::errno::Errno::from_raw(code).desc().to_lowercase())
-}
-
 fn identity(request: &Request<'_>) -> Result<Identity> {
     let read = |path: &str| {
         inroot::read_from_layers(&request.content.layers, Path::new(path)).map(Option::unwrap_or_default).map_err(|e| failed(path, e))
@@ -118,6 +135,19 @@ fn identity(request: &Request<'_>) -> Result<Identity> {
     user::resolve(files, &request.content.user, &request.config.security).map_err(|e| Error::Failed(e.to_string()))
 }
 
+/// What needs the node's users is refused to those of a sandbox's own.
+fn check_users(users: Option<UserNamespace>, request: &Request<'_>, user: &User) -> Result<()> {
+    let Some(users) = users else { return Ok(()) };
+    let ids = user.supplemental_groups.iter().chain([&user.uid, &user.gid]);
+    if let Some(id) = ids.into_iter().find(|id| **id >= i64::from(users.length)) {
+        return Err(Error::Invalid(format!("id {id} is none of the pod's: it has the users and groups 0 to {}", users.length - 1)));
+    }
+    if request.config.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional) {
+        return Err(Error::Invalid("bidirectional mount propagation is not for pods with users of their own".to_owned()));
+    }
+    Ok(())
+}
+
 fn profile(config: &ContainerConfig) -> Result<Option<Profile>> {
     match &config.security.seccomp {
         // Privileged containers are never filtered.
@@ -125,28 +155,52 @@ fn profile(config: &ContainerConfig) -> Result<Option<Profile>> {
         Seccomp::Unconfined => Ok(None),
         Seccomp::RuntimeDefault => Ok(Some(Profile::runtime_default())),
         Seccomp::Localhost(path) => {
-            let text = fs::read_to_string(path).map_err(|e| Error::Failed(format!("seccomp profile {}: {}", path.display(), plain(&e))))?;
-            let profile = Profile::parse(&text).map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))?;
-            profile.compile(0).map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))?;
+            let refused = |why: &dyn std::fmt::Display| Error::Failed(format!("cannot load seccomp profile \"{}\": {why}", path.display()));
+            let text = read_profile(path).map_err(|e| refused(&format!("open {}: {}", path.display(), plain(&e))))?;
+            let profile = Profile::parse(&text).map_err(|e| refused(&e))?;
+            profile.compile(0).map_err(|e| refused(&e))?;
             Ok(Some(profile))
         }
     }
 }
 
-/// Installing a filter without no_new_privs takes capabilities that the program is not to have; the executor drops them after it.
+/// A pipe in the place of a profile would hold everything up.
+fn read_profile(path: &Path) -> io::Result<String> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() || metadata.len() > PROFILE_BYTES_MAX {
+        return Err(io::Error::other("is not a file of a profile's size"));
+    }
+    fs::read_to_string(path)
+}
+
+/// Installing a filter without no_new_privs takes capabilities that the program is not to have: the executor takes them from its bounding
+/// set before.
 fn granted(wanted: u64, filtered: bool, no_new_privileges: bool) -> u64 {
     if filtered && !no_new_privileges { wanted | capabilities::SYS_ADMIN | capabilities::SETPCAP } else { wanted }
 }
 
-fn make_directories(rootfs: &Path, writable: &Path) -> io::Result<()> {
-    fs::create_dir_all(rootfs)?;
+/// `owner`: the node's id of the container's root.
+fn make_writable(writable: &Path, owner: Option<u32>) -> io::Result<()> {
     for name in ["upper", "work"] {
         fs::create_dir_all(writable.join(name))?;
     }
     // The upper directory is the container's root: its mode is what `ls -ld /` shows.
     fs::set_permissions(writable.join("upper"), fs::Permissions::from_mode(0o755))?;
+    std::os::unix::fs::chown(writable.join("upper"), owner, owner)?;
     // Files of containers may have any owner and mode: nobody else on the node is to reach them.
     fs::set_permissions(writable, fs::Permissions::from_mode(0o700))
+}
+
+fn staged(inputs: &Inputs<'_>, contents: &dyn Contents) -> Result<Vec<Staged>> {
+    let all = spec::from_outside(inputs).into_iter().enumerate().filter(|(_, mount)| spec::is_staged(inputs, mount));
+    let stage = |(number, mount): (usize, &Mount)| {
+        let source = match &mount.image {
+            Some(image) => Source::Image(contents.content(&image.id)?.layers, image.sub_path.clone()),
+            None => Source::Node(mount.host_path.clone()),
+        };
+        Ok(Staged { number, source, private: mount.propagation == Propagation::Private })
+    };
+    all.map(stage).collect()
 }
 
 fn make_volumes(writable: &Path, declared: &[String]) -> io::Result<Vec<Mount>> {
@@ -159,6 +213,7 @@ fn make_volumes(writable: &Path, declared: &[String]) -> io::Result<Vec<Mount>> 
             container_path: PathBuf::from(container_path),
             read_only: false,
             recursive_read_only: false,
+            image: None,
             propagation: Propagation::Private,
         });
     }
@@ -196,6 +251,7 @@ mod tests {
             container_path: container.into(),
             read_only: false,
             recursive_read_only: false,
+            image: None,
             propagation: Propagation::Private,
         };
         let mounts = [mount("/h1", "/data"), mount("/h2", "/data/inner")];

@@ -67,6 +67,43 @@ pub struct Launch {
     /// Bit n is capability n. What the process has when it runs; the specification may give it more until the filter is in place.
     pub capabilities: u64,
     pub no_new_privileges: bool,
+    #[serde(default)]
+    pub users: Option<OwnUsers>,
+    #[serde(default)]
+    pub staged: Vec<Staged>,
+}
+
+/// Of a sandbox with users of its own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OwnUsers {
+    /// The node's id of the container's root.
+    pub first: u32,
+    /// Where the sandbox keeps its namespaces.
+    pub namespaces: PathBuf,
+}
+
+/// A mount that is laid out before the library sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Staged {
+    /// Its number among the mounts of the specification that come from outside.
+    pub number: usize,
+    pub source: Source,
+    /// What is mounted on the node later does not show in it.
+    pub private: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Source {
+    Node(PathBuf),
+    /// Layers, the topmost first, and a part of what they make together.
+    Image(Vec<PathBuf>, Option<PathBuf>),
+}
+
+impl Launch {
+    /// The node's id of one of the container's users.
+    pub fn node_id(&self, id: u32) -> u32 {
+        self.users.as_ref().map_or(0, |users| users.first).saturating_add(id)
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -11,8 +11,9 @@ use nix::mount::{MsFlags, mount};
 use super::namespace::{self, Wanted};
 use super::paths::SandboxDir;
 use super::record::SandboxRecord;
+use super::shim::stage;
 use super::spec::Surroundings;
-use super::{helper, pause};
+use super::{helper, pause, sysctl};
 use crate::cgroup::Cgroup;
 use crate::port::{DnsConfig, Mount, SandboxConfig};
 
@@ -25,29 +26,45 @@ const NETWORK_SYSCTLS: [(&str, &str); 2] = [("net.ipv4.ip_unprivileged_port_star
 /// Namespaces, files and limits. The pause process's id if there is one.
 pub fn make(dir: &SandboxDir, record: &SandboxRecord, helper: &Path) -> io::Result<Option<i32>> {
     let config = &record.config;
+    // First what may be wrong with the request.
+    check_users(config)?;
+    let wanted = wanted(config)?;
     let group = Cgroup::new(&record.cgroup);
     group.create()?;
     group.limit(&config.resources)?;
     fs::create_dir_all(&config.log_dir).map_err(|e| named(e, "make log directory", &config.log_dir))?;
     fs::write(dir.resolv_conf(), resolv_conf(&config.dns))?;
     fs::write(dir.hostname(), format!("{}\n", record.hostname))?;
-    namespace::pin(&dir.namespaces(), wanted(config))?;
+    namespace::pin(&dir.namespaces(), wanted, config.user_namespace, helper)?;
     if !config.host.ipc {
         make_shm(&dir.shm())?;
     }
     if config.share_process_namespace && !config.host.pid { start_pause(dir, record, helper).map(Some) } else { Ok(None) }
 }
 
-fn wanted(config: &SandboxConfig) -> Wanted {
-    let network = !config.host.network;
-    let mut sysctls = config.sysctls.clone();
-    if network {
-        for (name, value) in NETWORK_SYSCTLS {
-            sysctls.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+/// Users of its own in a namespace of the node's would have no rights there, and its containers' root none over their network.
+fn check_users(config: &SandboxConfig) -> io::Result<()> {
+    let host = config.host;
+    match config.user_namespace {
+        Some(users) if host.network || host.pid || host.ipc => {
+            Err(io::Error::other(format!("users from {} on cannot be combined with namespaces of the node", users.first)))
         }
+        Some(users) if users.first == 0 || users.length == 0 || users.first.checked_add(users.length).is_none() => {
+            Err(io::Error::other(format!("{} users from {} on are no range of users of a sandbox's own", users.length, users.first)))
+        }
+        _ => Ok(()),
     }
+}
+
+fn wanted(config: &SandboxConfig) -> io::Result<Wanted> {
+    let network = !config.host.network;
+    let defaults = NETWORK_SYSCTLS.iter().filter(|_| network).map(|(name, value)| (*name, *value));
+    // What the caller wants is written last.
+    let sysctls = defaults.chain(config.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let sysctls = sysctls.map(|(name, value)| sysctl::file(name, config.host).map(|file| (file, value.to_owned())));
+    let sysctls = sysctls.collect::<Result<_, _>>().map_err(io::Error::other)?;
     // The node's network has the node's name.
-    Wanted { network, ipc: !config.host.ipc, hostname: network.then(|| config.hostname.clone()), sysctls }
+    Ok(Wanted { network, ipc: !config.host.ipc, hostname: network.then(|| config.hostname.clone()), sysctls })
 }
 
 fn make_shm(shm: &Path) -> io::Result<()> {
@@ -96,7 +113,7 @@ fn kill(pid: i32) {
 
 /// Everything that [`make`] made but the control group, which several sandboxes of one pod share.
 pub fn unmake(parent: &Path, dir: &SandboxDir) -> io::Result<()> {
-    for kind in ["net", "ipc", "uts", "pid"] {
+    for kind in ["net", "ipc", "uts", "pid", "user"] {
         namespace::release(&dir.namespace(kind));
     }
     namespace::release(&dir.shm());
@@ -130,18 +147,23 @@ pub fn surroundings(dir: &SandboxDir, record: &SandboxRecord, container_id: &str
         ],
         ..Surroundings::default()
     };
+    let own_users = config.user_namespace.is_some();
+    let kept = |kind: &str| if own_users { stage::namespace(kind) } else { dir.namespace(kind) };
     let mut join = |kind, path: Option<PathBuf>| surroundings.namespaces.insert(kind, path);
+    if own_users {
+        join("user", Some(kept("user")));
+    }
     if !config.host.network {
-        join("network", Some(dir.namespace("net")));
-        join("uts", Some(dir.namespace("uts")));
+        join("network", Some(kept("net")));
+        join("uts", Some(kept("uts")));
     }
     if !config.host.ipc {
-        join("ipc", Some(dir.namespace("ipc")));
+        join("ipc", Some(kept("ipc")));
     }
     match target {
         Some(pid) => drop(join("pid", Some(Path::new("/proc").join(pid.to_string()).join("ns/pid")))),
         None if config.host.pid => {}
-        None if config.share_process_namespace => drop(join("pid", Some(dir.namespace("pid")))),
+        None if config.share_process_namespace => drop(join("pid", Some(kept("pid")))),
         None => drop(join("pid", None)),
     }
     surroundings
@@ -153,6 +175,7 @@ fn bind(host_path: PathBuf, container_path: &str) -> Mount {
         container_path: PathBuf::from(container_path),
         read_only: false,
         recursive_read_only: false,
+        image: None,
         propagation: crate::port::Propagation::Private,
     }
 }

@@ -1,34 +1,21 @@
 //! From a container's configuration and image to the OCI specification that the library carries out. Pure but for looking at the node's
 //! devices and kernel; the caller has resolved user, capabilities and sources of mounts.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::{Entry, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capabilities, Spec};
 use serde_json::{Value, json};
 
 use super::devices;
+use super::shim::stage;
 use crate::cgroup;
 use crate::images::Content;
+use crate::masks;
 use crate::port::{ContainerConfig, Mount, Propagation, User};
 
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-const MASKED: [&str; 11] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-];
-
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// What the sandbox decides for its containers. A namespace that is not listed is the node's.
 #[derive(Debug, Clone, Default)]
@@ -70,8 +57,12 @@ pub enum Error {
 pub fn build(inputs: &Inputs<'_>) -> Result<Spec, Error> {
     let security = &inputs.config.security;
     let devices = devices::for_container(inputs.config)?;
-    let (masked, read_only): (&[&str], &[&str]) =
-        if security.privileged || security.unmasked_proc { (&[], &[]) } else { (&MASKED, &READ_ONLY) };
+    let own_users = inputs.surroundings.namespaces.contains_key("user");
+    let (masked, read_only) = if security.privileged || (security.unmasked_proc && own_users) {
+        (Vec::new(), &[][..])
+    } else {
+        (masks::hidden(), &masks::READ_ONLY[..])
+    };
     let spec = json!({
         "ociVersion": "1.0.2",
         "root": {"path": inputs.rootfs, "readonly": security.read_only_root},
@@ -127,11 +118,17 @@ fn process(inputs: &Inputs<'_>) -> Result<Value, Error> {
 
 /// Later values of a name replace earlier ones in place.
 fn environment(inputs: &Inputs<'_>) -> Vec<String> {
-    let mut variables: Vec<(String, String)> = vec![("PATH".into(), DEFAULT_PATH.into())];
-    let mut set = |name: &str, value: &str| match variables.iter_mut().find(|(n, _)| n == name) {
-        Some(known) => known.1 = value.to_owned(),
-        None => variables.push((name.to_owned(), value.to_owned())),
+    let mut variables: Vec<(&str, &str)> = Vec::new();
+    // Where each name is: images and pods may bring any number of them.
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    let mut set = |name, value| match places.entry(name) {
+        Entry::Occupied(place) => variables[*place.get()].1 = value,
+        Entry::Vacant(place) => {
+            place.insert(variables.len());
+            variables.push((name, value));
+        }
     };
+    set("PATH", DEFAULT_PATH);
     if inputs.config.tty {
         set("TERM", "xterm");
     }
@@ -143,8 +140,8 @@ fn environment(inputs: &Inputs<'_>) -> Vec<String> {
     for (name, value) in &inputs.config.env {
         set(name, value);
     }
-    if !variables.iter().any(|(n, _)| n == "HOME") {
-        variables.push(("HOME".into(), inputs.home.to_owned()));
+    if !places.contains_key("HOME") {
+        variables.push(("HOME", inputs.home));
     }
     variables.into_iter().map(|(n, v)| format!("{n}={v}")).collect()
 }
@@ -202,13 +199,36 @@ fn mounts(inputs: &Inputs<'_>) -> Vec<Value> {
         kernel_mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
     ];
     list.extend(cgroup_mounts(inputs, access));
-    let defaults = inputs.surroundings.defaults.iter().chain(inputs.volumes);
+    let from_outside = from_outside(inputs).into_iter().enumerate();
+    list.extend(
+        from_outside.map(|(n, mount)| bind(mount, &if is_staged(inputs, mount) { stage::source(n) } else { mount.host_path.clone() })),
+    );
+    list
+}
+
+/// Whether a mount is laid out before the library sees it: it shows files as other users', it is an image, or it must not follow what the
+/// node mounts later, which the library's own mounts do.
+pub fn is_staged(inputs: &Inputs<'_>, mount: &Mount) -> bool {
+    let own_users = inputs.surroundings.namespaces.contains_key("user");
+    own_users || mount.image.is_some() || (is_private(inputs.config, mount) && mount.host_path.is_dir())
+}
+
+/// Not beside mounts that the node is to see: these containers are made where the node's mounts are.
+pub fn is_private(config: &ContainerConfig, mount: &Mount) -> bool {
+    let shares = config.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
+    mount.propagation == Propagation::Private && !shares && config.mounts.contains(mount)
+}
+
+/// What the container sees of the node and of images, in the order of the specification.
+pub fn from_outside<'a>(inputs: &Inputs<'a>) -> Vec<&'a Mount> {
     let own = &inputs.config.mounts;
-    list.extend(defaults.filter(|d| !own.iter().any(|m| m.container_path == d.container_path)).map(bind));
+    let taken: BTreeSet<&Path> = own.iter().map(|mount| mount.container_path.as_path()).collect();
+    let defaults = inputs.surroundings.defaults.iter().chain(inputs.volumes);
+    let mut list: Vec<&Mount> = defaults.filter(|mount| !taken.contains(mount.container_path.as_path())).collect();
     // A mount below another one must come after it, whatever the order in the configuration.
     let mut sorted: Vec<&Mount> = own.iter().collect();
     sorted.sort_by_key(|m| m.container_path.components().count());
-    list.extend(sorted.into_iter().map(bind));
+    list.extend(sorted);
     list
 }
 
@@ -233,19 +253,19 @@ fn cgroup_mounts(inputs: &Inputs<'_>, access: &str) -> Vec<Value> {
     list
 }
 
-fn bind(mount: &Mount) -> Value {
+fn bind(mount: &Mount, source: &Path) -> Value {
     let propagation = match mount.propagation {
         Propagation::Private => "rprivate",
         Propagation::HostToContainer => "rslave",
         Propagation::Bidirectional => "rshared",
     };
     let mut options = vec!["rbind", propagation];
-    options.push(match (mount.read_only, mount.recursive_read_only) {
+    options.push(match (mount.read_only || mount.image.is_some(), mount.recursive_read_only) {
         (true, true) => "rro",
         (true, false) => "ro",
         (false, _) => "rw",
     });
-    json!({"destination": mount.container_path, "type": "bind", "source": mount.host_path, "options": options})
+    json!({"destination": mount.container_path, "type": "bind", "source": source, "options": options})
 }
 
 fn root_propagation(config: &ContainerConfig) -> &'static str {

@@ -126,6 +126,7 @@ async fn what_cannot_start_says_why() {
         container_path: "/data".into(),
         read_only: false,
         recursive_read_only: false,
+        image: None,
         propagation: Default::default(),
     }];
     config.image_id = "sha256:0000000000000000000000000000000000000000000000000000000000000000".into();

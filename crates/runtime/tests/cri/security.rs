@@ -29,6 +29,7 @@ async fn users_capabilities_mounts_and_environment() {
         container_path: to.into(),
         read_only,
         recursive_read_only: false,
+        image: None,
         propagation: Default::default(),
     };
     let mut config = daemon.config("mounts", "cat /rw/there; echo; touch /rw/new; touch /ro/bad || echo refused").await;

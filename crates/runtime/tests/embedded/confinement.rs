@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use runtime::port::{Error, Mount, Propagation, Runtime as _, Seccomp};
+use runtime::port::{Error, ImageMount, Mount, Propagation, Runtime as _, Seccomp};
 
 use crate::fixture::{Left, Node};
 
@@ -19,6 +19,7 @@ fn mount(host: &std::path::Path, container: &str) -> Mount {
         container_path: PathBuf::from(container),
         read_only: false,
         recursive_read_only: false,
+        image: None,
         propagation: Propagation::Private,
     }
 }
@@ -43,6 +44,12 @@ async fn the_defaults() {
     // Where the kernel shows its memory in /proc there is a link to it, which leads to a masked file.
     let devices = left.lines().last().unwrap().trim().replace("kcore ", "");
     assert_eq!(devices, "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero");
+    let mut unmasked = node
+        .script("wc -c < /proc/interrupts; touch /proc/sys/vm/stat_interval 2>&1; ls /sys/devices/virtual/powercap 2>/dev/null | wc -l");
+    unmasked.security.unmasked_proc = true;
+    let left = node.run(&unmasked).await;
+    // Root of the container is root of the node here, which /proc/sys obeys.
+    assert_eq!(left.lines(), ["0", "touch: /proc/sys/vm/stat_interval: Read-only file system", "0"], "{}", left.log);
     let checks = "touch /proc/sys/kernel/hostname 2>&1; wc -c < /proc/interrupts; ls /sys/firmware | wc -l; touch /sys/x 2>&1; touch /file && echo wrote
         mknod /dev/sda b 8 0; cat /dev/sda 2>&1 | head -1; ls -d /declared; echo $FROM_IMAGE; ls -ld / | cut -c1-10";
     let left = node.run_script(checks).await;
@@ -76,6 +83,14 @@ async fn users_and_groups() {
         "{}",
         left.log
     );
+    // The image says that 1000 is the name of root.
+    let passwd = node.place.dir.path().join("layer/etc/passwd");
+    let honest = std::fs::read_to_string(&passwd).unwrap();
+    std::fs::write(&passwd, format!("1000:x:0:0:root:/root:/bin/sh\n{honest}")).unwrap();
+    let mut config = node.script("id -u; id -g");
+    config.security.run_as_user = Some(1000);
+    assert_eq!(node.run(&config).await.lines(), ["1000", "0"]);
+    std::fs::write(&passwd, honest).unwrap();
     let mut config = node.script("true");
     config.security.run_as_username = Some("ghost".into());
     let error = node.create(&config).await.unwrap_err();
@@ -131,6 +146,36 @@ async fn seccomp_filters() {
         node.runtime.remove_container(&id).await.unwrap();
     }
     let profile = node.place.dir.path().join("profile.json");
+    // Whatever a profile lets through, forbids or pretends: what was dropped stays dropped, also from commands.
+    let allow = r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#;
+    let pretend =
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["capset","prctl","capget"],"action":"SCMP_ACT_ERRNO","errnoRet":0}]}"#;
+    let forbid = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["capset","prctl"],"action":"SCMP_ACT_ERRNO","errnoRet":1}]}"#;
+    let log = r#"{"defaultAction":"SCMP_ACT_LOG","syscalls":[]}"#;
+    for (text, user, nnp) in
+        [allow, pretend, forbid, log].into_iter().flat_map(|t| [(t, None, false), (t, Some(33), false), (t, None, true)])
+    {
+        std::fs::write(&profile, text).unwrap();
+        let mut config = node.script("grep -E '^Cap(Eff|Prm|Bnd|Inh|Amb)' /proc/self/status; echo seen; sleep 60");
+        config.security.seccomp = Seccomp::Localhost(profile.clone());
+        (config.security.run_as_user, config.security.no_new_privileges) = (user, nnp);
+        config.security.drop_capabilities = vec!["ALL".into()];
+        let id = node.start(&config).await;
+        node.wait_log(&id, "seen").await;
+        let log = std::fs::read_to_string(node.runtime.container(&id).await.unwrap().log_path).unwrap();
+        let command = ["sh".into(), "-c".into(), "grep -E '^Cap' /proc/self/status".into()];
+        let seen = String::from_utf8(node.runtime.exec_sync(&id, &command, None).await.unwrap().stdout).unwrap();
+        for text in [&log, &seen] {
+            assert_eq!(text.matches("\t0000000000000000").count(), 5, "{user:?} {nnp} {text}");
+        }
+        node.runtime.remove_container(&id).await.unwrap();
+    }
+    for (place, why) in [("missing.json", "no such file or directory"), ("", "is not a file of a profile's size")] {
+        let mut config = node.script("true");
+        config.security.seccomp = Seccomp::Localhost(node.place.dir.path().join(place));
+        let error = node.create(&config).await.unwrap_err().to_string();
+        assert!(error.starts_with("cannot load seccomp profile \"") && error.ends_with(why), "{error}");
+    }
     let text = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":13}]}"#;
     std::fs::write(&profile, text).unwrap();
     let mut config = node.script("mkdir /made 2>&1; touch /file && echo touched");
@@ -188,15 +233,20 @@ async fn mount_propagation() {
     for name in ["in", "out"] {
         std::fs::create_dir(shared.join(name)).unwrap();
     }
-    let mut config = node.script("echo ready; while ! test -e /v/in/seen; do sleep 0.05; done; echo seen");
+    let mut alone = node.script("echo ready; sleep 60");
+    alone.mounts = vec![mount(&shared, "/v")];
+    let alone = node.start(&alone).await;
+    let mut config = node.script("echo ready; while ! test -e /v/in/seen; do sleep 0.05; done; echo seen; ls /none/in");
     let mut volume = mount(&shared, "/v");
     volume.propagation = Propagation::HostToContainer;
-    config.mounts = vec![volume.clone()];
+    config.mounts = vec![volume.clone(), mount(&shared, "/none")];
     let id = node.start(&config).await;
     node.wait_log(&id, "ready").await;
     nix::mount::mount(Some("t"), &shared.join("in"), Some("tmpfs"), nix::mount::MsFlags::empty(), no).unwrap();
     std::fs::write(shared.join("in/seen"), "").unwrap();
-    assert_eq!(node.wait(&id).await.lines(), ["ready", "seen"]);
+    assert_eq!(node.wait(&id).await.lines(), ["ready", "seen"], "what was mounted later does not show in a private mount");
+    let seen = node.runtime.exec_sync(&alone, &["ls".into(), "/v/in".into()], None).await.unwrap();
+    assert_eq!((String::from_utf8(seen.stdout).unwrap().as_str(), seen.exit_code), ("", 0));
 
     let mut config = node.script("mount -t tmpfs t /v/out && touch /v/out/made && echo mounted; sleep 60");
     volume.propagation = Propagation::Bidirectional;
@@ -208,4 +258,34 @@ async fn mount_propagation() {
     assert!(shared.join("out/made").exists());
     node.runtime.remove_container(&id).await.unwrap();
     assert!(!node.place.mounts().iter().any(|m| m.ends_with("rootfs")), "{:?}", node.place.mounts());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn image_volumes() {
+    let Some(node) = Node::new().await else { return };
+    let image = |container: &str, part: Option<&str>| Mount {
+        container_path: PathBuf::from(container),
+        image: Some(ImageMount { id: "busybox".into(), sub_path: part.map(PathBuf::from) }),
+        ..Mount::default()
+    };
+    let script = "tail -1 /img/etc/group; touch /img/x 2>&1; /img/bin/busybox true 2>&1; ls /part; cat /file | head -1; test -e /img/nope || echo whole";
+    let mut config = node.script(script);
+    config.mounts = vec![image("/img", None), image("/part", Some("home")), image("/file", Some("etc/passwd"))];
+    let left = node.run(&config).await;
+    let expected = [
+        "logs:x:77:web",
+        "touch: /img/x: Read-only file system",
+        "/bin/sh: /img/bin/busybox: Permission denied",
+        "web",
+        "root:x:0:0:root:/root:/bin/sh",
+        "whole",
+    ];
+    assert_eq!(left.lines(), expected, "{}", left.log);
+    let mut config = node.script("true");
+    config.mounts = vec![image("/img", Some("none"))];
+    let id = node.create(&config).await.unwrap();
+    let error = node.runtime.start_container(&id).await.unwrap_err().to_string();
+    assert_eq!(error, "no such file or directory");
+    config.mounts = vec![Mount { image: Some(ImageMount { id: "missing".into(), sub_path: None }), ..image("/img", None) }];
+    assert!(node.create(&config).await.unwrap_err().to_string().contains("image \"missing\" not found"));
 }

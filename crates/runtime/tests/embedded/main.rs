@@ -7,3 +7,4 @@ mod lives;
 mod recovery;
 mod sandboxes;
 mod streams;
+mod users;

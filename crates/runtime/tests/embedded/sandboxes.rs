@@ -81,3 +81,45 @@ async fn another_container_s_processes() {
     assert!(left.lines().iter().any(|l| l.trim() == "1 sleep 65"), "{}", left.log);
     assert!(node.runtime.exec_sync(&target, &["true".into()], None).await.is_ok(), "the target lives on");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sysctls_of_the_machine_are_refused_whoever_asks() {
+    let Some(place) = crate::fixture::Place::new() else { return };
+    let runtime = place.open().await;
+    let before = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    let hostile =
+        ["kernel.core_pattern", "kernel/core_pattern", "net.//.kernel.core_pattern", "net/../kernel/core_pattern", "vm.stat_interval"];
+    for name in hostile {
+        let mut config = place.sandbox_config();
+        config.sysctls = [(name.to_owned(), before.trim().to_owned())].into();
+        let error = runtime.run_sandbox(&config).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("sysctl {name:?} is")), "{error}");
+    }
+    let mut config = place.sandbox_config();
+    config.host = HostNamespaces { network: true, ..HostNamespaces::default() };
+    config.sysctls = [("net.ipv4.ip_forward".to_owned(), std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap())].into();
+    let error = runtime.run_sandbox(&config).await.unwrap_err().to_string();
+    assert!(error.contains("shares that namespace with the node"), "{error}");
+    assert_eq!(std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(), before);
+    assert!(runtime.sandboxes().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_that_are_not_there() {
+    let Some(place) = crate::fixture::Place::new() else { return };
+    let runtime = place.open().await;
+    for (handler, is_there) in [("", true), ("runc", true), ("runsc", false), ("kata", false)] {
+        let mut config = place.sandbox_config();
+        config.handler = handler.to_owned();
+        match runtime.run_sandbox(&config).await {
+            Ok(id) => {
+                assert!(is_there, "{handler}");
+                runtime.remove_sandbox(&id).await.unwrap();
+            }
+            Err(error) => {
+                assert_eq!(error.to_string(), format!("failed to get sandbox runtime: no runtime for {handler:?} is configured"));
+                assert!(!is_there);
+            }
+        }
+    }
+}

@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use brain::podsync::environment::Environment;
 use brain::podsync::files::{self, Dns, DnsSettings};
 use brain::podsync::limits::{self, Limits};
-use brain::podsync::{restart, security};
+use brain::podsync::{restart, security, sysctls};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use runtime::port::{
-    ContainerConfig, DnsConfig, HostNamespaces, PortMapping, Protocol, Resources, SandboxConfig, Seccomp, SecurityContext,
+    ContainerConfig, DnsConfig, HostNamespaces, PortMapping, Protocol, Resources, SandboxConfig, Seccomp, SecurityContext, UserNamespace,
 };
 
 use super::id;
 use crate::node::Context;
 use crate::node::observer::{HASH, MESSAGE_POLICY};
 
-/// The sandbox of a pod, and a warning when it asks for the cluster's resolver and there is none.
-pub fn sandbox(context: &Context, pod: &Pod, attempt: u32) -> (SandboxConfig, Option<String>) {
+/// The sandbox of a pod, and a warning when it asks for the cluster's resolver and there is none. An error says why the node cannot make it.
+pub fn sandbox(context: &Context, pod: &Pod, attempt: u32) -> Result<(SandboxConfig, Option<String>), String> {
     let pod_id = id(pod);
     let spec = pod.spec.clone().unwrap_or_default();
     let host = HostNamespaces {
@@ -36,16 +36,13 @@ pub fn sandbox(context: &Context, pod: &Pod, attempt: u32) -> (SandboxConfig, Op
     });
     // The cluster's resolver is not there yet for anybody: nothing that users could do about it.
     let warning = warning.filter(|_| !context.settings.cluster_dns.is_empty());
-    let (hostname, full) = files::hostname(pod, &context.settings.cluster_domain);
-    let hostname = match full {
-        Some(full) if spec.set_hostname_as_fqdn.unwrap_or(false) => full,
-        _ if host.network => node_hostname(),
-        _ => hostname,
-    };
-    let sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.as_ref());
+    let own_name = files::kernel_name(pod, &context.settings.cluster_domain)?;
+    let hostname = if host.network { node_hostname() } else { own_name };
+    let wanted_sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.as_ref());
     let config = SandboxConfig {
         attempt,
         hostname,
+        handler: String::new(),
         log_dir: context.settings.pod_log_dir(&pod_id.namespace, &pod_id.name, &pod_id.uid),
         dns: dns_config(dns),
         port_mappings: if host.network { Vec::new() } else { port_mappings(pod) },
@@ -53,12 +50,23 @@ pub fn sandbox(context: &Context, pod: &Pod, attempt: u32) -> (SandboxConfig, Op
         share_process_namespace: spec.share_process_namespace.unwrap_or(false) && !host.pid,
         cgroup_parent: format!("/{}/{}", context.settings.cgroup_root, limits::cgroup(pod)),
         resources: resources(&limits::of_pod(pod)),
-        sysctls: sysctls.into_iter().flatten().map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value.clone())).collect(),
+        sysctls: wanted_sysctls.into_iter().flatten().map(|sysctl| (sysctls::with_dots(&sysctl.name), sysctl.value.clone())).collect(),
+        user_namespace: user_namespace(context, pod)?,
         labels: labels(&pod_id.name, &pod_id.namespace, &pod_id.uid, None),
         annotations: BTreeMap::new(),
         pod: pod_id,
     };
-    (config, warning)
+    Ok((config, warning))
+}
+
+fn user_namespace(context: &Context, pod: &Pod) -> Result<Option<UserNamespace>, String> {
+    if !security::has_own_users(pod) {
+        return Ok(None);
+    }
+    if !context.runtime.has_user_namespaces() {
+        return Err("can't set `spec.hostUsers: false`, runtime does not support user namespaces".to_owned());
+    }
+    context.user_ids.get(&id(pod).uid).map(Some)
 }
 
 /// What a container is made of besides its pod.

@@ -100,6 +100,7 @@ pub async fn remove(context: &Context, pod: &PodId) -> Result<(), String> {
     let _ = context.observer.refresh().await;
     context.objects.forget(&pod.uid);
     remove_dir(&context.settings.pod_log_dir(&pod.namespace, &pod.name, &pod.uid));
+    context.user_ids.release(&pod.uid);
     remove_dir(&context.settings.pod_dir(&pod.uid));
     Ok(())
 }

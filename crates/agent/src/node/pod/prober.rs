@@ -23,7 +23,7 @@ const REDIRECTS_MAX: usize = 10;
 
 pub async fn run(context: &Context, pod: &Pod, container: &Container, id: &str, probe: &Probe, timeout: Duration) -> Outcome {
     if let Some(exec) = &probe.exec {
-        return run_exec(context, id, exec, timeout).await;
+        return run_exec(context, container, id, exec, timeout).await;
     }
     if let Some(get) = &probe.http_get {
         return match http_request(context, pod, container, get) {
@@ -40,9 +40,9 @@ pub async fn run(context: &Context, pod: &Pod, container: &Container, id: &str, 
     }
 }
 
-async fn run_exec(context: &Context, id: &str, exec: &ExecAction, timeout: Duration) -> Outcome {
-    let command = exec.command.as_deref().unwrap_or_default();
-    match context.runtime.exec_sync(context.observer.bare(id), command, Some(timeout)).await {
+async fn run_exec(context: &Context, container: &Container, id: &str, exec: &ExecAction, timeout: Duration) -> Outcome {
+    let command = brain::podsync::environment::expand_static(exec.command.as_deref().unwrap_or_default(), container);
+    match context.runtime.exec_sync(context.observer.bare(id), &command, Some(timeout)).await {
         Ok(output) if output.exit_code == 0 => Outcome::Success,
         Ok(mut output) => {
             output.stdout.extend(output.stderr);

@@ -1,5 +1,7 @@
 //! Starting one container: image, environment, mounts, creation, hook. Every failure has the reason that `kubectl get` shows.
 
+use std::collections::BTreeMap;
+
 use brain::podsync::actions::{Kind, Start};
 use brain::podsync::environment::{Environment, environment};
 use brain::podsync::fields::Addresses;
@@ -72,7 +74,12 @@ async fn attempt(
     let context = worker.context.clone();
     remove_unstarted(&context, pod, container).await?;
     let image = images::ensure(worker, container, path).await?;
-    let (environment, mounts) = prepare(&context, pod, sandbox, what, container, &image).await.map_err(|error| {
+    let mut mounted = BTreeMap::new();
+    for (volume, reference, policy) in volumes::images(pod, container) {
+        let wanted = Container { name: container.name.clone(), image: Some(reference), image_pull_policy: policy, ..Container::default() };
+        mounted.insert(volume, images::ensure(worker, &wanted, path).await?.id);
+    }
+    let (environment, mounts) = prepare(&context, pod, sandbox, what, container, &image, &mounted).await.map_err(|error| {
         context.observer.forget_image_names();
         failure("CreateContainerConfigError", error)
     })?;
@@ -85,7 +92,8 @@ async fn attempt(
     };
     let parts = config::Parts { restarts: what.restarts, image_id: &image.id, environment: &environment, mounts, target };
     let config = config::container(&context, pod, container, parts);
-    let (sandbox_config, _) = config::sandbox(&context, pod, sandbox.attempt);
+    let made = config::sandbox(&context, pod, sandbox.attempt);
+    let (sandbox_config, _) = made.map_err(|error| failure("CreateContainerConfigError", error))?;
     let created = context.runtime.create_container(&sandbox.id, &sandbox_config, &config).await;
     let container_id = created.map_err(|error| failure("CreateContainerError", error.to_string()))?;
     context.events.container(pod, path, false, "Created", "Container created");
@@ -122,15 +130,18 @@ async fn prepare(
     what: &Start,
     container: &Container,
     image: &Image,
+    mounted: &BTreeMap<String, String>,
 ) -> Result<(Environment, Vec<Mount>), String> {
     let wanted = security::effective(pod, container);
     security::check_non_root(&wanted, pod, container, image.uid, &image.username)?;
+    security::check_seccomp(&wanted)?;
     let addresses = if is_host_network(pod) { context.node_addresses.clone() } else { sandbox.addresses.clone() };
     let mut sources = context.objects.for_container(pod, container).await?;
     sources.addresses = Addresses { pod: addresses.clone(), host: context.node_addresses.clone() };
     sources.allocatable = context.machine.capacity();
+    volumes::add_env_files(context, pod, container, &mut sources)?;
     let environment = environment(pod, container, &sources)?;
-    let mut mounts = volumes::mounts(context, pod, container, &environment).await?;
+    let mut mounts = volumes::mounts(context, pod, container, &environment, mounted).await?;
     let is_mounted = |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path.as_os_str() == path);
     if !is_mounted(&mounts, "/etc/hosts") {
         let hosts = config::write_hosts(context, pod, &addresses).map_err(|error| format!("failed to write the hosts file: {error}"))?;
@@ -151,6 +162,7 @@ fn bind(host_path: std::path::PathBuf, container_path: &str) -> Mount {
         container_path: container_path.into(),
         read_only: false,
         recursive_read_only: false,
+        image: None,
         propagation: Propagation::Private,
     }
 }

@@ -211,7 +211,13 @@ impl Worker {
     }
 
     async fn make_sandbox(&mut self, attempt: u32) -> Result<Option<brain::podsync::Sandbox>, String> {
-        let (config, warning) = config::sandbox(&self.context, &self.pod, attempt);
+        let made = config::sandbox(&self.context, &self.pod, attempt);
+        let full_name = brain::podsync::full_name(&self.pod);
+        let (mut config, warning) = made.map_err(|why| format!("Failed to generate sandbox config for pod \"{full_name}\": {why}"))?;
+        if let Some(class) = self.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_ref()) {
+            let handler = self.context.objects.runtime_handler(class).await;
+            config.handler = handler.map_err(|why| format!("Failed to create sandbox for pod \"{full_name}\": {why}"))?;
+        }
         if let Some(warning) = warning {
             self.context.events.pod(&self.pod, true, "MissingClusterDNS", warning);
         }
@@ -321,6 +327,7 @@ impl Worker {
             tracing::warn!(%error, pod = super::id(&self.pod).name, "cannot remove volumes; trying again");
             return Next::At(Timestamp::now() + RETRY_KILL);
         }
+        self.context.user_ids.release(uid(&self.pod));
         self.finish(gone).await
     }
 

@@ -3,16 +3,18 @@
 //! The folders are where Kubernetes has them (`pods/UID/volumes/kubernetes.io~configmap/NAME`): agents of the field look there.
 
 mod empty_dir;
+mod env_file;
 mod host_path;
 mod ownership;
 mod payload;
 mod sub_path;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use brain::podsync::environment::{self, Environment};
+use brain::podsync::environment::{self, Environment, Sources};
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
-use runtime::port::{Mount, Propagation};
+use runtime::port::{ImageMount, Mount, Propagation};
 
 use super::Context;
 use super::pod::uid;
@@ -26,6 +28,8 @@ enum Kind<'a> {
     EmptyDir(&'a k8s_openapi::api::core::v1::EmptyDirVolumeSource),
     /// Files made from objects.
     Payload(&'static str),
+    /// Mounted by the runtime alone.
+    Image,
     Unsupported,
 }
 
@@ -42,6 +46,8 @@ fn kind(volume: &Volume) -> Kind<'_> {
         Kind::Payload("downward-api")
     } else if volume.projected.is_some() {
         Kind::Payload("projected")
+    } else if volume.image.is_some() {
+        Kind::Image
     } else {
         Kind::Unsupported
     }
@@ -59,7 +65,7 @@ fn place(context: &Context, pod: &Pod, volume: &Volume) -> Option<PathBuf> {
         Kind::HostPath(source) => Some(PathBuf::from(&source.path)),
         Kind::EmptyDir(_) => below("empty-dir"),
         Kind::Payload(kind) => below(kind),
-        Kind::Unsupported => None,
+        Kind::Image | Kind::Unsupported => None,
     }
 }
 
@@ -75,9 +81,13 @@ pub async fn set_up(context: &Context, pod: &Pod) -> Result<(), String> {
 }
 
 async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, group: Option<i64>) -> Result<(), String> {
+    if matches!(kind(volume), Kind::Image) {
+        return Ok(());
+    }
     let Some(place) = place(context, pod, volume) else {
         return Err(
-            "this kind of volume is not supported here: hostPath, emptyDir, configMap, secret, downwardAPI and projected are".to_owned()
+            "this kind of volume is not supported here: hostPath, emptyDir, configMap, secret, downwardAPI, projected and image are"
+                .to_owned(),
         );
     };
     match kind(volume) {
@@ -92,14 +102,49 @@ async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, group: Option
             let files = brain::podsync::payload::files(pod, volume, &sources, &tokens).unwrap_or_else(|| Ok(Default::default()))?;
             payload::write(&place, kind != "configmap", &files, group).map_err(|error| error.to_string())
         }
-        Kind::Unsupported => Ok(()),
+        Kind::Image | Kind::Unsupported => Ok(()),
     }
 }
 
-/// What a container sees of its pod's volumes.
-pub async fn mounts(context: &Context, pod: &Pod, container: &Container, environment: &Environment) -> Result<Vec<Mount>, String> {
+/// Adds the files of a pod's volumes from which the container's variables are read.
+pub fn add_env_files(context: &Context, pod: &Pod, container: &Container, sources: &mut Sources) -> Result<(), String> {
+    let references = container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()?.file_key_ref.as_ref());
+    for reference in references {
+        let volume = volumes(pod).iter().find(|volume| volume.name == reference.volume_name);
+        let place = volume.and_then(|volume| place(context, pod, volume));
+        let place = place.ok_or_else(|| format!("cannot find the volume {:?} referenced by FileKeyRef", reference.volume_name))?;
+        if let Some(read) = env_file::read(&place, &reference.path) {
+            sources.env_files.insert((reference.volume_name.clone(), reference.path.clone()), read);
+        }
+    }
+    Ok(())
+}
+
+/// The images that a container mounts: names of volumes, references and pull policies.
+pub fn images(pod: &Pod, container: &Container) -> Vec<(String, String, Option<String>)> {
+    let mounted = container.volume_mounts.iter().flatten().filter_map(|mount| volumes(pod).iter().find(|volume| volume.name == mount.name));
+    let image = |volume: &Volume| {
+        let image = volume.image.as_ref()?;
+        Some((volume.name.clone(), image.reference.clone().unwrap_or_default(), image.pull_policy.clone()))
+    };
+    mounted.filter_map(image).collect()
+}
+
+/// What a container sees of its pod's volumes. `images`: the ids of those that are images, by the volume's name.
+pub async fn mounts(
+    context: &Context,
+    pod: &Pod,
+    container: &Container,
+    environment: &Environment,
+    images: &BTreeMap<String, String>,
+) -> Result<Vec<Mount>, String> {
     let mut mounts = Vec::new();
     for (at, mount) in container.volume_mounts.iter().flatten().enumerate() {
+        if let Some(id) = images.get(&mount.name) {
+            let image = ImageMount { id: id.clone(), sub_path: sub_path(mount, environment)?.map(PathBuf::from) };
+            mounts.push(Mount { image: Some(image), read_only: true, ..bind(mount, PathBuf::new()) });
+            continue;
+        }
         let volume = volumes(pod).iter().find(|volume| volume.name == mount.name);
         let place = volume.and_then(|volume| self::place(context, pod, volume));
         let place = place.ok_or_else(|| format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name))?;
@@ -131,6 +176,7 @@ fn bind(mount: &VolumeMount, host_path: PathBuf) -> Mount {
         container_path: Path::new("/").join(&mount.mount_path),
         read_only: mount.read_only.unwrap_or(false),
         recursive_read_only: matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
+        image: None,
         propagation: match mount.mount_propagation.as_deref() {
             Some("HostToContainer") => Propagation::HostToContainer,
             Some("Bidirectional") => Propagation::Bidirectional,

@@ -73,7 +73,7 @@ fn write_file(dir: &Path, path: &str, file: &brain::podsync::payload::File, grou
     }
     let mut out = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&target)?;
     out.write_all(&file.data)?;
-    ownership::apply_file(&target, file.mode, group)
+    ownership::apply_file(&target, file.mode, file.owner, group)
 }
 
 /// Whether the volume holds exactly these files already.

@@ -236,3 +236,51 @@ fn thresholds_are_written_as_for_a_kubelet() {
         assert!(error.contains(why), "{error}");
     }
 }
+
+#[test]
+fn names_of_a_pod() {
+    let name = |spec: Value| {
+        let mut pod = pod(spec);
+        pod.metadata.namespace = Some("n".to_owned());
+        crate::podsync::files::kernel_name(&pod, "cluster.local")
+    };
+    let with = |mut spec: Value| {
+        spec["containers"] = json!([{"name": "c"}]);
+        name(spec)
+    };
+    assert_eq!(with(json!({})), Ok("p".to_owned()));
+    assert_eq!(with(json!({"hostname": "h", "subdomain": "s"})), Ok("h".to_owned()));
+    assert_eq!(with(json!({"hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true})), Ok("h.s.n.svc.cluster.local".to_owned()));
+    assert_eq!(with(json!({"hostname": "h", "subdomain": "s", "hostnameOverride": "a.b.example"})), Ok("a.b.example".to_owned()));
+    let long = "x".repeat(60);
+    let whole = format!("{long}.s.n.svc.cluster.local");
+    let expected = format!(
+        "failed to construct FQDN from pod hostname and cluster domain, FQDN {whole} is too long (64 characters is the max, {} characters requested)",
+        whole.len()
+    );
+    assert_eq!(with(json!({"hostname": long, "subdomain": "s", "setHostnameAsFQDN": true})), Err(expected));
+}
+
+#[test]
+fn resources_of_the_whole_pod() {
+    let whole =
+        |resources: Value, own: Value| pod(json!({"resources": resources, "containers": [{"name": "c", "resources": own}, {"name": "d"}]}));
+    let equal = json!({"requests": {"cpu": "300m", "memory": "64Mi"}, "limits": {"cpu": "300m", "memory": "64Mi"}});
+    let bounded = whole(equal, json!({"requests": {"cpu": "100m"}}));
+    assert_eq!(qos::class(&bounded).text(), "Guaranteed", "whatever its containers say");
+    let limits = limits::of_pod(&bounded);
+    assert_eq!((limits.memory_bytes, limits.cpu_quota_us, limits.cpu_shares), (Some(64 << 20), Some(30_000), Some(307)));
+    let part = whole(
+        json!({"limits": {"memory": "1Gi"}, "requests": {"memory": "1Gi"}}),
+        json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}),
+    );
+    assert_eq!(qos::class(&part).text(), "Burstable");
+    assert_eq!(limits::of_pod(&part).cpu_quota_us, None, "not every container is limited");
+    assert_eq!(limits::of_pod(&part).memory_bytes, Some(1 << 30));
+    let other = whole(json!({"requests": {"example.com/x": "1"}}), json!({}));
+    assert_eq!(qos::class(&other).text(), "BestEffort");
+    let selector = |resource: &str| from(json!({"resource": resource, "divisor": "1Mi"}));
+    let free = &bounded.spec.as_ref().unwrap().containers[1];
+    let seen = crate::podsync::fields::resource(&bounded, free, &selector("limits.memory"), &BTreeMap::new());
+    assert_eq!(seen, Ok("64".to_owned()), "the pod's limit, not the node's");
+}

@@ -8,7 +8,24 @@ use crate::rules::{Part, meta};
 use super::annotations::APP_ARMOR_PREFIX;
 use super::qos_class;
 
+/// What is behind feature gates that are off in 1.36 is not kept: no node would obey it.
+pub fn drop_disabled(spec: &mut Value) {
+    if let Some(spec) = spec.as_object_mut() {
+        spec.remove("schedulingGroup");
+    }
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for container in items_mut(spec, list) {
+            if let Some(lifecycle) = container.get_mut("lifecycle").and_then(Value::as_object_mut) {
+                lifecycle.remove("stopSignal");
+            }
+        }
+    }
+}
+
 pub fn prepare_create(pod: &mut Value) {
+    if let Some(spec) = pod.get_mut("spec") {
+        drop_disabled(spec);
+    }
     meta::start_generation(pod);
     let spec = Cursor::root(pod).field("spec");
     let mut status = json!({"phase": "Pending", "qosClass": qos_class(&spec)});
@@ -93,6 +110,9 @@ fn app_armor_profile(annotation: &str) -> Option<Value> {
 }
 
 pub fn prepare_update(pod: &mut Value, old: &Value, part: Part) {
+    if let Some(spec) = pod.get_mut("spec") {
+        drop_disabled(spec);
+    }
     match part {
         Part::Main | Part::Finalize | Part::Approval => meta::keep(pod, old, "status"),
         Part::Status => return prepare_status(pod, old),

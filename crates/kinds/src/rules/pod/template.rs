@@ -7,12 +7,19 @@ use crate::field::Path;
 use crate::rules::check::Errors;
 use crate::rules::meta;
 
-use super::{annotations, defaults, spec, volumes, warnings};
+use super::{annotations, defaults, prepare, spec, volumes, warnings};
 
 /// Fills the template's defaults; limits do not become requests here, nor ports host ports.
 pub fn default(template: &mut Value) {
     if let Some(spec) = template.get_mut("spec") {
         defaults::default_spec(spec);
+    }
+}
+
+/// See [`prepare::drop_disabled`].
+pub fn drop_disabled(template: &mut Value) {
+    if let Some(spec) = template.get_mut("spec") {
+        prepare::drop_disabled(spec);
     }
 }
 

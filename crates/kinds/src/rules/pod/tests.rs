@@ -344,3 +344,16 @@ fn affinity_and_spread() {
         "#]],
     );
 }
+
+#[test]
+fn fields_behind_gates_are_dropped() {
+    let mut pod = json!({"metadata": {"name": "p"}, "spec": {
+        "schedulingGroup": {"podGroupName": "g"},
+        "containers": [{"name": "c", "lifecycle": {"stopSignal": "SIGUSR1", "preStop": {"sleep": {"seconds": 1}}}}],
+        "initContainers": [{"name": "i", "restartPolicy": "Always", "lifecycle": {"stopSignal": "SIGUSR1"}}],
+    }});
+    super::prepare::prepare_create(&mut pod);
+    assert_eq!(pod["spec"].get("schedulingGroup"), None);
+    assert_eq!(pod["spec"]["containers"][0]["lifecycle"], json!({"preStop": {"sleep": {"seconds": 1}}}));
+    assert_eq!(pod["spec"]["initContainers"][0]["lifecycle"], json!({}));
+}

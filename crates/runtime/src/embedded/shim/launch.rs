@@ -20,8 +20,10 @@ use super::super::executor::Program;
 use super::super::paths::ContainerDir;
 use super::super::record::Launch;
 use super::super::{console, device_filter, inroot};
+use super::stage;
 use super::streams::Streams;
 use crate::cgroup::{self, Cgroup};
+use crate::words::plain;
 
 const CONSOLE_SOCKET: &str = "console.sock";
 
@@ -46,7 +48,7 @@ pub fn launch(dir: &ContainerDir, launch: &Launch) -> Result<Started, String> {
     let causes = Causes::new().map_err(|e| format!("anonymous file: {e}"))?;
     causes.collect();
     let program = program(launch, causes.clone())?;
-    let (container, streams) = create(dir, launch, program, &causes, owner(&spec))?;
+    let (container, streams) = create(dir, launch, program, &causes, owner(&spec).map(|uid| launch.node_id(uid)))?;
     let pid = container.pid().ok_or("the container has no process")?.as_raw();
     adjust_oom_score(pid, launch.oom_score_adj);
     let pidfd = open_pidfd(pid).map_err(|e| format!("open process {pid}: {e}"))?;
@@ -68,10 +70,16 @@ fn mount_rootfs(dir: &ContainerDir, launch: &Launch) -> Result<(), String> {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
             .map_err(|e| format!("detach mount namespace: {e}"))?;
     }
+    if launch.users.is_some() || !launch.staged.is_empty() {
+        stage::set(launch).map_err(|e| plain(&e))?;
+        // The stage moved to other folders for a moment.
+        std::env::set_current_dir(&dir.0).map_err(|e| plain(&e))?;
+    }
+    let rootfs = if launch.users.is_some() { stage::rootfs() } else { dir.rootfs() };
     let lower = link_layers(dir, launch).map_err(|e| format!("link image layers: {e}"))?;
     let (upper, work) = (launch.writable.join("upper"), launch.writable.join("work"));
     let options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
-    mount(Some("overlay"), &dir.rootfs(), Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+    mount(Some("overlay"), &rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
         .map_err(|e| format!("mount root filesystem: {e}"))
 }
 
@@ -81,6 +89,7 @@ fn link_layers(dir: &ContainerDir, launch: &Launch) -> io::Result<String> {
     fs::create_dir_all(&links)?;
     let mut names = Vec::new();
     for (n, layer) in launch.layers.iter().enumerate() {
+        let layer = if launch.users.is_some() { stage::layer(n) } else { layer.clone() };
         std::os::unix::fs::symlink(layer, links.join(n.to_string()))?;
         names.push(format!("l/{n}"));
     }
@@ -93,8 +102,12 @@ fn link_layers(dir: &ContainerDir, launch: &Launch) -> io::Result<String> {
 
 fn make_working_dir(dir: &ContainerDir, launch: &Launch) -> Result<(), String> {
     let made = match &launch.working_dir_mount {
-        Some((root, rest)) => inroot::create_dir_all(root, rest),
-        None => inroot::create_dir_all(&dir.rootfs(), &launch.working_dir),
+        // On the node a volume's files are root's, whoever root is in the container.
+        Some((root, rest)) => inroot::create_dir_all(root, rest, None),
+        None => match &launch.users {
+            None => inroot::create_dir_all(&dir.rootfs(), &launch.working_dir, None),
+            Some(users) => inroot::create_dir_all(&stage::rootfs(), &launch.working_dir, Some(users.first)),
+        },
     };
     match made {
         // A file or a read-only volume in the way: the container's own start says so better.

@@ -6,6 +6,7 @@
 
 mod launch;
 mod relay;
+pub mod stage;
 mod streams;
 
 use std::fs::{self, File};

@@ -1,0 +1,86 @@
+//! The users of pods with users of their own, kept in `pods/UID/userns`: a pod has the same as long as it runs, whatever becomes of the agent.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use brain::podsync::user_ids::{FIRST, LENGTH, Mappings, Ranges};
+use runtime::port::UserNamespace;
+
+use super::Settings;
+
+const FILE: &str = "userns";
+
+pub struct UserIds {
+    pods: PathBuf,
+    ranges: Mutex<Ranges>,
+    /// Why ranges cannot be given: which ones are in use is not known.
+    unreadable: Option<String>,
+}
+
+impl UserIds {
+    /// With what earlier agents gave.
+    pub fn open(settings: &Settings) -> UserIds {
+        // As many as there can be pods, and some for those that end.
+        let mut ranges = Ranges::new(settings.first_user_id.unwrap_or(FIRST), settings.max_pods.saturating_mul(2));
+        let pods = settings.root_dir.join("pods");
+        let mut unreadable = None;
+        for entry in std::fs::read_dir(&pods).into_iter().flatten().flatten() {
+            let path = entry.path().join(FILE);
+            let uid = entry.file_name().to_string_lossy().into_owned();
+            let text = match std::fs::read_to_string(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                text => text.map_err(|error| error.to_string()),
+            };
+            let mappings = text.and_then(|text| serde_json::from_str::<Mappings>(&text).map_err(|error| error.to_string()));
+            let recorded = mappings
+                .and_then(|mappings| mappings.first().and_then(|first| ranges.record(&uid, first)).map_err(|error| error.to_string()));
+            if let Err(why) = recorded {
+                tracing::error!(why, path = %path.display(), "pods get no users of their own until this file is repaired or removed");
+                unreadable = Some(format!("{}: {why}", path.display()));
+            }
+        }
+        UserIds { pods, ranges: Mutex::new(ranges), unreadable }
+    }
+
+    fn ranges(&self) -> std::sync::MutexGuard<'_, Ranges> {
+        self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pod's range, written down before it is used.
+    pub fn get(&self, uid: &str) -> Result<UserNamespace, String> {
+        if let Some(why) = &self.unreadable {
+            return Err(format!("user namespace: {why}"));
+        }
+        let mut ranges = self.ranges();
+        let known = ranges.of(uid);
+        let first = ranges.allocate(uid).map_err(|error| format!("create user namespace: {error}"))?;
+        if known.is_none()
+            && let Err(error) = self.write(uid, first)
+        {
+            ranges.release(uid);
+            return Err(format!("create user namespace: {error}"));
+        }
+        Ok(UserNamespace { first, length: LENGTH })
+    }
+
+    fn write(&self, uid: &str, first: u32) -> std::io::Result<()> {
+        use std::io::Write as _;
+        let dir = self.pods.join(uid);
+        std::fs::create_dir_all(&dir)?;
+        let temporary = dir.join("userns.new");
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec(&Mappings::of(first))?)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, dir.join(FILE))?;
+        std::fs::File::open(dir)?.sync_all()
+    }
+
+    /// Nothing of the pod runs any more.
+    pub fn release(&self, uid: &str) {
+        let mut ranges = self.ranges();
+        if ranges.of(uid).is_some() {
+            let _ = std::fs::remove_file(self.pods.join(uid).join(FILE));
+            ranges.release(uid);
+        }
+    }
+}
