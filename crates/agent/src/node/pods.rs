@@ -11,6 +11,7 @@ use futures::FutureExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use runtime::port::PodId;
+use runtime::trees;
 use tokio::sync::watch;
 
 use super::manifests::is_static;
@@ -189,15 +190,18 @@ impl Pods {
                 tracing::warn!(error, uid, "cannot remove the containers of a pod that is gone; trying again");
             }
         }
-        let dir = self.context.settings.root_dir.join("pods");
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let uid = entry.file_name().to_string_lossy().into_owned();
+        let dir = self.context.settings.pods_dir();
+        let names = std::fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        for uid in names.filter(|name| is_uid(name)) {
             if is_known(&uid) || self.context.observer.uids().contains(&uid) {
                 continue;
             }
-            match volumes::tear_down(&self.context, &uid).await {
-                Ok(()) => drop(std::fs::remove_dir_all(entry.path())),
-                Err(error) => tracing::warn!(%error, uid, "cannot remove the volumes of a pod that is gone"),
+            let removed = match volumes::tear_down(&self.context, &uid).await {
+                Ok(()) => trees::remove(&dir, &uid).map_err(std::io::Error::from),
+                failed => failed,
+            };
+            if let Err(error) = removed {
+                tracing::warn!(%error, uid, "cannot remove the folder of a pod that is gone; trying again");
             }
         }
     }
@@ -240,7 +244,28 @@ fn stand_in(pod_id: &PodId) -> Pod {
     pod
 }
 
+/// Whether a folder among those of pods may be one: UUIDs, and for static pods 32 hexadecimal digits. Others are not ours to remove.
+fn is_uid(name: &str) -> bool {
+    let digits = name.bytes().filter(u8::is_ascii_hexdigit).count();
+    digits == 32 && (name.len() == 32 || name.len() == 36 && [8, 13, 18, 23].iter().all(|&at| name.as_bytes()[at] == b'-'))
+}
+
 /// What deciders see of an object.
 fn model<T: serde::de::DeserializeOwned>(object: &impl serde::Serialize) -> Option<T> {
     serde_json::to_value(object).and_then(serde_json::from_value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_uid;
+
+    #[test]
+    fn only_folders_with_the_shape_of_a_uid_are_pods() {
+        for uid in ["0b7c1c4e-0d5e-4a4e-9d0f-8f3f1f6f2a11", "0b7c1c4e0d5e4a4e9d0f8f3f1f6f2a11"] {
+            assert!(is_uid(uid), "{uid}");
+        }
+        for other in ["", "..", "lost+found", "backup", "0b7c1c4e-0d5e-4a4e-9d0f-8f3f1f6f2a1", "0b7c1c4e.0d5e.4a4e.9d0f.8f3f1f6f2a11"] {
+            assert!(!is_uid(other), "{other}");
+        }
+    }
 }

@@ -45,14 +45,24 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// `/var/lib/kubelet/pods`.
+    pub fn pods_dir(&self) -> PathBuf {
+        self.root_dir.join("pods")
+    }
+
     /// `/var/lib/kubelet/pods/UID`.
     pub fn pod_dir(&self, uid: &str) -> PathBuf {
-        self.root_dir.join("pods").join(uid)
+        self.pods_dir().join(uid)
+    }
+
+    /// `/var/log/pods`.
+    pub fn pod_logs_dir(&self) -> PathBuf {
+        self.log_dir.join("pods")
     }
 
     /// `/var/log/pods/NAMESPACE_NAME_UID`.
     pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
-        self.log_dir.join("pods").join(format!("{namespace}_{name}_{uid}"))
+        self.pod_logs_dir().join(format!("{namespace}_{name}_{uid}"))
     }
 
     /// `/var/log/containers`.
@@ -69,7 +79,7 @@ impl Settings {
     }
 
     pub(super) fn make_folders(&self) -> Result<(), StartError> {
-        for path in [self.root_dir.join("pods"), self.log_dir.join("pods"), self.log_links_dir(), self.seccomp_dir()] {
+        for path in [self.pods_dir(), self.pod_logs_dir(), self.log_links_dir(), self.seccomp_dir()] {
             std::fs::create_dir_all(&path).map_err(|source| StartError::Folder { path: path.display().to_string(), source })?;
         }
         Ok(())

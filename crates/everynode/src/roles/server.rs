@@ -1,7 +1,7 @@
 //! The control plane: store, API server, controllers, in this order; stopped in the reverse one.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::certificates::{Authority, ServerNames};
-use crate::kubeconfig;
+use crate::{data_dir, kubeconfig};
 
 /// What the control plane is to be.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub struct Options {
 
 /// Runs the control plane until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    make_private_dir(&options.data_dir)?;
+    data_dir::prepare(&options.data_dir)?;
     let (stop, shutdown) = watch::channel(false);
     let signalled = signalled()?;
     let authority = Authority::load_or_create(&options.data_dir.join("pki"))?;
@@ -125,14 +125,4 @@ pub fn hostname() -> String {
 /// A client within the process: no socket, no TLS.
 fn local_client(server: &ApiServer, user: User) -> kube::Client {
     kube::Client::new(server.as_user(user), "default")
-}
-
-/// Makes a directory that only its owner may enter.
-pub fn make_private_dir(dir: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("cannot make the data directory {}", dir.display()))
 }

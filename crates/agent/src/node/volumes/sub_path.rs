@@ -79,21 +79,6 @@ fn make_place(place: &Path, part: impl AsFd) -> std::io::Result<()> {
     if is_dir { std::fs::create_dir(place) } else { std::fs::File::create_new(place).map(drop) }
 }
 
-/// Unmounts and removes all places below `dir`, and the folder. Never goes into what is bound: a place that cannot be unmounted is an error.
-pub fn remove_all(dir: &Path) -> std::io::Result<()> {
-    for volume in super::entries(dir)? {
-        for container in super::entries(&volume)? {
-            for place in super::entries(&container)? {
-                unmount_all(&place)?;
-                remove_place(&place)?;
-            }
-            std::fs::remove_dir(&container)?;
-        }
-        std::fs::remove_dir(&volume)?;
-    }
-    absent_is_fine(std::fs::remove_dir(dir))
-}
-
 /// Whatever lies over it.
 fn unmount_all(place: &Path) -> std::io::Result<()> {
     loop {

@@ -15,4 +15,5 @@ mod many;
 mod pod_proxy;
 mod recorded;
 mod registry;
+mod removal;
 mod static_pods;
