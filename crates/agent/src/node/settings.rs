@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
 use brain::podsync::eviction::Thresholds;
 
@@ -79,9 +80,20 @@ impl Settings {
     }
 
     pub(super) fn make_folders(&self) -> Result<(), StartError> {
-        for path in [self.pods_dir(), self.pod_logs_dir(), self.log_links_dir(), self.seccomp_dir()] {
+        for path in [self.pod_logs_dir(), self.log_links_dir(), self.seccomp_dir()] {
             std::fs::create_dir_all(&path).map_err(|source| StartError::Folder { path: path.display().to_string(), source })?;
         }
-        Ok(())
+        // Secrets and tokens are below, and programs of containers with rights of their owners.
+        let pods = self.pods_dir();
+        let closed = make_closed_dir(&pods).and_then(|()| std::fs::set_permissions(&pods, std::fs::Permissions::from_mode(CLOSED_MODE)));
+        closed.map_err(|source| StartError::Folder { path: pods.display().to_string(), source })
     }
+}
+
+/// The kubelet's mode for the folders of pods: local users do not get in.
+const CLOSED_MODE: u32 = 0o750;
+
+/// Makes a folder and what is missing above it, closed to others.
+pub(super) fn make_closed_dir(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(CLOSED_MODE).create(path)
 }

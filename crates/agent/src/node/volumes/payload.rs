@@ -12,6 +12,7 @@ use runtime::trees;
 
 use super::empty_dir::mount_tmpfs;
 use super::{is_mount_point, ownership};
+use crate::node::settings::make_closed_dir;
 
 const DATA: &str = "..data";
 const DATA_NEW: &str = "..data_tmp";
@@ -19,7 +20,7 @@ const DIR_MODE: u32 = 0o777;
 
 /// Secrets and tokens stay in memory: `in_memory`.
 pub fn write(place: &Path, in_memory: bool, files: &Files, group: Option<i64>) -> std::io::Result<()> {
-    std::fs::create_dir_all(place)?;
+    make_closed_dir(place)?;
     if in_memory && !is_mount_point(place)? {
         mount_tmpfs(place, None)?;
     }
