@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use brain::podsync::phase::Phase;
 use brain::podsync::{Ended, Memory, Observed, View, admission, is_deleted, status};
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use runtime::port::PodId;
@@ -21,6 +21,9 @@ use super::{Context, logs, volumes};
 
 /// How often what nobody asks for any more is looked for.
 const HOUSE_PERIOD: Duration = Duration::from_secs(10);
+
+/// Pods that are gone whose containers are ended at the same time.
+const ORPHANS_AT_ONCE_MAX: usize = 32;
 
 /// Before another worker takes over from one that failed badly.
 const TAKE_OVER_PAUSE: Duration = Duration::from_secs(5);
@@ -185,11 +188,9 @@ impl Pods {
     async fn remove_orphans(&self) {
         let is_known = |uid: &String| self.workers().contains_key(uid);
         let orphans: Vec<String> = self.context.observer.uids().into_iter().filter(|uid| !is_known(uid)).collect();
-        for uid in orphans {
-            if let Err(error) = self.remove_orphan(&uid).await {
-                tracing::warn!(error, uid, "cannot remove the containers of a pod that is gone; trying again");
-            }
-        }
+        // Each has its moment to end by itself: one after the other would take long after a drain while the agent was away.
+        let removals: Vec<_> = orphans.into_iter().map(|uid| self.try_remove_orphan(uid)).collect();
+        futures::stream::iter(removals).buffer_unordered(ORPHANS_AT_ONCE_MAX).collect::<()>().await;
         let dir = self.context.settings.pods_dir();
         let names = std::fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
         for uid in names.filter(|name| is_uid(name)) {
@@ -203,6 +204,12 @@ impl Pods {
             if let Err(error) = removed {
                 tracing::warn!(%error, uid, "cannot remove the folder of a pod that is gone; trying again");
             }
+        }
+    }
+
+    async fn try_remove_orphan(&self, uid: String) {
+        if let Err(error) = self.remove_orphan(&uid).await {
+            tracing::warn!(error, uid, "cannot remove the containers of a pod that is gone; trying again");
         }
     }
 

@@ -5,6 +5,7 @@
 mod agents;
 mod chaos;
 mod chaos_nodes;
+mod deletes;
 mod faulty_proxy;
 mod full_disk;
 mod kubelet_cases;
