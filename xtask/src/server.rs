@@ -61,7 +61,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
+        if let (Some(parent), Some(name)) = (self.dir.parent(), self.dir.file_name()) {
+            let _ = runtime::trees::remove(parent, name);
+        }
     }
 }
 

@@ -120,8 +120,9 @@ impl Observed {
         self.sandboxes.first()
     }
 
+    /// A container that was made and never started does not run, and will not end either: whoever waited for that would wait for ever.
     pub fn is_anything_running(&self) -> bool {
-        self.containers.iter().any(|record| matches!(record.state, State::Running | State::Unknown | State::Created))
+        self.containers.iter().any(|record| matches!(record.state, State::Running | State::Unknown))
     }
 }
 

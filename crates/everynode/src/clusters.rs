@@ -14,6 +14,7 @@ use anyhow::{Context, bail};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use crate::data_dir;
 use crate::nodes::process::Process;
 use crate::nodes::{Node, cgroups, network};
 
@@ -64,7 +65,7 @@ impl Cluster {
             bail!("{name:?} is no name for a cluster: use lower-case letters, digits and dashes, at most 63");
         }
         let dir = match data_dir {
-            Some(dir) => dir.to_owned(),
+            Some(dir) => std::path::absolute(dir).with_context(|| format!("{} is no path", dir.display()))?,
             None => clusters_dir()?.join(name),
         };
         Ok(Cluster { name: name.to_owned(), dir })
@@ -117,7 +118,7 @@ impl Cluster {
 
     /// Starts the server in the background and waits until it serves.
     pub fn start(&self, options: ServerOptions) -> anyhow::Result<Record> {
-        crate::roles::server::make_private_dir(&self.dir)?;
+        data_dir::prepare(&self.dir)?;
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -183,6 +184,7 @@ impl Cluster {
 
     /// Stops everything that runs and removes everything that was made; goes on after a failure and reports the first.
     pub fn remove(&self) -> anyhow::Result<()> {
+        data_dir::check_removable(&self.dir)?;
         let mut results = Vec::new();
         if let Some(record) = self.running() {
             results.push(stop(&record));
@@ -194,12 +196,7 @@ impl Cluster {
         results.push(network::remove(self));
         results.push(cgroups::remove_cluster(&self.name).context("cannot remove the cluster's control groups"));
         results.into_iter().collect::<anyhow::Result<()>>()?;
-        match std::fs::remove_dir_all(&self.dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", self.dir.display()))
-            }
-            _ => Ok(()),
-        }
+        data_dir::remove(&self.dir)
     }
 }
 

@@ -5,6 +5,7 @@ mod certificates;
 mod cli;
 mod clusters;
 mod connection;
+mod data_dir;
 mod kubeconfig;
 mod nodes;
 mod program;

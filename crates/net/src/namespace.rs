@@ -38,3 +38,26 @@ pub fn set_sysctl(name: &str, value: &str) -> io::Result<()> {
     }
     std::fs::write(path, value)
 }
+
+/// What an interface does with IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ipv6 {
+    /// It neither sends nor takes any: whoever is at its other end could announce itself as a router (CVE-2020-10749).
+    Off,
+    /// It has it, but believes no router.
+    Unrouted,
+}
+
+/// Closes an interface of the calling thread's namespace to what its neighbours say about routes. To be called before it is up.
+pub fn close_ipv6(interface: &str, how: Ipv6) -> io::Result<()> {
+    let conf = Path::new("ipv6/conf").join(interface);
+    let off = (how == Ipv6::Off).then_some(("disable_ipv6", "1"));
+    for (name, value) in off.into_iter().chain([("accept_ra", "0"), ("accept_redirects", "0"), ("autoconf", "0")]) {
+        match set_sysctl(&conf.join(name).to_string_lossy(), value) {
+            // A kernel without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}

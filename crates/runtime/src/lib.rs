@@ -3,6 +3,7 @@
 //! [`port`] is what the agent asks for, shaped like Kubernetes' container runtime interface (CRI). [`embedded`] does it with nothing else
 //! installed; [`cri`] asks another runtime on the node. [`images`] pulls, loads, stores and unpacks images. Knows nothing of Kubernetes'
 //! objects.
+//! [`trees`] removes trees of files for the whole program.
 
 mod cgroup;
 pub mod cri;
@@ -11,4 +12,5 @@ pub mod images;
 mod masks;
 mod netdev;
 pub mod port;
+pub mod trees;
 mod words;

@@ -297,7 +297,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = nix::mount::umount2(&self.0.join("state/helper"), nix::mount::MntFlags::MNT_DETACH);
-        let _ = std::fs::remove_dir_all(&self.0);
+        if let (Some(parent), Some(name)) = (self.0.parent(), self.0.file_name()) {
+            let _ = runtime::trees::detach_and_remove(parent, name);
+        }
     }
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use brain::podsync::phase::Phase;
 use brain::podsync::{Ended, Memory, Observed, View, admission, is_deleted, status};
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use runtime::port::PodId;
+use runtime::trees;
 use tokio::sync::watch;
 
 use super::manifests::is_static;
@@ -20,6 +21,9 @@ use super::{Context, logs, volumes};
 
 /// How often what nobody asks for any more is looked for.
 const HOUSE_PERIOD: Duration = Duration::from_secs(10);
+
+/// Pods that are gone whose containers are ended at the same time.
+const ORPHANS_AT_ONCE_MAX: usize = 32;
 
 /// Before another worker takes over from one that failed badly.
 const TAKE_OVER_PAUSE: Duration = Duration::from_secs(5);
@@ -185,24 +189,28 @@ impl Pods {
     async fn remove_orphans(&self) {
         let is_known = |uid: &String| self.workers().contains_key(uid);
         let orphans: Vec<String> = self.context.observer.uids().into_iter().filter(|uid| !is_known(uid)).collect();
-        for uid in orphans {
-            if let Err(error) = self.remove_orphan(&uid).await {
-                tracing::warn!(error, uid, "cannot remove the containers of a pod that is gone; trying again");
-            }
-        }
-        let dir = self.context.settings.root_dir.join("pods");
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let uid = entry.file_name().to_string_lossy().into_owned();
+        // Each has its moment to end by itself: one after the other would take long after a drain while the agent was away.
+        let removals: Vec<_> = orphans.into_iter().map(|uid| self.try_remove_orphan(uid)).collect();
+        futures::stream::iter(removals).buffer_unordered(ORPHANS_AT_ONCE_MAX).collect::<()>().await;
+        let dir = self.context.settings.pods_dir();
+        let names = std::fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        for uid in names.filter(|name| is_uid(name)) {
             if is_known(&uid) || self.context.observer.uids().contains(&uid) {
                 continue;
             }
-            match volumes::tear_down(&self.context, &uid).await {
-                Ok(()) => {
-                    self.context.user_ids.release(&uid);
-                    drop(std::fs::remove_dir_all(entry.path()));
-                }
-                Err(error) => tracing::warn!(%error, uid, "cannot remove the volumes of a pod that is gone"),
+            let removed = match volumes::tear_down(&self.context, &uid).await {
+                Ok(()) => trees::remove(&dir, &uid).map(|()| self.context.user_ids.release(&uid)).map_err(std::io::Error::from),
+                failed => failed,
+            };
+            if let Err(error) = removed {
+                tracing::warn!(%error, uid, "cannot remove the folder of a pod that is gone; trying again");
             }
+        }
+    }
+
+    async fn try_remove_orphan(&self, uid: String) {
+        if let Err(error) = self.remove_orphan(&uid).await {
+            tracing::warn!(error, uid, "cannot remove the containers of a pod that is gone; trying again");
         }
     }
 
@@ -244,7 +252,28 @@ fn stand_in(pod_id: &PodId) -> Pod {
     pod
 }
 
+/// Whether a folder among those of pods may be one: UUIDs, and for static pods 32 hexadecimal digits. Others are not ours to remove.
+fn is_uid(name: &str) -> bool {
+    let digits = name.bytes().filter(u8::is_ascii_hexdigit).count();
+    digits == 32 && (name.len() == 32 || name.len() == 36 && [8, 13, 18, 23].iter().all(|&at| name.as_bytes()[at] == b'-'))
+}
+
 /// What deciders see of an object.
 fn model<T: serde::de::DeserializeOwned>(object: &impl serde::Serialize) -> Option<T> {
     serde_json::to_value(object).and_then(serde_json::from_value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_uid;
+
+    #[test]
+    fn only_folders_with_the_shape_of_a_uid_are_pods() {
+        for uid in ["0b7c1c4e-0d5e-4a4e-9d0f-8f3f1f6f2a11", "0b7c1c4e0d5e4a4e9d0f8f3f1f6f2a11"] {
+            assert!(is_uid(uid), "{uid}");
+        }
+        for other in ["", "..", "lost+found", "backup", "0b7c1c4e-0d5e-4a4e-9d0f-8f3f1f6f2a1", "0b7c1c4e.0d5e.4a4e.9d0f.8f3f1f6f2a11"] {
+            assert!(!is_uid(other), "{other}");
+        }
+    }
 }

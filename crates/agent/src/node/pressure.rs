@@ -19,9 +19,6 @@ use super::registration::Pressure;
 /// The kubelet looks this often.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Walking folders for their size is bounded: what lies deeper or beyond counts as it was found so far.
-const WALK_ENTRIES_MAX: usize = 200_000;
-
 /// Watches the node until dropped.
 pub async fn run(context: &Arc<Context>, pods: &Arc<Pods>) {
     let mut last_seen = [None::<Timestamp>; 3];
@@ -167,7 +164,7 @@ async fn end_over_limit(context: &Context, pods: &Pods) {
                 let bytes = kinds::quantity::Quantity::parse(&limit.0).ok()?.value();
                 let dir = context.settings.pod_dir(uid(&pod)).join("volumes/kubernetes.io~empty-dir").join(&volume.name);
                 (source.medium.as_deref() != Some("Memory") && bytes > 0)
-                    .then(|| (volume.name.clone(), limit.0.clone(), bytes, walk(&dir).0))
+                    .then(|| (volume.name.clone(), limit.0.clone(), bytes, number(runtime::trees::measure(&dir).bytes)))
             })
             .collect();
         let containers: Vec<(String, String, i64, i64)> = containers(&pod)
@@ -195,7 +192,6 @@ async fn usages(context: &Context, pods: &Pods) -> Vec<(Pod, Usage)> {
 
 fn usage(context: &Context, pod: &Pod, stats: &[ContainerStats]) -> Usage {
     let observed = context.observer.observed(uid(pod));
-    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let containers = observed.containers.iter().filter(|record| record.is_running()).filter_map(|record| {
         let stats = stats.iter().find(|stats| stats.container_id == context.observer.bare(&record.id))?;
         Some(ContainerUsage {
@@ -206,31 +202,11 @@ fn usage(context: &Context, pod: &Pod, stats: &[ContainerStats]) -> Usage {
             processes: number(stats.processes),
         })
     });
-    let (volumes_bytes, volumes_inodes) = walk(&context.settings.pod_dir(uid(pod)).join("volumes/kubernetes.io~empty-dir"));
-    Usage { containers: containers.collect(), volumes_bytes, volumes_inodes }
+    // File systems in memory count as memory of their containers, not as disk.
+    let volumes = runtime::trees::measure(&context.settings.pod_dir(uid(pod)).join("volumes/kubernetes.io~empty-dir"));
+    Usage { containers: containers.collect(), volumes_bytes: number(volumes.bytes), volumes_inodes: number(volumes.inodes) }
 }
 
-/// Bytes and files below a folder; file systems in memory count as memory of their containers, not as disk.
-fn walk(dir: &Path) -> (i64, i64) {
-    use std::os::unix::fs::MetadataExt as _;
-    let Ok(root) = std::fs::metadata(dir) else { return (0, 0) };
-    let (mut bytes, mut files) = (0i64, 0i64);
-    let mut todo = vec![dir.to_owned()];
-    while let Some(dir) = todo.pop() {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            if meta.dev() != root.dev() {
-                continue;
-            }
-            bytes = bytes.saturating_add(i64::try_from(meta.blocks() * 512).unwrap_or(i64::MAX));
-            files += 1;
-            if meta.is_dir() && todo.len() < WALK_ENTRIES_MAX {
-                todo.push(entry.path());
-            }
-        }
-        if files as usize > WALK_ENTRIES_MAX {
-            break;
-        }
-    }
-    (bytes, files)
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }

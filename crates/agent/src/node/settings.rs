@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
 use brain::podsync::eviction::Thresholds;
 
@@ -49,14 +50,24 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// `/var/lib/kubelet/pods`.
+    pub fn pods_dir(&self) -> PathBuf {
+        self.root_dir.join("pods")
+    }
+
     /// `/var/lib/kubelet/pods/UID`.
     pub fn pod_dir(&self, uid: &str) -> PathBuf {
-        self.root_dir.join("pods").join(uid)
+        self.pods_dir().join(uid)
+    }
+
+    /// `/var/log/pods`.
+    pub fn pod_logs_dir(&self) -> PathBuf {
+        self.log_dir.join("pods")
     }
 
     /// `/var/log/pods/NAMESPACE_NAME_UID`.
     pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
-        self.log_dir.join("pods").join(format!("{namespace}_{name}_{uid}"))
+        self.pod_logs_dir().join(format!("{namespace}_{name}_{uid}"))
     }
 
     /// `/var/log/containers`.
@@ -75,10 +86,21 @@ impl Settings {
     pub(super) fn make_folders(&self) -> Result<(), StartError> {
         // Node agents expect those of device and CSI plugins before the first pod.
         let plugins = ["plugins", "plugins_registry", "device-plugins"].map(|name| self.root_dir.join(name));
-        let own = [self.root_dir.join("pods"), self.log_dir.join("pods"), self.log_links_dir(), self.seccomp_dir()];
+        let own = [self.pod_logs_dir(), self.log_links_dir(), self.seccomp_dir()];
         for path in plugins.into_iter().chain(own) {
             std::fs::create_dir_all(&path).map_err(|source| StartError::Folder { path: path.display().to_string(), source })?;
         }
-        Ok(())
+        // Secrets and tokens are below, and programs of containers with rights of their owners.
+        let pods = self.pods_dir();
+        let closed = make_closed_dir(&pods).and_then(|()| std::fs::set_permissions(&pods, std::fs::Permissions::from_mode(CLOSED_MODE)));
+        closed.map_err(|source| StartError::Folder { path: pods.display().to_string(), source })
     }
+}
+
+/// The kubelet's mode for the folders of pods: local users do not get in.
+const CLOSED_MODE: u32 = 0o750;
+
+/// Makes a folder and what is missing above it, closed to others.
+pub(super) fn make_closed_dir(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(CLOSED_MODE).create(path)
 }

@@ -18,7 +18,7 @@ use super::local::Local;
 use super::progress::Progress;
 use crate::clusters::{Cluster, Record, ServerOptions};
 use crate::nodes::network::Network;
-use crate::{kubeconfig, nodes, program};
+use crate::{data_dir, kubeconfig, nodes, program};
 
 /// What there is when nothing is asked for: with root, and without.
 const WORKERS: u8 = 2;
@@ -178,7 +178,7 @@ struct Mix {
 impl Up {
     fn start(&self, cluster: &Cluster, progress: &Progress) -> anyhow::Result<Record> {
         let mix = self.mix(progress)?;
-        crate::roles::server::make_private_dir(&cluster.dir)?;
+        data_dir::prepare(&cluster.dir)?;
         let mut options = ServerOptions { simulated_nodes: mix.simulated as usize, node_facing: None };
         if let Some(path) = &self.registries {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -21,6 +21,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use process::Process;
+use runtime::trees;
 use rustix::process::Signal;
 
 const POLL_PERIOD: Duration = Duration::from_millis(20);
@@ -193,12 +194,9 @@ impl Node {
     /// Stops the node and removes its files.
     pub fn remove(&self) -> anyhow::Result<()> {
         self.stop()?;
-        match std::fs::remove_dir_all(&self.dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", self.dir.display()))
-            }
-            _ => Ok(()),
-        }
+        let nodes_dir = self.dir.parent().context("nodes have folders in the cluster's")?;
+        trees::remove(nodes_dir, self.dir.file_name().unwrap_or_default())?;
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The control plane: store, API server, controllers, in this order; stopped in the reverse one.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::certificates::{Authority, ServerNames};
-use crate::kubeconfig;
+use crate::{data_dir, kubeconfig};
 
 /// What the control plane is to be.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl AuditOptions {
 
 /// Runs the control plane until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    make_private_dir(&options.data_dir)?;
+    data_dir::prepare(&options.data_dir)?;
     let (stop, shutdown) = watch::channel(false);
     let signalled = signalled()?;
     let audit = options.audit.as_ref().map(AuditOptions::open).transpose()?;
@@ -164,14 +164,4 @@ fn left_out_revisions() -> u64 {
     const AT_LEAST: u64 = 1 << 23;
     use std::hash::{BuildHasher as _, RandomState};
     AT_LEAST + RandomState::new().hash_one(0) % AT_LEAST
-}
-
-/// Makes a directory that only its owner may enter.
-pub fn make_private_dir(dir: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("cannot make the data directory {}", dir.display()))
 }

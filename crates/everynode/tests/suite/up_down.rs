@@ -113,6 +113,32 @@ fn down_of_nothing_is_no_error() {
     assert!(!clusters.0.kubeconfig().exists());
 }
 
+/// `--data-dir` names any folder: only what everynode made is removed, and it makes nothing in a folder that holds something else.
+#[test]
+fn folders_of_others_are_left_alone() {
+    let clusters = Clusters::new();
+    std::fs::create_dir_all(clusters.0.path("photos")).unwrap();
+    clusters.0.file("photos/cat.jpg", "x");
+    let photos = clusters.0.path("photos");
+    let photos = photos.to_str().unwrap();
+    for arguments in
+        [&["down", "--data-dir", photos][..], &["up", "--simulate", "1", "--data-dir", photos], &["server", "--data-dir", photos]]
+    {
+        let output = clusters.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains(photos) && said.lines().count() == 1, "{arguments:?}: {said}");
+        let names: Vec<_> = std::fs::read_dir(photos).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["cat.jpg"], "{arguments:?}");
+    }
+    // One of another version, which had no marker.
+    clusters.succeed(&["up", "--simulate", "1", "--name", "old"]);
+    let dir = clusters.0.path(".local/state/everynode/clusters/old");
+    std::fs::remove_file(dir.join(".everynode-data")).unwrap();
+    clusters.succeed(&["down", "--name", "old"]);
+    assert!(!dir.exists());
+}
+
 #[test]
 fn clusters_of_different_names_live_side_by_side() {
     let clusters = Clusters::new();

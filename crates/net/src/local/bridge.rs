@@ -5,9 +5,10 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::{Error, Result};
+use crate::namespace::{self, Ipv6};
 use crate::netlink::{Address, DeviceSettings, Family, Route, RouteSocket, Socket, Veth};
 use crate::nftables::{self, Action, Chain, ChainKind, Hook, Match, Rule, Ruleset};
-use crate::{names, namespace, obstacles};
+use crate::{names, obstacles};
 
 const SOURCE_NAT: i32 = 100;
 const FILTER: i32 = 0;
@@ -45,6 +46,7 @@ impl Bridge {
         let name = names::bridge(cluster);
         nftables::replace(&mut netfilter, &desired(&name, gateway.trunc(), pods))?;
         let index = route.ensure_bridge(&name, names::hardware_address(&name))?;
+        close_ipv6(&name)?;
         // Nodes send packets for each other's pods here although they are neighbours: that is as it should be.
         route.set_up(index, &DeviceSettings { send_redirects: Some(false), ..DeviceSettings::default() })?;
         route.add_address(&Address { link: index, address: gateway, link_only: false })?;
@@ -66,6 +68,9 @@ impl Bridge {
         let hardware_address = Some(names::hardware_address(&outside_name));
         let veth = Veth { outside: &outside_name, inside: INSIDE, mtu: MTU_BYTES, controller: Some(self.index), hardware_address };
         let pair = self.route.ensure_veth(&namespace, &mut inside, &veth)?;
+        close_ipv6(&outside_name)?;
+        let close_inside = || namespace::close_ipv6(INSIDE, Ipv6::Unrouted);
+        namespace::inside(&namespace, close_inside).map_err(|cause| Error::Ipv6 { interface: INSIDE.to_string(), cause })?;
         self.route.set_up(pair.outside, &DeviceSettings { controller: Some(self.index), ..DeviceSettings::default() })?;
         self.configure_node(&mut inside, pair.inside, node.address)?;
         Ok(self.route.replace_route(&Route::via(node.pod_cidr, node.address, self.index))?)
@@ -114,6 +119,11 @@ impl Bridge {
         route.delete_link(&bridge)?;
         Ok(nftables::remove(&mut netfilter, &table(&bridge))?)
     }
+}
+
+/// Nodes may run whatever their pods bring: the host believes no router among them.
+fn close_ipv6(interface: &str) -> Result<()> {
+    namespace::close_ipv6(interface, Ipv6::Off).map_err(|cause| Error::Ipv6 { interface: interface.to_string(), cause })
 }
 
 fn table(bridge: &str) -> String {

@@ -30,6 +30,12 @@ pub enum Error {
     },
     #[error("turn on forwarding of packets")]
     Forwarding(#[source] io::Error),
+    #[error("close interface {interface} to IPv6 routers")]
+    Ipv6 {
+        interface: String,
+        #[source]
+        cause: io::Error,
+    },
     #[error("open a socket to the kernel's network")]
     Socket(#[source] io::Error),
     #[error(transparent)]

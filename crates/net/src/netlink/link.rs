@@ -20,7 +20,10 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_INET_CONF: u16 = 1;
+const CONF_PROXY_ARP: u16 = 3;
+const CONF_ACCEPT_REDIRECTS: u16 = 4;
 const CONF_SEND_REDIRECTS: u16 = 6;
+const CONF_RP_FILTER: u16 = 8;
 const CONF_ROUTE_LOCALNET: u16 = 26;
 const HEADER_BYTES: usize = 16;
 const UP: u32 = libc::IFF_UP as u32;
@@ -66,6 +69,9 @@ pub struct DeviceSettings {
     /// Packets from and to 127/8 may cross this interface.
     pub route_localnet: Option<bool>,
     pub send_redirects: Option<bool>,
+    /// The other end is somebody whom this host does not trust: packets with a source that is not reached by this interface are dropped (ARP
+    /// requests, too), redirects are ignored, and no address is answered for in its stead.
+    pub is_untrusted: bool,
 }
 
 impl RouteSocket {
@@ -152,7 +158,11 @@ impl RouteSocket {
     /// Applies settings and brings the interface up.
     pub fn set_up(&mut self, index: u32, settings: &DeviceSettings) -> Result<()> {
         let flag = |kind: u16, value: Option<bool>| value.map(|value| move |list: Attributes| list.native_u32(kind, u32::from(value)));
+        let untrusted = |value: bool| settings.is_untrusted.then_some(value);
         let conf = Attributes::new()
+            .optional(flag(CONF_PROXY_ARP, untrusted(false)))
+            .optional(flag(CONF_ACCEPT_REDIRECTS, untrusted(false)))
+            .optional(flag(CONF_RP_FILTER, untrusted(true)))
             .optional(flag(CONF_ROUTE_LOCALNET, settings.route_localnet))
             .optional(flag(CONF_SEND_REDIRECTS, settings.send_redirects));
         let mut payload = Attributes::after_header(&header(index, UP))

@@ -82,7 +82,7 @@ impl Batch {
     fn add_map(&mut self, table: &str, map: &Map) {
         self.maps += 1;
         let flags = if map.kind == MapKind::Set { 0 } else { SET_IS_MAP };
-        let key_bytes = 4 * u32::try_from(map.key.len()).expect("keys have a few fields");
+        let key_bytes = 4 * map.key.iter().map(|field| field.registers()).sum::<u32>();
         let mut data = Attributes::new()
             .text(1, table)
             .text(2, &map.name)
@@ -132,12 +132,13 @@ fn encode_element(element: &Element) -> Attributes {
     encoded.nested(2, Attributes::new().bytes(1, &encode_values(&element.data)))
 }
 
-/// Each value fills a register of four bytes.
+/// Each value fills a register of four bytes; names of interfaces fill four of them.
 fn encode_values(values: &[Value]) -> Vec<u8> {
     let encode = |value: &Value| match value {
-        Value::Address(address) => address.octets(),
-        Value::Protocol(number) => [*number, 0, 0, 0],
-        Value::Port(port) => [port.to_be_bytes()[0], port.to_be_bytes()[1], 0, 0],
+        Value::Interface(name) => expression::padded(name),
+        Value::Address(address) => address.octets().to_vec(),
+        Value::Protocol(number) => vec![*number, 0, 0, 0],
+        Value::Port(port) => vec![port.to_be_bytes()[0], port.to_be_bytes()[1], 0, 0],
     };
     values.iter().flat_map(encode).collect()
 }
@@ -147,6 +148,7 @@ fn type_number(fields: &[Field]) -> u32 {
     fields.iter().fold(0, |number, field| {
         let kind = match field {
             Field::SourceAddress | Field::DestinationAddress => 7,
+            Field::Input => 41,
             Field::Protocol => 12,
             Field::DestinationPort => 13,
         };

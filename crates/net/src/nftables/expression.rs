@@ -23,6 +23,7 @@ const SOURCE_OFFSET: u32 = 12;
 const DESTINATION_OFFSET: u32 = 16;
 const NAT_DESTINATION: u32 = 1;
 const FULLY_RANDOM: u32 = 1 << 4;
+const LOOKUP_INVERTED: u32 = 1;
 const VERDICT_DROP: i32 = 0;
 const VERDICT_ACCEPT: i32 = 1;
 const VERDICT_JUMP: i32 = -3;
@@ -51,10 +52,8 @@ impl Expressions {
             Match::OutputBegins(name) => self.meta(REGISTER, META_OUTPUT_NAME).compare(name.as_bytes(), false),
             Match::Input(name) => self.meta(REGISTER, META_INPUT_NAME).compare(&padded(name), false),
             Match::Output(name) => self.meta(REGISTER, META_OUTPUT_NAME).compare(&padded(name), false),
-            Match::InSet { set, key } => {
-                let lookup = Attributes::new().text(1, set).network_u32(2, REGISTER);
-                self.load(key).add("lookup", lookup)
-            }
+            Match::InSet { set, key } => self.lookup(set, key, false),
+            Match::NotInSet { set, key } => self.lookup(set, key, true),
         }
     }
 
@@ -76,8 +75,20 @@ impl Expressions {
         }
     }
 
+    fn lookup(self, set: &str, key: &[Field], inverted: bool) -> Self {
+        let lookup = Attributes::new().text(1, set).network_u32(2, REGISTER);
+        let lookup = if inverted { lookup.network_u32(5, LOOKUP_INVERTED) } else { lookup };
+        self.load(key).add("lookup", lookup)
+    }
+
     fn load(self, key: &[Field]) -> Self {
-        key.iter().zip(REGISTER_PARTS..).fold(self, |list, (field, register)| match field {
+        let registers = key.iter().scan(REGISTER_PARTS, |next, field| {
+            let register = *next;
+            *next += field.registers();
+            Some((field, register))
+        });
+        registers.fold(self, |list, (field, register)| match field {
+            Field::Input => list.meta(register, META_INPUT_NAME),
             Field::SourceAddress => list.payload(register, NETWORK_HEADER, SOURCE_OFFSET, 4),
             Field::DestinationAddress => list.payload(register, NETWORK_HEADER, DESTINATION_OFFSET, 4),
             Field::Protocol => list.meta(register, META_PROTOCOL),
@@ -126,7 +137,7 @@ impl Expressions {
 }
 
 /// A whole name is compared with its zero bytes, or it would match longer ones too.
-fn padded(name: &str) -> Vec<u8> {
+pub(super) fn padded(name: &str) -> Vec<u8> {
     let mut bytes = name.as_bytes().to_vec();
     bytes.resize(INTERFACE_NAME_BYTES, 0);
     bytes

@@ -25,6 +25,8 @@ impl Ruleset {
 /// A part of a packet, as a part of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
+    /// The name of the interface by which it came.
+    Input,
     SourceAddress,
     DestinationAddress,
     /// The transport protocol's number.
@@ -32,9 +34,20 @@ pub enum Field {
     DestinationPort,
 }
 
+impl Field {
+    /// Registers of four bytes that a value takes.
+    pub(super) fn registers(self) -> u32 {
+        match self {
+            Field::Input => 4,
+            Field::SourceAddress | Field::DestinationAddress | Field::Protocol | Field::DestinationPort => 1,
+        }
+    }
+}
+
 /// A value of a field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Value {
+    Interface(String),
     Address(Ipv4Addr),
     Protocol(u8),
     Port(u16),
@@ -119,6 +132,10 @@ pub enum Match {
     Output(String),
     /// The fields are a key of the set.
     InSet {
+        set: String,
+        key: Vec<Field>,
+    },
+    NotInSet {
         set: String,
         key: Vec<Field>,
     },

@@ -66,6 +66,7 @@ impl fmt::Display for Match {
             Match::Input(name) => write!(f, "iifname \"{name}\""),
             Match::Output(name) => write!(f, "oifname \"{name}\""),
             Match::InSet { set, key } => write!(f, "{} @{set}", concatenated(key)),
+            Match::NotInSet { set, key } => write!(f, "{} != @{set}", concatenated(key)),
         }
     }
 }
@@ -84,6 +85,7 @@ impl fmt::Display for Hook {
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
+            Field::Input => "iifname",
             Field::SourceAddress => "ip saddr",
             Field::DestinationAddress => "ip daddr",
             Field::Protocol => "l4proto",
@@ -95,6 +97,7 @@ impl fmt::Display for Field {
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
+            Value::Interface(name) => write!(f, "{name:?}"),
             Value::Address(address) => write!(f, "{address}"),
             Value::Protocol(6) => f.write_str("tcp"),
             Value::Protocol(17) => f.write_str("udp"),

@@ -13,6 +13,7 @@ use ipnet::Ipv4Net;
 
 use super::state::{Allocation, Allocations, normalize_ports};
 use super::{Error, PortMapping, Protocol, Result, Settings, addresses, rules};
+use crate::namespace::{self, Ipv6};
 use crate::netlink::{self, Address, DeviceSettings, Family, Pair, Route, RouteSocket, Socket, UdpPort, Veth};
 use crate::{names, nftables, obstacles};
 
@@ -37,6 +38,8 @@ pub struct Node {
     allocations: Allocations,
     /// Addresses of links that the file does not know, by link name: of sandboxes that are being detached, or whose file was lost.
     ownerless: BTreeMap<String, Ipv4Addr>,
+    /// The node's.
+    namespace: File,
     route: RouteSocket,
     netfilter: Socket,
 }
@@ -44,12 +47,13 @@ pub struct Node {
 impl Node {
     pub fn open(settings: Settings) -> Result<Self> {
         let allocations = Allocations::load(&settings.state_file)?;
+        let namespace = namespace::current().map_err(Error::Socket)?;
         let mut route = RouteSocket::open().map_err(Error::Socket)?;
         let netfilter = Socket::open(Family::Netfilter).map_err(Error::Socket)?;
         let known: BTreeSet<String> = allocations.sandboxes.keys().map(|id| names::pod_link(id)).collect();
         let mut ownerless = pod_routes(&mut route)?;
         ownerless.retain(|name, _| !known.contains(name));
-        Ok(Self { settings, allocations, ownerless, route, netfilter })
+        Ok(Self { settings, allocations, ownerless, namespace, route, netfilter })
     }
 
     pub fn repair_rules(&mut self) -> Result<()> {
@@ -106,6 +110,12 @@ impl Node {
         let name = names::pod_link(sandbox_id);
         let veth = Veth { outside: &name, inside: INSIDE, mtu: self.mtu()?, controller: None, hardware_address: None };
         let pair = self.route.ensure_veth(&sandbox.namespace, &mut sandbox.inside, &veth)?;
+        let close = |of: &File, interface: &str, how: Ipv6| {
+            namespace::inside(of, || namespace::close_ipv6(interface, how))
+                .map_err(|cause| Error::Ipv6 { interface: interface.to_string(), cause })
+        };
+        close(&sandbox.namespace, INSIDE, Ipv6::Unrouted)?;
+        close(&self.namespace, &name, Ipv6::Off)?;
         configure_inside(&mut sandbox.inside, pair, address)?;
         self.configure_outside(pair, address)
     }
@@ -117,7 +127,7 @@ impl Node {
     }
 
     fn configure_outside(&mut self, pair: Pair, address: Ipv4Addr) -> Result<()> {
-        self.route.set_up(pair.outside, &DeviceSettings { route_localnet: Some(true), ..DeviceSettings::default() })?;
+        self.route.set_up(pair.outside, &DeviceSettings { route_localnet: Some(true), is_untrusted: true, ..DeviceSettings::default() })?;
         // Reaching the link only, it is never what the node shows to pods or to the world.
         self.route.add_address(&Address { link: pair.outside, address: Ipv4Net::from(GATEWAY), link_only: true })?;
         let route = Route::to_link(Ipv4Net::from(address), pair.outside);

@@ -21,6 +21,7 @@ const SOURCE_NAT: i32 = 100;
 
 const PROTOCOL_AND_PORT: [Field; 2] = [Field::Protocol, Field::DestinationPort];
 const ADDRESS_PROTOCOL_AND_PORT: [Field; 3] = [Field::DestinationAddress, Field::Protocol, Field::DestinationPort];
+const INPUT_AND_SOURCE: [Field; 2] = [Field::Input, Field::SourceAddress];
 const BOTH_ADDRESSES: [Field; 2] = [Field::SourceAddress, Field::DestinationAddress];
 
 /// The table that a node with these allocations should have.
@@ -51,6 +52,12 @@ fn maps(allocations: &Allocations) -> Vec<Map> {
             elements: on_one.map(|(address, pod, port)| ([vec![Value::Address(address)], key(port)].concat(), target(pod, port))).collect(),
         },
         Map {
+            name: "links_and_their_addresses".to_string(),
+            kind: MapKind::Set,
+            key: INPUT_AND_SOURCE.to_vec(),
+            elements: allocations.sandboxes.iter().map(|(id, pod)| (link_and_address(id, pod), Vec::new())).collect(),
+        },
+        Map {
             name: "pods_reaching_themselves".to_string(),
             kind: MapKind::Set,
             key: BOTH_ADDRESSES.to_vec(),
@@ -63,6 +70,10 @@ fn key(port: &PortMapping) -> Vec<Value> {
     vec![Value::Protocol(port.protocol.number()), Value::Port(port.host_port)]
 }
 
+fn link_and_address(sandbox_id: &str, pod: &Allocation) -> Vec<Value> {
+    vec![Value::Interface(names::pod_link(sandbox_id)), Value::Address(pod.address)]
+}
+
 fn target(pod: &Allocation, port: &PortMapping) -> Vec<Value> {
     vec![Value::Address(pod.address), Value::Port(port.container_port)]
 }
@@ -70,6 +81,8 @@ fn target(pod: &Allocation, port: &PortMapping) -> Vec<Value> {
 fn chains(settings: &Settings) -> Vec<Chain> {
     let jump = |chain: &str| Rule::new([], Action::Jump(chain.to_string()));
     let redirect = vec![jump("services"), jump("host_ports")];
+    let of_pods = || Match::InputBegins(names::POD_PREFIX.to_string());
+    let not_its_own = || Match::NotInSet { set: "links_and_their_addresses".to_string(), key: INPUT_AND_SOURCE.to_vec() };
     vec![
         plain("services", Vec::new()),
         plain("host_ports", host_ports()),
@@ -77,7 +90,13 @@ fn chains(settings: &Settings) -> Vec<Chain> {
         Chain {
             name: "guard_loopback".to_string(),
             kind: ChainKind::Filter { hook: Hook::Prerouting, priority: BEFORE_TRACKING },
-            rules: vec![Rule::new([Match::InputBegins(names::POD_PREFIX.to_string()), Match::DestinationIn(LOOPBACK)], Action::Drop)],
+            rules: vec![Rule::new([of_pods(), Match::DestinationIn(LOOPBACK)], Action::Drop)],
+        },
+        // Whoever may make packets (NET_RAW) could speak for another pod, or for the world, past whatever trusts addresses.
+        Chain {
+            name: "guard_sources".to_string(),
+            kind: ChainKind::Filter { hook: Hook::Prerouting, priority: BEFORE_TRACKING },
+            rules: vec![Rule::new([of_pods(), not_its_own()], Action::Drop)],
         },
         nat("arriving", Hook::Prerouting, DESTINATION_NAT, redirect.clone()),
         nat("from_node", Hook::Output, DESTINATION_NAT, redirect),
@@ -150,6 +169,10 @@ mod tests {
               map host_ports_of_one_address { # ip daddr . l4proto . th dport
                 192.168.0.1 . sctp . 9 : 10.244.1.2 . 80
               }
+              set links_and_their_addresses { # iifname . ip saddr
+                "evp3e23e8160039" . 10.244.1.3
+                "evpca978112ca1b" . 10.244.1.2
+              }
               set pods_reaching_themselves { # ip saddr . ip daddr
                 10.244.1.2 . 10.244.1.2
               }
@@ -162,6 +185,10 @@ mod tests {
               chain guard_loopback {
                 type filter hook prerouting priority -300
                 iifname "evp*" ip daddr 127.0.0.0/8 drop
+              }
+              chain guard_sources {
+                type filter hook prerouting priority -300
+                iifname "evp*" iifname . ip saddr != @links_and_their_addresses drop
               }
               chain arriving {
                 type nat hook prerouting priority -100

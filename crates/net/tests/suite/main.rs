@@ -6,6 +6,7 @@
 mod local;
 mod pods;
 mod rules;
+mod sources;
 mod world;
 
 /// Says once that the kernel will not let us, and lets the tests pass.

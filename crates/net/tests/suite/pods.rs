@@ -12,19 +12,19 @@ use net::pods::{Error, PodNetwork, PortMapping, Protocol, Settings};
 use crate::may_run;
 use crate::world::{Namespace, ask, wait};
 
-const NODE: &str = "192.168.77.1";
+pub const NODE: &str = "192.168.77.1";
 const NODE_TOO: &str = "192.168.77.7";
-const CLIENT: &str = "192.168.77.2";
+pub const CLIENT: &str = "192.168.77.2";
 
-struct World {
+pub struct World {
     directory: tempfile::TempDir,
-    node: Namespace,
-    client: Namespace,
+    pub node: Namespace,
+    pub client: Namespace,
     network: PodNetwork,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (node, client) = (Namespace::new(), Namespace::new());
         // The client knows no way to pods: whatever it sees of them has to be masqueraded.
         node.cable("outside0", "192.168.77.1/24", &client, "192.168.77.2/24", false);
@@ -33,7 +33,7 @@ impl World {
         Self { directory, node, client, network }
     }
 
-    fn attach(&self, id: &str, ports: &[PortMapping]) -> (Namespace, String) {
+    pub fn attach(&self, id: &str, ports: &[PortMapping]) -> (Namespace, String) {
         let pod = Namespace::new();
         let address = self.attach_to(id, &pod, ports).expect("the pod is attached");
         (pod, address)

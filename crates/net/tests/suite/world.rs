@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 
 /// Traffic inside one machine arrives in microseconds; what takes this long was dropped.
 const TRAFFIC_TIMEOUT: Duration = Duration::from_secs(2);
-const CALM: DeviceSettings = DeviceSettings { controller: None, route_localnet: None, send_redirects: None };
+const CALM: DeviceSettings = DeviceSettings { controller: None, route_localnet: None, send_redirects: None, is_untrusted: false };
 
 /// A network namespace, gone with this value (and the sockets in it).
 pub struct Namespace {

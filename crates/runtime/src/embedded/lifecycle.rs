@@ -1,11 +1,13 @@
 //! The life of containers, as the port has it: created, started through a shim, stopped, removed.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -24,6 +26,10 @@ const START_SECONDS_MAX: u64 = 120;
 
 /// After SIGKILL only the kernel can delay the end.
 const KILL_SECONDS_MAX: u64 = 30;
+
+/// A shim that has nothing left to do ends within this time.
+const SHIM_TRIES_MAX: u32 = 2000;
+const SHIM_PERIOD: Duration = Duration::from_millis(1);
 
 impl Runtime {
     pub(super) async fn create(&self, sandbox_id: &str, sandbox_config: SandboxConfig, config: ContainerConfig) -> Result<String> {
@@ -225,10 +231,29 @@ fn hold_back(container: &Container) -> bool {
 /// The writable part first: without its record a container is rubbish that the next agent clears away.
 pub(super) fn remove_directories(layout: &Layout, id: &str) -> io::Result<()> {
     let dir = layout.container(id);
+    // A shim that an agent started before it was killed may be about to begin: with the lock taken, or nothing to lock, it does not.
+    let _no_shim = hold_shim_back(&dir)?;
     // There only for containers whose mounts the node shares.
     let _ = nix::mount::umount2(&dir.rootfs(), nix::mount::MntFlags::MNT_DETACH);
     remove_own_dir(&layout.writable(), &layout.container_writable(id))?;
     remove_own_dir(&layout.containers(), &dir.0)
+}
+
+/// The lock that a shim holds while it lives; one that has written down how its container ended lets go in a moment.
+fn hold_shim_back(dir: &ContainerDir) -> io::Result<Option<Flock<File>>> {
+    let mut lock = match File::options().create(true).append(true).open(dir.lock()) {
+        Ok(lock) => lock,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    for _ in 0..SHIM_TRIES_MAX {
+        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => return Ok(Some(held)),
+            Err((again, _)) => lock = again,
+        }
+        std::thread::sleep(SHIM_PERIOD);
+    }
+    Err(io::Error::other(format!("the shim of container {} does not end", dir.0.display())))
 }
 
 pub(super) fn new_id() -> io::Result<String> {

@@ -12,6 +12,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::trees;
+
 #[derive(Debug, Clone)]
 pub struct Layout {
     pub state: PathBuf,
@@ -103,7 +105,7 @@ impl ContainerDir {
 
     /// libcontainer's own.
     pub fn library_state(&self) -> PathBuf {
-        self.0.join("state")
+        self.0.join(LIBRARY_STATE)
     }
 
     /// Locked for as long as the shim lives.
@@ -125,6 +127,9 @@ impl ContainerDir {
     }
 }
 
+/// The name of libcontainer's own folder in a container's directory.
+pub const LIBRARY_STATE: &str = "state";
+
 /// The control socket's name in a container's directory.
 pub const SOCKET: &str = "shim.sock";
 
@@ -136,14 +141,12 @@ pub fn is_id(name: &str) -> bool {
 /// As many hex digits as other runtimes use, for tools that know container ids by their shape.
 pub const ID_LENGTH: usize = 64;
 
-/// Removes a directory that this runtime made. Refuses one that is not below `parent` or has no id for a name.
+/// Removes a directory that this runtime made, after what is mounted in it: all that is the runtime's, or came from a container that has
+/// ended. Refuses one that is not below `parent` or has no id for a name.
 pub fn remove_own_dir(parent: &Path, dir: &Path) -> std::io::Result<()> {
     let own = dir.parent() == Some(parent) && dir.file_name().and_then(|n| n.to_str()).is_some_and(is_id);
     if !own {
         return Err(std::io::Error::other(format!("{} is not a directory of the runtime", dir.display())));
     }
-    match std::fs::remove_dir_all(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
+    Ok(trees::detach_and_remove(parent, dir.file_name().unwrap_or_default())?)
 }

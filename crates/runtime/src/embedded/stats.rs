@@ -1,9 +1,8 @@
 //! What containers and sandboxes use now. The kernel counts most of it; what a container has written must be walked, which is done at most
 //! every [`WALK_SECONDS`].
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use super::{Runtime, blocking, namespace};
 use crate::cgroup::Cgroup;
 use crate::netdev;
 use crate::port::{ContainerStats, FilesystemUsage, Result, SandboxStats};
+use crate::trees;
 
 const WALK_SECONDS: u64 = 10;
 
@@ -29,8 +29,8 @@ impl DiskUsage {
         if let Some((_, usage)) = self.known().get(id).filter(|(at, _)| fresh(at)) {
             return *usage;
         }
-        let mut usage = FilesystemUsage::default();
-        walk(dir, &mut usage, &mut HashSet::new());
+        let measured = trees::measure(dir);
+        let usage = FilesystemUsage { used_bytes: measured.bytes, inodes_used: measured.inodes };
         self.known().insert(id.to_owned(), (Instant::now(), usage));
         usage
     }
@@ -41,22 +41,6 @@ impl DiskUsage {
 
     fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Instant, FilesystemUsage)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Each file once, however many names it has.
-fn walk(dir: &Path, usage: &mut FilesystemUsage, seen: &mut HashSet<u64>) {
-    const BLOCK_BYTES: u64 = 512;
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
-        let Ok(metadata) = entry.metadata() else { continue };
-        if metadata.nlink() < 2 || metadata.is_dir() || seen.insert(metadata.ino()) {
-            usage.used_bytes += metadata.blocks() * BLOCK_BYTES;
-            usage.inodes_used += 1;
-        }
-        if metadata.is_dir() {
-            walk(&entry.path(), usage, seen);
-        }
     }
 }
 

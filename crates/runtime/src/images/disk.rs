@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::{Error, Result};
+use crate::trees;
 
 /// Replaces the file: after a crash it has the old content or the new, never a part.
 pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
@@ -37,6 +38,13 @@ pub fn unique() -> String {
     format!("{}-{time:x}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// Whether [`unique`] may have made that name.
+fn is_unique(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('-').collect();
+    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    parts.len() == 3 && parts.iter().all(is_number)
+}
+
 pub fn remove_file_if_there(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
@@ -44,11 +52,8 @@ pub fn remove_file_if_there(path: &Path) -> Result<()> {
     }
 }
 
-pub fn remove_directory_if_there(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
-        _ => Ok(()),
-    }
+pub fn remove_tree_if_there(parent: &Path, name: &str) -> Result<()> {
+    Ok(trees::remove(parent, name)?)
 }
 
 /// The names in a directory, sorted; none when the directory is missing.
@@ -119,6 +124,8 @@ pub fn is_same_file(file: &File, path: &Path) -> bool {
 /// A directory to work in, removed when dropped. Its lock tells other processes that its maker lives.
 #[derive(Debug)]
 pub struct Scratch {
+    parent: PathBuf,
+    name: String,
     path: PathBuf,
     _lock: File,
 }
@@ -126,11 +133,12 @@ pub struct Scratch {
 impl Scratch {
     /// The caller holds the store's lock: between making and locking the directory nobody may clean up.
     pub fn create(parent: &Path) -> Result<Scratch> {
-        let path = parent.join(unique());
+        let name = unique();
+        let path = parent.join(&name);
         fs::create_dir(&path).map_err(Error::io("make", &path))?;
         let handle = File::open(&path).map_err(Error::io("open", &path))?;
         handle.lock().map_err(Error::io("lock", &path))?;
-        Ok(Scratch { path, _lock: handle })
+        Ok(Scratch { parent: parent.to_owned(), name, path, _lock: handle })
     }
 
     pub fn path(&self) -> &Path {
@@ -140,17 +148,18 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = remove_directory_if_there(&self.path) {
+        if let Err(error) = remove_tree_if_there(&self.parent, &self.name) {
             // The next process that opens the store tries again.
             tracing::warn!(path = %self.path.display(), error = error.chain(), "cannot remove a scratch directory");
         }
     }
 }
 
-/// Removes what crashed processes left in the directory of scratch directories. The caller holds the store's lock.
+/// Removes what crashed processes left in the directory of scratch directories, and nothing else: a folder `tmp` may be somebody else's, too,
+/// when the store was put in an odd place. The caller holds the store's lock.
 pub fn remove_abandoned(parent: &Path) -> Result<()> {
-    for name in names_in(parent)? {
-        let path = parent.join(name);
+    for name in names_in(parent)?.into_iter().filter(|name| is_unique(name)) {
+        let path = parent.join(&name);
         let handle = match File::open(&path) {
             Ok(handle) => handle,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -159,23 +168,14 @@ pub fn remove_abandoned(parent: &Path) -> Result<()> {
         if !try_lock_file(&handle, &path)? {
             continue;
         }
-        if path.is_dir() { remove_directory_if_there(&path)? } else { remove_file_if_there(&path)? }
+        remove_tree_if_there(parent, &name)?;
     }
     Ok(())
 }
 
-/// What a directory takes on the disk: bytes and inodes.
+/// What a directory takes on the disk, itself included: bytes and inodes.
 pub fn measure(path: &Path) -> io::Result<(u64, u64)> {
     let own = fs::symlink_metadata(path)?;
-    let (mut bytes, mut inodes) = (own.blocks() * 512, 1);
-    if own.is_dir() {
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            let metadata = entry.metadata()?;
-            let (b, i) = if metadata.is_dir() { measure(&entry.path())? } else { (metadata.blocks() * 512, 1) };
-            bytes += b;
-            inodes += i;
-        }
-    }
-    Ok((bytes, inodes))
+    let below = trees::measure(path);
+    Ok((own.blocks() * 512 + below.bytes, 1 + below.inodes))
 }

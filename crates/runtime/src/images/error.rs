@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::digest::{BadDigest, Digest};
 use super::reference;
-use crate::port;
+use crate::{port, trees};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -28,6 +28,8 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    #[error(transparent)]
+    Tree(#[from] trees::Error),
     /// The file is left as it is: a person may still repair it, or remove it to start afresh.
     #[error("the index of the image store at {} is damaged (repair it, or stop the nodes and remove it to start with no images)", path.display())]
     Index {

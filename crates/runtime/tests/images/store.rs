@@ -115,15 +115,19 @@ fn leftovers_of_crashes_are_removed_and_work_in_progress_is_not() {
     let directory = node.directory.path();
     let id = loaded(&node, &small_image(), "a:1");
     let before = files(&node.service.store);
-    fs::create_dir_all(directory.join("tmp/crashed/diff")).unwrap();
+    fs::create_dir_all(directory.join("tmp/7-18bc-0/diff")).unwrap();
     fs::create_dir_all(directory.join("layers/sha256").join("0".repeat(64)).join("diff")).unwrap();
     fs::write(directory.join("blobs/sha256").join("1".repeat(64)), b"x").unwrap();
-    fs::create_dir_all(directory.join("tmp/working/diff")).unwrap();
-    let working = fs::File::open(directory.join("tmp/working")).unwrap();
+    fs::create_dir_all(directory.join("tmp/8-18bd-1/diff")).unwrap();
+    let working = fs::File::open(directory.join("tmp/8-18bd-1")).unwrap();
     working.lock().unwrap();
+    // A folder called `tmp` may be somebody else's, too.
+    fs::create_dir_all(directory.join("tmp/photos")).unwrap();
     let store = Store::open(directory).unwrap();
-    assert!(directory.join("tmp/working/diff").exists());
+    assert!(directory.join("tmp/8-18bd-1/diff").exists());
     drop(working);
+    assert!(directory.join("tmp/photos").exists());
+    fs::remove_dir(directory.join("tmp/photos")).unwrap();
     let again = Store::open(directory).unwrap();
     assert_eq!(files(&again), before);
     assert!(store.content(&id).is_ok());

@@ -198,7 +198,7 @@ pub fn write_hosts(context: &Context, pod: &Pod, addresses: &[String]) -> std::i
     if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
         return Ok(path);
     }
-    std::fs::create_dir_all(context.settings.pod_dir(&id(pod).uid))?;
+    crate::node::settings::make_closed_dir(&context.settings.pod_dir(&id(pod).uid))?;
     std::fs::write(&path, text)?;
     Ok(path)
 }

@@ -1,6 +1,5 @@
 //! Ending containers and whole pods, and removing what is left of them.
 
-use std::path::Path;
 use std::time::Instant;
 
 use brain::podsync::actions::{Kill, KillReason};
@@ -8,6 +7,7 @@ use brain::podsync::{Ended, Observed, Record, State, containers, ephemeral_conta
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use runtime::port::PodId;
+use runtime::trees;
 
 use super::hooks;
 use crate::node::Context;
@@ -99,9 +99,14 @@ pub async fn remove(context: &Context, pod: &PodId) -> Result<(), String> {
     }
     let _ = context.observer.refresh().await;
     context.objects.forget(&pod.uid);
-    remove_dir(&context.settings.pod_log_dir(&pod.namespace, &pod.name, &pod.uid));
+    let (settings, log_dir) = (&context.settings, context.settings.pod_log_dir(&pod.namespace, &pod.name, &pod.uid));
+    if let Err(error) = trees::remove(&settings.pod_logs_dir(), log_dir.file_name().unwrap_or_default()) {
+        // Its pod is gone, and nothing else will have that name.
+        tracing::warn!(%error, "cannot remove the logs of a pod");
+    }
+    trees::remove(&settings.pods_dir(), &pod.uid).map_err(|error| error.to_string())?;
+    // Not before: what is left of its files belongs to its users.
     context.user_ids.release(&pod.uid);
-    remove_dir(&context.settings.pod_dir(&pod.uid));
     Ok(())
 }
 
@@ -123,12 +128,4 @@ pub async fn remove_container(context: &Context, pod: &PodId, record: &Record) -
 /// `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log`.
 pub fn log_link(context: &Context, pod: &PodId, container: &str, id: &str) -> std::path::PathBuf {
     context.settings.log_links_dir().join(format!("{}_{}_{container}-{id}.log", pod.name, pod.namespace))
-}
-
-fn remove_dir(path: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(%error, path = %path.display(), "cannot remove a folder");
-    }
 }

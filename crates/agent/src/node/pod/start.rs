@@ -94,11 +94,14 @@ async fn attempt(
     let config = config::container(&context, pod, container, parts);
     let made = config::sandbox(&context, pod, sandbox.attempt);
     let (sandbox_config, _) = made.map_err(|error| failure("CreateContainerConfigError", error))?;
-    let created = context.runtime.create_container(&sandbox.id, &sandbox_config, &config).await;
+    let (runtime, sandbox_id) = (context.runtime.clone(), sandbox.id.clone());
+    let created = worker.calls.whole(async move { runtime.create_container(&sandbox_id, &sandbox_config, &config).await }).await;
     let container_id = created.map_err(|error| failure("CreateContainerError", error.to_string()))?;
     context.events.container(pod, path, false, "Created", "Container created");
     link_log(&context, pod, container, &container_id, what.restarts);
-    context.runtime.start_container(&container_id).await.map_err(|error| failure("RunContainerError", error.to_string()))?;
+    let (runtime, started_id) = (context.runtime.clone(), container_id.clone());
+    let started = worker.calls.whole(async move { runtime.start_container(&started_id).await }).await;
+    started.map_err(|error| failure("RunContainerError", error.to_string()))?;
     context.events.container(pod, path, false, "Started", "Container started");
     remove_older(&context, pod, what).await;
     post_start(&context, pod, container, &container_id, path).await
@@ -171,7 +174,7 @@ fn bind(host_path: std::path::PathBuf, container_path: &str) -> Mount {
 fn make_message_file(path: &std::path::Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
+        crate::node::settings::make_closed_dir(parent)?;
     }
     std::fs::write(path, b"")?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))

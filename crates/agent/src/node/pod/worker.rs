@@ -8,6 +8,7 @@ use brain::podsync::status::{self, Ending};
 use brain::podsync::{Ended, Memory, Observed, StartFailure, View, is_deleted};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use runtime::port;
 use tokio::sync::{mpsc, watch};
 
 use super::probes::{Probes, Verdict};
@@ -29,6 +30,9 @@ const REPORT_RETRY: Duration = Duration::from_secs(1);
 /// Volumes that could not be set up: from half a second, doubled, up to about two minutes.
 const MOUNT_RETRY_MIN: Duration = Duration::from_millis(500);
 const MOUNT_RETRY_MAX: Duration = Duration::from_secs(122);
+
+/// How long the end of a pod waits for what is being made, before it looks again.
+const CALLS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Verdicts of probes that wait for the worker.
 const VERDICTS_WAITING_MAX: usize = 64;
@@ -55,6 +59,30 @@ pub struct Worker {
     mount_retry: Duration,
     /// The last report did not reach the API server.
     is_unreported: bool,
+    pub calls: Calls,
+}
+
+/// Calls of the runtime that make something. They go on when the sync that made them is dropped, and the end of the pod waits for them: what they
+/// made would be seen by nobody else.
+#[derive(Debug, Clone, Default)]
+pub struct Calls(Arc<tokio::sync::Mutex<()>>);
+
+impl Calls {
+    /// Runs the call to its end, whether or not its caller stays.
+    pub async fn whole<T: Send + 'static>(&self, call: impl Future<Output = port::Result<T>> + Send + 'static) -> port::Result<T> {
+        let turn = self.0.clone().lock_owned().await;
+        let task = tokio::spawn(async move {
+            let result = call.await;
+            drop(turn);
+            result
+        });
+        task.await.unwrap_or_else(|error| Err(port::Error::Failed(format!("the call was interrupted: {error}"))))
+    }
+
+    /// Waits until none is under way; false: one is after all this time.
+    async fn are_done(&self) -> bool {
+        tokio::time::timeout(CALLS_TIMEOUT, self.0.lock()).await.is_ok()
+    }
 }
 
 /// When to look again.
@@ -69,7 +97,19 @@ impl Worker {
         let (sender, verdicts) = mpsc::channel(VERDICTS_WAITING_MAX);
         let memory = Memory { started_at: Some(Timestamp::now()), ..Memory::default() };
         let probes = Probes::new(context.clone(), sender);
-        Worker { context, pod, wanted, ends, observed, memory, probes, verdicts, mount_retry: MOUNT_RETRY_MIN, is_unreported: false }
+        Worker {
+            context,
+            pod,
+            wanted,
+            ends,
+            observed,
+            memory,
+            probes,
+            verdicts,
+            mount_retry: MOUNT_RETRY_MIN,
+            is_unreported: false,
+            calls: Calls::default(),
+        }
     }
 
     /// Until nothing of the pod is left, or the agent goes (then it is dropped, and the containers stay).
@@ -86,6 +126,9 @@ impl Worker {
     /// Looks once; what takes long (pulling an image) is given up when the pod ends meanwhile.
     async fn sync_until_ended(&mut self) -> Next {
         if self.is_ending() {
+            if !self.calls.are_done().await {
+                return Next::At(Timestamp::now());
+            }
             return self.end().await;
         }
         let mut wanted = self.wanted.clone();
@@ -111,6 +154,10 @@ impl Worker {
         match next {
             Some(next) => next,
             None => {
+                if !self.calls.are_done().await {
+                    return Next::At(Timestamp::now());
+                }
+                self.refresh().await;
                 self.take_wanted();
                 self.end().await
             }
@@ -222,7 +269,8 @@ impl Worker {
             self.context.events.pod(&self.pod, true, "MissingClusterDNS", warning);
         }
         let failed = |error: &dyn std::fmt::Display| format!("Failed to create pod sandbox: {error}");
-        self.context.runtime.run_sandbox(&config).await.map_err(|error| failed(&error))?;
+        let runtime = self.context.runtime.clone();
+        self.calls.whole(async move { runtime.run_sandbox(&config).await }).await.map_err(|error| failed(&error))?;
         self.context.observer.refresh().await.map_err(|error| failed(&error))?;
         // Not marked as seen: the sync that follows this one looks again.
         let observed = self.context.observer.observed(uid(&self.pod));

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::EmptyDirVolumeSource;
 use rustix::mount::MountFlags;
 
 use super::{is_mount_point, ownership};
+use crate::node::settings::make_closed_dir;
 
 const MODE: u32 = 0o777;
 
@@ -13,7 +14,7 @@ pub fn set_up(path: &Path, source: &EmptyDirVolumeSource, group: Option<i64>) ->
     if path.exists() && (source.medium.as_deref() != Some("Memory") || is_mount_point(path)?) {
         return Ok(());
     }
-    std::fs::create_dir_all(path)?;
+    make_closed_dir(path)?;
     // Another medium is a hint that this node cannot follow: an ordinary folder, as kubelets without huge pages have it.
     if source.medium.as_deref() == Some("Memory") {
         let limit = source.size_limit.as_ref().and_then(|limit| kinds::quantity::Quantity::parse(&limit.0).ok());

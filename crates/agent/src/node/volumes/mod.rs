@@ -15,12 +15,16 @@ use std::path::{Path, PathBuf};
 use brain::podsync::environment::{self, Environment, Sources};
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use runtime::port::{ImageMount, Mount, Propagation};
+use runtime::trees;
 
 use super::Context;
 use super::pod::uid;
 
 /// Where parts of volumes are bound, below the pod's folder.
 const SUB_PATHS: &str = "volume-subpaths";
+
+/// Where volumes are, below the pod's folder.
+const VOLUMES: &str = "volumes";
 
 /// What a volume is, and the folder of its kind.
 enum Kind<'a> {
@@ -60,7 +64,7 @@ fn volumes(pod: &Pod) -> &[Volume] {
 /// Where a volume lies; a hostPath is the node's own.
 fn place(context: &Context, pod: &Pod, volume: &Volume) -> Option<PathBuf> {
     let below =
-        |kind: &str| Some(context.settings.pod_dir(uid(pod)).join("volumes").join(format!("kubernetes.io~{kind}")).join(&volume.name));
+        |kind: &str| Some(context.settings.pod_dir(uid(pod)).join(VOLUMES).join(format!("kubernetes.io~{kind}")).join(&volume.name));
     match kind(volume) {
         Kind::HostPath(source) => Some(PathBuf::from(&source.path)),
         Kind::EmptyDir(_) => below("empty-dir"),
@@ -142,7 +146,7 @@ pub async fn mounts(
     for (at, mount) in container.volume_mounts.iter().flatten().enumerate() {
         if let Some(id) = images.get(&mount.name) {
             let image = ImageMount { id: id.clone(), sub_path: sub_path(mount, environment)?.map(PathBuf::from) };
-            mounts.push(Mount { image: Some(image), read_only: true, ..bind(mount, PathBuf::new()) });
+            mounts.push(Mount { image: Some(image), read_only: true, ..bind(mount, PathBuf::new(), false) });
             continue;
         }
         let volume = volumes(pod).iter().find(|volume| volume.name == mount.name);
@@ -158,7 +162,7 @@ pub async fn mounts(
                 part
             }
         };
-        mounts.push(bind(mount, host_path));
+        mounts.push(bind(mount, host_path, volume.is_some_and(|volume| matches!(kind(volume), Kind::Payload(_)))));
     }
     Ok(mounts)
 }
@@ -170,11 +174,12 @@ fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<Str
     Ok(mount.sub_path.clone().filter(|path| !path.is_empty()))
 }
 
-fn bind(mount: &VolumeMount, host_path: PathBuf) -> Mount {
+/// Volumes made from objects are read-only, whatever the pod says: the agent follows the links in them when it brings them up to date.
+fn bind(mount: &VolumeMount, host_path: PathBuf, is_payload: bool) -> Mount {
     Mount {
         host_path,
         container_path: Path::new("/").join(&mount.mount_path),
-        read_only: mount.read_only.unwrap_or(false),
+        read_only: mount.read_only.unwrap_or(false) || is_payload,
         recursive_read_only: matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
         image: None,
         propagation: match mount.mount_propagation.as_deref() {
@@ -185,37 +190,19 @@ fn bind(mount: &VolumeMount, host_path: PathBuf) -> Mount {
     }
 }
 
-/// Unmounts and removes everything below a pod's volumes; what lies behind a hostPath is not touched.
+/// Unmounts everything below a pod's folder, then removes its volumes; what lies behind a hostPath is not touched.
+///
+/// Containers mount, too: what one with Bidirectional propagation mounted inside a volume is here, and may be a folder of the node. While
+/// anything is mounted, nothing is removed.
 pub async fn tear_down(context: &Context, uid: &str) -> std::io::Result<()> {
-    let dir = context.settings.pod_dir(uid);
+    let (pods, uid) = (context.settings.pods_dir(), PathBuf::from(uid));
     let work = move || {
-        // First what is bound from volumes.
-        sub_path::remove_all(&dir.join(SUB_PATHS))?;
-        tear_down_below(&dir.join("volumes"))
+        let Some(pods) = trees::Folder::open(&pods)? else { return Ok(()) };
+        pods.detach(&uid)?;
+        pods.remove(&uid.join(SUB_PATHS))?;
+        Ok(pods.remove(&uid.join(VOLUMES))?)
     };
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
-}
-
-fn tear_down_below(dir: &Path) -> std::io::Result<()> {
-    let is_absent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
-    for kind in entries(dir)? {
-        for volume in entries(&kind)? {
-            while is_mount_point(&volume)? {
-                rustix::mount::unmount(&volume, rustix::mount::UnmountFlags::DETACH)?;
-            }
-        }
-    }
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if !is_absent(&error) => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn entries(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
-    match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        entries => entries?.map(|entry| entry.map(|entry| entry.path())).collect(),
-    }
 }
 
 /// A folder on another file system than its parent.

@@ -8,9 +8,11 @@ use std::os::unix::fs::{OpenOptionsExt as _, symlink};
 use std::path::Path;
 
 use brain::podsync::payload::Files;
+use runtime::trees;
 
 use super::empty_dir::mount_tmpfs;
 use super::{is_mount_point, ownership};
+use crate::node::settings::make_closed_dir;
 
 const DATA: &str = "..data";
 const DATA_NEW: &str = "..data_tmp";
@@ -18,7 +20,7 @@ const DIR_MODE: u32 = 0o777;
 
 /// Secrets and tokens stay in memory: `in_memory`.
 pub fn write(place: &Path, in_memory: bool, files: &Files, group: Option<i64>) -> std::io::Result<()> {
-    std::fs::create_dir_all(place)?;
+    make_closed_dir(place)?;
     if in_memory && !is_mount_point(place)? {
         mount_tmpfs(place, None)?;
     }
@@ -42,10 +44,20 @@ pub fn write(place: &Path, in_memory: bool, files: &Files, group: Option<i64>) -
     symlink(&name, &new)?;
     std::fs::rename(&new, place.join(DATA))?;
     update_links(place, files)?;
-    if let Some(old) = old {
-        let _ = std::fs::remove_dir_all(place.join(old));
+    match old.filter(|old| is_folder_name(old)) {
+        // What is left of it is not seen, and goes with the volume.
+        Some(old) => trees::remove(place, old).or_else(|error| {
+            tracing::warn!(%error, "cannot remove the files that a volume had before");
+            Ok(())
+        }),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Whether `..data` leads to a folder that was made here: a link elsewhere would have what is there removed (CVE-2017-1002102).
+fn is_folder_name(target: &Path) -> bool {
+    let name = target.to_str().and_then(|name| name.strip_prefix(".."));
+    name.is_some_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'_' | b'.')))
 }
 
 /// Names come from objects: none may lead out of the volume, or be one of ours.

@@ -12,6 +12,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
+use crate::node::settings::make_closed_dir;
+
 /// As kubelets make missing folders.
 const DIR_MODE: u32 = 0o750;
 
@@ -73,25 +75,10 @@ fn open_below(dir: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
 fn make_place(place: &Path, part: impl AsFd) -> std::io::Result<()> {
     let is_dir = FileType::from_raw_mode(rustix::fs::statat(part, "", AtFlags::EMPTY_PATH)?.st_mode) == FileType::Directory;
     if let Some(parent) = place.parent() {
-        std::fs::create_dir_all(parent)?;
+        make_closed_dir(parent)?;
     }
     remove_place(place)?;
     if is_dir { std::fs::create_dir(place) } else { std::fs::File::create_new(place).map(drop) }
-}
-
-/// Unmounts and removes all places below `dir`, and the folder. Never goes into what is bound: a place that cannot be unmounted is an error.
-pub fn remove_all(dir: &Path) -> std::io::Result<()> {
-    for volume in super::entries(dir)? {
-        for container in super::entries(&volume)? {
-            for place in super::entries(&container)? {
-                unmount_all(&place)?;
-                remove_place(&place)?;
-            }
-            std::fs::remove_dir(&container)?;
-        }
-        std::fs::remove_dir(&volume)?;
-    }
-    absent_is_fine(std::fs::remove_dir(dir))
 }
 
 /// Whatever lies over it.

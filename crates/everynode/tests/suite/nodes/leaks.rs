@@ -79,7 +79,7 @@ fn live(cluster: &Cluster, prefix: &str, pods: usize) {
 }
 
 /// What a node has of everything, by name. Lists and not numbers: a failure names what is left.
-fn count(cluster: &Cluster, node: &str) -> BTreeMap<&'static str, Vec<String>> {
+pub fn count(cluster: &Cluster, node: &str) -> BTreeMap<&'static str, Vec<String>> {
     let dir = cluster.node_dir(node);
     let keeper = format!("/proc/{}", cluster.keeper(node));
     let mounts = std::fs::read_to_string(format!("{keeper}/mounts")).expect("the node runs");
@@ -126,7 +126,7 @@ fn descriptors(pid: i32) -> Vec<String> {
 }
 
 /// What there is now that there was not before.
-fn surplus(before: &BTreeMap<&str, Vec<String>>, after: &BTreeMap<&str, Vec<String>>) -> Vec<String> {
+pub fn surplus(before: &BTreeMap<&str, Vec<String>>, after: &BTreeMap<&str, Vec<String>>) -> Vec<String> {
     let mut found = Vec::new();
     for (what, now) in after {
         let mut known = before[what].clone();

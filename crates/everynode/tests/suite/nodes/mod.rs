@@ -5,6 +5,7 @@
 mod agents;
 mod chaos;
 mod chaos_nodes;
+mod deletes;
 mod faulty_proxy;
 mod full_disk;
 mod kubelet_cases;
@@ -15,5 +16,6 @@ mod many;
 mod pod_proxy;
 mod recorded;
 mod registry;
+mod removal;
 mod restore;
 mod static_pods;

@@ -23,9 +23,10 @@ pub use launch::{open_pidfd, program, send_signal};
 
 use super::control::{self, Report};
 use super::log::Log;
-use super::paths::{ContainerDir, SOCKET};
+use super::paths::{ContainerDir, LIBRARY_STATE, SOCKET};
 use super::record::{self, ContainerRecord, ExitRecord, Launch, StartRecord};
 use crate::cgroup::Cgroup;
+use crate::trees;
 
 /// They were killed before or are about to end by themselves.
 const REAP_MILLISECONDS_MAX: u64 = 1000;
@@ -148,7 +149,9 @@ fn clean_up(dir: &ContainerDir, launch: &Launch) {
     if launch.shared_mounts {
         let _ = nix::mount::umount2(&dir.rootfs(), nix::mount::MntFlags::MNT_DETACH);
     }
-    let _ = fs::remove_dir_all(dir.library_state());
+    if let Err(e) = trees::remove(&dir.0, LIBRARY_STATE) {
+        eprintln!("{e}");
+    }
     let _ = fs::remove_file(SOCKET);
 }
 

@@ -40,6 +40,9 @@ use crate::port;
 /// Interrupted downloads are kept that long for another try.
 const PARTIAL_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// As containerd has its folders.
+const CLOSED_MODE: u32 = 0o700;
+
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
@@ -71,9 +74,15 @@ impl Store {
     /// Opens the store, making it if it is not there, and removes what crashed processes left.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Store> {
         let store = Store { directory: directory.into(), usage: Mutex::new(None) };
+        let is_new_or_ours = !store.directory.exists() || store.path("layers/sha256").exists();
         for name in ["", "blobs/sha256", "layers/sha256", "holders", "used", "partial", "tmp"] {
             let path = store.directory.join(name);
             fs::create_dir_all(&path).map_err(Error::io("make", &path))?;
+        }
+        // Local users could run what is in images with the rights of its owner. (A folder that was something else before stays open, and only
+        // what is ours in it is closed.)
+        for name in is_new_or_ours.then_some("").into_iter().chain(["blobs", "layers", "partial"]) {
+            set_mode(&store.directory.join(name), CLOSED_MODE)?;
         }
         let lock = store.lock()?;
         store.index()?;

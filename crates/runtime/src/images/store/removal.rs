@@ -60,11 +60,12 @@ impl Store {
             match Digest::from_hex(&name) {
                 Ok(layer) if index.uses_layer(&layer) => {}
                 Ok(layer) => self.remove_layer(lock, &layer)?,
-                Err(_) => disk::remove_directory_if_there(&self.path("layers/sha256").join(name))?,
+                // Layers are named before they come here: this one is somebody else's.
+                Err(_) => {}
             }
         }
         for name in disk::names_in(&self.path("blobs/sha256"))? {
-            if !Digest::from_hex(&name).is_ok_and(|blob| index.uses_blob(&blob)) {
+            if Digest::from_hex(&name).is_ok_and(|blob| !index.uses_blob(&blob)) {
                 disk::remove_file_if_there(&self.path("blobs/sha256").join(name))?;
             }
         }

@@ -1,0 +1,107 @@
+//! What is mounted below a folder, and detaching it.
+//!
+//! The kernel's list of mounts is read again after each round: what a mount covered shows then, and whether anything is left.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use super::Error;
+
+/// Each round detaches everything that shows; more are needed only while somebody mounts.
+const ROUNDS_MAX: usize = 16;
+
+/// Detaches everything at `below` in the folder, and deeper.
+///
+/// The outermost mounts go first: what is inside them goes with them, and no name is looked up inside a file system whose server may hang.
+pub fn detach(folder: &OwnedFd, path: &Path, below: &Path) -> Result<(), Error> {
+    let real = std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).map_err(Error::Mounts)?;
+    let top = real.join(below);
+    for _ in 0..ROUNDS_MAX {
+        let mounts = below_of(&top).map_err(Error::Mounts)?;
+        if mounts.is_empty() {
+            return Ok(());
+        }
+        for mount in mounts {
+            let inside = mount.strip_prefix(&real).expect("it was found by that beginning");
+            detach_one(folder, inside).map_err(|source| Error::Detach { path: mount.clone(), source })?;
+        }
+    }
+    match below_of(&top).map_err(Error::Mounts)?.into_iter().next() {
+        None => Ok(()),
+        Some(mount) => Err(Error::StillMounted { folder: path.to_owned(), path: mount }),
+    }
+}
+
+/// By way of its parent, opened without following links: a container could have put one there since the mounts were listed.
+fn detach_one(folder: &OwnedFd, inside: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (inside.parent(), inside.file_name()) else { return Ok(()) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = match rustix::fs::openat2(folder, parent, flags, Mode::empty(), resolve) {
+        Ok(parent) => parent,
+        // It lay inside a mount that is detached by now.
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let target = Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name);
+    match umount2(&target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The mount points at that path and below it, the outermost first.
+fn below_of(top: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for line in BufReader::new(File::open("/proc/thread-self/mountinfo")?).split(b'\n') {
+        let line = line?;
+        let Some(field) = line.split(|&byte| byte == b' ').nth(4) else { continue };
+        let path = PathBuf::from(OsStr::from_bytes(&unescape(field)));
+        if path.starts_with(top) {
+            found.push(path);
+        }
+    }
+    found.sort_by_key(|path| path.components().count());
+    Ok(found)
+}
+
+/// Spaces, tabs, line ends and backslashes are three octal digits in the list.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let code = after.get(..3).filter(|_| byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(code) => {
+                text.push(code);
+                rest = &after[3..];
+            }
+            None => {
+                text.push(byte);
+                rest = after;
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unescape;
+
+    #[test]
+    fn names_in_the_list_of_mounts_are_unescaped() {
+        for (listed, name) in [("plain", "plain"), (r"a\040b", "a b"), (r"a\134040", r"a\040"), (r"end\", r"end\"), (r"x\9", r"x\9")] {
+            assert_eq!(unescape(listed.as_bytes()), name.as_bytes(), "{listed}");
+        }
+    }
+}
