@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::document::Node;
 use crate::quantity::Quantity;
+use crate::schema::go_names::{embedded, go_type};
 use crate::schema::{Field, Shape, Type, TypeId, schema};
 use crate::settle::{Irregular, settle};
 
@@ -70,6 +71,8 @@ pub fn decode_plain(json: &[u8], type_id: TypeId) -> Option<Value> {
 #[derive(Debug)]
 enum Step {
     Field(&'static str),
+    /// A struct that Go embeds: part of the path in Go, not in JSON.
+    Embedded(&'static str),
     Index(usize),
     Key(String),
 }
@@ -103,9 +106,11 @@ impl Walk {
             } else {
                 seen.push(field.name);
             }
+            let depth = self.path.len();
+            self.path.extend(embedded(owner, field).map(Step::Embedded));
             self.path.push(Step::Field(field.name));
             let value = self.value(node, &field.shape, Place { owner, field });
-            self.path.pop();
+            self.path.truncate(depth);
             match value? {
                 Some(value) if field.pointer || field.emits_zero() || !is_zero(&value, &field.shape) => {
                     object.insert(name, value);
@@ -144,7 +149,8 @@ impl Walk {
             }
             (Shape::Quantity, Node::Bool(_) | Node::List(_) | Node::Object(_)) => return Err(quantity_format()),
             (Shape::IntOrString, other) => {
-                return Err(TypeError(format!("json: cannot unmarshal {} into Go value of type int32", json_type(&other))));
+                self.mismatched(&other, &Shape::Int32, place);
+                return Ok(None);
             }
             (shape, other) => {
                 self.mismatched(&other, shape, place);
@@ -186,6 +192,7 @@ impl Walk {
                 match step {
                     Step::Field(name) => push_dotted(&mut path, name),
                     Step::Key(key) => push_dotted(&mut path, key),
+                    Step::Embedded(_) => {}
                     Step::Index(at) => write!(path, "[{at}]").expect("writing to a String cannot fail"),
                 }
             }
@@ -200,7 +207,7 @@ impl Walk {
         }
         let mut path = String::new();
         for step in &self.path {
-            if let Step::Field(name) = step {
+            if let Step::Field(name) | Step::Embedded(name) = step {
                 push_dotted(&mut path, name);
             }
         }
@@ -210,7 +217,7 @@ impl Walk {
             other => json_type(other).to_owned(),
         };
         debug_assert!(path.ends_with(place.field.name));
-        let go_type = shape.go_name();
+        let go_type = go_type(place.owner, place.field, shape);
         self.mismatch = Some(TypeError(format!(
             "json: cannot unmarshal {written} into Go struct field {}.{path} of type {go_type}",
             place.owner.name_in_go()
@@ -231,7 +238,8 @@ fn push_dotted(path: &mut String, name: &str) {
     path.push_str(name);
 }
 
-fn json_type(node: &Node) -> &'static str {
+/// The JSON type of a value, as Go's decoder names it.
+pub fn json_type(node: &Node) -> &'static str {
     match node {
         Node::Null => "null",
         Node::Bool(_) => "bool",

@@ -69,6 +69,13 @@ pub fn complete_create(write: &Write<'_>, object: &mut Value) {
     if certificates::is_request(write) {
         certificates::fill_requester(write, object);
     }
+    if is_core(write.kind, "Pod") {
+        for condition in object["status"]["conditions"].as_array_mut().into_iter().flatten() {
+            if condition["lastTransitionTime"].is_null() {
+                condition["lastTransitionTime"] = kinds::decode::format_time(write.now).into();
+            }
+        }
+    }
 }
 
 /// Same for an update.

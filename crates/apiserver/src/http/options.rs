@@ -196,6 +196,9 @@ impl ListOptions {
         refuse("ListOptions", &check_version_match(query, watch, send_initial_events.is_some()))?;
         let continue_token = query.get("continue").unwrap_or_default().to_owned();
         let resource_version = parse_resource_version(query.get("resourceVersion").unwrap_or_default(), watch)?;
+        if !continue_token.is_empty() && resource_version.is_some_and(|version| version != 0) {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+        }
         let read_at = match (resource_version, query.get("resourceVersionMatch")) {
             (Some(version), Some("Exact")) => ReadAt::Exactly(version),
             (None, _) => ReadAt::Latest,
@@ -265,7 +268,11 @@ fn check_version_match(query: &Query, watch: bool, sends_initial: bool) -> Vec<F
     let version_match = query.get("resourceVersionMatch").unwrap_or_default();
     let version = query.get("resourceVersion").unwrap_or_default();
     let mut errors = Vec::new();
+    let continues = query.get("continue").is_some_and(|token| !token.is_empty());
     if watch {
+        if continues {
+            errors.push(FieldError::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
+        }
         if sends_initial && version_match != "NotOlderThan" {
             errors.push(FieldError::forbidden(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
         }
@@ -289,7 +296,7 @@ fn check_version_match(query: &Query, watch: bool, sends_initial: bool) -> Vec<F
     if version.is_empty() {
         errors.push(FieldError::forbidden(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
     }
-    if query.get("continue").is_some_and(|c| !c.is_empty()) {
+    if continues {
         errors.push(FieldError::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
     }
     match version_match {

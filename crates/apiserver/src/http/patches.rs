@@ -66,6 +66,7 @@ async fn merge(
         earned.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&warnings);
         check_names(request, &mut object)?;
         check_uid(request, &object, old)?;
+        check_deletion_time(request, &object, old)?;
         if let Some(view) = kind.view {
             object = (view.to_stored)(object);
         }
@@ -103,6 +104,19 @@ fn check_uid(request: &ResourceCall<'_>, object: &Value, old: &Value) -> Result<
             let error = FieldError::invalid(&Path::new("metadata").child("uid"), uid, "field is immutable");
             Err(Status::invalid(request.kind.group, request.kind.kind, &request.path.name, &[error.clone(), error]))
         }
+    }
+}
+
+/// Nor on the time of its deletion, which only a deletion sets.
+fn check_deletion_time(request: &ResourceCall<'_>, object: &Value, old: &Value) -> Result<(), Status> {
+    let (new, old) = (&object["metadata"]["deletionTimestamp"], &old["metadata"]["deletionTimestamp"]);
+    match new.as_str() {
+        Some(time) if new != old => {
+            let path = Path::new("metadata").child("deletionTimestamp");
+            let error = FieldError::invalid(&path, time, "field is immutable");
+            Err(Status::invalid(request.kind.group, request.kind.kind, &request.path.name, &[error.clone(), error]))
+        }
+        _ => Ok(()),
     }
 }
 

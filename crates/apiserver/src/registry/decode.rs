@@ -102,6 +102,32 @@ pub fn parse(bytes: &[u8], body_type: BodyType) -> Result<(Node, Vec<String>), S
     }
 }
 
+/// Does Kubernetes know kinds of that version, whether they are served here or not?
+fn is_known_version(api_version: &str) -> bool {
+    const GROUPS_NOT_SERVED: &[&str] = &[
+        "admissionregistration.k8s.io/v1",
+        "apiextensions.k8s.io/v1",
+        "apps/v1beta1",
+        "apps/v1beta2",
+        "autoscaling/v1",
+        "autoscaling/v2",
+        "batch/v1",
+        "batch/v1beta1",
+        "discovery.k8s.io/v1beta1",
+        "events.k8s.io/v1beta1",
+        "extensions/v1beta1",
+        "flowcontrol.apiserver.k8s.io/v1",
+        "networking.k8s.io/v1",
+        "networking.k8s.io/v1beta1",
+        "policy/v1beta1",
+        "rbac.authorization.k8s.io/v1alpha1",
+        "rbac.authorization.k8s.io/v1beta1",
+        "scheduling.k8s.io/v1beta1",
+        "storage.k8s.io/v1",
+    ];
+    table::KINDS.iter().any(|kind| kind.api_version() == api_version) || GROUPS_NOT_SERVED.contains(&api_version)
+}
+
 fn unrecognized(expected: &Expected<'_>, error: &SyntaxError, bytes: &[u8]) -> Status {
     Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {error} ({})", expected.kind, summary(bytes)))
 }
@@ -128,6 +154,17 @@ fn check_type(node: &Node, expected: &Expected<'_>, bytes: &[u8]) -> Result<(), 
         let what = SyntaxError("couldn't get version/kind; json parse error: json: cannot unmarshal into Go value".to_owned());
         return Err(unrecognized(expected, &what, bytes));
     }
+    if let Node::Object(fields) = node {
+        let is_type = |name: &str| matches!(name, "apiVersion" | "kind");
+        let wrong = fields.iter().find(|(name, value)| is_type(name) && !matches!(value, Node::String(_) | Node::Null));
+        if let Some((name, value)) = wrong {
+            let json_type = kinds::decode::json_type(value);
+            let what = format!(
+                "couldn't get version/kind; json parse error: json: cannot unmarshal {json_type} into Go struct field .{name} of type string"
+            );
+            return Err(unrecognized(expected, &SyntaxError(what), bytes));
+        }
+    }
     let api_version = node.get("apiVersion").and_then(Node::as_str).unwrap_or_default();
     let kind = node.get("kind").and_then(Node::as_str).unwrap_or_default();
     if api_version.matches('/').count() > 1 {
@@ -135,6 +172,14 @@ fn check_type(node: &Node, expected: &Expected<'_>, bytes: &[u8]) -> Result<(), 
         return Err(unrecognized(expected, &what, bytes));
     }
     let wanted = expected.api_version();
+    if !api_version.is_empty() && api_version != wanted && !is_known_version(api_version) {
+        return Err(Status::bad_request(format!(
+            "{} in version {api_version:?} cannot be handled as a {}: no kind {kind:?} is registered for version {api_version:?} in scheme \
+             \"pkg/api/legacyscheme/scheme.go:30\"",
+            if kind.is_empty() { expected.kind } else { kind },
+            expected.kind
+        )));
+    }
     if !api_version.is_empty() && api_version != wanted {
         return Err(Status::bad_request(format!(
             "the API version in the data ({api_version}) does not match the expected API version ({wanted})"

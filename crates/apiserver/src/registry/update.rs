@@ -49,8 +49,10 @@ impl Registry {
             )));
         }
         if name.is_empty() && write.part == Some(Part::Main) {
-            let errors = [kinds::field::FieldError::required(&kinds::field::Path::new("metadata").child("name"), "name is required")];
-            return Err(Status::bad_request(errors[0].to_string()).with_details(Default::default()));
+            return Err(Status::bad_request(format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                write.name
+            )));
         }
         let version = expected_version(&object)?;
         if self.entry(kind, write.namespace, write.name)?.is_none() && kind.create_on_update && write.part == Some(Part::Main) {

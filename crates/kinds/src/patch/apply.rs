@@ -204,7 +204,11 @@ impl Merge<'_> {
             None => self.live.clone(),
             Some(object) => crate::decode::normalize(object, self.kind.type_id()).map_err(|e| {
                 let subject = subject(self.kind, self.config);
-                Status::unclassified(format!("failed to convert new typed object ({subject}) to object: {}", e.0))
+                Status::unclassified(format!(
+                    "failed to convert new object ({subject}) to proper version: unable to convert unstructured object to {}: {}",
+                    subject.split("; ").nth(1).unwrap_or_default(),
+                    e.0
+                ))
             })?,
         };
         if self.entry.manager == KUBECTL && last_applied(&object).is_some() {

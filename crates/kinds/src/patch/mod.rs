@@ -21,6 +21,7 @@ mod typed_merge;
 
 use serde_json::Value;
 
+use crate::decode::json_type;
 use crate::document::Node;
 use crate::field::{FieldError, Path};
 use crate::schema::TypeId;
@@ -156,18 +157,6 @@ fn written(path: &[Step<'_>]) -> String {
         }
     }
     text
-}
-
-/// The JSON type of a value, as Go's decoder names it.
-fn json_type(node: &Node) -> &'static str {
-    match node {
-        Node::Null => "null",
-        Node::Bool(_) => "bool",
-        Node::Number(_) => "number",
-        Node::String(_) => "string",
-        Node::List(_) => "array",
-        Node::Object(_) => "object",
-    }
 }
 
 #[cfg(test)]

@@ -326,7 +326,7 @@ fn element_kind(lists: &[&[Value]]) -> Result<&'static str, PatchError> {
             }
             let own = go_text::type_name(item);
             if kind.is_some_and(|kind| kind != own) {
-                let text = go_text::print(&Value::Array(list.to_vec()));
+                let text = go_text::print(&lists.iter().map(|list| Value::Array(list.to_vec())).collect());
                 return Err(failure(format!("list element types are not identical: {text}")));
             }
             kind = Some(own);
@@ -488,7 +488,11 @@ mod tests {
             containers(json!([{"name": "a", "$patch": "explode"}])),
             expect!["500 unknown patch type: explode in map: map[$patch:explode name:a]"],
         );
-        check(current(), containers(json!(["a"])), expect!["500 list element types are not identical: [a]"]);
+        check(
+            current(),
+            containers(json!(["a"])),
+            expect!["500 list element types are not identical: [[map[args:[x] image:1 name:a] map[name:b]] [a]]"],
+        );
         check(current(), containers(json!(null)), expect![[r#"{"spec":{}}"#]]);
     }
 

@@ -84,7 +84,7 @@ pub fn item_element(item: &Value, list: Atom) -> Result<String, String> {
 fn key_element(fields: &Map<String, Value>, keys: &[&'static str], of: &Type) -> Result<String, String> {
     let mut parts: Vec<(&str, Cow<'_, Value>)> = Vec::with_capacity(keys.len());
     for &name in keys {
-        let default = || of.field(name).and_then(|field| field.key_default).map(|default| Cow::Owned(Value::from(default)));
+        let default = || of.field(name).and_then(key_default).map(Cow::Owned);
         let Some(value) = fields.get(name).map(Cow::Borrowed).or_else(default) else {
             return Err(format!(
                 "associative list with keys has an element that omits key field {name:?} (and doesn't have default value)"
@@ -100,6 +100,12 @@ fn key_element(fields: &Map<String, Value>, keys: &[&'static str], of: &Type) ->
     }
     element.push('}');
     Ok(element)
+}
+
+/// What stands for a key that an element leaves out: the default that the schema declares, or the zero value that Go always writes.
+fn key_default(field: &Field) -> Option<Value> {
+    let declared = field.key_default.map(Value::from);
+    declared.or_else(|| (field.emits_zero() && !field.pointer).then(|| crate::decode::zero(&field.shape, false)))
 }
 
 /// Every field and item that the object mentions.

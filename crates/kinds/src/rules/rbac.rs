@@ -50,6 +50,13 @@ impl Rules for RoleRules {
         errors
     }
 
+    /// Kubernetes' stored form does not tell an empty list from none.
+    fn canonicalize(&self, object: &mut Value) {
+        if object["rules"].as_array().is_some_and(Vec::is_empty) {
+            object["rules"] = Value::Null;
+        }
+    }
+
     fn validate_update(&self, object: &Value, old: &Value, _part: Part) -> Errors {
         let mut errors = meta::validate_update_generally(object, old);
         errors.extend(self.validate_create(object));
@@ -150,7 +157,7 @@ fn validate_role_ref(role: &Cursor<'_>, scope: Scope) -> Errors {
 fn validate_subject(subject: &Cursor<'_>, scope: Scope) -> Errors {
     let (kind, name, group) = (subject.field("kind"), subject.field("name"), subject.field("apiGroup"));
     let mut errors: Errors = check::required(&name).into_iter().collect();
-    let person = match kind.str() {
+    match kind.str() {
         "ServiceAccount" => {
             errors.extend(check::named_if_set(&name, names::dns1123_subdomain));
             if !group.str().is_empty() {
@@ -161,15 +168,11 @@ fn validate_subject(subject: &Cursor<'_>, scope: Scope) -> Errors {
             }
             return errors;
         }
-        "User" => "user",
-        "Group" => "group",
+        "User" | "Group" => {}
         _ => {
             errors.push(kind.not_supported(&["ServiceAccount", "User", "Group"]));
             return errors;
         }
-    };
-    if name.str().is_empty() {
-        errors.push(name.invalid_str(format!("{person} name cannot be empty")));
     }
     if group.str() != GROUP {
         errors.push(group.not_supported(&[GROUP]));

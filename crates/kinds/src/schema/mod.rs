@@ -4,6 +4,8 @@
 //! server-side apply and OpenAPI. Field names, types and required fields are those of Kubernetes' published OpenAPI; pointers,
 //! list types and merge keys are those of its Go types. The format is described at the top of `types.txt`.
 
+pub mod go_names;
+
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -140,7 +142,8 @@ impl Shape {
     /// The Go type that error texts name.
     pub fn go_name(&self) -> String {
         match self {
-            Shape::String | Shape::Bytes => "string".to_owned(),
+            Shape::String => "string".to_owned(),
+            Shape::Bytes => "[]uint8".to_owned(),
             Shape::Int32 => "int32".to_owned(),
             Shape::Int64 => "int64".to_owned(),
             Shape::Float64 => "float64".to_owned(),

@@ -114,7 +114,7 @@ async fn use_budget(request: &ResourceCall<'_>, pod: &Value, options: &WriteOpti
         [] => return Ok(false),
         [one] => one,
         _ => {
-            return Err(Status::internal(
+            return Err(Status::unclassified(
                 "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
             ));
         }

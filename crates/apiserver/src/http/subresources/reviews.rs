@@ -135,7 +135,7 @@ fn token(request: &ResourceCall<'_>, spec: &Value) -> Value {
         }
         None => {
             status.insert("user".to_owned(), json!({}));
-            status.insert("error".to_owned(), "[invalid bearer token, service account token is not valid]".into());
+            status.insert("error".to_owned(), "invalid bearer token".into());
         }
     }
     Value::Object(status)

@@ -50,7 +50,7 @@ pub async fn create(request: &ResourceCall<'_>, bytes: Bytes) -> Result<Response
     let token = if options.dry_run { String::new() } else { request.server.inner.authenticator.tokens.sign(&claims) };
     token_request["status"] = json!({"token": token, "expirationTimestamp": kinds::decode::format_time(expires)});
     token_request["metadata"] = json!({
-        "name": request.path.name, "namespace": request.path.namespace, "creationTimestamp": kinds::decode::format_time(request.now),
+        "name": request.path.name, "namespace": request.path.namespace, "uid": account["metadata"]["uid"], "creationTimestamp": kinds::decode::format_time(request.now),
     });
     let json = kinds::encode::encode("authentication.k8s.io/v1", "TokenRequest", &token_request);
     Ok(answer::json_bytes(201, json.into(), request.presenter.accepted.encoding))

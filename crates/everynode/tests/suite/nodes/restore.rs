@@ -33,7 +33,9 @@ fn everything_follows_a_store_that_was_put_back() {
         cluster.api().create("/api/v1/namespaces/default/configmaps", &map);
     }
     let kubectl = cluster.kubectl();
-    let mut watch = kubectl.start("rollout status daemonset/held --timeout=300s -v=6");
+    // The nodes' address: the port on loopback is another one after each start.
+    let server = format!("https://{}:6443", cluster.gateway());
+    let mut watch = kubectl.start(&format!("rollout status daemonset/held --timeout=300s -v=6 --server {server}"));
     let told = follow(&mut watch);
     wait_long("the watch of kubectl", || told.lock().unwrap().contains("watch=true").then_some(()));
 

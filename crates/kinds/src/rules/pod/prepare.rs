@@ -25,6 +25,10 @@ pub fn drop_disabled(spec: &mut Value) {
 pub fn prepare_create(pod: &mut Value) {
     if let Some(spec) = pod.get_mut("spec") {
         drop_disabled(spec);
+        // Kubernetes took negative periods once; it makes the shortest of them.
+        if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
+            spec["terminationGracePeriodSeconds"] = 1.into();
+        }
     }
     meta::start_generation(pod);
     let spec = Cursor::root(pod).field("spec");

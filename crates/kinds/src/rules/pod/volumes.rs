@@ -347,7 +347,9 @@ fn csi(source: &Cursor<'_>) -> Errors {
     if driver.str().len() > CSI_DRIVER_BYTES_MAX {
         errors.push(driver.too_long(CSI_DRIVER_BYTES_MAX));
     }
-    errors.extend(check::findings(&driver, names::dns1123_subdomain(&driver.str().to_lowercase())));
+    if errors.is_empty() {
+        errors.extend(check::findings(&driver, names::dns1123_subdomain(&driver.str().to_lowercase())));
+    }
     let secret = source.field("nodePublishSecretRef");
     if secret.exists() {
         let name = secret.field("name");
