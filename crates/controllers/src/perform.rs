@@ -123,7 +123,12 @@ async fn send_and_report(client: &Client, name: &'static str, mut request: Reque
         Err(error) => {
             tell(name, &request, &error);
             if let Some(event) = report.and_then(|report| report.refused) {
-                reporter.send(Event { message: format!("{}{error}", event.message), ..event });
+                // The client library puts the reason behind the server's words.
+                let said = match &error {
+                    RequestError::Refused(status) => status.message.clone(),
+                    other => other.to_string(),
+                };
+                reporter.send(Event { message: format!("{}{said}", event.message), ..event });
             }
             Err(())
         }

@@ -13,4 +13,4 @@ mod masks;
 mod netdev;
 pub mod port;
 pub mod trees;
-mod words;
+pub mod words;

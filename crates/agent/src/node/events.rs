@@ -9,6 +9,7 @@ use brain::request::{Event, NODES, PODS, Regarding, Request, Verb};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
+use runtime::words::plain_text;
 use tokio::sync::mpsc;
 
 use crate::simulated::send::{JSON, STRATEGIC, is_overtaken, send};
@@ -50,6 +51,7 @@ impl Recorder {
     }
 
     fn send(&self, about: Regarding, is_warning: bool, reason: Cow<'static, str>, message: String) {
+        let message = plain_text(&message);
         let event = Event { about, is_warning, reason, message, action: None, component: COMPONENT, host: Some(self.node.clone()) };
         if self.sender.try_send(event).is_err() {
             tracing::debug!("an event was dropped: too many wait");

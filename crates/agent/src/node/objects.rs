@@ -84,7 +84,7 @@ impl Objects {
         match Api::<RuntimeClass>::all(self.client.clone()).get_opt(name).await {
             Ok(Some(class)) => Ok(class.handler),
             Ok(None) => Err(format!("runtimeclasses.node.k8s.io \"{name}\" not found")),
-            Err(error) => Err(format!("failed to lookup RuntimeClass {name}: {error}")),
+            Err(error) => Err(format!("failed to lookup RuntimeClass {name}: {}", said(&error))),
         }
     }
 
@@ -196,7 +196,7 @@ impl Objects {
             .body(body)
             .map_err(|error| error.to_string())?;
         let answer: authentication::TokenRequest =
-            self.client.request(http).await.map_err(|error| format!("failed to fetch token: {error}"))?;
+            self.client.request(http).await.map_err(|error| format!("failed to fetch token: {}", said(&error)))?;
         let status = answer.status.ok_or("failed to fetch token: the answer has none")?;
         let text = status.token.ok_or("failed to fetch token: the answer has none")?;
         let now = Timestamp::now();
@@ -207,6 +207,14 @@ impl Objects {
     /// Forgets the tokens of a pod that is gone.
     pub fn forget(&self, uid: &str) {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).retain(|(owner, _), _| owner != uid);
+    }
+}
+
+/// What the server said, without the reason that the client library puts behind it.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -234,7 +242,7 @@ where
         Ok(object) => object,
         Err(error) => match known {
             Some((_, object @ Some(_))) => return Ok(object),
-            _ => return Err(error.to_string()),
+            _ => return Err(said(&error)),
         },
     };
     let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);

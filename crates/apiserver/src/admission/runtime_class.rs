@@ -10,7 +10,7 @@ use crate::registry::{Registry, Write, parse_stored};
 pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<(), Status> {
     let name = pod["spec"]["runtimeClassName"].as_str().unwrap_or_default().to_owned();
     if name.is_empty() {
-        return Ok(());
+        return refuse_own_overhead(write, pod);
     }
     let classes = table::by_resource("node.k8s.io", "v1", "runtimeclasses").expect("the table has runtime classes");
     let missing = || refuse(write, pod, &format!("pod rejected: RuntimeClass {name:?} not found"));
@@ -19,10 +19,18 @@ pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<
     add_scheduling(write, pod, &class)
 }
 
+/// Overhead comes from classes alone.
+fn refuse_own_overhead(write: &Write<'_>, pod: &Value) -> Result<(), Status> {
+    if pod["spec"]["overhead"].is_null() {
+        return Ok(());
+    }
+    Err(refuse(write, pod, "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"))
+}
+
 fn set_overhead(write: &Write<'_>, pod: &mut Value, class: &Value) -> Result<(), Status> {
     let overhead = &class["overhead"]["podFixed"];
     if overhead.is_null() {
-        return Ok(());
+        return refuse_own_overhead(write, pod);
     }
     if !pod["spec"]["overhead"].is_null() && pod["spec"]["overhead"] != *overhead {
         return Err(refuse(write, pod, "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"));
@@ -35,11 +43,10 @@ fn add_scheduling(write: &Write<'_>, pod: &mut Value, class: &Value) -> Result<(
     for (key, value) in class["scheduling"]["nodeSelector"].as_object().into_iter().flatten() {
         let own = &pod["spec"]["nodeSelector"][key];
         if !own.is_null() && own != value {
-            return Err(refuse(
-                write,
-                pod,
-                "pod rejected: conflict: runtimeClass.scheduling.nodeSelector and pod.spec.nodeSelector disagree",
-            ));
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let (wanted, own) = (text(value), text(own));
+            let message = format!("conflict: runtimeClass.scheduling.nodeSelector[{key}] = {wanted}; pod.spec.nodeSelector[{key}] = {own}");
+            return Err(refuse(write, pod, &message));
         }
         pod["spec"]["nodeSelector"][key] = value.clone();
     }

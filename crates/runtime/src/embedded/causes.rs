@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
+use crate::words::plain_debug;
+
 /// Enough for a person; a loop of errors must not fill memory.
 const TEXT_BYTES_MAX: u64 = 16 * 1024;
 
@@ -115,9 +117,12 @@ struct Line {
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        let text = plain_debug(&format!("{value:?}"));
         let _ = match field.name() {
-            "message" => write!(self.message, "{value:?}"),
-            name => write!(self.fields, " {name}={value:?}"),
+            "message" => write!(self.message, "{text}"),
+            // The library's own names of the cause and of what it concerns.
+            "err" | "error" => write!(self.fields, ": {text}"),
+            name => write!(self.fields, ", {name} {text}"),
         };
     }
 }

@@ -21,6 +21,7 @@ use super::join;
 use super::paths::ContainerDir;
 use super::record::{self, ContainerRecord};
 use super::shim::{open_pidfd, program, reap, send_signal};
+use crate::words::plain_text;
 
 /// Where the agent listens.
 pub const CHANNEL: RawFd = 3;
@@ -37,7 +38,7 @@ pub fn main(dir: &Path, process: &Path) -> ExitCode {
     match run(&ContainerDir(dir.to_owned()), process, &channel, &causes) {
         Ok(code) => tell(&channel, &Report::Exited(code), None),
         Err(text) => {
-            tell(&channel, &Report::Failed(text), None);
+            tell(&channel, &Report::Failed(plain_text(&text)), None);
             // What the library began in the container's process namespace has ended, and the namespace waits for its burial.
             reap();
         }

@@ -151,7 +151,7 @@ async fn blocking<T: Send + 'static>(task: impl FnOnce() -> Result<T> + Send + '
 
 /// An error of the node, for people.
 fn failed(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> Error {
-    move |e| Error::Failed(format!("{what}: {e}"))
+    move |e| Error::Failed(format!("{what}: {}", words::plain(&e)))
 }
 
 impl port::Runtime for Runtime {

@@ -237,7 +237,7 @@ fn stop_signal(config: &ContainerConfig, content: &Content) -> Result<i32> {
 }
 
 fn failed(what: &str, error: io::Error) -> Error {
-    Error::Failed(format!("{what}: {error}"))
+    Error::Failed(format!("{what}: {}", plain(&error)))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use brain::podsync::{Sandbox, StartFailure, State, containers, ephemeral_contain
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use runtime::port::{Image, Mount, Propagation};
+use runtime::words::plain_text;
 
 use super::worker::Worker;
 use super::{config, end, hooks, id, images, message};
@@ -36,7 +37,7 @@ fn container(pod: &Pod, what: &Start) -> Option<(Container, Option<String>)> {
 }
 
 fn failure(reason: &str, message: impl Into<String>) -> StartFailure {
-    StartFailure { reason: reason.to_owned(), message: message.into() }
+    StartFailure { reason: reason.to_owned(), message: plain_text(&message.into()) }
 }
 
 /// When an image that is not tried again yet is due.

@@ -27,6 +27,7 @@ use super::paths::{ContainerDir, LIBRARY_STATE, SOCKET};
 use super::record::{self, ContainerRecord, ExitRecord, Launch, StartRecord};
 use crate::cgroup::Cgroup;
 use crate::trees;
+use crate::words::{plain, plain_text};
 
 /// They were killed before or are about to end by themselves.
 const REAP_MILLISECONDS_MAX: u64 = 1000;
@@ -37,7 +38,7 @@ pub fn main(dir: &Path) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             // Nobody may have started yet, and then somebody waits for this line.
-            let _ = report(&Report::Failed(e.to_string()));
+            let _ = report(&Report::Failed(plain(&e)));
             eprintln!("{e}");
             ExitCode::FAILURE
         }
@@ -52,7 +53,7 @@ fn run(dir: &ContainerDir) -> io::Result<()> {
     std::env::set_current_dir(&dir.0)?;
     match live(dir, &record.launch) {
         Ok(()) => Ok(()),
-        Err(text) => fail(dir, &record.launch, &text),
+        Err(text) => fail(dir, &record.launch, &plain_text(&text)),
     }
 }
 
