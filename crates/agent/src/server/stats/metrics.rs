@@ -3,11 +3,13 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use brain::podsync::limits::{self, Limits};
 use http::Response;
 use jiff::Timestamp;
 use runtime::port::{ContainerStats, SandboxStats};
 
 use super::{Running, Samples, running};
+use crate::node::pod::end;
 use crate::server::Shared;
 use crate::server::answer::{self, Body, Refusal};
 use crate::server::route::Metrics;
@@ -18,16 +20,15 @@ pub(crate) async fn answer(shared: &Arc<Shared>, which: Metrics) -> Result<Respo
         Metrics::Agent => agent(shared, &mut page),
         Metrics::Probes => {}
         Metrics::Resource => match shared.stats.samples().await {
-            Ok(samples) => resource(&samples, &running(shared), &mut page),
+            Ok(samples) => resource(shared, &samples, &running(shared), &mut page),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot read what containers use");
-                page.family("scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise");
-                page.value("scrape_error", "", 1.0, None);
+                scrape_error(&mut page, 1.0);
             }
         },
         Metrics::Cadvisor => {
             let samples = shared.stats.samples().await.map_err(|error| Refusal::new(500, error.to_string()))?;
-            cadvisor(&samples, &running(shared), &mut page);
+            cadvisor(shared, &samples, &running(shared), &mut page);
         }
     }
     Ok(answer::metrics(page.0))
@@ -67,17 +68,28 @@ fn seconds(nanoseconds: u64) -> f64 {
 /// Figures of one container, with what its lines are labelled.
 struct Labelled<'a> {
     labels: String,
+    /// With what dashboards join on: control group, image, the container's id.
+    all_labels: String,
     stats: &'a ContainerStats,
     started_at: Option<Timestamp>,
+    limits: Limits,
 }
 
-fn labelled<'a>(samples: &'a Samples, pods: &[Running]) -> Vec<Labelled<'a>> {
+fn labelled<'a>(shared: &Shared, samples: &'a Samples, pods: &[Running]) -> Vec<Labelled<'a>> {
+    let context = &shared.agent.context;
     let mut all = Vec::new();
     for running in pods {
-        for (name, id, started_at) in &running.containers {
+        for (name, id, started_at, image) in &running.containers {
             if let Some(stats) = samples.now.containers.get(id) {
-                let labels = format!("{},{}", label("container", name), pod_labels(running));
-                all.push(Labelled { labels, stats, started_at: *started_at });
+                let (container, of_pod) = (label("container", name), pod_labels(running));
+                let group = format!("/{}/{}/{id}", context.settings.cgroup_root, limits::cgroup(&running.pod));
+                let all_labels =
+                    [container.clone(), label("id", &group), label("image", image), label("name", id), of_pod.clone()].join(",");
+                let found = end::find(&running.pod, name);
+                let limits =
+                    found.map(|(own, _)| limits::of_container(&running.pod, &own, context.machine.memory_bytes)).unwrap_or_default();
+                let labels = format!("{container},{of_pod}");
+                all.push(Labelled { labels, all_labels, stats, started_at: *started_at, limits });
             }
         }
     }
@@ -85,9 +97,9 @@ fn labelled<'a>(samples: &'a Samples, pods: &[Running]) -> Vec<Labelled<'a>> {
 }
 
 /// What `kubectl top` is made of.
-fn resource(samples: &Samples, pods: &[Running], page: &mut Page) {
+fn resource(shared: &Shared, samples: &Samples, pods: &[Running], page: &mut Page) {
     let at = Some(samples.now.at);
-    let containers = labelled(samples, pods);
+    let containers = labelled(shared, samples, pods);
     page.family("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the container in core-seconds");
     for container in &containers {
         page.value("container_cpu_usage_seconds_total", &container.labels, seconds(container.stats.cpu_nanoseconds), at);
@@ -106,14 +118,21 @@ fn resource(samples: &Samples, pods: &[Running], page: &mut Page) {
     page.family("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes");
     page.value("node_memory_working_set_bytes", "", samples.now.machine.memory_working_set_bytes as f64, at);
     pod_sums(samples, pods, page);
-    page.family("scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise");
-    page.value("scrape_error", "", 0.0, None);
+    scrape_error(page, 0.0);
+}
+
+/// Under its name and its old one.
+fn scrape_error(page: &mut Page, value: f64) {
+    for name in ["resource_scrape_error", "scrape_error"] {
+        page.family(name, "gauge", "1 if there was an error while getting container metrics, 0 otherwise");
+        page.value(name, "", value, None);
+    }
 }
 
 fn pod_sums(samples: &Samples, pods: &[Running], page: &mut Page) {
     let at = Some(samples.now.at);
     let sum = |running: &Running, figure: fn(&ContainerStats) -> u64| -> u64 {
-        running.containers.iter().filter_map(|(_, id, _)| samples.now.containers.get(id)).map(figure).sum()
+        running.containers.iter().filter_map(|(_, id, _, _)| samples.now.containers.get(id)).map(figure).sum()
     };
     page.family("pod_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the pod in core-seconds");
     for running in pods {
@@ -140,20 +159,47 @@ const CADVISOR: [Figure; 7] = [
     ("container_processes", "gauge", "Number of processes running inside the container.", |s| s.processes as f64),
 ];
 
-fn cadvisor(samples: &Samples, pods: &[Running], page: &mut Page) {
+fn cadvisor(shared: &Shared, samples: &Samples, pods: &[Running], page: &mut Page) {
     let at = Some(samples.now.at);
-    let containers = labelled(samples, pods);
+    let containers = labelled(shared, samples, pods);
     for (name, kind, help, figure) in CADVISOR {
         page.family(name, kind, help);
         for container in &containers {
             let cpu = if name == "container_cpu_usage_seconds_total" { ",cpu=\"total\"" } else { "" };
             let failure = if name == "container_memory_failures_total" { ",failure_type=\"pgfault\",scope=\"container\"" } else { "" };
-            page.value(name, &format!("{}{cpu}{failure}", container.labels), figure(container.stats), at);
+            page.value(name, &format!("{}{cpu}{failure}", container.all_labels), figure(container.stats), at);
         }
     }
+    specifications(&containers, page);
     network(samples, pods, page);
+    page.family("machine_cpu_cores", "gauge", "Number of logical CPU cores.");
+    page.value("machine_cpu_cores", "", shared.agent.context.machine.cpu_millis as f64 / 1e3, None);
     page.family("machine_memory_bytes", "gauge", "Amount of memory installed on the machine.");
     page.value("machine_memory_bytes", "", samples.now.machine.memory_total_bytes as f64, None);
+}
+
+type Specification = (&'static str, &'static str, fn(&Labelled<'_>) -> Option<f64>);
+
+/// What containers were made with; a limit that there is not has no line, but for memory, where it is 0.
+const SPECIFICATIONS: [Specification; 5] = [
+    ("container_spec_cpu_period", "CPU period of the container.", |c| c.limits.cpu_period_us.map(|us| us as f64)),
+    ("container_spec_cpu_quota", "CPU quota of the container.", |c| c.limits.cpu_quota_us.map(|us| us as f64)),
+    ("container_spec_cpu_shares", "CPU share of the container.", |c| c.limits.cpu_shares.map(|shares| shares as f64)),
+    ("container_spec_memory_limit_bytes", "Memory limit for the container.", |c| Some(c.limits.memory_bytes.unwrap_or(0) as f64)),
+    ("container_start_time_seconds", "Start time of the container since unix epoch in seconds.", |c| {
+        c.started_at.map(|at| at.as_second() as f64)
+    }),
+];
+
+fn specifications(containers: &[Labelled<'_>], page: &mut Page) {
+    for (name, help, figure) in SPECIFICATIONS {
+        page.family(name, "gauge", help);
+        for container in containers {
+            if let Some(value) = figure(container) {
+                page.value(name, &container.all_labels, value, None);
+            }
+        }
+    }
 }
 
 type NetworkFigure = (&'static str, &'static str, fn(&SandboxStats) -> u64);
@@ -178,6 +224,13 @@ fn network(samples: &Samples, pods: &[Running], page: &mut Page) {
 /// The agent itself.
 fn agent(shared: &Shared, page: &mut Page) {
     let pods = running(shared);
+    let version = format!("git_version=\"v1.36.0+everynode-{}\",major=\"1\",minor=\"36\"", env!("CARGO_PKG_VERSION"));
+    page.family(
+        "kubernetes_build_info",
+        "gauge",
+        "A metric with a constant '1' value labeled by the version that this agent is compatible with.",
+    );
+    page.value("kubernetes_build_info", &version, 1.0, None);
     page.family("kubelet_node_name", "gauge", "The node's name. The count is always 1.");
     page.value("kubelet_node_name", &label("node", &shared.agent.context.settings.name), 1.0, None);
     page.family("kubelet_running_containers", "gauge", "Number of containers currently running");

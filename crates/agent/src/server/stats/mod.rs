@@ -93,8 +93,8 @@ impl Samples {
 pub struct Running {
     pub pod: Arc<Pod>,
     pub sandbox_id: Option<String>,
-    /// Name, id, start of each running container.
-    pub containers: Vec<(String, String, Option<Timestamp>)>,
+    /// Name, id, start, image of each running container.
+    pub containers: Vec<(String, String, Option<Timestamp>, String)>,
 }
 
 /// The pods with something running, in the order of their names.
@@ -108,8 +108,9 @@ pub(crate) fn running(shared: &Shared) -> Vec<Running> {
         .map(|pod| {
             let observed = observer.observed(uid(&pod));
             let running = observed.containers.iter().filter(|record| record.is_running());
-            let mut containers: Vec<_> =
-                running.map(|record| (record.name.clone(), observer.bare(&record.id).to_owned(), record.started_at)).collect();
+            let mut containers: Vec<_> = running
+                .map(|record| (record.name.clone(), observer.bare(&record.id).to_owned(), record.started_at, record.image.clone()))
+                .collect();
             containers.sort();
             let sandbox_id = observed.sandboxes.iter().find(|sandbox| sandbox.is_ready).map(|sandbox| sandbox.id.clone());
             Running { pod, sandbox_id, containers }

@@ -46,13 +46,13 @@ fn node(samples: &Samples, name: &str) -> Value {
 fn pod(samples: &Samples, running: &Running) -> Value {
     let at = samples.now.at;
     let metadata = &running.pod.metadata;
-    let stats: Vec<&ContainerStats> = running.containers.iter().filter_map(|(_, id, _)| samples.now.containers.get(id)).collect();
+    let stats: Vec<&ContainerStats> = running.containers.iter().filter_map(|(_, id, _, _)| samples.now.containers.get(id)).collect();
     let sum = |figure: fn(&ContainerStats) -> u64| -> u64 { stats.iter().map(|stats| figure(stats)).sum() };
     let containers: Vec<Value> =
-        running.containers.iter().map(|(name, id, started_at)| container(samples, name, id, *started_at)).collect();
+        running.containers.iter().map(|(name, id, started_at, _)| container(samples, name, id, *started_at)).collect();
     let started_at = running.pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0);
     let pod_cpu =
-        |sample: &Sample| running.containers.iter().map(|(_, id, _)| sample.containers.get(id).map(|stats| stats.cpu_nanoseconds)).sum();
+        |sample: &Sample| running.containers.iter().map(|(_, id, _, _)| sample.containers.get(id).map(|stats| stats.cpu_nanoseconds)).sum();
     let mut told = json!({
         "podRef": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid},
         "startTime": started_at.map_or(Value::Null, time),

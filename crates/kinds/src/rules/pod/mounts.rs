@@ -32,7 +32,7 @@ pub fn validate(container: &Cursor<'_>, volumes: &Volumes<'_>) -> Errors {
         if has(&devices, "devicePath", path.str()) {
             errors.push(path.invalid_str("must not already exist as a path in volumeDevices"));
         }
-        errors.extend(validate_sub_paths(&mount, volumes, mounts.path()));
+        errors.extend(validate_sub_paths(&mount, mounts.path()));
         errors.extend(validate_propagation(&mount, container, mounts.path()));
         errors.extend(validate_recursive_read_only(&mount, mounts.path()));
     }
@@ -44,15 +44,9 @@ fn has(list: &Cursor<'_>, field: &'static str, text: &str) -> bool {
 }
 
 /// `list`: upstream blames it where it should blame the element.
-fn validate_sub_paths(mount: &Cursor<'_>, volumes: &Volumes<'_>, list: &Path) -> Errors {
+fn validate_sub_paths(mount: &Cursor<'_>, list: &Path) -> Errors {
     let (path, expression) = (mount.field("subPath"), mount.field("subPathExpr"));
-    let is_image = volumes.get(mount.field("name").str()).is_some_and(|volume| volume.field("image").exists());
-    let mut errors = Vec::new();
-    if is_image {
-        let set = [&path, &expression].into_iter().filter(|field| !field.str().is_empty());
-        errors.extend(set.map(|field| field.invalid("not allowed in image volume sources")));
-    }
-    errors.extend(paths::local_descending(&Cursor::at(path.value(), list.child("subPath"))));
+    let mut errors = paths::local_descending(&Cursor::at(path.value(), list.child("subPath")));
     if !expression.str().is_empty() && !path.str().is_empty() {
         errors.push(expression.invalid("subPathExpr and subPath are mutually exclusive"));
     }
