@@ -102,6 +102,7 @@ impl Pods {
         if let Some(rejection) = brain::podsync::eviction::turns_away(pod, pressure.memory, pressure.disk, pressure.pids) {
             return Err(rejection);
         }
+        brain::podsync::offers::check_shutdown(pressure.shutting_down)?;
         self.context.offers.check(pod)?;
         let Some(node) = self.context.registration.node() else { return Ok(()) };
         let (Some(candidate), Some(node)) = (model::<brain::model::Pod>(pod), model::<brain::model::Node>(&node)) else { return Ok(()) };

@@ -21,8 +21,11 @@ impl UserIds {
     /// With what earlier agents gave.
     pub fn open(settings: &Settings) -> UserIds {
         // As many as there can be pods, and some for those that end.
-        let mut ranges = Ranges::new(settings.first_user_id.unwrap_or(FIRST), settings.max_pods.saturating_mul(2));
-        let pods = settings.root_dir.join("pods");
+        let ranges = Ranges::new(settings.first_user_id.unwrap_or(FIRST), settings.max_pods.saturating_mul(2));
+        Self::read(settings.root_dir.join("pods"), ranges)
+    }
+
+    fn read(pods: PathBuf, mut ranges: Ranges) -> UserIds {
         let mut unreadable = None;
         for entry in std::fs::read_dir(&pods).into_iter().flatten().flatten() {
             let path = entry.path().join(FILE);
@@ -82,5 +85,45 @@ impl UserIds {
             let _ = std::fs::remove_file(self.pods.join(uid).join(FILE));
             ranges.release(uid);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(dir: &tempfile::TempDir) -> UserIds {
+        UserIds::read(dir.path().join("pods"), Ranges::new(FIRST, 10))
+    }
+
+    #[test]
+    fn ranges_outlive_the_agent_and_end_with_the_pod() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(&dir);
+        assert_eq!(first.get("a").unwrap(), UserNamespace { first: LENGTH, length: LENGTH });
+        assert_eq!(first.get("b").unwrap().first, 2 * LENGTH);
+        first.release("a");
+        let second = open(&dir);
+        assert_eq!(second.get("c").unwrap().first, LENGTH, "a's is free again");
+        assert_eq!(second.get("b").unwrap().first, 2 * LENGTH, "b keeps its own");
+        assert_eq!(second.get("d").unwrap().first, 3 * LENGTH);
+    }
+
+    #[test]
+    fn nobody_gets_ids_while_those_in_use_are_not_known() {
+        let dir = tempfile::tempdir().unwrap();
+        open(&dir).get("a").unwrap();
+        let file = dir.path().join("pods/a/userns");
+        let whole = std::fs::read_to_string(&file).unwrap();
+        for damage in ["", "{", &whole[..whole.len() / 2], &whole.replace("65536", "0")] {
+            std::fs::write(&file, damage).unwrap();
+            let error = open(&dir).get("b").unwrap_err();
+            assert!(error.contains("pods/a/userns"), "{error}");
+        }
+        std::fs::create_dir(dir.path().join("pods/b")).unwrap();
+        for pod in ["a", "b"] {
+            std::fs::write(dir.path().join("pods").join(pod).join("userns"), &whole).unwrap();
+        }
+        assert!(open(&dir).get("c").is_err(), "two pods have the same");
     }
 }

@@ -35,6 +35,11 @@ impl Offers {
     }
 }
 
+/// A machine that goes down takes nobody on.
+pub fn check_shutdown(is_going_down: bool) -> Result<(), Rejection> {
+    if is_going_down { Err(reject("NodeShutdown", "Pod was rejected as the node is shutting down.")) } else { Ok(()) }
+}
+
 fn wants_app_armor(pod: &Pod) -> bool {
     let is_some = |profile: Option<&AppArmorProfile>| profile.is_some_and(|profile| profile.type_ != "Unconfined");
     let annotations = pod.metadata.annotations.iter().flatten();
@@ -89,5 +94,7 @@ mod tests {
         let windows = json!({"metadata": {"labels": {"kubernetes.io/os": "windows"}}, "spec": {"containers": []}});
         assert_eq!(verdict(windows).unwrap().0, "PodOSSelectorNodeLabelDoesNotMatch");
         assert_eq!(verdict(json!({"spec": {"containers": [{"name": "c"}]}})), None);
+        assert_eq!(check_shutdown(true).unwrap_err().reason, "NodeShutdown");
+        assert_eq!(check_shutdown(false), Ok(()));
     }
 }

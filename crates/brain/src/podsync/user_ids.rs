@@ -47,7 +47,7 @@ impl Mappings {
     /// The first id of the node; only what [`Mappings::of`] makes is read.
     pub fn first(&self) -> Result<u32, Error> {
         let first = self.uid_mappings.first().map_or(0, |mapping| mapping.host_id);
-        let is_ours = first >= FIRST && first % LENGTH == 0 && *self == Mappings::of(first);
+        let is_ours = first >= FIRST && first.is_multiple_of(LENGTH) && *self == Mappings::of(first);
         if is_ours { Ok(first) } else { Err(Error::Malformed("it does not map one range of users and groups".to_owned())) }
     }
 }
