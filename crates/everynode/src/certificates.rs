@@ -5,6 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use crate::roles::agent::TlsFiles;
 use anyhow::Context;
@@ -23,6 +24,15 @@ const KUBERNETES_SERVICE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0,
 /// Names that the API server is known by within every cluster.
 const CLUSTER_NAMES: &[&str] =
     &["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
+
+/// How long certificates are valid, as kubeadm has it: the authority's, and those that it signs. Clocks of other machines may be behind a little.
+const AUTHORITY_DAYS: u64 = 3650;
+const DAYS: u64 = 365;
+const CLOCK_SKEW: Duration = Duration::from_secs(300);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// One that is kept in a file is made anew when less than this is left of it.
+const RENEWAL_DAYS: u64 = 120;
 
 /// The names and addresses in the server's certificate.
 #[derive(Debug)]
@@ -129,6 +139,7 @@ impl Authority {
 
     fn sign(&self, mut params: CertificateParams) -> anyhow::Result<Identity> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        set_validity(&mut params, DAYS)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer)?;
@@ -150,6 +161,7 @@ fn create(certificate_path: &Path, key_path: &Path) -> anyhow::Result<()> {
     params.distinguished_name.push(DnType::CommonName, "everynode-ca");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    set_validity(&mut params, AUTHORITY_DAYS)?;
     let certificate = params.self_signed(&key).context("cannot sign the certificate of the authority")?;
     if let Some(dir) = key_path.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -157,6 +169,28 @@ fn create(certificate_path: &Path, key_path: &Path) -> anyhow::Result<()> {
     // The key first: a certificate without its key would look like a finished authority.
     crate::kubeconfig::write_private(key_path, &key.serialize_pem())?;
     crate::kubeconfig::write_private(certificate_path, &certificate.pem())
+}
+
+fn set_validity(params: &mut CertificateParams, days: u64) -> anyhow::Result<()> {
+    let now = since_epoch()?;
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + now.saturating_sub(CLOCK_SKEW);
+    params.not_after = epoch + now + DAY * u32::try_from(days)?;
+    Ok(())
+}
+
+fn since_epoch() -> anyhow::Result<Duration> {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock of this machine is before 1970")
+}
+
+/// Whether a certificate in a file is to be made anew: it ends soon, ends later than any that is made today, or cannot be read.
+pub fn is_due(certificate_pem: &str) -> bool {
+    let Ok(der) = CertificateDer::from_pem_slice(certificate_pem.as_bytes()) else { return true };
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&der) else { return true };
+    let Ok(now) = since_epoch() else { return true };
+    let left = certificate.validity().not_after.timestamp() - i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let days = left / i64::try_from(DAY.as_secs()).unwrap_or(i64::MAX);
+    !(RENEWAL_DAYS..=DAYS).contains(&u64::try_from(days).unwrap_or(0))
 }
 
 fn tls_config(identity: &Identity, authority_pem: &str) -> anyhow::Result<Arc<ServerConfig>> {
@@ -172,4 +206,32 @@ fn tls_config(identity: &Identity, authority_pem: &str) -> anyhow::Result<Arc<Se
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn validity(pem: &str) -> (i64, i64) {
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let (_, certificate) = x509_parser::parse_x509_certificate(&der).unwrap();
+        let now = i64::try_from(since_epoch().unwrap().as_secs()).unwrap();
+        (now - certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp() - now)
+    }
+
+    #[test]
+    fn certificates_are_valid_for_as_long_as_kubeadms() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::load_or_create(dir.path()).unwrap();
+        let leaf = authority.client("jane", &[]).unwrap();
+        let node = authority.node_server("node", [127, 0, 0, 1].into()).unwrap();
+        let day = i64::try_from(DAY.as_secs()).unwrap();
+        for (pem, days) in [(&authority.certificate_pem, 3650), (&leaf.certificate_pem, 365), (&node.certificate_pem, 365)] {
+            let (before, after) = validity(pem);
+            assert!((290..360).contains(&before), "valid since {before} s");
+            assert!((days * day - 60..=days * day).contains(&after), "valid for {after} s");
+        }
+        assert!(!is_due(&leaf.certificate_pem));
+        assert!(is_due(&authority.certificate_pem) && is_due("") && is_due("no certificate"));
+    }
 }

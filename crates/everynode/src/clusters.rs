@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::data_dir;
 use crate::nodes::process::Process;
 use crate::nodes::{Node, cgroups, network};
+use crate::server_lock::{self, ServerLock};
 
 /// The name of the cluster that is meant where none is named, for those who work with another one all the time.
 const NAME_VARIABLE: &str = "EVERYNODE_CLUSTER";
@@ -119,6 +120,8 @@ impl Cluster {
     /// Starts the server in the background and waits until it serves.
     pub fn start(&self, options: ServerOptions) -> anyhow::Result<Record> {
         data_dir::prepare(&self.dir)?;
+        let lock = ServerLock::take(&self.dir)?;
+        lock.give_to_children()?;
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -139,6 +142,7 @@ impl Cluster {
             ])
             .arg(&self.dir)
             .args(options.node_facing.iter().flat_map(|address| ["--also-listen".to_owned(), address.to_string()]))
+            .env(server_lock::INHERITED, "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -146,6 +150,8 @@ impl Cluster {
             // A group of its own: keys typed at the terminal are not for it.
             .process_group(0);
         let mut child = command.spawn().context("cannot start the server")?;
+        // From here on the server alone holds it: it is found also if this process ends before it has written who serves.
+        drop(lock);
         let address = self.wait_until_ready(&mut child)?;
         let process = Process::of(child.id()).context("the server ended right after it was ready")?;
         let record = Record { address, simulated_nodes: options.simulated_nodes, process };
@@ -182,13 +188,29 @@ impl Cluster {
         Node::all(&self.nodes_dir())
     }
 
+    /// Ends the server, also one that is starting: it may not have said yet who it is.
+    fn stop_server(&self) -> anyhow::Result<()> {
+        if let Some(record) = self.running() {
+            stop(&record.process)?;
+        }
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while server_lock::is_held(&self.dir)? {
+            if let Some(process) = server_lock::holder(&self.dir) {
+                stop(&process)?;
+            }
+            if Instant::now() > deadline {
+                bail!("a process holds {} and does not say which it is", server_lock::path(&self.dir).display());
+            }
+            std::thread::sleep(POLL_PERIOD);
+        }
+        Ok(())
+    }
+
     /// Stops everything that runs and removes everything that was made; goes on after a failure and reports the first.
     pub fn remove(&self) -> anyhow::Result<()> {
         data_dir::check_removable(&self.dir)?;
         let mut results = Vec::new();
-        if let Some(record) = self.running() {
-            results.push(stop(&record));
-        }
+        results.push(self.stop_server());
         match self.nodes() {
             Ok(nodes) => results.extend(nodes.iter().map(Node::remove)),
             Err(error) => results.push(Err(error)),
@@ -200,22 +222,22 @@ impl Cluster {
     }
 }
 
-fn stop(record: &Record) -> anyhow::Result<()> {
+fn stop(process: &Process) -> anyhow::Result<()> {
     for signal in [Signal::TERM, Signal::KILL] {
-        match record.process.signal(signal) {
+        match process.signal(signal) {
             // It ended on its own this moment.
-            Err(_) if !record.process.is_alive() => return Ok(()),
+            Err(_) if !process.is_alive() => return Ok(()),
             sent => sent?,
         }
         let deadline = Instant::now() + STOP_TIMEOUT;
         while Instant::now() < deadline {
-            if !record.process.is_alive() {
+            if !process.is_alive() {
                 return Ok(());
             }
             std::thread::sleep(POLL_PERIOD);
         }
     }
-    bail!("process {} does not end", record.process.pid)
+    bail!("process {} does not end", process.pid)
 }
 
 /// The end of a log, for messages.

@@ -30,6 +30,7 @@ const KNOWN: &[&str] = &[
     "pki",
     "registries.new",
     "registries.yaml",
+    "server.lock",
     "server.log",
     "store.redb",
 ];

@@ -4,7 +4,8 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use base64::Engine as _;
@@ -85,7 +86,8 @@ fn entry_name(cluster: &str) -> String {
 pub fn merge(own: &Path, cluster: &str) -> anyhow::Result<String> {
     let name = entry_name(cluster);
     let source = read_config(own)?;
-    let path = user_path()?;
+    let path = followed(user_path()?)?;
+    let _turn = Turn::take(&path)?;
     let mut config = read_config(&path)?;
     for (list, what) in [("clusters", "cluster"), ("users", "user")] {
         let body = source[list][0][what].clone();
@@ -100,10 +102,11 @@ pub fn merge(own: &Path, cluster: &str) -> anyhow::Result<String> {
 /// Takes a cluster out of the user's kubeconfig.
 pub fn remove(cluster: &str) -> anyhow::Result<()> {
     let name = entry_name(cluster);
-    let path = user_path()?;
+    let path = followed(user_path()?)?;
     if !path.exists() {
         return Ok(());
     }
+    let _turn = Turn::take(&path)?;
     let before = read_config(&path)?;
     let mut config = before.clone();
     for list in ["clusters", "users", "contexts"] {
@@ -115,6 +118,57 @@ pub fn remove(cluster: &str) -> anyhow::Result<()> {
         config["current-context"] = "".into();
     }
     if config == before { Ok(()) } else { write_config(&path, &config) }
+}
+
+/// Where a link leads: it stays one, and the file behind it is changed, as kubectl does. A chain ends after so many links.
+fn followed(mut path: PathBuf) -> anyhow::Result<PathBuf> {
+    for _ in 0..LINKS_MAX {
+        match std::fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            Err(_) => return Ok(path),
+        }
+    }
+    anyhow::bail!("{} is a link that leads to itself", path.display())
+}
+
+/// As many links as Linux follows.
+const LINKS_MAX: usize = 40;
+
+/// The right to change a kubeconfig: a file beside it, which kubectl makes, too.
+struct Turn(PathBuf);
+
+/// Others need milliseconds.
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
+const TURN_PERIOD: Duration = Duration::from_millis(10);
+
+impl Turn {
+    fn take(path: &Path) -> anyhow::Result<Turn> {
+        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        let mut lock = path.as_os_str().to_owned();
+        lock.push(".lock");
+        let lock = PathBuf::from(lock);
+        let deadline = Instant::now() + TURN_TIMEOUT;
+        loop {
+            match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lock) {
+                Ok(_) => return Ok(Turn(lock)),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && Instant::now() < deadline => {
+                    std::thread::sleep(TURN_PERIOD)
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    anyhow::bail!("{} says that another program changes the kubeconfig; if none does, remove that file", lock.display())
+                }
+                Err(error) => return Err(error).with_context(|| format!("cannot make {}", lock.display())),
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 fn put_entry(config: &mut Value, list: &str, entry: Value) {
@@ -151,7 +205,10 @@ fn write_config(path: &Path, config: &Value) -> anyhow::Result<()> {
 
 /// Writes a file that only its owner may read, at once or not at all.
 pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    let temporary = path.with_extension("new");
+    // No other process and no other thread uses that name.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}-{}.new", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
     let attempt = || -> std::io::Result<()> {
         let _ = std::fs::remove_file(&temporary);
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
@@ -159,5 +216,5 @@ pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
         file.sync_all()?;
         std::fs::rename(&temporary, path)
     };
-    attempt().with_context(|| format!("cannot write {}", path.display()))
+    attempt().inspect_err(|_| drop(std::fs::remove_file(&temporary))).with_context(|| format!("cannot write {}", path.display()))
 }

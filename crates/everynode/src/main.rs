@@ -10,6 +10,7 @@ mod kubeconfig;
 mod nodes;
 mod program;
 mod roles;
+mod server_lock;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     if let Some(code) = builtin::run_if_asked() {
         return code;
     }
+    end_quietly_without_reader();
     match cli::run() {
         Ok(code) => code,
         Err(error) => {
@@ -32,4 +34,22 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What a program killed by SIGPIPE answers in a shell.
+const BROKEN_PIPE: i32 = 128 + 13;
+
+/// How `println` and what writes completions say that they cannot write.
+const NO_READER: [&str; 2] = ["failed printing to stdout", "failed to write completion file"];
+
+/// `everynode ls | head -1`: when nobody reads any more there is nothing left to do, and nothing to complain about.
+fn end_quietly_without_reader() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload().downcast_ref::<String>().map(String::as_str).unwrap_or_default();
+        if NO_READER.iter().any(|beginning| text.starts_with(beginning)) && text.contains("Broken pipe") {
+            std::process::exit(BROKEN_PIPE);
+        }
+        before(panic);
+    }));
 }

@@ -103,7 +103,7 @@ pub enum OpenError {
          wrote it or restore a backup made with format {known}; the file was left as it is"
     )]
     NewerFormat { path: PathBuf, found: u64, known: u64 },
-    #[error("{path} is damaged ({reason}); restore it from a backup, or move it away to start empty")]
+    #[error("{path} is damaged ({reason}); it was left as it is: restore a backup, or save what can be read with `everynode store repair`")]
     Damaged { path: PathBuf, reason: String },
     #[error("cannot {operation} {path}")]
     Io {

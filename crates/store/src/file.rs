@@ -4,19 +4,24 @@
 //! writes it as one redb transaction, publishes it to readers and watches, and answers, in revision order. Reads and
 //! watches never see what is not durable. Once the disk failed, everything is refused until the file is reopened.
 
+mod checksum;
 mod format;
+mod guard;
 mod held_back;
 mod open;
 mod queue;
+mod salvage;
 mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
-use redb::{Database, StorageBackend};
+use redb::StorageBackend;
 
+use self::open::Opened;
 use self::queue::Queue;
+pub use self::salvage::{Repaired, Survey, repair, survey};
 use self::writer::Writer;
 use crate::history::WindowLimits;
 use crate::published::Published;
@@ -53,8 +58,7 @@ pub fn open(path: impl AsRef<Path>, options: Options) -> Result<FileStore, OpenE
 /// Opens the store in any storage of redb's kind: a faulty one in tests and simulation. An empty one is initialised.
 pub fn open_storage(storage: impl StorageBackend, options: Options) -> Result<FileStore, OpenError> {
     let path = PathBuf::from("(storage)");
-    let database = open::open_storage(&path, Box::new(storage))?;
-    FileStore::start(database, &path, options)
+    FileStore::start(open::open_storage(&path, Box::new(storage))?, &path, options)
 }
 
 /// Dropping it finishes what waits, closes the file and ends all watches.
@@ -67,8 +71,8 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    fn start(database: Database, path: &Path, options: Options) -> Result<FileStore, OpenError> {
-        let mut objects = format::load(&database, path)?;
+    fn start(opened: Opened, path: &Path, options: Options) -> Result<FileStore, OpenError> {
+        let Opened { database, mut objects, sum } = opened;
         if objects.revision > Revision::FIRST {
             objects.revision = Revision(objects.revision.0.saturating_add(options.left_out));
         }
@@ -78,6 +82,7 @@ impl FileStore {
         let failed = Arc::new(OnceLock::new());
         let writer = Writer {
             database,
+            sum,
             path: shared_path,
             queue: Arc::clone(&queue),
             published: Arc::clone(&published),

@@ -33,6 +33,8 @@ pub struct Pods {
     workers: Mutex<BTreeMap<String, Handle>>,
     /// The API server's list was seen: what is not in it may go.
     is_listed: watch::Sender<bool>,
+    /// What the API server has for this node, with a worker or without.
+    present: Mutex<BTreeSet<String>>,
 }
 
 struct Handle {
@@ -49,17 +51,22 @@ impl Drop for Handle {
 
 impl Pods {
     pub fn new(context: Arc<Context>) -> Pods {
-        Pods { context, workers: Mutex::default(), is_listed: watch::channel(false).0 }
+        Pods { context, workers: Mutex::default(), is_listed: watch::channel(false).0, present: Mutex::default() }
     }
 
     fn workers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Handle>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn present(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A pod came or changed.
     pub async fn apply(&self, pod: Pod) {
         let pod = Arc::new(pod);
         let key = uid(&pod).to_owned();
+        self.present().insert(key.clone());
         if let Some(handle) = self.workers().get(&key) {
             handle.wanted.send_replace(Wanted::Pod(pod));
             return;
@@ -133,6 +140,7 @@ impl Pods {
 
     /// A pod is no more in the API server.
     pub async fn gone(&self, uid: &str) {
+        self.present().remove(uid);
         if let Some(handle) = self.workers().get(uid) {
             handle.wanted.send_replace(Wanted::Gone);
         }
@@ -140,6 +148,7 @@ impl Pods {
 
     /// The API server's list is complete.
     pub async fn listed(&self, uids: &BTreeSet<String>) {
+        self.present().retain(|uid| uids.contains(uid));
         for (uid, handle) in self.workers().iter() {
             let is_static = matches!(&*handle.wanted.borrow(), Wanted::Pod(pod) if is_static(pod));
             if !uids.contains(uid) && !is_static {
@@ -205,6 +214,21 @@ impl Pods {
             };
             if let Err(error) = removed {
                 tracing::warn!(%error, uid, "cannot remove the folder of a pod that is gone; trying again");
+            }
+        }
+        self.remove_orphaned_logs();
+    }
+
+    /// Logs go with their pod, and stay when the agent is killed in between.
+    fn remove_orphaned_logs(&self) {
+        let dir = self.context.settings.pod_logs_dir();
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let text = name.to_string_lossy();
+            let Some(uid) = text.rsplit('_').next().filter(|uid| is_uid(uid)) else { continue };
+            let is_needed = self.present().contains(uid) || self.workers().contains_key(uid) || self.context.observer.uids().contains(uid);
+            if !is_needed && let Err(error) = trees::remove(&dir, &name) {
+                tracing::warn!(%error, uid, "cannot remove the logs of a pod that is gone; trying again");
             }
         }
     }

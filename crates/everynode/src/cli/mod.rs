@@ -16,6 +16,7 @@ mod plan;
 mod plugin;
 mod server;
 mod status;
+mod store;
 mod up;
 mod why;
 
@@ -58,6 +59,7 @@ enum Command {
     Why(why::Why),
     Plan(plan::Plan),
     Server(server::Server),
+    Store(store::Store),
     Agent(Box<agent::Agent>),
     Controller(controller::Controller),
     Completions(completions::Completions),
@@ -90,6 +92,7 @@ impl Arguments {
             Command::Why(why) => why.run(),
             Command::Plan(plan) => plan.run(),
             Command::Server(server) => server.run(),
+            Command::Store(store) => store.run(),
             Command::Agent(agent) => agent.run(),
             Command::Controller(controller) => controller.run(),
             Command::Completions(completions) => completions.run(),

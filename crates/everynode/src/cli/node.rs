@@ -83,7 +83,7 @@ async fn add_simulated(client: Client, cluster: &Cluster, name: Option<String>) 
     let is_free = |name: &String| there.items.iter().all(|node| node.metadata.name.as_ref() != Some(name));
     let name = match name {
         Some(name) => name,
-        None => (1..).map(|number| format!("{}-{number}", cluster.name)).find(is_free).context("there is no name left")?,
+        None => (1..).map(|number| format!("{}-{number}", nodes::base(&cluster.name))).find(is_free).context("there is no name left")?,
     };
     let object = json!({
         "apiVersion": "v1", "kind": "Node",

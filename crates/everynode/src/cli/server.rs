@@ -93,7 +93,7 @@ impl Server {
             listen: self.listen,
             also_listen: self.also_listen,
             controllers: self.controllers != "none",
-            simulated_nodes: (1..=self.simulate).map(|n| format!("{}-{n}", self.cluster_name)).collect(),
+            simulated_nodes: (1..=self.simulate).map(|n| format!("{}-{n}", crate::nodes::base(&self.cluster_name))).collect(),
             service_account_admission: self.disable_admission_plugins.is_empty(),
             audit: self.audit.options(),
         };

@@ -67,6 +67,7 @@ pub struct Up {
 impl Up {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let manifests = apply::read(&self.files)?;
+        nodes::setup::check_names(&self.node_names)?;
         let cluster = self.local.cluster()?;
         let progress = Progress::start();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?;

@@ -121,6 +121,7 @@ impl Node {
         if self.running().is_some() {
             return Ok(());
         }
+        setup::renew(self)?;
         // What a crash left of its last life would meet the new one.
         self.stop()?;
         let mut child = self.spawn()?;
@@ -202,9 +203,47 @@ impl Node {
 
 /// Names as kind has them: `NAME-control-plane`, `NAME-worker`, `NAME-worker2`, ...
 pub fn name(cluster: &str, index: u8) -> String {
+    let cluster = base(cluster);
     match index {
         0 => format!("{cluster}-control-plane"),
         1 => format!("{cluster}-worker"),
         index => format!("{cluster}-worker{index}"),
+    }
+}
+
+/// So much of a cluster's name is in the names of its nodes; with the rest of a node's name it fits into a label.
+const BASE_LENGTH_MAX: usize = 45;
+
+/// What the names of a cluster's nodes begin with: the cluster's name, or when that is long its beginning and a hash of all of it.
+pub fn base(cluster: &str) -> String {
+    if cluster.len() <= BASE_LENGTH_MAX {
+        return cluster.to_owned();
+    }
+    // FNV-1a: only what is long and begins alike has to differ.
+    let hash = cluster.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    format!("{}-{hash:08x}", cluster[..BASE_LENGTH_MAX - 9].trim_end_matches('-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{base, name, setup};
+
+    #[test]
+    fn nodes_of_clusters_with_long_names_have_names_that_fit() {
+        assert_eq!(name("short", 0), "short-control-plane");
+        let (long, other) = ("x".repeat(63), format!("{}y", "x".repeat(62)));
+        assert_ne!(base(&long), base(&other));
+        let names: Vec<String> = (0..=200).map(|index| name(&long, index)).collect();
+        setup::check_names(&names).unwrap();
+        assert!(setup::check_names(&[format!("{}-20000", base(&long))]).is_ok());
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_or_are_the_same_are_refused() {
+        let check = |names: &[&str]| setup::check_names(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+        assert!(check(&["a", "b.example", "c-1"]).is_ok());
+        for names in [&["a", "../../b"][..], &["a", "a"], &[""], &["."], &["A"], &["a/b"], &["a_b"], &["-a"], &[&"a".repeat(64)]] {
+            assert!(check(names).is_err(), "{names:?}");
+        }
     }
 }

@@ -1,17 +1,21 @@
 //! Preparing the nodes of a local cluster: names, addresses, certificates.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, bail};
 
 use super::network::Network;
 use super::{Node, Spec, name};
-use crate::certificates::Authority;
+use crate::certificates::{self, Authority};
 use crate::clusters::Cluster;
 use crate::kubeconfig;
 
 /// Addresses and pod ranges are enough for this many nodes.
 pub const NODES_MAX: u8 = 250;
+
+/// The value of a label, and shorter than the kernel's longest host name.
+const NAME_LENGTH_MAX: usize = 63;
 
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
@@ -38,6 +42,7 @@ pub fn add(cluster: &Cluster, wanted: Option<String>) -> anyhow::Result<Node> {
     let index =
         (0..NODES_MAX).find(|index| nodes.iter().all(|node| node.spec.index != *index)).context("there is no room for another node")?;
     let name = wanted.unwrap_or_else(|| name(&cluster.name, index));
+    check_names(std::slice::from_ref(&name))?;
     if nodes.iter().any(|node| node.spec.name == name) {
         bail!("there is a node {name} already");
     }
@@ -70,13 +75,37 @@ fn make(cluster: &Cluster, network: &Network, index: u8, name: &str, has_workers
         is_stopped: false,
     };
     let node = Node::create(&cluster.nodes_dir(), spec)?;
-    certify(cluster, network, &node)?;
+    certify(&cluster.dir.join("pki"), &node)?;
     Ok(node)
 }
 
+/// Names that nodes can have: they become folders, host names and values of labels, and are told apart by them.
+pub fn check_names(names: &[String]) -> anyhow::Result<()> {
+    for (at, name) in names.iter().enumerate() {
+        let is_label = name.len() <= NAME_LENGTH_MAX;
+        if !is_label || !kinds::names::dns1123_subdomain(name).is_empty() {
+            bail!("{name:?} is no name for a node: use lower-case letters, digits, dashes and dots, at most {NAME_LENGTH_MAX}");
+        }
+        if names[..at].contains(name) {
+            bail!("two nodes cannot have the same name {name}");
+        }
+    }
+    Ok(())
+}
+
+/// Makes the credentials of a node anew if they end soon.
+pub fn renew(node: &Node) -> anyhow::Result<()> {
+    let is_due = certificates::is_due(&std::fs::read_to_string(node.dir.join("kubelet.crt")).unwrap_or_default());
+    match node.dir.ancestors().nth(2).map(|dir| dir.join("pki")) {
+        Some(pki) if is_due && pki.join("ca.key").exists() => certify(&pki, node),
+        _ => Ok(()),
+    }
+}
+
 /// Gives a node its credentials: a kubeconfig for its agent, a certificate for the agent's endpoints.
-fn certify(cluster: &Cluster, network: &Network, node: &Node) -> anyhow::Result<()> {
-    let authority = Authority::load_or_create(&cluster.dir.join("pki"))?;
+fn certify(pki: &Path, node: &Node) -> anyhow::Result<()> {
+    let authority = Authority::load_or_create(pki)?;
+    let network = Network { slot: node.spec.slot };
     kubeconfig::write_node(&node.kubeconfig(), &authority, network.server(), &node.spec.name)?;
     let server = authority.node_server(&node.spec.name, node.spec.address.into())?;
     kubeconfig::write_private(&node.dir.join("kubelet.crt"), &server.certificate_pem)?;

@@ -1,5 +1,6 @@
 //! The control plane: store, API server, controllers, in this order; stopped in the reverse one.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::certificates::{Authority, ServerNames};
-use crate::{data_dir, kubeconfig};
+use crate::{data_dir, kubeconfig, server_lock};
 
 /// What the control plane is to be.
 #[derive(Debug)]
@@ -63,6 +64,7 @@ impl AuditOptions {
 /// Runs the control plane until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     data_dir::prepare(&options.data_dir)?;
+    let _lock = server_lock::serve(&options.data_dir)?;
     let (stop, shutdown) = watch::channel(false);
     let signalled = signalled()?;
     let audit = options.audit.as_ref().map(AuditOptions::open).transpose()?;
@@ -101,7 +103,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         tokio::spawn(agent::simulated::run(client, settings, shutdown.clone()))
     });
     kubeconfig::write_admin(&options.data_dir.join("admin.kubeconfig"), &authority, address)?;
-    println!("ready https://{address}");
+    // Whoever started it may be gone by now; it serves all the same.
+    let _ = writeln!(std::io::stdout(), "ready https://{address}");
 
     // Both arms only wait.
     let failure = tokio::select! {

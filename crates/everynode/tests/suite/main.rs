@@ -13,6 +13,7 @@ mod kubectl;
 mod nodes;
 mod plugin;
 mod restart;
+mod store_command;
 mod tutorials;
 mod up_down;
 mod why_plan;

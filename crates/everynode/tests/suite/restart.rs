@@ -35,7 +35,7 @@ fn a_second_server_on_the_same_data_is_refused() {
     let server = Server::api_alone();
     let (status, stderr) = spawn_server(&server.home, &["--controllers", "none"]).expect_err("the data is in use");
     assert_eq!(status.code(), Some(1), "{stderr}");
-    assert!(stderr.starts_with("error: ") && stderr.contains("store.redb"), "{stderr}");
+    assert!(stderr.starts_with("error: ") && stderr.contains("runs already"), "{stderr}");
     assert_eq!(server.admin().get("/readyz").code, 200);
 }
 

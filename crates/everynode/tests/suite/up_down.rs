@@ -139,6 +139,81 @@ fn folders_of_others_are_left_alone() {
     assert!(!dir.exists());
 }
 
+/// Wherever `up` is interrupted, `down` finds the server that it started, also one that has not said yet that it is there.
+#[test]
+fn an_interrupted_up_leaves_nothing_behind_its_down() {
+    let clusters = Clusters::new();
+    let dir = clusters.0.path(".local/state/everynode/clusters/everynode");
+    for millis in [0, 1, 2, 4, 7, 11, 16, 22, 30, 40, 55, 75, 100, 150] {
+        let mut up = clusters.0.everynode(&["up", "--simulate", "1"]).spawn().expect("the program under test can be started");
+        std::thread::sleep(std::time::Duration::from_millis(millis));
+        up.kill().expect("it is a child of ours");
+        up.wait().expect("it ends");
+        clusters.succeed(&["down"]);
+        let left = serving(dir.to_str().unwrap());
+        assert!(left.is_empty(), "interrupted after {millis} ms: processes {left:?} are left");
+        assert!(!dir.exists());
+    }
+}
+
+/// The processes that name that folder on their command line.
+fn serving(dir: &str) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names_it = |pid: &String| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(dir));
+    processes.filter(|name| name.parse::<u32>().is_ok()).filter(names_it).collect()
+}
+
+/// Several write the kubeconfig at a time, as kubectl does: with its lock, through links, each leaving what the others wrote.
+#[test]
+fn clusters_that_start_together_share_a_kubeconfig() {
+    let clusters = Clusters::new();
+    clusters.0.file("real-config", FOREIGN);
+    std::os::unix::fs::symlink("real-config", clusters.0.kubeconfig()).unwrap();
+    let names: Vec<String> = (1..=5).map(|number| format!("c{number}")).collect();
+    let ups: Vec<_> = names.iter().map(|name| clusters.0.everynode(&["up", "--simulate", "1", "--name", name]).spawn().unwrap()).collect();
+    for up in ups {
+        let output = up.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let config = clusters.kubeconfig();
+    let contexts: Vec<&str> = config["contexts"].as_array().unwrap().iter().filter_map(|context| context["name"].as_str()).collect();
+    assert!(contexts.contains(&"prod") && names.iter().all(|name| contexts.contains(&&*format!("everynode-{name}"))), "{contexts:?}");
+    assert!(std::fs::symlink_metadata(clusters.0.kubeconfig()).unwrap().is_symlink());
+    clusters.succeed(&["down", "--all"]);
+    assert!(std::fs::symlink_metadata(clusters.0.kubeconfig()).unwrap().is_symlink());
+    assert_eq!(clusters.kubeconfig()["contexts"].as_array().unwrap().len(), 1);
+    // Somebody else's turn, which does not end.
+    let lock = clusters.0.file("real-config.lock", "");
+    let refused = clusters.run(&["up", "--simulate", "1"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("real-config.lock"), "{said}");
+    std::fs::remove_file(lock).unwrap();
+}
+
+#[test]
+fn names_that_cannot_be_are_refused_at_once_and_long_ones_work() {
+    let clusters = Clusters::new();
+    for names in ["a,../../b", "a,a", "a,,b", "A", "a_b"] {
+        let output = clusters.run(&["up", "--workers", "1", "--node-names", names]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{names}: {said}");
+        assert!(!clusters.0.path(".local/state/everynode/clusters/everynode").exists(), "{names}: something was made");
+    }
+    let name = "x".repeat(63);
+    clusters.succeed(&["up", "--simulate", "2", "--name", &name]);
+    clusters.succeed(&["down", "--name", &name]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let clusters = Clusters::new();
+    let mut command = clusters.0.everynode(&["completions", "bash"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
 #[test]
 fn clusters_of_different_names_live_side_by_side() {
     let clusters = Clusters::new();

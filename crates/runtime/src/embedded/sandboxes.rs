@@ -112,10 +112,11 @@ impl Runtime {
         let (layout, record): (Layout, _) = (self.shared.layout.clone(), record.clone());
         let unmade = blocking(move || {
             sandbox::stop(&record);
-            let unmade = sandbox::unmake(&layout.sandboxes(), &layout.sandbox(&record.id)).map_err(failed("remove sandbox"));
             let group = Cgroup::new(&record.cgroup);
             let removed = if shared_group { Ok(()) } else { group.remove().map_err(failed("remove sandbox cgroup")) };
-            unmade.and(removed)
+            // The record last: whatever a killed agent left is found by it.
+            let unmade = sandbox::unmake(&layout.sandboxes(), &layout.sandbox(&record.id)).map_err(failed("remove sandbox"));
+            removed.and(unmade)
         })
         .await;
         detached.and(unmade)

@@ -97,3 +97,43 @@ fn headers_do_not_fill_the_memory() {
     let layer = Layer::new().extended(&[("comment", &vec![b'x'; 1 << 20])]).file("a", b"").finish();
     unpack(&node(), layer).unwrap();
 }
+
+/// Ten kilobytes may stand for any number of bytes: a hole stays one, and what could not fit is refused before it is written.
+#[test]
+fn holes_stay_holes_and_are_counted() {
+    let sparse = |real_size: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNUSparse);
+        header.set_path("hole").unwrap();
+        header.set_mode(0o644);
+        header.set_size(512);
+        let gnu = header.as_gnu_mut().unwrap();
+        gnu.set_real_size(real_size);
+        gnu.sparse[0].set_offset(real_size - 512);
+        gnu.sparse[0].set_length(512);
+        header.set_cksum();
+        Layer::new().appended(&header, &[7; 512]).finish()
+    };
+    let node = node();
+    let root = unpack(&node, sparse(1 << 26)).unwrap();
+    let file = fs::metadata(root.join("hole")).unwrap();
+    assert_eq!(file.len(), 1 << 26);
+    assert!(
+        std::os::unix::fs::MetadataExt::blocks(&file) * 512 < 1 << 20,
+        "it takes {} blocks",
+        std::os::unix::fs::MetadataExt::blocks(&file)
+    );
+    let error = unpack(&node, sparse(1 << 50)).unwrap_err();
+    assert!(error.contains("the layer has more than"), "{error}");
+}
+
+#[test]
+fn paths_longer_than_linux_has_them_are_refused() {
+    let path = "d/".repeat(2100);
+    let long = Layer::new().extended(&[("path", path.as_bytes())]).raw(tar::EntryType::Regular, "x", "", b"").finish();
+    assert!(unpack(&node(), long).unwrap_err().contains("its path has 4200 bytes, more than 4096"));
+    let node = node();
+    let deep = "d/".repeat(1900);
+    let layer = Layer::new().extended(&[("path", deep.as_bytes())]).raw(tar::EntryType::Directory, "x", "", b"").finish();
+    unpack(&node, layer).unwrap();
+}

@@ -77,6 +77,11 @@ impl Layer {
         self
     }
 
+    pub fn appended(mut self, header: &tar::Header, content: &[u8]) -> Layer {
+        self.0.append(header, content).unwrap();
+        self
+    }
+
     pub fn symlink(self, path: &str, target: &str) -> Layer {
         self.raw(tar::EntryType::Symlink, path, target, b"")
     }

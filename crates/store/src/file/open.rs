@@ -7,43 +7,74 @@ use std::path::{Path, PathBuf};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, StorageBackend, StorageError};
 
+use super::checksum::Sum;
 use super::format;
+use super::guard::guarded;
 use super::held_back::HeldBack;
 use crate::OpenError;
+use crate::objects::Objects;
 
 /// redb caches pages to answer reads; ours come from memory, so it only needs the upper levels of its trees and the
 /// pages one group of commits changes (a tenth of this).
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Opens the store at this path, making an empty one where there is nothing (or an empty file).
-pub(super) fn open_path(path: &Path) -> Result<Database, OpenError> {
+/// An open file, and everything that it holds.
+pub(super) struct Opened {
+    pub(super) database: Database,
+    pub(super) objects: Objects,
+    pub(super) sum: Sum,
+}
+
+/// Opens the store at this path, making an empty one where there is nothing.
+pub(super) fn open_path(path: &Path) -> Result<Opened, OpenError> {
     match find(path)? {
         Some(file) => open_file(path, file),
         None => create(path),
     }
 }
 
-/// Opens or makes a store in any storage. The path is for messages.
-pub(super) fn open_storage(path: &Path, storage: Box<dyn StorageBackend>) -> Result<Database, OpenError> {
+/// Opens or makes a store in any storage. The path is for messages. Everything is read and checked before anything is written.
+pub(super) fn open_storage(path: &Path, storage: Box<dyn StorageBackend>) -> Result<Opened, OpenError> {
     let empty = storage.len().map_err(|source| OpenError::Io { path: path.to_owned(), operation: "read the length of", source })? == 0;
     let (held_back, release) = HeldBack::new(storage);
-    let database =
-        Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(held_back).map_err(|error| database_error(path, error))?;
-    if empty {
-        format::initialise(&database).map_err(|source| OpenError::Disk {
-            path: path.to_owned(),
-            operation: "write to",
-            source: Box::new(source),
-        })?;
-    } else {
+    let read = guarded(|| {
+        let database = database(path, held_back)?;
+        if empty {
+            format::initialise(&database).map_err(|error| write_error(path, error))?;
+            return Ok((format::load(&database, path)?, database));
+        }
         format::check(&database, path)?;
-    }
+        let database = check_pages(database, path)?;
+        Ok((format::load(&database, path)?, database))
+    });
+    let (loaded, database) = read.unwrap_or_else(|| Err(format::damaged(path, CONTRADICTION)))?;
     release.release().map_err(|source| OpenError::Io { path: path.to_owned(), operation: "write to", source })?;
-    Ok(database)
+    format::upgrade(&database, &loaded).map_err(|error| write_error(path, error))?;
+    Ok(Opened { database, objects: loaded.objects, sum: loaded.sum })
 }
 
-/// The file at this path, unless there is none or it is empty.
-fn find(path: &Path) -> Result<Option<File>, OpenError> {
+/// How a panic while reading reads.
+pub(super) const CONTRADICTION: &str = "its pages contradict each other";
+
+pub(super) fn database(path: &Path, storage: impl StorageBackend) -> Result<Database, OpenError> {
+    Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(|error| database_error(path, error))
+}
+
+/// Checks the pages of the container: one that is wrongly taken for free would be overwritten later.
+pub(super) fn check_pages(mut database: Database, path: &Path) -> Result<Database, OpenError> {
+    match database.check_integrity() {
+        Ok(true) => Ok(database),
+        Ok(false) => Err(format::damaged(path, "the checksums of its pages are wrong")),
+        Err(error) => Err(database_error(path, error)),
+    }
+}
+
+fn write_error(path: &Path, source: redb::Error) -> OpenError {
+    OpenError::Disk { path: path.to_owned(), operation: "write to", source: Box::new(source) }
+}
+
+/// The file at this path, unless there is none. An empty one was cut off: a new store is complete when it gets its name.
+pub(super) fn find(path: &Path) -> Result<Option<File>, OpenError> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -56,16 +87,19 @@ fn find(path: &Path) -> Result<Option<File>, OpenError> {
         return Err(OpenError::NotAFile { path: path.to_owned() });
     }
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(|error| io_error(path, "open", error))?;
-    Ok((metadata.len() > 0).then_some(file))
+    if metadata.len() == 0 {
+        return Err(format::damaged(path, "it is empty, and held a store before"));
+    }
+    Ok(Some(file))
 }
 
-fn open_file(path: &Path, file: File) -> Result<Database, OpenError> {
+fn open_file(path: &Path, file: File) -> Result<Opened, OpenError> {
     let storage = FileBackend::new(file).map_err(|error| database_error(path, error))?;
     open_storage(path, Box::new(storage))
 }
 
 /// Makes the store under another name first: a crash on the way leaves nothing at `path`, never half a store.
-fn create(path: &Path) -> Result<Database, OpenError> {
+fn create(path: &Path) -> Result<Opened, OpenError> {
     let directory = directory_of(path);
     if !directory.is_dir() {
         return Err(OpenError::NoDirectory { path: directory.to_owned() });
@@ -85,13 +119,13 @@ fn create(path: &Path) -> Result<Database, OpenError> {
         return open_file(path, file);
     }
     file.set_len(0).map_err(|error| io_error(&new_path, "empty", error))?;
-    let database = open_file(path, file)?;
+    let opened = open_file(path, file)?;
     fs::rename(&new_path, path).map_err(|error| io_error(path, "create", error))?;
     sync_directory(directory).map_err(|error| io_error(directory, "sync", error))?;
-    Ok(database)
+    Ok(opened)
 }
 
-fn open_new(path: &Path) -> io::Result<File> {
+pub(super) fn open_new(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     // Not truncated: it may be another process's, which only the lock tells.
     options.read(true).write(true).create(true).truncate(false);
@@ -104,11 +138,11 @@ fn open_new(path: &Path) -> io::Result<File> {
 }
 
 /// Without this a power cut may lose the name of the file, and with it every commit acknowledged in it.
-fn sync_directory(directory: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-fn directory_of(path: &Path) -> &Path {
+pub(super) fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -121,7 +155,7 @@ fn new_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn io_error(path: &Path, operation: &'static str, source: io::Error) -> OpenError {
+pub(super) fn io_error(path: &Path, operation: &'static str, source: io::Error) -> OpenError {
     let path = path.to_owned();
     match source.kind() {
         io::ErrorKind::PermissionDenied => OpenError::Permission { path, operation, source },
@@ -129,7 +163,7 @@ fn io_error(path: &Path, operation: &'static str, source: io::Error) -> OpenErro
     }
 }
 
-fn database_error(path: &Path, error: DatabaseError) -> OpenError {
+pub(super) fn database_error(path: &Path, error: DatabaseError) -> OpenError {
     let path = path.to_owned();
     match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::Locked { path },

@@ -7,6 +7,7 @@ use std::task::Waker;
 
 use redb::Database;
 
+use super::checksum::Sum;
 use super::format;
 use super::queue::{Done, Pending, Queue, refuse};
 use crate::StoreError;
@@ -14,6 +15,8 @@ use crate::published::Published;
 
 pub(super) struct Writer {
     pub(super) database: Database,
+    /// Over all records in the file.
+    pub(super) sum: Sum,
     pub(super) path: Arc<Path>,
     pub(super) queue: Arc<Queue>,
     pub(super) published: Arc<Published>,
@@ -22,7 +25,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Runs until the queue is closed and empty, or until the first failure.
-    pub(super) fn run(self) {
+    pub(super) fn run(mut self) {
         let end = catch_unwind(AssertUnwindSafe(|| self.write_groups()));
         let error = match end {
             Ok(Ok(())) => return,
@@ -33,7 +36,7 @@ impl Writer {
         self.fail(&error);
     }
 
-    fn write_groups(&self) -> Result<(), StoreError> {
+    fn write_groups(&mut self) -> Result<(), StoreError> {
         while let Some(mut group) = self.queue.next_group() {
             if let Err(error) = self.write(&group) {
                 // Readers learn of it before any committer does, so that nobody who was told can still read.
@@ -51,12 +54,12 @@ impl Writer {
         Ok(())
     }
 
-    fn write(&self, group: &[Pending]) -> Result<(), StoreError> {
+    fn write(&mut self, group: &[Pending]) -> Result<(), StoreError> {
         let mut batches = group.iter().filter_map(|pending| pending.batch.as_ref()).peekable();
         if batches.peek().is_none() {
             return Ok(());
         }
-        format::write(&self.database, batches).map_err(|source| StoreError::Disk {
+        format::write(&self.database, batches, &mut self.sum).map_err(|source| StoreError::Disk {
             path: self.path.to_path_buf(),
             operation: "write to",
             source: Arc::new(source),

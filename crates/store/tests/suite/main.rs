@@ -3,6 +3,7 @@
 //! `model` and `disk` and `promises` are the tools (a reference store, a disk that fails, the judges of watches), the
 //! other files are tests.
 
+mod damage;
 mod disk;
 mod model;
 mod promises;

@@ -8,6 +8,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use store::file::{FileStore, Options};
 use store::{Backend, Entry, OpenError, Revision, Template, Txn, Write, file};
 use tempfile::TempDir;
+use twox_hash::XxHash3_64;
 
 use crate::support::{bytes, delete, put};
 
@@ -65,14 +66,24 @@ fn a_new_store_is_private_to_its_owner() {
 }
 
 #[test]
-fn an_empty_file_and_what_an_interrupted_creation_left_become_a_store() {
+fn what_an_interrupted_creation_left_becomes_a_store() {
     let place = Place::new();
-    fs::write(place.path(), b"").expect("writes");
     fs::write(place.directory.path().join("store.redb.new"), b"half a sto").expect("writes");
     let store = place.open().expect("creates");
     store.commit(put("k", "v")).wait().expect("commits");
     drop(store);
     assert_eq!(place.open().expect("opens").revision(), Revision(2));
+}
+
+/// A new store is complete when it gets its name: what is empty was cut off, and starting anew would lose a cluster without a word.
+#[test]
+fn an_empty_file_is_refused_and_untouched() {
+    let place = Place::new();
+    fs::write(place.path(), b"").expect("writes");
+    place.check_refused(
+        "DIR/store.redb is damaged (it is empty, and held a store before); it was left as it is: restore a backup, or save \
+         what can be read with `everynode store repair`",
+    );
 }
 
 #[test]
@@ -81,8 +92,8 @@ fn a_newer_format_is_refused_and_untouched() {
     drop(place.open().expect("creates"));
     set_meta(&place.path(), "format", 7);
     place.check_refused(
-        "DIR/store.redb has store format 7, this program knows formats up to 1; use the newer everynode that wrote it \
-         or restore a backup made with format 1; the file was left as it is",
+        "DIR/store.redb has store format 7, this program knows formats up to 2; use the newer everynode that wrote it \
+         or restore a backup made with format 2; the file was left as it is",
     );
 }
 
@@ -90,15 +101,15 @@ fn a_newer_format_is_refused_and_untouched() {
 fn a_newer_format_is_untouched_even_when_it_was_not_closed() {
     let place = Place::new();
     drop(place.open().expect("creates"));
-    set_meta(&place.path(), "format", 2);
+    set_meta(&place.path(), "format", 3);
     // As a kill leaves it: redb sees that it has to repair.
     let database = Database::open(place.path()).expect("opens");
     let copy = fs::read(place.path()).expect("reads");
     drop(database);
     fs::write(place.path(), copy).expect("writes");
     place.check_refused(
-        "DIR/store.redb has store format 2, this program knows formats up to 1; use the newer everynode that wrote it \
-         or restore a backup made with format 1; the file was left as it is",
+        "DIR/store.redb has store format 3, this program knows formats up to 2; use the newer everynode that wrote it \
+         or restore a backup made with format 2; the file was left as it is",
     );
 }
 
@@ -132,7 +143,7 @@ fn damage_is_named() {
     set_meta(&place.path(), "revision", 1);
     let error = place.open().err().expect("refused");
     let text = error.to_string();
-    assert!(text.contains("is damaged (key k was created at 2 and modified at 2 in a store at 1)"), "{text}");
+    assert!(text.contains("is damaged (the checksum of table everynode.meta is wrong); it was left as it is"), "{text}");
 }
 
 #[test]
@@ -194,8 +205,9 @@ fn missing_permission_is_named() {
     }
 }
 
-/// What the checked-in file of format 1 holds; made by [`write_fixture`].
-const FIXTURE: &[u8] = include_bytes!("../fixtures/format-1.redb");
+/// What the checked-in files hold; made by [`write_fixture`].
+const FIXTURE_1: &[u8] = include_bytes!("../fixtures/format-1.redb");
+const FIXTURE_2: &[u8] = include_bytes!("../fixtures/format-2.redb");
 
 fn write_fixture(path: &Path) {
     let store = file::open(path, Options::default()).expect("creates");
@@ -212,7 +224,7 @@ fn write_fixture(path: &Path) {
 }
 
 fn check_fixture(path: &Path) {
-    let store = file::open(path, Options::default()).expect("format 1 opens");
+    let store = file::open(path, Options::default()).expect("it opens");
     let page = store.range(b"", None, None).expect("works");
     let entry = |key: &str, value: &str, created, modified| {
         let entry = Entry { value: bytes(value), created: Revision(created), modified: Revision(modified) };
@@ -232,35 +244,66 @@ fn check_fixture(path: &Path) {
 }
 
 #[test]
-fn format_1_as_checked_in_opens() {
+fn formats_as_checked_in_open() {
+    for fixture in [FIXTURE_1, FIXTURE_2] {
+        let place = Place::new();
+        fs::write(place.path(), fixture).expect("writes");
+        check_fixture(&place.path());
+        // What was brought to the current format, too.
+        assert_eq!(place.open().expect("opens again").revision(), Revision(8));
+        assert_eq!(numbers(&place.path())[2], ("format".to_owned(), 2));
+    }
+}
+
+/// A new format begins with a new file beside the others: EVERYNODE_WRITE_FIXTURE names it.
+#[test]
+fn what_is_written_today_is_format_2() {
     let place = Place::new();
-    fs::write(place.path(), FIXTURE).expect("writes");
+    write_fixture(&place.path());
+    if let Some(path) = std::env::var_os("EVERYNODE_WRITE_FIXTURE") {
+        fs::copy(place.path(), path).expect("writes");
+    }
+    assert_eq!(numbers(&place.path()), numbers_of(FIXTURE_2));
     check_fixture(&place.path());
 }
 
-#[test]
-fn what_is_written_today_is_format_1() {
+/// Table everynode.meta, read without the store.
+fn numbers(path: &Path) -> Vec<(String, u64)> {
+    let database = Database::open(path).expect("a redb file");
+    let transaction = database.begin_read().expect("begins");
+    let meta = transaction.open_table(META).expect("is there");
+    let rows = meta.iter().expect("reads").map(|row| row.expect("reads"));
+    rows.map(|(name, number)| (name.value().to_owned(), number.value())).collect()
+}
+
+fn numbers_of(fixture: &[u8]) -> Vec<(String, u64)> {
     let place = Place::new();
-    write_fixture(&place.path());
-    check_fixture(&place.path());
+    fs::write(place.path(), fixture).expect("writes");
+    numbers(&place.path())
 }
 
 /// Byte by byte as docs/store-format.md says, read without the store.
 #[test]
 fn the_bytes_are_as_specified() {
-    let place = Place::new();
-    fs::write(place.path(), FIXTURE).expect("writes");
-    let database = Database::open(place.path()).expect("a redb file");
-    let transaction = database.begin_read().expect("begins");
-    let meta = transaction.open_table(META).expect("is there");
-    let meta: Vec<(String, u64)> = meta
-        .iter()
-        .expect("reads")
-        .map(|row| row.expect("reads"))
-        .map(|(name, number)| (name.value().to_owned(), number.value()))
-        .collect();
-    assert_eq!(meta, [("format".to_owned(), 1), ("revision".to_owned(), 7)]);
-    let objects = transaction.open_table(OBJECTS).expect("is there");
-    let row = objects.get(b"pods/default/b".as_slice()).expect("reads").expect("is there");
-    assert_eq!(row.value(), b"\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0second".as_slice());
+    let number = |name: &str, number: u64| (name.to_owned(), number);
+    assert_eq!(numbers_of(FIXTURE_1), [number("format", 1), number("revision", 7)]);
+    let [checksum, contents, format, records, revision] = numbers_of(FIXTURE_2).try_into().expect("five numbers");
+    assert_eq!((format, records, revision), (number("format", 2), number("records", 3), number("revision", 7)));
+    let hash = |parts: &[u64]| XxHash3_64::oneshot(&parts.iter().flat_map(|part| part.to_le_bytes()).collect::<Vec<u8>>());
+    assert_eq!(checksum, number("checksum", hash(&[2, 7, 3, contents.1])));
+    let rows = [("binary/\u{0}\u{ff}", ""), ("pods/default/a", "{\"metadata\":{\"resourceVersion\":\"2\"}}"), ("pods/default/b", "second")];
+    let content =
+        |(key, value): (&str, &str)| XxHash3_64::oneshot(&[&(key.len() as u64).to_le_bytes(), key.as_bytes(), value.as_bytes()].concat());
+    assert_eq!(contents, number("contents", rows.map(content).into_iter().fold(0, u64::wrapping_add)));
+    let checksum = hash(&[content(rows[2]), 3, 4]).to_le_bytes();
+    let second = [b"\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0".as_slice(), &checksum, b"second"].concat();
+    for (fixture, bytes) in [(FIXTURE_1, b"\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0second".to_vec()), (FIXTURE_2, second)] {
+        let place = Place::new();
+        fs::write(place.path(), fixture).expect("writes");
+        let database = Database::open(place.path()).expect("a redb file");
+        let transaction = database.begin_read().expect("begins");
+        let objects = transaction.open_table(OBJECTS).expect("is there");
+        let row = objects.get(b"pods/default/b".as_slice()).expect("reads").expect("is there");
+        assert_eq!(row.value(), bytes);
+    }
 }

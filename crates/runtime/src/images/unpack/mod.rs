@@ -5,6 +5,7 @@
 //! Nothing is ever written outside of the directory: names with `..` are refused, symlinks are followed as if it were the root.
 
 mod compression;
+mod limits;
 mod metadata;
 mod metered;
 mod rooted;
@@ -21,6 +22,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use super::digest::{Digest, HashingReader};
 use super::error::{Error, Result};
 pub use compression::{decompress, is_compressed};
+use limits::Limits;
 use metadata::Metadata;
 use metered::{Budget, Metered};
 use rooted::{Place, Root};
@@ -33,6 +35,8 @@ const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
 /// Long names and attributes come before an entry and are read into memory as a whole.
 const HEADERS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const COPY_BUFFER_BYTES: usize = 128 * 1024;
+/// Shorter runs of zeros are written.
+const HOLE_BYTES_MIN: usize = 4096;
 
 /// Unpacks a layer, compressed or not, into an empty directory; answers its diff id and the length of its archive.
 pub fn unpack(layer: impl BufRead, directory: &Path) -> Result<(Digest, u64)> {
@@ -45,6 +49,7 @@ pub fn unpack(layer: impl BufRead, directory: &Path) -> Result<(Digest, u64)> {
 struct Unpacker {
     root: Root,
     buffer: Vec<u8>,
+    limits: Limits,
     /// Paths without symlinks of what this layer has put there: deletions are about the layers below only.
     made: BTreeSet<PathBuf>,
     whiteouts: BTreeSet<PathBuf>,
@@ -56,7 +61,14 @@ impl Unpacker {
     fn new(directory: &Path) -> Result<Unpacker> {
         let root = Root::open(directory).map_err(Error::io("open", directory))?;
         let buffer = vec![0; COPY_BUFFER_BYTES];
-        Ok(Unpacker { root, buffer, made: BTreeSet::new(), whiteouts: BTreeSet::new(), directory_times: BTreeMap::new() })
+        Ok(Unpacker {
+            root,
+            buffer,
+            limits: Limits::new(),
+            made: BTreeSet::new(),
+            whiteouts: BTreeSet::new(),
+            directory_times: BTreeMap::new(),
+        })
     }
 
     fn run(mut self, reader: impl Read) -> Result<()> {
@@ -77,6 +89,7 @@ impl Unpacker {
         if matches!(entry.header().entry_type(), tar::EntryType::XGlobalHeader) {
             return Ok(());
         }
+        self.limits.take_entry(path, entry.size(), &self.root)?;
         let path = clean(path)?;
         let metadata = Metadata::of(entry)?;
         let Some(name) = path.file_name().map(|name| name.as_bytes().to_owned()) else {
@@ -143,15 +156,24 @@ impl Unpacker {
         Ok(FileType::Directory)
     }
 
-    fn file(&mut self, place: &Place, content: &mut impl Read) -> io::Result<FileType> {
+    /// Blocks of zeros become holes: sparse files stay sparse, and what is all zeros costs no disk.
+    fn file(&mut self, place: &Place, content: &mut impl Read) -> std::result::Result<FileType, Problem> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(rustix::fs::openat(place.parent.as_fd(), &place.name, flags, Mode::from_raw_mode(0o600))?);
+        let mut length = 0;
         loop {
             let n = content.read(&mut self.buffer)?;
             if n == 0 {
+                file.set_len(length)?;
                 return Ok(FileType::RegularFile);
             }
-            io::Write::write_all(&mut file, &self.buffer[..n])?;
+            self.limits.take_bytes(n as u64, &self.root)?;
+            length += n as u64;
+            if n >= HOLE_BYTES_MIN && self.buffer[..n].iter().all(|&byte| byte == 0) {
+                io::Seek::seek(&mut file, io::SeekFrom::Start(length))?;
+            } else {
+                io::Write::write_all(&mut file, &self.buffer[..n])?;
+            }
         }
     }
 
