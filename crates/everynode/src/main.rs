@@ -42,7 +42,7 @@ const BROKEN_PIPE: i32 = 128 + 13;
 /// How `println` and what writes completions say that they cannot write.
 const NO_READER: [&str; 2] = ["failed printing to stdout", "failed to write completion file"];
 
-/// `everynode ls | head -1`: when nobody reads any more there is nothing left to do, and nothing to complain about.
+/// `everynode ls | head -1`: a program whose reader has gone has nothing left to do, and nothing to complain about.
 fn end_quietly_without_reader() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

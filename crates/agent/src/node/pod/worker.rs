@@ -62,8 +62,8 @@ pub struct Worker {
     pub calls: Calls,
 }
 
-/// Calls of the runtime that make something. They go on when the sync that made them is dropped, and the end of the pod waits for them: what they
-/// made would be seen by nobody else.
+/// Calls of the runtime that make something. They go on when the sync that made them is dropped, and the end of the pod waits for them: nothing
+/// else would see what they made.
 #[derive(Debug, Clone, Default)]
 pub struct Calls(Arc<tokio::sync::Mutex<()>>);
 
