@@ -133,8 +133,8 @@ impl Policy {
         if policy.rules.is_empty() {
             return Err(PolicyError::Shape("it has no rules, so that nothing would be written".to_owned()));
         }
-        let mixes = |rule: &&Rule| !rule.non_resource_urls.is_empty() && !(rule.resources.is_empty() && rule.namespaces.is_empty());
-        if policy.rules.iter().any(|rule| mixes(&rule)) {
+        let is_about_resources = |rule: &Rule| !rule.resources.is_empty() || !rule.namespaces.is_empty();
+        if policy.rules.iter().any(|rule| !rule.non_resource_urls.is_empty() && is_about_resources(rule)) {
             return Err(PolicyError::Shape("a rule may be about nonResourceURLs, or about resources and namespaces, not both".to_owned()));
         }
         Ok(policy)

@@ -270,7 +270,7 @@ fn folders_without_permissions_are_measured_and_removed() {
     assert_eq!(measure(&world.path("own/tree")).inodes, 3, "a, b, and one file with two names");
     assert_eq!(measure(&world.path("own/nothing")), Measure::default());
     if is_root() {
-        fs::set_permissions(world.path("own/tree/a"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(world.path("own/tree/a"), fs::Permissions::from_mode(0o000)).unwrap();
     }
     world.own().remove(Path::new("tree")).unwrap();
 }
