@@ -95,7 +95,8 @@ impl Count {
             if !quota::is_live(phase(pod), deleted, now) {
                 continue;
             }
-            let ends = deleted.map(|(at, grace)| at + SignedDuration::from_secs(grace + 1));
+            let ends =
+                deleted.map(|(at, grace)| at.saturating_add(SignedDuration::from_secs(grace.saturating_add(1))).unwrap_or(Timestamp::MAX));
             self.changes_at = self.changes_at.into_iter().chain(ends).min();
             self.live += 1;
             self.requests += &pod.spec.requests;

@@ -84,7 +84,7 @@ fn leaves_at(pod: &Pod, node: &Node, first_seen: Timestamp, now: Timestamp) -> O
         if let Some(seconds) = seconds {
             // A pod that came later has borne the taint since then.
             let since = taint.time_added.map_or(first_seen, |added| pod.meta.creation_timestamp.map_or(added, |made| made.max(added)));
-            let at = since + SignedDuration::from_secs(seconds.max(0));
+            let at = since.saturating_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX);
             earliest = Some(earliest.map_or(at, |other: Timestamp| other.min(at)));
         }
     }

@@ -153,7 +153,13 @@ impl Engine {
                 let now = Timestamp::now();
                 let Slot { controller, queue } = &mut self.slots[at];
                 let Some(key) = queue.take(&self.cluster, now) else { break };
-                let work = controller.plan(&self.cluster, &key, now);
+                // A plan is pure: what a panic leaves behind is the plan alone. One object must not end all controllers.
+                let planned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| controller.plan(&self.cluster, &key, now)));
+                let Ok(work) = planned else {
+                    tracing::error!(controller = controller.name(), key = key.to_string(), "a plan panicked: this is a bug");
+                    self.done(at, key, Outcome { failed: true, ..Outcome::default() });
+                    continue;
+                };
                 if work.is_empty() {
                     let outcome = Outcome { wake_at: work.wake_at, more: work.more, rest: work.rest, ..Outcome::default() };
                     self.done(at, key, outcome);

@@ -12,6 +12,9 @@ use serde_json::{Map, Number, Value};
 /// watch that it is in. What lies between the two is for what is put around an object: lists, watch events, managedFields.
 pub const DEPTH_MAX: usize = 100;
 
+/// Objects that are stored are not nested deeper, whatever way they came: managedFields are a few levels deeper than what they are about.
+pub const STORED_DEPTH_MAX: usize = 120;
+
 /// A document's value. Objects keep their fields in the order of the text, duplicates included.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Node {
@@ -147,7 +150,7 @@ pub fn parse_plain(bytes: &[u8]) -> Option<Value> {
 }
 
 /// How deep a JSON text is nested; of a text that is no JSON, how deep a reader could get in it.
-fn nesting(bytes: &[u8]) -> usize {
+pub fn nesting(bytes: &[u8]) -> usize {
     let (mut depth, mut deepest) = (0usize, 0);
     let mut rest = bytes.iter();
     while let Some(byte) = rest.next() {

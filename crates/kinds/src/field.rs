@@ -283,13 +283,8 @@ impl fmt::Display for FieldError {
 
 /// Prints as Go's aggregate error does: one plainly, several distinct ones as `[a, b]`.
 pub fn aggregate(errors: &[FieldError]) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    for error in errors {
-        let text = error.to_string();
-        if !texts.contains(&text) {
-            texts.push(text);
-        }
-    }
+    let mut seen = std::collections::HashSet::new();
+    let texts: Vec<String> = errors.iter().map(FieldError::to_string).filter(|text| seen.insert(text.clone())).collect();
     match texts.as_slice() {
         [one] => one.clone(),
         several => format!("[{}]", several.join(", ")),

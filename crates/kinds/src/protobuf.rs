@@ -3,10 +3,10 @@
 //! The field numbers stand in the schema (`wire=`), so that one walk decodes any kind. Structs that Go embeds are messages of their own on
 //! the wire: such a field has a path of numbers. Unknown fields are skipped, as protobuf wants. Bodies only; answers are JSON.
 
-use serde_json::{Number, Value};
+use serde_json::Number;
 
 use crate::decode::{format_micro_time, format_time};
-use crate::document::{Node, SyntaxError};
+use crate::document::{Node, SyntaxError, parse_json};
 use crate::schema::{Field, Shape, TypeId, schema};
 
 /// The first bytes of every message.
@@ -270,8 +270,7 @@ fn int_or_string(raw: &[u8]) -> Result<Node, SyntaxError> {
 fn raw_json(raw: &[u8]) -> Result<Node, SyntaxError> {
     for (number, value) in fields(raw)? {
         if let (1, Wire::Bytes(json)) = (number, value) {
-            let value: Value = serde_json::from_slice(json).map_err(|_| damaged("embedded JSON is none"))?;
-            return Ok(Node::from(value));
+            return parse_json(json).map_err(|_| damaged("embedded JSON is none, or nested too deep"));
         }
     }
     Ok(Node::Null)
@@ -281,6 +280,7 @@ fn raw_json(raw: &[u8]) -> Result<Node, SyntaxError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::Value;
 
     fn config_map(bytes: &[u8]) -> Result<Value, SyntaxError> {
         parse(bytes, schema().named("ConfigMap").expect("types.txt has ConfigMap")).map(Node::into_value)
@@ -313,5 +313,25 @@ mod tests {
             let _ = config_map(&[MAGIC, &bytes].concat());
             let _ = parse(&[MAGIC, &field(2, &bytes[..bytes.len().min(120)])].concat(), schema().named("Pod").expect("types.txt has Pod"));
         }
+    }
+
+    /// What is embedded as JSON is bound to the depth of all documents: stored deeper, it could not be read again.
+    #[test]
+    fn embedded_json_is_no_deeper_than_documents_may_be() {
+        let nested = |levels: usize| format!("{}{}", "{\"a\":".repeat(levels), "1".to_owned() + &"}".repeat(levels));
+        let raw = |levels: usize| {
+            let json = nested(levels);
+            let mut raw = vec![0x0a];
+            let mut length = json.len();
+            while length >= 0x80 {
+                raw.push((length as u8 & 0x7f) | 0x80);
+                length >>= 7;
+            }
+            raw.push(length as u8);
+            raw.extend_from_slice(json.as_bytes());
+            raw_json(&raw)
+        };
+        assert!(raw(100).is_ok());
+        assert!(raw(101).is_err());
     }
 }

@@ -132,7 +132,8 @@ fn looks_elsewhere(affinity: &Value) -> bool {
 
 /// Is a pod counted as running? One that ended is not, nor one whose time to end has long run out (`QuotaV1Pod`).
 pub fn is_live(phase: &str, deleted: Option<(Timestamp, i64)>, now: Timestamp) -> bool {
-    !matches!(phase, "Succeeded" | "Failed") && deleted.is_none_or(|(at, grace)| now <= at + SignedDuration::from_secs(grace))
+    !matches!(phase, "Succeeded" | "Failed")
+        && deleted.is_none_or(|(at, grace)| now <= at.saturating_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX))
 }
 
 /// What an object uses of what some names count.

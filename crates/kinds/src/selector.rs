@@ -153,7 +153,7 @@ impl Requirement {
     }
 
     pub fn matches(&self, value: Option<&str>) -> bool {
-        let is_listed = |value: &str| self.values.iter().any(|listed| listed == value);
+        let is_listed = |value: &str| self.values.binary_search_by(|listed| listed.as_str().cmp(value)).is_ok();
         match self.operator {
             Operator::In | Operator::Equals | Operator::DoubleEquals => value.is_some_and(is_listed),
             Operator::NotIn | Operator::NotEquals => !value.is_some_and(is_listed),

@@ -225,12 +225,8 @@ fn insert_text(out: &mut Map<String, Value>, key: &str, text: &str) {
 
 /// Go's aggregate: one text as it is, several in brackets, repeated ones once.
 pub fn joined(texts: impl Iterator<Item = String>) -> String {
-    let mut unique: Vec<String> = Vec::new();
-    for text in texts {
-        if !unique.contains(&text) {
-            unique.push(text);
-        }
-    }
+    let mut seen = std::collections::HashSet::new();
+    let unique: Vec<String> = texts.filter(|text| seen.insert(text.clone())).collect();
     match unique.as_slice() {
         [one] => one.clone(),
         many => format!("[{}]", many.join(", ")),

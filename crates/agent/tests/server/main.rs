@@ -239,7 +239,7 @@ async fn figures_reach_the_metrics_api() {
     for (path, name) in [
         ("metrics", "kubelet_running_pods 1"),
         ("metrics/resource", "container_memory_working_set_bytes{container=\"c\",namespace=\"default\",pod=\"p\"} 1048576"),
-        ("metrics/cadvisor", "container_cpu_usage_seconds_total{container=\"c\",namespace=\"default\",pod=\"p\",cpu=\"total\"}"),
+        ("metrics/cadvisor", "image=\"sha256:1\",name=\"c-0\",namespace=\"default\",pod=\"p\",cpu=\"total\"}"),
     ] {
         let (code, text) = cluster.get(&format!("/api/v1/nodes/node/proxy/{path}")).await;
         assert!(code == 200 && text.contains(name), "{path}: {text}");

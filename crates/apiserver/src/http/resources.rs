@@ -109,6 +109,12 @@ impl<'a> ResourceCall<'a> {
         &self.server.inner.registry
     }
 
+    /// Does the client take nothing but tables, or metadata alone?
+    pub fn wants_only_metadata_forms(&self) -> bool {
+        let accepted = self.call.header(http::header::ACCEPT).unwrap_or_default();
+        accepted.contains("as=") && accepted.split(',').all(|clause| clause.contains("as="))
+    }
+
     pub fn query(&self) -> &'a Query {
         &self.call.query
     }

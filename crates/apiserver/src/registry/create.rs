@@ -7,6 +7,7 @@ use store::{CommitError, Expect, Txn, Write as StoreWrite};
 use super::object::store_key;
 use super::{Registry, Write, Written, commit_failed, encoded, normalized, template};
 use crate::admission;
+use crate::auth::authorize::{Attributes, What, forbidden};
 
 /// Characters of generated name suffixes: no vowels, nothing that looks like another.
 const NAME_ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -25,8 +26,19 @@ enum ManagedFields {
 }
 
 impl Registry {
+    /// An update or a patch that finds nothing creates: it needs the right to do that, too.
+    pub fn check_may_create(&self, write: &Write<'_>) -> Result<(), Status> {
+        let Write { kind, namespace, name, user, .. } = *write;
+        let (group, version, resource) = (kind.group, kind.version, kind.plural);
+        let what = What::Resource { group, version, resource, subresource: "", namespace, name, field_selector: "" };
+        let attributes = Attributes { user, verb: "create", what };
+        let decision = self.authorize(&attributes);
+        if decision.allowed { Ok(()) } else { Err(forbidden(&attributes, &decision.reason)) }
+    }
+
     /// Creates what server-side apply made; its managed fields are right already.
     pub async fn create_applied(&self, write: &Write<'_>, mut object: Value) -> Result<Written, Status> {
+        self.check_may_create(write)?;
         write.kind.rules.default(&mut object);
         set_namespace(write, &mut object)?;
         metadata_mut(&mut object).remove("resourceVersion");

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use kinds::document::{STORED_DEPTH_MAX, nesting};
 use kinds::encode::Encoded;
 use kinds::rules::Part;
 use kinds::status::Status;
@@ -168,6 +169,9 @@ fn template(kind: &'static Kind, object: &Value) -> Result<Template, Status> {
     let encoded = kinds::encode::encode_template(&kind.stored().api_version(), kind.stored().kind, object);
     if encoded.bytes.len() > OBJECT_BYTES_MAX {
         return Err(Status::unclassified("etcdserver: request is too large"));
+    }
+    if nesting(&encoded.bytes) > STORED_DEPTH_MAX {
+        return Err(Status::bad_request("the object is nested too deep to be read again"));
     }
     Ok(Template { bytes: encoded.bytes, revision_at: Some(encoded.revision_at) })
 }

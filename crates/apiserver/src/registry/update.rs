@@ -87,6 +87,7 @@ impl Registry {
         if version.is_some_and(|v| v != 0) {
             return Err(Status::not_found(kind.resource(), write.name));
         }
+        self.check_may_create(write)?;
         metadata_mut(&mut object).remove("resourceVersion");
         self.create(write, object).await
     }

@@ -23,6 +23,9 @@ use crate::http::options::{ListOptions, ReadAt};
 /// Kubernetes ends watches that name no timeout after a random half to whole hour; spread so that not all come back at once.
 const TIMEOUT_SECONDS_MIN: u64 = 1800;
 
+/// Longer than any watch lasts; more could not be added to the time.
+const TIMEOUT_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
+
 /// Bookmarks come once a minute, and shortly before the end of a watch if there was news since the last one.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
@@ -86,7 +89,7 @@ impl Registry {
         };
         let (position, initial) = self.start_position(kind, &prefix, &options).await?;
         let timeout = match options.timeout_seconds {
-            Some(seconds) => Duration::from_secs(seconds),
+            Some(seconds) => Duration::from_secs(seconds.min(TIMEOUT_SECONDS_MAX)),
             None => Duration::from_secs(TIMEOUT_SECONDS_MIN + u64::from(uuid::Uuid::new_v4().as_bytes()[0]) * 7),
         };
         let now = Instant::now();

@@ -1,6 +1,6 @@
 //! The set's status: computed from the same view as the actions, so that the two cannot disagree.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Context, Plan};
 use crate::model::{DaemonSetStatus, Pod};
@@ -39,6 +39,7 @@ fn count_desired(context: &Context<'_>, status: &mut DaemonSetStatus, oldest: Op
 fn wake_when_available(context: &Context<'_>, plan: &mut Plan, pod: &Pod) {
     if let Some((true, Some(since))) = pod.status.ready.filter(|_| !context.is_available(pod)) {
         // Times of the API are whole seconds of another machine's clock: a pod "ready" in our future becomes available later, not never.
-        plan.wake_no_later_than(since + SignedDuration::from_secs(context.view.set.min_ready_seconds));
+        let at = since.saturating_add(SignedDuration::from_secs(context.view.set.min_ready_seconds));
+        plan.wake_no_later_than(at.unwrap_or(Timestamp::MAX));
     }
 }

@@ -15,6 +15,25 @@ use super::{IntOrPercent, Meta, absent_if_null};
 pub struct Namespace {
     #[serde(rename = "metadata")]
     pub meta: Meta,
+    pub status: NamespaceStatus,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default)]
+pub struct NamespaceStatus {
+    pub conditions: Vec<NamespaceCondition>,
+}
+
+/// What a namespace that ends says about how far it is.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct NamespaceCondition {
+    #[serde(rename = "type")]
+    pub kind: Box<str>,
+    pub status: Box<str>,
+    pub reason: Box<str>,
+    pub message: Box<str>,
+    pub last_transition_time: Option<Box<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

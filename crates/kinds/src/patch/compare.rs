@@ -1,6 +1,8 @@
 //! What changed between two states of an object, as sets of fields. Equal subtrees are passed over without building anything:
 //! this runs on every write.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use super::field_set::{self, FieldSet};
@@ -139,10 +141,26 @@ fn compare_items(old: Option<&Value>, new: Option<&Value>, list: Atom, out: &mut
 }
 
 /// The elements of a list with their values. Elements without a key are left out.
-type ByElement<'a> = Vec<(String, &'a Value)>;
+#[derive(Default)]
+struct ByElement<'a> {
+    /// Each once, in the order of the list.
+    order: Vec<String>,
+    values: HashMap<String, Vec<&'a Value>>,
+}
 
 fn by_element(items: &[Value], list: Atom) -> ByElement<'_> {
-    items.iter().filter_map(|item| Some((item_element(item, list).ok()?, item))).collect()
+    let mut found = ByElement::default();
+    for item in items {
+        let Ok(element) = item_element(item, list) else { continue };
+        match found.values.get_mut(&element) {
+            Some(values) => values.push(item),
+            None => {
+                found.order.push(element.clone());
+                found.values.insert(element, vec![item]);
+            }
+        }
+    }
+    found
 }
 
 /// The values of an element: several where a key is not unique.
@@ -153,22 +171,17 @@ enum Values<'a> {
 }
 
 fn values_of<'a>(items: &ByElement<'a>, element: &str) -> Values<'a> {
-    let mut own = items.iter().filter(|(own, _)| own == element).map(|(_, value)| *value);
-    match (own.next(), own.next()) {
-        (Some(first), Some(second)) => Values::Several([first, second].into_iter().chain(own).collect()),
-        (first, _) => Values::One(first),
+    match items.values.get(element).map(Vec::as_slice) {
+        None | Some([]) => Values::One(None),
+        Some([one]) => Values::One(Some(one)),
+        Some(several) => Values::Several(several.to_vec()),
     }
 }
 
 /// The elements of both lists, each once: those of the old one first.
 fn distinct<'e>(old: &'e ByElement<'_>, new: &'e ByElement<'_>) -> Vec<&'e str> {
-    let mut out: Vec<&str> = Vec::with_capacity(old.len().max(new.len()));
-    for (element, _) in old.iter().chain(new) {
-        if !out.contains(&element.as_str()) {
-            out.push(element);
-        }
-    }
-    out
+    let added = new.order.iter().filter(|element| !old.values.contains_key(*element));
+    old.order.iter().chain(added).map(String::as_str).collect()
 }
 
 /// The fields of an object that has some.

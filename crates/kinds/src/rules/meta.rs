@@ -221,6 +221,9 @@ pub fn validate_annotations(annotations: &Cursor<'_>) -> Vec<FieldError> {
     errors
 }
 
+/// Findings about owners past this number are left out.
+const OWNER_FINDINGS_MAX: usize = 20;
+
 fn validate_owner_references(references: &Cursor<'_>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut controller: Option<String> = None;
@@ -229,6 +232,8 @@ fn validate_owner_references(references: &Cursor<'_>) -> Vec<FieldError> {
         if reference.field("controller").is_true() {
             let current = format!("{}/{}", reference.field("kind").str(), reference.field("name").str());
             match &controller {
+                // The finding shows the whole list: for each of thousands of references it would be gigabytes.
+                Some(_) if errors.len() >= OWNER_FINDINGS_MAX => {}
                 Some(first) => errors.push(references.invalid(format!(
                     "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {current}"
                 ))),

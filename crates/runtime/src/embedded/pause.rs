@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
 fn confine() -> io::Result<()> {
     let _ = nix::unistd::setsid();
     if let Some(root) = std::env::var_os("EVERYNODE_PAUSE_ROOT") {
-        nix::unistd::chroot(Path::new(&root))?;
+        leave_file_systems(Path::new(&root))?;
     }
     nix::unistd::chdir("/")?;
     nix::unistd::setgroups(&[])?;
@@ -93,6 +93,25 @@ fn confine() -> io::Result<()> {
     unsafe { libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr()) };
     // SAFETY: prctl with these arguments takes numbers only.
     unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    Ok(())
+}
+
+/// Leaves all file systems of the node for an empty one, in a mount namespace of its own.
+///
+/// Containers of the pod see this process as /proc/1, and `/proc/1/root/..` leads out of a changed root: the kernel holds `..` against the
+/// root of who asks. With a namespace whose only mount is empty there is nothing above.
+fn leave_file_systems(empty: &Path) -> io::Result<()> {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    let nothing: Option<&str> = None;
+    // By its whole path: the working directory would stay below what is mounted there.
+    let empty = empty.canonicalize()?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), &empty, Some("tmpfs"), flags, Some("size=4k"))?;
+    nix::unistd::chdir(&empty)?;
+    nix::unistd::pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! From a pod to what the runtime is asked to make: sandboxes and containers.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use brain::podsync::environment::Environment;
@@ -195,7 +196,10 @@ pub fn write_hosts(context: &Context, pod: &Pod, addresses: &[String]) -> std::i
     let path = context.settings.pod_dir(&id(pod).uid).join("etc-hosts");
     let of_node = std::fs::read_to_string(Path::new("/etc/hosts")).unwrap_or_default();
     let text = files::hosts(pod, addresses, &context.settings.cluster_domain, &of_node);
-    if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+    // The container may have made it as long as it likes.
+    let mut old = Vec::new();
+    let read = std::fs::File::open(&path).and_then(|file| file.take(text.len() as u64 + 1).read_to_end(&mut old));
+    if read.is_ok() && old == text.as_bytes() {
         return Ok(path);
     }
     crate::node::settings::make_closed_dir(&context.settings.pod_dir(&id(pod).uid))?;

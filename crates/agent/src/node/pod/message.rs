@@ -38,6 +38,13 @@ fn read_file(path: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// What a line of a log holds: a whole line of the program's, or the piece of one, which has no end.
+fn piece(line: &str) -> Option<String> {
+    let mut fields = line.splitn(4, ' ').skip(2);
+    let (tag, text) = (fields.next()?, fields.next()?);
+    Some(if tag.starts_with('P') { text.to_owned() } else { format!("{text}\n") })
+}
+
 /// The last lines of a log, without times and streams.
 fn log_end(path: &Path) -> String {
     // Each line carries 40 bytes of time and stream more than its text.
@@ -52,10 +59,22 @@ fn log_end(path: &Path) -> String {
         return String::new();
     }
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-    let last = &lines[lines.len().saturating_sub(LOG_LINES_MAX)..];
-    let joined: String = last.iter().map(|line| format!("{line}\n")).collect();
+    let lines: Vec<String> = text.lines().filter_map(piece).collect();
+    let joined = lines[lines.len().saturating_sub(LOG_LINES_MAX)..].concat();
     let cut = joined.len().saturating_sub(LOG_BYTES_MAX);
     let start = (cut..joined.len()).find(|&at| joined.is_char_boundary(at)).unwrap_or(joined.len());
     joined[start..].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_not_ended_stays_so() {
+        assert_eq!(piece("2026-01-02T03:04:05Z stdout F a b").as_deref(), Some("a b\n"));
+        assert_eq!(piece("2026-01-02T03:04:05Z stdout P DONE").as_deref(), Some("DONE"));
+        assert_eq!(piece("2026-01-02T03:04:05Z stdout F ").as_deref(), Some("\n"));
+        assert_eq!(piece("cut off"), None);
+    }
 }

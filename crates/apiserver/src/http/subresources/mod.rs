@@ -55,6 +55,10 @@ async fn part(request: &ResourceCall<'_>, part: Part, verb: &str, body: RequestB
 /// Reviews, metrics and the old collection of bindings.
 pub(crate) async fn handle_unstored(request: &ResourceCall<'_>, verb: &str, body: RequestBody) -> Result<Response<Body>, Status> {
     match request.kind.plural {
+        _ if verb == "create" && request.wants_only_metadata_forms() => {
+            // What is answered has no metadata that a table or a partial object could show.
+            Err(Status::not_acceptable("the server was unable to respond with a content type that the client supports"))
+        }
         "bindings" => binding::bind_by_body(request, body.whole()?).await,
         _ if verb == "create" => reviews::review(request, body.whole()?).await,
         _ => usage::answer(request, verb),

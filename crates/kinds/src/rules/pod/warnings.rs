@@ -266,6 +266,9 @@ fn hidden_variables(env: &Cursor<'_>) -> Vec<String> {
         .collect()
 }
 
+/// Warnings about ports past this number are left out.
+const PORT_WARNINGS_MAX: usize = 100;
+
 fn ports(spec: &Cursor<'_>) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut seen: BTreeMap<(i64, &str), Vec<Cursor<'_>>> = BTreeMap::new();
@@ -275,8 +278,12 @@ fn ports(spec: &Cursor<'_>) -> Vec<String> {
         }
         let key = (port.field("containerPort").int_or_zero(), port.field("protocol").str());
         let others = seen.entry(key).or_default();
-        warnings.extend(others.iter().filter_map(|other| port_conflict(&port, other)));
-        others.push(port);
+        // Each pair of ten thousand equal ports would be gigabytes of text.
+        let room = PORT_WARNINGS_MAX.saturating_sub(warnings.len());
+        warnings.extend(others.iter().filter_map(|other| port_conflict(&port, other)).take(room));
+        if others.len() < PORT_WARNINGS_MAX {
+            others.push(port);
+        }
     }
     warnings
 }
