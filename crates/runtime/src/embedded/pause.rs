@@ -52,7 +52,7 @@ fn try_start(dir: &Path) -> io::Result<u32> {
     }
     unshare(CloneFlags::CLONE_NEWPID)?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg0(NAME).env_clear().env("EVERYNODE_PAUSE_ROOT", ".");
+    command.arg0(NAME).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     Ok(command.spawn()?.id())
 }
@@ -82,9 +82,7 @@ pub fn main() -> ExitCode {
 
 fn confine() -> io::Result<()> {
     let _ = nix::unistd::setsid();
-    if let Some(root) = std::env::var_os("EVERYNODE_PAUSE_ROOT") {
-        leave_file_systems(Path::new(&root))?;
-    }
+    leave_file_systems()?;
     nix::unistd::chdir("/")?;
     nix::unistd::setgroups(&[])?;
     nix::unistd::setgid(USER.into())?;
@@ -100,16 +98,16 @@ fn confine() -> io::Result<()> {
 ///
 /// Containers of the pod see this process as /proc/1, and `/proc/1/root/..` leads out of a changed root: the kernel holds `..` against the
 /// root of who asks. With a namespace whose only mount is empty there is nothing above.
-fn leave_file_systems(empty: &Path) -> io::Result<()> {
+fn leave_file_systems() -> io::Result<()> {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    // Any folder that root of a pod's own users may enter, too; in this namespace nothing else sees what is mounted there.
+    const PLACE: &str = "/proc";
     let nothing: Option<&str> = None;
-    // By its whole path: the working directory would stay below what is mounted there.
-    let empty = empty.canonicalize()?;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("tmpfs"), &empty, Some("tmpfs"), flags, Some("size=4k"))?;
-    nix::unistd::chdir(&empty)?;
+    mount(Some("tmpfs"), PLACE, Some("tmpfs"), flags, Some("size=4k"))?;
+    nix::unistd::chdir(PLACE)?;
     nix::unistd::pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)?;
     Ok(())
