@@ -182,7 +182,6 @@ fn roles_are_checked_and_bindings_keep_theirs() {
             roleRef.kind: Unsupported value: "Robot": supported values: "Role", "ClusterRole"
             roleRef.name: Invalid value: "a/b": may not contain '/'
             subjects[0].name: Required value
-            subjects[0].name: Invalid value: "": user name cannot be empty
             subjects[1].name: Invalid value: "A": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
             subjects[1].apiGroup: Unsupported value: "x": supported values: ""
         "#]],
