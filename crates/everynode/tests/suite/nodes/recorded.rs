@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-/// A state that is over so soon may be missed.
+/// A state that is over so soon may be missed in a recording.
 const BRIEF_SECONDS: f64 = 3.0;
 
 /// What was recorded until then must be seen; later steps of what goes on for ever need not be.
@@ -99,8 +99,9 @@ impl Case {
     }
 }
 
-pub fn compare_statuses(case: &Case, seen: &[Step]) -> Vec<String> {
-    let reached = align(&case.steps, seen);
+/// `brief`: a seen state that is over in so many seconds may be missing in the recording.
+pub fn compare_statuses(case: &Case, seen: &[Step], brief: f64) -> Vec<String> {
+    let reached = align(&case.steps, seen, brief);
     let ways = format!("    recorded: {}\n    seen:     {}", way(&case.steps), way(seen));
     let is_sure = |step: &Step| step.seconds < SURE_SECONDS;
     let is_through = |&(wanted, got): &(usize, usize)| {
@@ -122,7 +123,7 @@ pub fn compare_statuses(case: &Case, seen: &[Step]) -> Vec<String> {
 }
 
 /// How far one can come in both sequences, passing what is the same in both and, in either, what may be missed.
-fn align(recorded: &[Step], seen: &[Step]) -> Vec<(usize, usize)> {
+fn align(recorded: &[Step], seen: &[Step], brief: f64) -> Vec<(usize, usize)> {
     let mut reached = vec![(0, 0)];
     let mut at = 0;
     while let Some(&(wanted, got)) = reached.get(at) {
@@ -130,8 +131,8 @@ fn align(recorded: &[Step], seen: &[Step]) -> Vec<(usize, usize)> {
         let is_same = recorded.get(wanted).zip(seen.get(got)).is_some_and(|(a, b)| a.is_same(b));
         let next = [
             is_same.then_some((wanted + 1, got + 1)),
-            (is_brief(seen, got) || seen.get(got).is_some_and(is_back_off)).then_some((wanted, got + 1)),
-            is_brief(recorded, wanted).then_some((wanted + 1, got)),
+            (is_brief(seen, got, brief) || seen.get(got).is_some_and(is_back_off)).then_some((wanted, got + 1)),
+            is_brief(recorded, wanted, BRIEF_SECONDS).then_some((wanted + 1, got)),
         ];
         for next in next.into_iter().flatten() {
             if !reached.contains(&next) {
@@ -162,13 +163,13 @@ fn way(steps: &[Step]) -> String {
 }
 
 /// A container of it is in another state soon after, or the pod in another phase when its containers have ended.
-fn is_brief(steps: &[Step], index: usize) -> bool {
+fn is_brief(steps: &[Step], index: usize, seconds: f64) -> bool {
     let (Some(step), Some(next)) = (steps.get(index), steps.get(index + 1)) else { return false };
     let pairs = CONTAINERS
         .iter()
         .flat_map(|list| step.status[*list].as_array().into_iter().flatten().zip(next.status[*list].as_array().into_iter().flatten()));
     let mut pairs = pairs.filter(|(now, _)| now["state"].get("waiting").is_none());
-    next.seconds - step.seconds < BRIEF_SECONDS
+    next.seconds - step.seconds < seconds
         && pairs.any(|(now, then)| now["state"] != then["state"] || step.status["phase"] != next.status["phase"])
 }
 
