@@ -22,6 +22,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 pub use measure::{Measure, measure};
+pub use mounts::points as mount_points;
 use removal::{Found, Removal};
 
 /// Why something could not be removed; what could be is gone.

@@ -61,16 +61,20 @@ fn detach_one(folder: &OwnedFd, inside: &Path) -> io::Result<()> {
 
 /// The mount points at that path and below it, the outermost first.
 fn below_of(top: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = points(Path::new("/proc/thread-self/mountinfo"))?;
+    found.retain(|path| path.starts_with(top));
+    found.sort_by_key(|path| path.components().count());
+    Ok(found)
+}
+
+/// All mount points of such a list, a point again for each mount that lies over another one there.
+pub fn points(list: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for line in BufReader::new(File::open("/proc/thread-self/mountinfo")?).split(b'\n') {
-        let line = line?;
-        let Some(field) = line.split(|&byte| byte == b' ').nth(4) else { continue };
-        let path = PathBuf::from(OsStr::from_bytes(&unescape(field)));
-        if path.starts_with(top) {
-            found.push(path);
+    for line in BufReader::new(File::open(list)?).split(b'\n') {
+        if let Some(field) = line?.split(|&byte| byte == b' ').nth(4) {
+            found.push(PathBuf::from(OsStr::from_bytes(&unescape(field))));
         }
     }
-    found.sort_by_key(|path| path.components().count());
     Ok(found)
 }
 

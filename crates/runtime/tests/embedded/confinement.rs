@@ -258,6 +258,26 @@ async fn mount_propagation() {
     assert!(shared.join("out/made").exists());
     node.runtime.remove_container(&id).await.unwrap();
     assert!(!node.place.mounts().iter().any(|m| m.ends_with("rootfs")), "{:?}", node.place.mounts());
+
+    // Beside a volume that the node is to see the others keep what they ask for.
+    let mut follows = mount(&shared, "/follows");
+    follows.propagation = Propagation::HostToContainer;
+    let script = "for v in none follows; do mount -t tmpfs t /$v/in && touch /$v/in/$v; done; \
+                  mkdir /v/copy && mount --bind /none /v/copy && mount -t tmpfs t /v/copy/out && ls /none/out; echo mounted; \
+                  while ! test -e /follows/late/seen; do sleep 0.05; done; ls /none/late; echo end";
+    let volumes = vec![config.mounts[0].clone(), mount(&shared, "/none"), follows];
+    let mut config = node.script(script);
+    config.mounts = volumes;
+    config.security.privileged = true;
+    std::fs::write(shared.join("out/here"), "").unwrap();
+    std::fs::create_dir(shared.join("late")).unwrap();
+    let id = node.start(&config).await;
+    node.wait_log(&id, "mounted").await;
+    assert!(!shared.join("in/none").exists() && !shared.join("in/follows").exists(), "only the bidirectional volume shows on the node");
+    assert!(shared.join("copy").exists());
+    nix::mount::mount(Some("t"), &shared.join("late"), Some("tmpfs"), nix::mount::MsFlags::empty(), no).unwrap();
+    std::fs::write(shared.join("late/seen"), "").unwrap();
+    assert_eq!(node.wait(&id).await.lines(), ["here", "made", "mounted", "end"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

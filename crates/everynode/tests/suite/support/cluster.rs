@@ -151,9 +151,17 @@ impl Cluster {
             if wanted(&pod) {
                 return pod;
             }
-            assert!(Instant::now() < deadline, "pod {name} did not become {what}: {:#}\n{}", pod["status"], self.events(name).join("\n"));
+            if Instant::now() >= deadline {
+                panic!("pod {name} did not become {what}: {:#}\n{}\n{}", pod["status"], self.events(name).join("\n"), self.first_log(&pod));
+            }
             std::thread::sleep(POLL_PERIOD);
         }
+    }
+
+    /// What its first container wrote when it was first started.
+    fn first_log(&self, pod: &Value) -> String {
+        let container = pod["spec"]["containers"][0]["name"].as_str().unwrap_or_default();
+        if pod["spec"]["nodeName"].is_null() { String::new() } else { self.log(pod, container, 0) }
     }
 
     pub fn wait_ready(&self, name: &str) -> Value {

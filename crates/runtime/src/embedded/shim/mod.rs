@@ -5,6 +5,7 @@
 //! allocator's lock. Whether a shim lives is told by the lock on `shim.lock`, never by a process id.
 
 mod launch;
+mod propagation;
 mod relay;
 pub mod stage;
 mod streams;
@@ -51,7 +52,7 @@ fn run(dir: &ContainerDir) -> io::Result<()> {
     let record: ContainerRecord = record::read(&dir.record())?.ok_or(io::ErrorKind::NotFound)?;
     // Sockets are named relative to here.
     std::env::set_current_dir(&dir.0)?;
-    match live(dir, &record.launch) {
+    match live(dir, &record) {
         Ok(()) => Ok(()),
         Err(text) => fail(dir, &record.launch, &plain_text(&text)),
     }
@@ -84,11 +85,15 @@ fn begin(dir: &ContainerDir) -> io::Result<Flock<File>> {
     Ok(lock)
 }
 
-fn live(dir: &ContainerDir, launch: &Launch) -> Result<(), String> {
+fn live(dir: &ContainerDir, record: &ContainerRecord) -> Result<(), String> {
+    let launch = &record.launch;
     let listener =
         UnixListener::bind(SOCKET).and_then(|l| l.set_nonblocking(true).map(|()| l)).map_err(|e| format!("bind control socket: {e}"))?;
     let log = Log::open(&launch.log_path).map_err(|e| format!("open log {}: {e}", launch.log_path.display()))?;
     let mut started = launch::launch(dir, launch)?;
+    if launch.shared_mounts {
+        propagation::settle(started.pid, &record.config.mounts)?;
+    }
     record::write(&dir.started(), &StartRecord { pid: started.pid, at: Timestamp::now() })
         .map_err(|e| format!("write start record: {e}"))?;
     started.container.start().map_err(|e| started.causes.explain(&e))?;
