@@ -159,7 +159,7 @@ impl World {
         for event in &news {
             let kind = event.resource.followed();
             let change = match &event.object {
-                Some(object) => read(event.resource, object).map(|object| self.cluster.put(object)),
+                Some(object) => read(event.resource.followed(), object).map(|object| self.cluster.put(object)),
                 None => self.cluster.remove(kind, &event.key, event.version),
             };
             let Some(change) = change else { continue };
@@ -202,7 +202,7 @@ impl World {
             let mut work = daemonset::work(&set, &plan);
             busy |= !work.steps.is_empty();
             work.last = None;
-            self.server.perform(&work, self.now);
+            self.server.perform(work, self.now);
             if plan.more {
                 self.due.insert(key);
             }
@@ -219,8 +219,8 @@ impl World {
                 self.evicted.push((request.key.clone(), node.unwrap_or_default()));
             }
         }
-        self.server.perform(&work, self.now);
-        self.catch_up() || work.more
+        let more = self.server.perform(work, self.now).more;
+        self.catch_up() || more
     }
 
     /// What the nodes do: pods that were bound become ready, deleted ones go.

@@ -6,7 +6,10 @@
 
 pub mod cluster;
 pub mod controller;
+pub mod controllers;
+pub mod execution;
 pub mod model;
+pub mod queue;
 pub mod request;
 pub mod selected;
 

@@ -15,9 +15,12 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::cluster::{Cluster, Kind, Object};
-use crate::controller::{Step, Work, Written, Wrote};
+use crate::controller::Work;
+use crate::execution::Execution;
 use crate::model::{Key, Meta};
+use crate::queue::{Outcome, Written, Wrote};
 use crate::request::{PODS, Request, Resource, Verb};
+use crate::service_account::ROOT_CERTIFICATE;
 
 /// Why a request was refused, as the code of its answer would say.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -78,7 +81,7 @@ impl Server {
     pub fn picture(&self) -> Cluster {
         let mut cluster = Cluster::default();
         for ((resource, _), object) in &self.objects {
-            if let Some(object) = read(*resource, object) {
+            if let Some(object) = read(resource.followed(), object) {
                 cluster.put(object);
             }
         }
@@ -242,35 +245,15 @@ impl Server {
         }
     }
 
-    /// Does the work of a controller as its shell would. Says what was written, and whether something was refused.
-    pub fn perform(&mut self, work: &Work, now: Timestamp) -> (Vec<Written>, bool) {
-        let mut all = Vec::new();
-        let mut failed = false;
-        for step in &work.steps {
-            let refused = self.perform_step(step, now, &mut all);
-            if refused && !step.independent {
-                failed = true;
-                break;
+    /// Does the work of a controller as its shell would, and says how it ended.
+    pub fn perform(&mut self, work: Work, now: Timestamp) -> Outcome {
+        let mut execution = Execution::new(work);
+        while let Some(batch) = execution.next_batch() {
+            for request in batch {
+                execution.answered(self.send(&request, now), now);
             }
         }
-        if let Some(last) = &work.last {
-            failed |= self.perform_step(&Step::all_at_once(vec![last.clone()]), now, &mut all);
-        }
-        (all, failed)
-    }
-
-    fn perform_step(&mut self, step: &Step, now: Timestamp, all: &mut Vec<Written>) -> bool {
-        let mut refused = false;
-        for request in &step.requests {
-            match self.send(request, now) {
-                Ok(written) => all.extend(written),
-                Err(_) => refused = true,
-            }
-            if refused && step.slow_start {
-                break;
-            }
-        }
-        refused
+        execution.outcome()
     }
 }
 
@@ -281,12 +264,12 @@ struct Wanted<'a> {
     propagation: Option<&'static str>,
 }
 
-/// An object as deciders see it. None for what they do not understand.
-pub fn read(resource: Resource, object: &Value) -> Option<Object> {
+/// An object as deciders see it among those of a followed kind. None for what they do not understand, and what does not belong there.
+pub fn read(kind: Kind, object: &Value) -> Option<Object> {
     fn typed<T: DeserializeOwned>(object: &Value) -> Option<Arc<T>> {
         T::deserialize(object).ok().map(Arc::new)
     }
-    match resource.followed() {
+    match kind {
         Kind::Pod => typed(object).map(Object::Pod),
         Kind::Node => typed(object).map(Object::Node),
         Kind::DaemonSet => typed(object).map(Object::DaemonSet),
@@ -300,6 +283,7 @@ pub fn read(resource: Resource, object: &Value) -> Option<Object> {
         Kind::Endpoints => typed(object).map(Object::Endpoints),
         Kind::ResourceQuota => typed(object).map(Object::ResourceQuota),
         Kind::ClusterRole => typed(object).map(Object::ClusterRole),
+        Kind::RootCertificate if object["metadata"]["name"] != ROOT_CERTIFICATE => None,
         Kind::RootCertificate => typed(object).map(Object::RootCertificate),
         Kind::Other(resource) => typed::<Meta>(&object["metadata"]).map(|meta| Object::Other(resource, meta)),
     }
@@ -318,5 +302,5 @@ fn finalizers(object: &Value) -> Vec<String> {
 }
 
 fn written(resource: Resource, key: &Key, uid: &str, what: Wrote) -> Written {
-    Written { kind: resource.followed(), key: key.clone(), uid: uid.into(), what, lists_started: 0 }
+    Written { kind: resource.followed(), key: key.clone(), uid: uid.into(), what }
 }

@@ -2,13 +2,15 @@
 //! that this concerns, and has the plans performed.
 //!
 //! It contains no rule of the domain. A key is planned only when the picture shows what its last plan wrote; that barrier and the
-//! pauses after failures are `brain::controller::Queue`'s.
+//! pauses after failures are `brain::queue::Queue`'s.
 
 use std::time::Duration;
 
 use brain::cluster::{Cluster, Kind};
-use brain::controller::{Controller, Outcome, Queue};
+use brain::controller::Controller;
+use brain::execution::Execution;
 use brain::model::Key;
+use brain::queue::{Outcome, Queue};
 use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
@@ -139,11 +141,8 @@ impl Engine {
         self.done(slot, key, outcome);
     }
 
-    fn done(&mut self, slot: usize, key: Key, mut outcome: Outcome) {
-        for written in &mut outcome.written {
-            written.lists_started = self.cluster.progress(written.kind).lists_started;
-        }
-        self.slots[slot].queue.done(key, outcome, Timestamp::now());
+    fn done(&mut self, slot: usize, key: Key, outcome: Outcome) {
+        self.slots[slot].queue.done(key, outcome, &self.cluster, Timestamp::now());
     }
 
     /// Plans for every key that may be planned, and starts the work.
@@ -161,8 +160,7 @@ impl Engine {
                     continue;
                 };
                 if work.is_empty() {
-                    let outcome = Outcome { wake_at: work.wake_at, more: work.more, rest: work.rest, ..Outcome::default() };
-                    self.done(at, key, outcome);
+                    self.done(at, key, Execution::new(work).outcome());
                     continue;
                 }
                 let performing = perform(self.client.clone(), controller.name(), work, self.reporter.clone());

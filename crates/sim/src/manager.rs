@@ -2,17 +2,23 @@
 //!
 //! It does what the engine of the crate `controllers` does, one event at a time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::vec;
 
 use brain::cluster::{Cluster, Kind};
-use brain::controller::{Controller, Outcome, Queue, Step};
+use brain::controller::Controller;
+use brain::execution::Execution;
 use brain::model::Key;
 use brain::pretend::{Server, read};
-use brain::request::{NAMESPACES, Request};
+use brain::queue::{Outcome, Queue, Written};
+use brain::request::Request;
 use fastrand::Rng;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Report;
+
+/// Stands in for the certificate of the cluster's authority; nothing here reads it.
+const CERTIFICATE: &str = "certificate";
 
 /// A controller that crashed is back after this long.
 const RESTART: SignedDuration = SignedDuration::from_secs(3);
@@ -68,9 +74,9 @@ struct Process {
 struct Job {
     slot: usize,
     key: Key,
-    steps: VecDeque<Step>,
-    last: Option<Request>,
-    outcome: Outcome,
+    execution: Execution,
+    /// What is left of the batch that is being sent.
+    batch: vec::IntoIter<Request>,
 }
 
 impl Manager {
@@ -116,7 +122,7 @@ impl Manager {
 
     /// Takes in what the watches bring, each as far as it happens to be.
     fn watch(&mut self, process: &mut Process, server: &Server) {
-        for kind in followed() {
+        for kind in process.kinds() {
             if self.chance(self.network.cut_watch) {
                 self.counts.cut_watches += 1;
                 self.notes.push(format!("the watch of {kind:?} is cut"));
@@ -139,12 +145,13 @@ impl Manager {
                 let Some(key) = queue.take(&process.cluster, now) else { break };
                 let work = controller.plan(&process.cluster, &key, now);
                 self.counts.plans += 1;
-                let outcome = Outcome { wake_at: work.wake_at, more: work.more, rest: work.rest, ..Outcome::default() };
-                if work.is_empty() {
-                    process.done(slot, key, outcome, now);
+                let is_empty = work.is_empty();
+                let execution = Execution::new(work);
+                if is_empty {
+                    process.done(slot, key, execution.outcome(), now);
                     break;
                 }
-                process.jobs.push(Job { slot, key, steps: work.steps.into(), last: work.last, outcome });
+                process.jobs.push(Job { slot, key, execution, batch: Vec::new().into_iter() });
             }
         }
     }
@@ -156,7 +163,7 @@ impl Manager {
             let requests = self.rng.usize(1..4);
             let ended = (0..requests).any(|_| !self.advance(&mut job, server, now));
             if ended {
-                process.done(job.slot, job.key, job.outcome, now);
+                process.done(job.slot, job.key, job.execution.outcome(), now);
             } else {
                 going.push(job);
             }
@@ -166,47 +173,31 @@ impl Manager {
 
     /// Sends the next request of a job; false when there is none.
     fn advance(&mut self, job: &mut Job, server: &mut Server, now: Timestamp) -> bool {
-        while job.steps.front().is_some_and(|step| step.requests.is_empty()) {
-            job.steps.pop_front();
-        }
-        let Some(step) = job.steps.front_mut() else {
-            return match job.last.take() {
-                Some(request) => {
-                    job.outcome.failed |= !self.send(&request, &mut job.outcome, server, now);
-                    true
-                }
-                None => false,
-            };
-        };
-        let request = step.requests.remove(0);
-        let independent = step.independent;
-        if !self.send(&request, &mut job.outcome, server, now) {
-            if independent {
-                let again = now + SignedDuration::from_secs(1);
-                job.outcome.wake_at = Some(job.outcome.wake_at.map_or(again, |at| at.min(again)));
-            } else {
-                job.outcome.failed = true;
-                job.steps.clear();
+        let request = match job.batch.next() {
+            Some(request) => request,
+            None => {
+                let Some(batch) = job.execution.next_batch() else { return false };
+                job.batch = batch.into_iter();
+                return true;
             }
-        }
+        };
+        let answer = self.send(&request, server, now);
+        job.execution.answered(answer, now);
         true
     }
 
-    /// Sends a request over the network; says whether an acceptance came back.
-    fn send(&mut self, request: &Request, outcome: &mut Outcome, server: &mut Server, now: Timestamp) -> bool {
+    /// Sends a request over the network, which may lose it or its answer.
+    fn send(&mut self, request: &Request, server: &mut Server, now: Timestamp) -> Result<Option<Written>, ()> {
         if self.chance(self.network.lose_request) {
             self.counts.lost_requests += 1;
-            return false;
+            return Err(());
         }
         let answer = server.send(request, now);
         if self.chance(self.network.lose_reply) {
             self.counts.lost_replies += 1;
-            return false;
+            return Err(());
         }
-        if let Ok(written) = &answer {
-            outcome.written.extend(written.clone());
-        }
-        answer.is_ok()
+        answer.map_err(|_| ())
     }
 }
 
@@ -214,16 +205,20 @@ impl Process {
     /// Starts with complete lists.
     fn start(server: &Server) -> Process {
         let mut process = Process { cluster: Cluster::default(), slots: slots(), watches: BTreeMap::new(), jobs: Vec::new() };
-        for kind in followed() {
+        for kind in brain::controllers::followed() {
             process.relist(kind, server);
         }
         process
     }
 
+    fn kinds(&self) -> Vec<Kind> {
+        self.watches.keys().copied().collect()
+    }
+
     /// A new list of a kind: whatever is not in it is gone.
     fn relist(&mut self, kind: Kind, server: &Server) {
         self.cluster.list_started(kind);
-        let objects: Vec<_> = server.list(kind.resource()).filter_map(|(_, object)| read(kind.resource(), object)).collect();
+        let objects: Vec<_> = server.list(kind.resource()).filter_map(|(_, object)| read(kind, object)).collect();
         let listed: Vec<Key> = objects.iter().map(|object| object.meta().key()).collect();
         for object in objects {
             let change = self.cluster.put(object);
@@ -245,7 +240,7 @@ impl Process {
         let from = self.watches.insert(kind, until).unwrap_or(until);
         for event in server.log[from..until].iter().filter(|event| event.resource == kind.resource()) {
             let change = match &event.object {
-                Some(object) => read(event.resource, object).map(|object| self.cluster.put(object)),
+                Some(object) => read(kind, object).map(|object| self.cluster.put(object)),
                 None => self.cluster.remove(kind, &event.key, event.version),
             };
             if let Some(change) = change {
@@ -260,28 +255,11 @@ impl Process {
         }
     }
 
-    fn done(&mut self, slot: usize, key: Key, mut outcome: Outcome, now: Timestamp) {
-        for written in &mut outcome.written {
-            written.lists_started = self.cluster.progress(written.kind).lists_started;
-        }
-        self.slots[slot].1.done(key, outcome, now);
+    fn done(&mut self, slot: usize, key: Key, outcome: Outcome, now: Timestamp) {
+        self.slots[slot].1.done(key, outcome, &self.cluster, now);
     }
 }
 
-/// The kinds that the controllers look at.
-fn followed() -> impl Iterator<Item = Kind> {
-    [Kind::Pod, Kind::Node, Kind::DaemonSet, Kind::ControllerRevision, Kind::Lease, Kind::PodDisruptionBudget, NAMESPACES.followed()]
-        .into_iter()
-}
-
 fn slots() -> Vec<(Box<dyn Controller>, Queue)> {
-    let controllers: Vec<Box<dyn Controller>> = vec![
-        Box::new(brain::daemonset::DaemonSetController::default()),
-        Box::new(brain::scheduler::Scheduler::default()),
-        Box::new(brain::gc::GarbageCollector::default()),
-        Box::new(brain::podgc::PodGc::default()),
-        Box::new(brain::node_lifecycle::NodeLifecycle::default()),
-        Box::new(brain::taint_eviction::TaintEviction::default()),
-    ];
-    controllers.into_iter().map(|controller| (controller, Queue::default())).collect()
+    brain::controllers::all(CERTIFICATE.to_owned()).into_iter().map(|controller| (controller, Queue::default())).collect()
 }

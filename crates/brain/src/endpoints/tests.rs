@@ -96,15 +96,15 @@ impl World {
 
     fn sync_slices(&mut self) -> Work {
         let work = self.slices.plan(&self.server.picture(), &Key::new("ns", "web"), now());
-        let (_, refused) = self.server.perform(&work, now());
-        assert!(!refused, "{work:?}");
+        let outcome = self.server.perform(work.clone(), now());
+        assert!(!outcome.failed, "{work:?}");
         work
     }
 
     fn sync_endpoints(&mut self) -> Work {
         let work = self.endpoints.plan(&self.server.picture(), &Key::new("ns", "web"), now());
-        let (_, refused) = self.server.perform(&work, now());
-        assert!(!refused, "{work:?}");
+        let outcome = self.server.perform(work.clone(), now());
+        assert!(!outcome.failed, "{work:?}");
         work
     }
 
@@ -508,7 +508,7 @@ fn a_slice_that_somebody_changed_is_put_right() {
     slice["endpoints"][0]["addresses"] = json!(["10.9.9.9"]);
     world.server.insert(ENDPOINT_SLICES, slice.clone());
     let mut cluster: Cluster = world.server.picture();
-    let change = cluster.put(crate::pretend::read(ENDPOINT_SLICES, &slice).expect("a slice"));
+    let change = cluster.put(crate::pretend::read(ENDPOINT_SLICES.followed(), &slice).expect("a slice"));
     assert_eq!(change.kind(), Kind::EndpointSlice);
     let mut keys = Vec::new();
     world.slices.concerns(&cluster, &change, &mut |key| keys.push(key.to_string()));

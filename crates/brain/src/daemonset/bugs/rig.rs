@@ -6,12 +6,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::controller::{Controller as _, Outcome, Queue};
+use crate::controller::Controller as _;
 use crate::daemonset::{DaemonSetController, HASH_LABEL};
 use crate::fixture::{now, template};
 use crate::history::template_hash;
 use crate::model::Key;
 use crate::pretend::{Server, read};
+use crate::queue::{Outcome, Queue};
 use crate::request::{DAEMON_SETS, NODES, PODS, REVISIONS, Request, Verb};
 
 /// More rounds than any of the tests needs.
@@ -67,7 +68,7 @@ impl Rig {
     pub fn show(&mut self) {
         for event in &self.server.log[self.shown..] {
             let change = match &event.object {
-                Some(object) => read(event.resource, object).map(|object| self.picture.put(object)),
+                Some(object) => read(event.resource.followed(), object).map(|object| self.picture.put(object)),
                 None => self.picture.remove(event.resource.followed(), &event.key, event.version),
             };
             let queue = &mut self.queue;
@@ -95,10 +96,9 @@ impl Rig {
     fn work_once(&mut self) -> bool {
         let Some(key) = self.queue.take(&self.picture, self.now) else { return false };
         let work = self.controller.plan(&self.picture, &key, self.now);
-        let (written, failed) = self.server.perform(&work, self.now);
         // Rests of microseconds are not what these tests are about.
-        let outcome = Outcome { written, failed, wake_at: work.wake_at, more: work.more, rest: Default::default() };
-        self.queue.done(key, outcome, self.now);
+        let outcome = Outcome { rest: Default::default(), ..self.server.perform(work, self.now) };
+        self.queue.done(key, outcome, &self.picture, self.now);
         true
     }
 

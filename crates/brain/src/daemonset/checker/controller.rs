@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::translate::{Pause, Translator};
 use super::world::{Event, Id, NODES_MAX, Name, Objects, PODS, REVISIONS, STREAMS};
 use crate::cluster::{Cluster, Kind, Object};
-use crate::controller::{Written, Wrote, has_seen};
 use crate::model::Key;
+use crate::queue::{Written, Wrote, has_seen};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Memory {
@@ -142,7 +142,7 @@ impl Controller {
                 let kind = if stream == PODS { Kind::Pod } else { Kind::ControllerRevision };
                 let mut cluster = Cluster::default();
                 cluster.remove(kind, &Key::default(), 1000);
-                has_seen(&cluster, &written(kind, Key::default(), "".into(), Wrote::Version(1000 + u64::from(after))))
+                has_seen(&cluster, &written(kind, Key::default(), "".into(), Wrote::Version(1000 + u64::from(after))), 0)
             }
             Accepted::Gone(id) => {
                 let mut cluster = Cluster::default();
@@ -150,7 +150,7 @@ impl Controller {
                     cluster.put(Object::Pod(translator.pod(*pod)));
                 }
                 let key = Key { namespace: "ns".into(), name: translator.text(id.name) };
-                has_seen(&cluster, &written(Kind::Pod, key, translator.uid(id), Wrote::Deleted))
+                has_seen(&cluster, &written(Kind::Pod, key, translator.uid(id), Wrote::Deleted), 0)
             }
         })
     }
@@ -168,7 +168,7 @@ impl Controller {
 }
 
 fn written(kind: Kind, key: Key, uid: Arc<str>, what: Wrote) -> Written {
-    Written { kind, key, uid, what, lists_started: 0 }
+    Written { kind, key, uid, what }
 }
 
 /// The events that a picture has not shown yet, stream by stream.

@@ -1,0 +1,43 @@
+//! All controllers, and the kinds that they look at: what a control plane runs, and the simulator.
+
+use kinds::table::KINDS;
+
+use crate::cluster::Kind;
+use crate::controller::Controller;
+use crate::request::{EVENTS, Resource};
+
+/// Those of a cluster of its own. `root_certificate_pem`: of the cluster's authority, for the ConfigMap `kube-root-ca.crt` of every
+/// namespace.
+pub fn all(root_certificate_pem: String) -> Vec<Box<dyn Controller>> {
+    vec![
+        Box::new(crate::service_account::ServiceAccountController { root_certificate_pem }),
+        Box::new(crate::namespace::NamespaceController),
+        Box::new(crate::gc::GarbageCollector::default()),
+        Box::new(crate::node_lifecycle::NodeLifecycle::default()),
+        Box::new(crate::taint_eviction::TaintEviction::default()),
+        Box::new(crate::podgc::PodGc::default()),
+        Box::new(crate::daemonset::DaemonSetController::default()),
+        Box::new(crate::scheduler::Scheduler::default()),
+        Box::new(crate::endpoints::slices::EndpointSliceController::default()),
+        Box::new(crate::endpoints::legacy::EndpointsController::default()),
+        Box::new(crate::disruption::DisruptionController::default()),
+        Box::new(crate::disruption::stale::StaleDisruptions),
+        Box::new(crate::quota::QuotaController),
+        Box::new(crate::cluster_roles::ClusterRoleAggregation),
+        Box::new(crate::ttl::TtlController::default()),
+    ]
+}
+
+/// What [`all`] look at: everything that is stored, but events, which no controller decides on.
+pub fn followed() -> Vec<Kind> {
+    let stored = KINDS.iter().filter(|kind| kind.is_stored() && kind.view.is_none());
+    let resource = |kind: &kinds::table::Kind| Resource { group: kind.group, version: kind.version, plural: kind.plural, kind: kind.kind };
+    let followed = stored.map(resource).filter(|resource| *resource != EVENTS).map(|resource| resource.followed());
+    followed.chain([Kind::RootCertificate]).collect()
+}
+
+/// The DaemonSet controller alone, for a Kubernetes that has all the others, and what it looks at.
+pub fn daemon_sets() -> (Vec<Box<dyn Controller>>, Vec<Kind>) {
+    let controller = Box::new(crate::daemonset::DaemonSetController::default());
+    (vec![controller], vec![Kind::DaemonSet, Kind::ControllerRevision, Kind::Pod, Kind::Node])
+}
