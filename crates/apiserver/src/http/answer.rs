@@ -1,5 +1,6 @@
 //! Answers: objects, lists, tables and errors as the client accepts them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -72,11 +73,25 @@ pub fn status(status: &Status) -> Response<Body> {
     response
 }
 
-/// Adds one `Warning` header for each text.
+/// Warnings of more characters than this together are cut, each to a length of its own, and left out when that does not help: Kubernetes'
+/// limits.
+const WARNING_CHARS_MAX: usize = 4 * 1024;
+const CUT_WARNING_CHARS_MAX: usize = 256;
+
+/// Adds one `Warning` header for each text, as far as there is room. Texts that no header can have are left out.
 pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
-    for warning in warnings {
-        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+    let mut seen = HashSet::new();
+    let distinct: Vec<&str> = warnings.iter().map(String::as_str).filter(|text| !text.is_empty() && seen.insert(*text)).collect();
+    let is_cut = distinct.iter().map(|text| text.chars().count()).sum::<usize>() > WARNING_CHARS_MAX;
+    let mut written = 0;
+    for text in distinct.into_iter().filter(|text| !text.contains(char::is_control)) {
+        if written >= WARNING_CHARS_MAX {
+            break;
+        }
+        let cut: String = text.chars().take(if is_cut { CUT_WARNING_CHARS_MAX } else { usize::MAX }).collect();
+        written += cut.chars().count();
+        let quoted = cut.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             response.headers_mut().append("Warning", value);
         }
     }
@@ -306,5 +321,27 @@ struct ShowView(Presenter);
 impl Show for ShowView {
     fn line(&self, name: &'static str, _event: &CacheEvent, object: &Arc<Object>) -> Bytes {
         event_line(name, &self.0.view(&object.bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warned(warnings: &[String]) -> Vec<String> {
+        let mut response = Response::new(full(""));
+        warn(&mut response, warnings);
+        response.headers().get_all("Warning").iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
+    }
+
+    #[test]
+    fn warnings_are_there_once_and_together_no_longer_than_kubernetes_lets_them() {
+        let few = ["a \"b\" \\".to_owned(), "é".to_owned(), "é".to_owned(), String::new(), "c\nd".to_owned()];
+        assert_eq!(warned(&few), [r#"299 - "a \"b\" \\""#, "299 - \"é\""]);
+        let long = "x".repeat(4000);
+        assert_eq!(warned(std::slice::from_ref(&long))[0].len(), 4000 + 8);
+        let many: Vec<String> = (0..10_000).map(|at| format!("{at:05}{long}")).collect();
+        let cut = warned(&many);
+        assert_eq!((cut.len(), cut[0].len()), (16, 256 + 8));
     }
 }
