@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::body::{Body, full};
 use super::negotiate::{Accepted, Encoding, Form};
-use super::pieces::Pieces;
+use super::pieces::{Around, Pieces, WriteItem};
 use crate::registry::cache::{CacheEvent, event_line};
 use crate::registry::list::{Listed, list_metadata};
 use crate::registry::object::Object;
@@ -44,6 +44,10 @@ fn pretty(json: &[u8]) -> String {
     let mut text = serde_json::to_string_pretty(&parse_stored(json)).unwrap_or_default();
     text.push('\n');
     text
+}
+
+fn around(kind: String, api_version: String, listed: &Listed, items: &'static str) -> Around {
+    Around { fields: vec![("kind", kind.into()), ("apiVersion", api_version.into()), ("metadata", list_metadata(listed))], items }
 }
 
 fn append(piece: &mut Vec<u8>, value: &Value) {
@@ -156,10 +160,10 @@ impl Presenter {
 
     /// A list, made while it is sent.
     pub fn list(&self, listed: Listed) -> Result<Response<Body>, Status> {
-        let pieces = match self.accepted.form {
-            Form::Object => self.object_list(listed),
-            Form::Table => self.table_list(listed),
-            Form::PartialObjectMetadataList => self.partial_list(listed),
+        let (around, size, write) = match self.accepted.form {
+            Form::Object => self.object_list(&listed),
+            Form::Table => self.table_list(&listed),
+            Form::PartialObjectMetadataList => self.partial_list(&listed),
             Form::PartialObjectMetadata => {
                 return Err(Status::not_acceptable(format!(
                     "you requested PartialObjectMetadata, but the requested object is a list (*{}.{}List)",
@@ -168,11 +172,13 @@ impl Presenter {
                 )));
             }
         };
-        if self.accepted.encoding != Encoding::Json {
-            return Ok(json_bytes(200, pieces.whole(), self.accepted.encoding));
-        }
+        let (content_type, pieces) = match self.accepted.encoding {
+            Encoding::Json => ("application/json", Pieces::json(&around, listed.objects, size, write)),
+            Encoding::PrettyJson => ("application/json", Pieces::pretty(&around, listed.objects, write)),
+            Encoding::Yaml => ("application/yaml", Pieces::yaml(&around, listed.objects, write)),
+        };
         let mut response = Response::new(pieces.map_err(|never| match never {}).boxed_unsync());
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         Ok(response)
     }
 
@@ -182,14 +188,9 @@ impl Presenter {
     }
 
     /// Concatenates the stored bytes, less each object's kind and apiVersion.
-    fn object_list(&self, listed: Listed) -> Pieces {
-        let head = format!(
-            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-            self.kind.kind,
-            self.kind.api_version(),
-            list_metadata(&listed)
-        );
-        let prefix_len = kinds::encode::type_prefix_len(&self.kind.api_version(), self.kind.kind);
+    fn object_list(&self, listed: &Listed) -> (Around, Option<usize>, WriteItem) {
+        let (kind, api_version) = (format!("{}List", self.kind.kind), self.kind.api_version());
+        let prefix_len = kinds::encode::type_prefix_len(&api_version, self.kind.kind);
         // The brace that an item keeps of its prefix.
         let size = || listed.objects.iter().map(|object| object.bytes.len() - prefix_len + 1).sum();
         let size = self.kind.view.is_none().then(size);
@@ -198,30 +199,22 @@ impl Presenter {
             piece.push(b'{');
             piece.extend_from_slice(&presenter.view(&object.bytes)[prefix_len..]);
         };
-        Pieces::new(head, listed.objects, b"]}", size, Box::new(write))
+        (around(kind, api_version, listed, "items"), size, Box::new(write))
     }
 
-    fn table_list(&self, listed: Listed) -> Pieces {
-        let head = format!(
-            "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{}\",\"metadata\":{},\"columnDefinitions\":{},\"rows\":[",
-            self.accepted.version,
-            list_metadata(&listed),
-            kinds::columns::definitions(self.kind)
-        );
+    fn table_list(&self, listed: &Listed) -> (Around, Option<usize>, WriteItem) {
+        let mut around = around("Table".to_owned(), format!("meta.k8s.io/{}", self.accepted.version), listed, "rows");
+        around.fields.push(("columnDefinitions", kinds::columns::definitions(self.kind)));
         let (presenter, now) = (self.clone(), jiff::Timestamp::now());
         let write = move |object: &Object, piece: &mut Vec<u8>| append(piece, &presenter.row(&object.value(), now));
-        Pieces::new(head, listed.objects, b"]}", None, Box::new(write))
+        (around, None, Box::new(write))
     }
 
-    fn partial_list(&self, listed: Listed) -> Pieces {
-        let head = format!(
-            "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/{}\",\"metadata\":{},\"items\":[",
-            self.accepted.version,
-            list_metadata(&listed)
-        );
+    fn partial_list(&self, listed: &Listed) -> (Around, Option<usize>, WriteItem) {
         let presenter = self.clone();
         let write = move |object: &Object, piece: &mut Vec<u8>| append(piece, &presenter.partial(&object.value()));
-        Pieces::new(head, listed.objects, b"]}", None, Box::new(write))
+        let api_version = format!("meta.k8s.io/{}", self.accepted.version);
+        (around("PartialObjectMetadataList".to_owned(), api_version, listed, "items"), None, Box::new(write))
     }
 
     fn partial(&self, object: &Value) -> Value {
