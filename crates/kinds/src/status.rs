@@ -15,6 +15,9 @@ pub struct Status {
     pub details: Option<Box<Details>>,
 }
 
+/// Causes past this number are counted only: an object of a megabyte can have a hundred thousand things wrong.
+pub const CAUSES_MAX: usize = 1000;
+
 /// What a [`Status`] is about.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Details {
@@ -128,9 +131,12 @@ impl Status {
     /// `errors` must not be empty. `group` and `kind` are those of the object.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Status {
         let subject = GroupResource { group, resource: kind };
-        let message = format!("{subject} {name:?} is invalid: {}", joined(errors.iter().map(FieldError::to_string)));
-        let causes =
-            errors.iter().map(|e| Cause { reason: e.cause_reason().to_owned(), message: e.message(), field: e.field.clone() }).collect();
+        let (shown, left) = errors.split_at(errors.len().min(CAUSES_MAX));
+        let more = (!left.is_empty()).then(|| Cause::more(left.len()));
+        let texts = shown.iter().map(FieldError::to_string).chain(more.iter().map(|more| more.message.clone()));
+        let message = format!("{subject} {name:?} is invalid: {}", joined(texts));
+        let causes = shown.iter().map(|e| Cause { reason: e.cause_reason().to_owned(), message: e.message(), field: e.field.clone() });
+        let causes = causes.chain(more.clone()).collect();
         let details = Details { causes, ..*subject.details(name).unwrap_or_default() };
         Status { code: 422, reason: "Invalid", message, details: Some(Box::new(details)) }
     }
@@ -208,6 +214,11 @@ impl Details {
 }
 
 impl Cause {
+    /// Stands for causes that are left out.
+    pub fn more(count: usize) -> Cause {
+        Cause { reason: String::new(), message: format!("{count} more"), field: String::new() }
+    }
+
     fn to_value(&self) -> Value {
         let mut out = Map::new();
         insert_text(&mut out, "reason", &self.reason);
@@ -230,5 +241,22 @@ pub fn joined(texts: impl Iterator<Item = String>) -> String {
     match unique.as_slice() {
         [one] => one.clone(),
         many => format!("[{}]", many.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field::Path;
+
+    #[test]
+    fn more_causes_than_anybody_reads_are_counted() {
+        let errors: Vec<FieldError> = (0..CAUSES_MAX + 7).map(|at| FieldError::required(&Path::new("x").index(at), "")).collect();
+        let status = Status::invalid("", "Pod", "a", &errors);
+        let causes = &status.details.as_ref().unwrap().causes;
+        assert_eq!((causes.len(), causes.last().unwrap().message.as_str()), (CAUSES_MAX + 1, "7 more"));
+        assert!(status.message.ends_with("x[999]: Required value, 7 more]"), "{}", &status.message[status.message.len() - 60..]);
+        let few = Status::invalid("", "Pod", "a", &errors[..1]);
+        assert_eq!(few.message, "Pod \"a\" is invalid: x[0]: Required value");
     }
 }

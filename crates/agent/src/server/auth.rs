@@ -34,10 +34,14 @@ pub struct User {
     pub groups: Vec<String>,
 }
 
-/// The user that a certificate stands for: common name and organizations.
+/// The user that a certificate stands for: common name and organizations. As for the API server, one with several names stands for nobody.
 pub fn certificate_user(certificate: &CertificateDer<'_>) -> Option<User> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let name = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+    let mut names = parsed.subject().iter_common_name();
+    let name = names.next()?.as_str().ok()?.to_owned();
+    if names.next().is_some() {
+        return None;
+    }
     let groups = parsed.subject().iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned);
     Some(User { name, groups: groups.chain(["system:authenticated".to_owned()]).collect() })
 }

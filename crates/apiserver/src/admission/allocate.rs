@@ -3,7 +3,7 @@
 //! What is taken is kept in memory: loaded from the stored Services at the start, reserved before a write and given back if the
 //! write fails. Kubernetes keeps objects for it (IPAddresses, bitmaps) because several of its servers share them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -307,21 +307,25 @@ fn numbers(service: &Value) -> Vec<(u32, u32)> {
 fn allocate_node_ports(pending: &mut Pending, service: &mut Value) -> Result<(), Status> {
     let allocates = allocates_node_ports(service);
     let asked = numbers(service);
-    let mut by_port: Vec<(u32, u32)> = Vec::new();
+    let mut wanted: BTreeMap<u32, u32> = BTreeMap::new();
+    for &(port, node_port) in asked.iter().filter(|(_, node_port)| *node_port != 0) {
+        wanted.entry(port).or_insert(node_port);
+    }
+    let mut by_port: BTreeMap<u32, u32> = BTreeMap::new();
     for (i, &(port, node_port)) in asked.iter().enumerate().filter(|(_, (_, node_port))| allocates || *node_port != 0) {
-        let shared = by_port.iter().find(|(own, _)| *own == port).map(|(_, node_port)| *node_port);
+        let shared = by_port.get(&port).copied();
         let chosen = match (shared, node_port) {
             (Some(shared), 0) => shared,
             (Some(shared), own) if own == shared => own,
-            (None, _) => match asked.iter().find(|(own, node_port)| *own == port && *node_port != 0) {
-                Some(&(_, wanted)) => {
+            (None, _) => match wanted.get(&port) {
+                Some(&wanted) => {
                     pending.claim_port(wanted).map_err(|why| port_error(service, i, wanted, why))?;
-                    by_port.push((port, wanted));
+                    by_port.insert(port, wanted);
                     wanted
                 }
                 None => {
                     let next = next_node_port(pending)?;
-                    by_port.push((port, next));
+                    by_port.insert(port, next);
                     next
                 }
             },

@@ -117,8 +117,11 @@ impl Subject {
         let (_, parsed) = X509CertificationRequest::from_der(&pem.contents).map_err(|_| unreadable())?;
         let subject = &parsed.certification_request_info.subject;
         let text = |attribute: &AttributeTypeAndValue<'_>| attribute.as_str().map(str::to_owned).map_err(|_| unreadable());
-        // Go takes the last common name.
-        let common_name = subject.iter_common_name().last().map(text).transpose()?.unwrap_or_default();
+        let mut names = subject.iter_common_name();
+        let common_name = names.next().map(text).transpose()?.unwrap_or_default();
+        if names.next().is_some() {
+            return Err("unable to parse csr: it has several common names".to_owned());
+        }
         let organizations = subject.iter_organization().map(text).collect::<Result<_, _>>()?;
         Ok(Subject { common_name, organizations })
     }

@@ -2,7 +2,7 @@
 //!
 //! There are no exemptions, and without labels a namespace asks for nothing, as in Kubernetes without a configuration.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use kinds::field::FieldError;
 use kinds::pod_security::{Level, LevelVersion, Policy, describe, policy_of, reasons, violations};
@@ -44,10 +44,10 @@ fn policy_for(registry: &Registry, namespace: &str) -> Result<Option<(Policy, Ve
 }
 
 fn check_pod(registry: &Registry, write: &Write<'_>, pod: &Value, old: Option<&Value>) -> Result<Remarks, Status> {
+    let Some((policy, errors)) = policy_for(registry, write.namespace)? else { return Ok(Remarks::default()) };
     if old.is_some_and(|old| !is_significant(pod, old)) {
         return Ok(Remarks::default());
     }
-    let Some((policy, errors)) = policy_for(registry, write.namespace)? else { return Ok(Remarks::default()) };
     let violations = violations(policy.enforce, &pod["metadata"], &pod["spec"]);
     if !violations.is_empty() {
         let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, describe(&violations));
@@ -74,14 +74,17 @@ fn remarks(policy: &Policy, errors: &[FieldError], pod: &Value) -> Remarks {
 
 /// Does an update of a pod change what is checked? Containers and images are all that can change.
 fn is_significant(pod: &Value, old: &Value) -> bool {
-    let list = |pod: &Value, name: &str| pod["spec"][name].as_array().cloned().unwrap_or_default();
     let replaced = ["containers", "initContainers"].iter().any(|name| {
         let (new, old) = (list(pod, name), list(old, name));
-        new.len() != old.len() || new.iter().zip(&old).any(|(new, old)| new["image"] != old["image"])
+        new.len() != old.len() || new.iter().zip(old).any(|(new, old)| new["image"] != old["image"])
     });
-    let known = list(old, "ephemeralContainers");
-    let is_new = |container: &Value| !known.iter().any(|own| own["name"] == container["name"] && own["image"] == container["image"]);
-    replaced || list(pod, "ephemeralContainers").iter().any(is_new)
+    let identity = |container: &'_ Value| (container["name"].clone(), container["image"].clone());
+    let known: HashSet<(Value, Value)> = list(old, "ephemeralContainers").iter().map(identity).collect();
+    replaced || list(pod, "ephemeralContainers").iter().any(|container| !known.contains(&identity(container)))
+}
+
+fn list<'a>(pod: &'a Value, name: &str) -> &'a [Value] {
+    pod["spec"][name].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 /// Labels must be readable; a stricter level earns a warning for the pods that are there.

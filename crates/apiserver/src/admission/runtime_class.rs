@@ -1,5 +1,7 @@
 //! RuntimeClass: a pod's runtime class exists, and brings its overhead and its nodes.
 
+use std::collections::HashSet;
+
 use kinds::status::Status;
 use kinds::table;
 use serde_json::Value;
@@ -53,7 +55,9 @@ fn add_scheduling(write: &Write<'_>, pod: &mut Value, class: &Value) -> Result<(
     let tolerations = class["scheduling"]["tolerations"].as_array().cloned().unwrap_or_default();
     if !tolerations.is_empty() {
         let own = list_mut(&mut pod["spec"], "tolerations");
-        own.extend(tolerations.into_iter().filter(|t| !own.contains(t)).collect::<Vec<_>>());
+        let known: HashSet<&Value> = own.iter().collect();
+        let added: Vec<Value> = tolerations.into_iter().filter(|toleration| !known.contains(toleration)).collect();
+        own.extend(added);
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Answers: objects, lists, tables and errors as the client accepts them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::body::{Body, full};
 use super::negotiate::{Accepted, Encoding, Form};
-use super::pieces::Pieces;
+use super::pieces::{Around, Pieces, WriteItem};
 use crate::registry::cache::{CacheEvent, event_line};
 use crate::registry::list::{Listed, list_metadata};
 use crate::registry::object::Object;
@@ -45,6 +46,10 @@ fn pretty(json: &[u8]) -> String {
     text
 }
 
+fn around(kind: String, api_version: String, listed: &Listed, items: &'static str) -> Around {
+    Around { fields: vec![("kind", kind.into()), ("apiVersion", api_version.into()), ("metadata", list_metadata(listed))], items }
+}
+
 fn append(piece: &mut Vec<u8>, value: &Value) {
     serde_json::to_writer(piece, value).expect("writing to memory cannot fail");
 }
@@ -72,11 +77,25 @@ pub fn status(status: &Status) -> Response<Body> {
     response
 }
 
-/// Adds one `Warning` header for each text.
+/// Warnings of more characters than this together are cut, each to a length of its own, and left out when that does not help: Kubernetes'
+/// limits.
+const WARNING_CHARS_MAX: usize = 4 * 1024;
+const CUT_WARNING_CHARS_MAX: usize = 256;
+
+/// Adds one `Warning` header for each text, as far as there is room. Texts that no header can have are left out.
 pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
-    for warning in warnings {
-        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+    let mut seen = HashSet::new();
+    let distinct: Vec<&str> = warnings.iter().map(String::as_str).filter(|text| !text.is_empty() && seen.insert(*text)).collect();
+    let is_cut = distinct.iter().map(|text| text.chars().count()).sum::<usize>() > WARNING_CHARS_MAX;
+    let mut written = 0;
+    for text in distinct.into_iter().filter(|text| !text.contains(char::is_control)) {
+        if written >= WARNING_CHARS_MAX {
+            break;
+        }
+        let cut: String = text.chars().take(if is_cut { CUT_WARNING_CHARS_MAX } else { usize::MAX }).collect();
+        written += cut.chars().count();
+        let quoted = cut.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             response.headers_mut().append("Warning", value);
         }
     }
@@ -141,10 +160,10 @@ impl Presenter {
 
     /// A list, made while it is sent.
     pub fn list(&self, listed: Listed) -> Result<Response<Body>, Status> {
-        let pieces = match self.accepted.form {
-            Form::Object => self.object_list(listed),
-            Form::Table => self.table_list(listed),
-            Form::PartialObjectMetadataList => self.partial_list(listed),
+        let (around, size, write) = match self.accepted.form {
+            Form::Object => self.object_list(&listed),
+            Form::Table => self.table_list(&listed),
+            Form::PartialObjectMetadataList => self.partial_list(&listed),
             Form::PartialObjectMetadata => {
                 return Err(Status::not_acceptable(format!(
                     "you requested PartialObjectMetadata, but the requested object is a list (*{}.{}List)",
@@ -153,11 +172,13 @@ impl Presenter {
                 )));
             }
         };
-        if self.accepted.encoding != Encoding::Json {
-            return Ok(json_bytes(200, pieces.whole(), self.accepted.encoding));
-        }
+        let (content_type, pieces) = match self.accepted.encoding {
+            Encoding::Json => ("application/json", Pieces::json(&around, listed.objects, size, write)),
+            Encoding::PrettyJson => ("application/json", Pieces::pretty(&around, listed.objects, write)),
+            Encoding::Yaml => ("application/yaml", Pieces::yaml(&around, listed.objects, write)),
+        };
         let mut response = Response::new(pieces.map_err(|never| match never {}).boxed_unsync());
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         Ok(response)
     }
 
@@ -167,14 +188,9 @@ impl Presenter {
     }
 
     /// Concatenates the stored bytes, less each object's kind and apiVersion.
-    fn object_list(&self, listed: Listed) -> Pieces {
-        let head = format!(
-            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-            self.kind.kind,
-            self.kind.api_version(),
-            list_metadata(&listed)
-        );
-        let prefix_len = kinds::encode::type_prefix_len(&self.kind.api_version(), self.kind.kind);
+    fn object_list(&self, listed: &Listed) -> (Around, Option<usize>, WriteItem) {
+        let (kind, api_version) = (format!("{}List", self.kind.kind), self.kind.api_version());
+        let prefix_len = kinds::encode::type_prefix_len(&api_version, self.kind.kind);
         // The brace that an item keeps of its prefix.
         let size = || listed.objects.iter().map(|object| object.bytes.len() - prefix_len + 1).sum();
         let size = self.kind.view.is_none().then(size);
@@ -183,30 +199,22 @@ impl Presenter {
             piece.push(b'{');
             piece.extend_from_slice(&presenter.view(&object.bytes)[prefix_len..]);
         };
-        Pieces::new(head, listed.objects, b"]}", size, Box::new(write))
+        (around(kind, api_version, listed, "items"), size, Box::new(write))
     }
 
-    fn table_list(&self, listed: Listed) -> Pieces {
-        let head = format!(
-            "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{}\",\"metadata\":{},\"columnDefinitions\":{},\"rows\":[",
-            self.accepted.version,
-            list_metadata(&listed),
-            kinds::columns::definitions(self.kind)
-        );
+    fn table_list(&self, listed: &Listed) -> (Around, Option<usize>, WriteItem) {
+        let mut around = around("Table".to_owned(), format!("meta.k8s.io/{}", self.accepted.version), listed, "rows");
+        around.fields.push(("columnDefinitions", kinds::columns::definitions(self.kind)));
         let (presenter, now) = (self.clone(), jiff::Timestamp::now());
         let write = move |object: &Object, piece: &mut Vec<u8>| append(piece, &presenter.row(&object.value(), now));
-        Pieces::new(head, listed.objects, b"]}", None, Box::new(write))
+        (around, None, Box::new(write))
     }
 
-    fn partial_list(&self, listed: Listed) -> Pieces {
-        let head = format!(
-            "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/{}\",\"metadata\":{},\"items\":[",
-            self.accepted.version,
-            list_metadata(&listed)
-        );
+    fn partial_list(&self, listed: &Listed) -> (Around, Option<usize>, WriteItem) {
         let presenter = self.clone();
         let write = move |object: &Object, piece: &mut Vec<u8>| append(piece, &presenter.partial(&object.value()));
-        Pieces::new(head, listed.objects, b"]}", None, Box::new(write))
+        let api_version = format!("meta.k8s.io/{}", self.accepted.version);
+        (around("PartialObjectMetadataList".to_owned(), api_version, listed, "items"), None, Box::new(write))
     }
 
     fn partial(&self, object: &Value) -> Value {
@@ -306,5 +314,27 @@ struct ShowView(Presenter);
 impl Show for ShowView {
     fn line(&self, name: &'static str, _event: &CacheEvent, object: &Arc<Object>) -> Bytes {
         event_line(name, &self.0.view(&object.bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warned(warnings: &[String]) -> Vec<String> {
+        let mut response = Response::new(full(""));
+        warn(&mut response, warnings);
+        response.headers().get_all("Warning").iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
+    }
+
+    #[test]
+    fn warnings_are_there_once_and_together_no_longer_than_kubernetes_lets_them() {
+        let few = ["a \"b\" \\".to_owned(), "é".to_owned(), "é".to_owned(), String::new(), "c\nd".to_owned()];
+        assert_eq!(warned(&few), [r#"299 - "a \"b\" \\""#, "299 - \"é\""]);
+        let long = "x".repeat(4000);
+        assert_eq!(warned(std::slice::from_ref(&long))[0].len(), 4000 + 8);
+        let many: Vec<String> = (0..10_000).map(|at| format!("{at:05}{long}")).collect();
+        let cut = warned(&many);
+        assert_eq!((cut.len(), cut[0].len()), (16, 256 + 8));
     }
 }

@@ -17,6 +17,7 @@ use super::negotiate::{self, BodyType};
 use super::path::Target;
 use super::service::Call;
 use crate::audit::{Annotations, Record, Stage};
+use crate::nodes::forward::Carried;
 use crate::registry::decode;
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -57,7 +58,12 @@ pub async fn answer(mut record: Record, mut response: Response<Body>, refusal: O
     record.answered(response.status().as_u16(), refusal);
     if response.extensions_mut().remove::<GoesOn>().is_some() {
         record.write(Stage::ResponseStarted).await;
-        return response.map(|body| Followed { body, record: Some(record) }.boxed_unsync());
+        let ending = Ending(record);
+        if let Some(carried) = response.extensions_mut().remove::<Carried>() {
+            carried.hold(ending);
+            return response;
+        }
+        return response.map(|body| Followed { body, _ending: ending }.boxed_unsync());
     }
     if record.wants_response() {
         response = noted(&mut record, response).await;
@@ -88,18 +94,19 @@ async fn noted(record: &mut Record, response: Response<Body>) -> Response<Body> 
     Response::from_parts(parts, full(bytes))
 }
 
-/// The body of an answer that goes on; its end, however it comes, is the last event.
-struct Followed {
-    body: Body,
-    record: Option<Record>,
+/// The end of an answer that goes on, however it comes, is the last event.
+struct Ending(Record);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.write_now(Stage::ResponseComplete);
+    }
 }
 
-impl Drop for Followed {
-    fn drop(&mut self) {
-        if let Some(record) = self.record.take() {
-            record.write_now(Stage::ResponseComplete);
-        }
-    }
+/// The body of an answer that goes on.
+struct Followed {
+    body: Body,
+    _ending: Ending,
 }
 
 impl HttpBody for Followed {

@@ -9,7 +9,7 @@ pub mod path;
 
 mod audited;
 pub mod discovery;
-mod fairness;
+pub(crate) mod fairness;
 pub mod meta;
 pub mod openapi;
 mod openapi_protobuf;

@@ -10,8 +10,11 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use kinds::yaml;
+use serde_json::Value;
 
 use crate::registry::object::Object;
+use crate::registry::parse_stored;
 
 /// Items are put together until there are so many bytes.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -19,48 +22,111 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// How an item is written: appends it to what is there.
 pub type WriteItem = Box<dyn Fn(&Object, &mut Vec<u8>) + Send>;
 
+/// What is around the items of a list.
+pub struct Around {
+    /// Names and values in Kubernetes' order.
+    pub fields: Vec<(&'static str, Value)>,
+    /// The name of the field that has the items.
+    pub items: &'static str,
+}
+
 pub struct Pieces {
     /// Empty once it is sent.
     head: Vec<u8>,
     objects: std::vec::IntoIter<Arc<Object>>,
     write: WriteItem,
+    separator: &'static [u8],
     is_first: bool,
     /// None when all is sent.
-    tail: Option<&'static [u8]>,
+    tail: Option<Vec<u8>>,
     /// What is still to come, where that is known before it is made.
     left: Option<u64>,
 }
 
 impl Pieces {
-    /// `size` is the length of all items without commas, where it is known.
-    pub fn new(head: String, objects: Vec<Arc<Object>>, tail: &'static [u8], size: Option<usize>, write: WriteItem) -> Pieces {
+    /// Compact JSON. `write` appends an item as such, and `size` is the length of all of them without commas, where it is known.
+    pub fn json(around: &Around, objects: Vec<Arc<Object>>, size: Option<usize>, write: WriteItem) -> Pieces {
+        let fields: String = around.fields.iter().map(|(name, value)| format!("\"{name}\":{value},")).collect();
+        let head = format!("{{{fields}\"{}\":[", around.items).into_bytes();
+        let tail = b"]}".to_vec();
         let commas = objects.len().saturating_sub(1);
         let left = size.map(|size| (head.len() + size + commas + tail.len()) as u64);
-        Pieces { head: head.into_bytes(), objects: objects.into_iter(), write, is_first: true, tail: Some(tail), left }
+        Pieces { left, ..Pieces::new(head, objects, b",", tail, write) }
+    }
+
+    /// JSON for people, with the fields of every object sorted. `write` appends an item as compact JSON.
+    pub fn pretty(around: &Around, objects: Vec<Arc<Object>>, write: WriteItem) -> Pieces {
+        let (before, after) = around.sorted();
+        let mut head = "{".to_owned();
+        for (name, value) in before {
+            head.push_str(&format!("\n  \"{name}\": {},", indented(value, 2)));
+        }
+        head.push_str(&format!("\n  \"{}\": [", around.items));
+        let mut tail = if objects.is_empty() { "]".to_owned() } else { "\n  ]".to_owned() };
+        for (name, value) in after {
+            tail.push_str(&format!(",\n  \"{name}\": {}", indented(value, 2)));
+        }
+        tail.push_str("\n}\n");
+        let write = written_as(write, |item| format!("\n    {}", indented(item, 4)));
+        Pieces::new(head.into_bytes(), objects, b",", tail.into_bytes(), write)
+    }
+
+    /// YAML, likewise.
+    pub fn yaml(around: &Around, objects: Vec<Arc<Object>>, write: WriteItem) -> Pieces {
+        let (before, after) = around.sorted();
+        let written = |fields: Vec<(&'static str, &Value)>| match fields.is_empty() {
+            true => String::new(),
+            false => yaml::write(&fields.into_iter().map(|(name, value)| (name.to_owned(), value.clone())).collect()),
+        };
+        let head = format!("{}{}:{}\n", written(before), around.items, if objects.is_empty() { " []" } else { "" });
+        let write = written_as(write, |item| yaml::write(&Value::Array(vec![item.clone()])));
+        Pieces::new(head.into_bytes(), objects, b"", written(after).into_bytes(), write)
+    }
+
+    fn new(head: Vec<u8>, objects: Vec<Arc<Object>>, separator: &'static [u8], tail: Vec<u8>, write: WriteItem) -> Pieces {
+        Pieces { head, objects: objects.into_iter(), write, separator, is_first: true, tail: Some(tail), left: None }
     }
 
     fn next_piece(&mut self, bytes_max: usize) -> Option<Bytes> {
-        let tail = self.tail?;
+        self.tail.as_ref()?;
         let mut piece = std::mem::take(&mut self.head);
         while piece.len() < bytes_max {
             let Some(object) = self.objects.next() else {
-                piece.extend_from_slice(tail);
-                self.tail = None;
+                piece.append(&mut self.tail.take().unwrap_or_default());
                 break;
             };
             if !std::mem::replace(&mut self.is_first, false) {
-                piece.push(b',');
+                piece.extend_from_slice(self.separator);
             }
             (self.write)(&object, &mut piece);
         }
         self.left = self.left.map(|left| left.saturating_sub(piece.len() as u64));
         Some(piece.into())
     }
+}
 
-    /// The whole text, for those who make something else of it.
-    pub fn whole(mut self) -> Bytes {
-        self.next_piece(usize::MAX).unwrap_or_default()
+impl Around {
+    /// The fields that sort before the items, and those behind.
+    fn sorted(&self) -> (Vec<(&'static str, &Value)>, Vec<(&'static str, &Value)>) {
+        let mut fields: Vec<(&'static str, &Value)> = self.fields.iter().map(|(name, value)| (*name, value)).collect();
+        fields.sort_by_key(|(name, _)| *name);
+        fields.into_iter().partition(|(name, _)| *name < self.items)
     }
+}
+
+/// Pretty JSON whose lines but the first begin with so many more spaces. No text in JSON has a line end of its own.
+fn indented(value: &Value, spaces: usize) -> String {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    text.replace('\n', &format!("\n{}", " ".repeat(spaces)))
+}
+
+/// Makes something else of items that are written as compact JSON.
+fn written_as(write: WriteItem, form: fn(&Value) -> String) -> WriteItem {
+    Box::new(move |object, piece| {
+        let mut json = Vec::new();
+        write(object, &mut json);
+        piece.extend_from_slice(form(&parse_stored(&json)).as_bytes());
+    })
 }
 
 impl Body for Pieces {
@@ -83,31 +149,63 @@ impl Body for Pieces {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
+    use serde_json::json;
 
     use super::*;
 
-    fn list(count: usize, item_bytes: usize) -> Pieces {
+    fn objects(count: usize) -> Vec<Arc<Object>> {
         let kind = kinds::table::by_resource("", "v1", "configmaps").unwrap();
         let object = Arc::new(Object::parse(kind, Bytes::from_static(br#"{"metadata":{"name":"a"}}"#), 1));
+        vec![object; count]
+    }
+
+    fn around() -> Around {
+        let metadata = json!({"resourceVersion": "7"});
+        Around { fields: vec![("kind", json!("List")), ("apiVersion", json!("v1")), ("metadata", metadata)], items: "items" }
+    }
+
+    fn list(count: usize, item_bytes: usize) -> Pieces {
         let write = Box::new(move |_: &Object, piece: &mut Vec<u8>| piece.extend(std::iter::repeat_n(b'1', item_bytes)));
-        Pieces::new("[".to_owned(), vec![object; count], b"]", Some(count * item_bytes), write)
+        Pieces::json(&around(), objects(count), Some(count * item_bytes), write)
     }
 
     #[tokio::test]
     async fn pieces_make_up_the_list_and_its_length_is_known() {
         for (count, item_bytes) in [(0, 1), (1, 1), (3, 5), (1000, 1000), (3, 100_000)] {
-            let expected = format!("[{}]", vec!["1".repeat(item_bytes); count].join(","));
+            let items = vec!["1".repeat(item_bytes); count].join(",");
+            let expected = format!(r#"{{"kind":"List","apiVersion":"v1","metadata":{{"resourceVersion":"7"}},"items":[{items}]}}"#);
             let pieces = list(count, item_bytes);
             assert_eq!(pieces.size_hint().exact(), Some(expected.len() as u64));
             assert_eq!(pieces.collect().await.unwrap().to_bytes(), expected);
-            assert_eq!(list(count, item_bytes).whole(), expected);
+        }
+    }
+
+    const ITEM: &str = r#"{"b":{"c":"x\ny","d":[]},"a":[1,{"e":2}]}"#;
+
+    fn item() -> WriteItem {
+        Box::new(|_, piece| piece.extend_from_slice(ITEM.as_bytes()))
+    }
+
+    /// As if the whole list were a tree that is written.
+    #[tokio::test]
+    async fn pretty_json_and_yaml_are_those_of_the_whole_list() {
+        for count in [0, 1, 3] {
+            let items = vec![serde_json::from_str::<Value>(ITEM).unwrap(); count];
+            let whole = json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "7"}, "items": items});
+            let pretty = Pieces::pretty(&around(), objects(count), item()).collect().await.unwrap().to_bytes();
+            assert_eq!(pretty, format!("{}\n", serde_json::to_string_pretty(&whole).unwrap()));
+            let yaml = Pieces::yaml(&around(), objects(count), item()).collect().await.unwrap().to_bytes();
+            assert_eq!(yaml, yaml::write(&whole));
         }
     }
 
     #[test]
     fn a_piece_is_small_however_long_the_list_is() {
-        let mut pieces = list(100_000, 1000);
-        assert!(pieces.next_piece(PIECE_BYTES).unwrap().len() < PIECE_BYTES + 2000);
-        assert!(!pieces.is_end_stream());
+        let lists =
+            [list(100_000, 40), Pieces::pretty(&around(), objects(100_000), item()), Pieces::yaml(&around(), objects(100_000), item())];
+        for mut pieces in lists {
+            assert!(pieces.next_piece(PIECE_BYTES).unwrap().len() < PIECE_BYTES + 2000);
+            assert!(!pieces.is_end_stream());
+        }
     }
 }

@@ -29,19 +29,48 @@ pub async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<ServerConf
             }
             request.extensions_mut().insert(remote);
             let server = server.clone();
-            async move { server.respond(request).await }
+            async move { server.respond_to_the_end(request).await }
         }
     };
     wire::serve(listener, tls, LIMITS, Deadlines::default(), shutdown, make).await;
 }
 
-/// The user that a certificate stands for: common name and organizations.
+/// The user that a certificate stands for: common name and organizations. One with several names stands for nobody: which of them counts
+/// would be a matter of who reads it.
 fn certificate_user(certificate: &CertificateDer<'_>) -> Option<User> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let subject = parsed.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let mut names = subject.iter_common_name();
+    let name = names.next()?.as_str().ok()?.to_owned();
+    if names.next().is_some() {
+        return None;
+    }
     let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
     let fingerprint: String = Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect();
     let extra = [("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={fingerprint}")])].into();
     Some(User { name, groups, extra, ..User::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+
+    fn user(names: &[DnType]) -> Option<User> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        for (at, kind) in names.iter().enumerate() {
+            params.distinguished_name.push(kind.clone(), format!("name-{at}"));
+        }
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        certificate_user(certificate.der())
+    }
+
+    #[test]
+    fn a_certificate_with_several_names_stands_for_nobody() {
+        let another_name = DnType::CustomDnType(vec![2, 5, 4, 3]);
+        assert_eq!(user(&[DnType::CommonName]).unwrap().name, "name-0");
+        assert!(user(&[DnType::CommonName, another_name]).is_none());
+        assert!(user(&[DnType::OrganizationName]).is_none());
+    }
 }

@@ -27,6 +27,7 @@ use crate::auth::authenticate::{Authenticator, Local};
 use crate::auth::authorize::{Attributes, What, forbidden};
 use crate::metrics::Metrics;
 use crate::nodes::NodeConnector;
+use crate::nodes::forward::Carried;
 use crate::nodes::usage::Usage;
 use crate::registry::Registry;
 
@@ -107,6 +108,21 @@ impl ApiServer {
         LocalService { server: self.clone(), user }
     }
 
+    /// Answers a request to its end, though the client may go before: what is written has its audit event, and what was allocated for it is
+    /// kept or given back. What has not begun, and what would go on, ends when this future is dropped.
+    pub async fn respond_to_the_end<B>(&self, mut request: Request<B>) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (here, client) = watch::channel(());
+        request.extensions_mut().insert(Client(client));
+        let server = self.clone();
+        let answered = tokio::spawn(async move { server.respond(request).await }).await;
+        drop(here);
+        answered.unwrap_or_else(|_| answer::status(&Status::internal("the server is stopping")))
+    }
+
     /// Answers a request; never fails, not even by a panic.
     pub async fn respond<B>(&self, request: Request<B>) -> Response<Body>
     where
@@ -174,23 +190,24 @@ impl ApiServer {
             return Err(forbidden(&attributes, &decision.reason));
         }
         let flow = if is_exempt(&parts, &path) { None } else { Flow::of(&attributes) };
+        let client = parts.extensions.get::<Client>().cloned();
         let call = Call { parts, query, user: user.clone() };
         match Course::of(&target, &verb, &call.query) {
             Course::HandedOn => {
                 let open = flow.map(|flow| self.inner.fairness.open(&flow)).transpose()?;
-                let answered = self.dispatch(&call, &path, &target, &verb, RequestBody::stream(body)).await?;
-                Ok(held_open(answered, open))
+                let answering = self.dispatch(&call, &path, &target, &verb, RequestBody::stream(body));
+                Ok(held_open(while_there(&client, answering).await?, open))
             }
             Course::Open => {
                 let open = flow.as_ref().map(|flow| self.inner.fairness.open(flow)).transpose()?;
-                let _seat = self.seat(flow.as_ref(), 0).await?;
-                let answered = self.dispatch(&call, &path, &target, &verb, RequestBody::Whole(Bytes::new())).await?;
-                Ok(held_open(answered, open))
+                let _seat = while_there(&client, self.seat(flow.as_ref(), 0)).await?;
+                let answering = self.dispatch(&call, &path, &target, &verb, RequestBody::Whole(Bytes::new()));
+                Ok(held_open(while_there(&client, answering).await?, open))
             }
             Course::Short => {
                 let room = flow.as_ref().map(|flow| self.inner.fairness.body(flow, body::announced_bytes(&body))).transpose()?;
-                let bytes = if has_body(&call.parts.method) { body::read(body).await? } else { Bytes::new() };
-                let _seat = self.seat(flow.as_ref(), bytes.len()).await?;
+                let bytes = if has_body(&call.parts.method) { while_there(&client, body::read(body)).await? } else { Bytes::new() };
+                let _seat = while_there(&client, self.seat(flow.as_ref(), bytes.len())).await?;
                 if let Some(record) = record.as_mut().filter(|record| record.wants_request()) {
                     audited::request(record, &call, &target, &bytes);
                 }
@@ -229,6 +246,25 @@ impl ApiServer {
     }
 }
 
+/// Whoever waits for the answer: closed when nobody does any more.
+#[derive(Debug, Clone)]
+struct Client(watch::Receiver<()>);
+
+/// Work that nobody needs when the client is gone.
+async fn while_there<T>(client: &Option<Client>, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let Some(Client(client)) = client else { return work.await };
+    let mut client = client.clone();
+    // Dropping the work undoes it: it has changed nothing yet. What is ready at once is done, client or not.
+    tokio::select! {
+        biased;
+        done = work => done,
+        _ = client.changed() => Err(Status::new(CLIENT_GONE, "", "the client went away")),
+    }
+}
+
+/// For the audit log; nobody reads the answer.
+const CLIENT_GONE: u16 = 499;
+
 /// How a request goes on after it was let in.
 enum Course {
     /// It is read, worked on and answered.
@@ -263,10 +299,14 @@ fn has_body(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// An answer that goes on, and holds its share until its body ends.
+/// An answer that goes on, and holds its share until its body, or the connection that it became, ends.
 fn held_open(mut answer: Response<Body>, share: Option<Share>) -> Response<Body> {
     answer.extensions_mut().insert(audited::GoesOn);
     let Some(share) = share else { return answer };
+    if let Some(carried) = answer.extensions().get::<Carried>() {
+        carried.hold(share);
+        return answer;
+    }
     answer.map(|body| {
         let frames = body.map_frame(move |frame| {
             let _held = &share;
@@ -316,7 +356,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Responding {
         let server = self.clone();
-        Box::pin(async move { Ok(server.respond(request).await) })
+        Box::pin(async move { Ok(server.respond_to_the_end(request).await) })
     }
 }
 
@@ -343,6 +383,26 @@ where
     fn call(&mut self, mut request: Request<B>) -> Responding {
         let server = self.server.clone();
         request.extensions_mut().insert(Local(self.user.clone()));
-        Box::pin(async move { Ok(server.respond(request).await) })
+        Box::pin(async move { Ok(server.respond_to_the_end(request).await) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The share of a shell ended when it began.
+    #[test]
+    fn a_connection_that_was_handed_on_holds_its_share() {
+        let fairness = Fairness::default();
+        let user = User::system("ann", &["system:authenticated"]);
+        let flow = Flow::of(&Attributes { user: &user, verb: "create", what: What::Path("/") }).unwrap();
+        let carried = Carried::default();
+        let mut answer = Response::new(body::full(""));
+        answer.extensions_mut().insert(carried.clone());
+        drop(held_open(answer, Some(fairness.open(&flow).unwrap())));
+        assert_eq!(fairness.open_requests(), 1);
+        drop(carried);
+        assert_eq!(fairness.open_requests(), 0);
     }
 }

@@ -1,5 +1,7 @@
 //! Handing requests on to agents: what goes along, what becomes of the answers, and bytes in both directions after an upgrade.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
@@ -69,6 +71,17 @@ pub async fn checked(answered: Response<Incoming>, resource: GroupResource<'_>, 
     })
 }
 
+/// What lives as long as a connection that was handed on, though its answer has been given: an extension of that answer.
+#[derive(Clone, Default)]
+pub struct Carried(Arc<Mutex<Vec<Box<dyn Send>>>>);
+
+impl Carried {
+    /// Keeps something until the connection has ended.
+    pub fn hold(&self, held: impl Send + 'static) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(held));
+    }
+}
+
 /// Hands an upgrade on and carries the bytes of both sides, whatever they mean, until both have closed or the server stops. An agent that
 /// refuses is heard as it is.
 pub async fn upgrade(
@@ -87,14 +100,16 @@ pub async fn upgrade(
     let Some(client) = client.extensions.get::<OnUpgrade>().cloned() else {
         return Err(Status::bad_request("this connection cannot be upgraded"));
     };
-    tokio::spawn(carry(client, hyper::upgrade::on(&mut answered), shutdown));
+    let carried = Carried::default();
+    tokio::spawn(carry(client, hyper::upgrade::on(&mut answered), shutdown, carried.clone()));
     let mut response = Response::new(full(""));
+    response.extensions_mut().insert(carried);
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = answered.headers().clone();
     Ok(response)
 }
 
-async fn carry(client: OnUpgrade, agent: OnUpgrade, mut shutdown: watch::Receiver<bool>) {
+async fn carry(client: OnUpgrade, agent: OnUpgrade, mut shutdown: watch::Receiver<bool>, _carried: Carried) {
     let carrying = async {
         let Ok((client, agent)) = tokio::try_join!(client, agent) else { return };
         // Errors are the end of one side, which is all there is to know.
@@ -104,5 +119,51 @@ async fn carry(client: OnUpgrade, agent: OnUpgrade, mut shutdown: watch::Receive
     tokio::select! {
         () = carrying => {}
         _ = shutdown.wait_for(|&stopping| stopping) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use hyper::Request;
+    use hyper::service::service_fn;
+    use hyper::upgrade::Upgraded;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// Both ends of a connection that was upgraded: as `carry` gets it, and as the other side has it.
+    async fn upgraded() -> (OnUpgrade, Upgraded) {
+        let (near, far) = tokio::io::duplex(1024);
+        let (found, mut upgrade) = mpsc::unbounded_channel();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let _ = found.send(hyper::upgrade::on(&mut request));
+            let answer = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).header("upgrade", "x").body(full(""));
+            async move { Ok::<_, Infallible>(answer.unwrap()) }
+        });
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(near), service).with_upgrades());
+        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(far)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        let request = Request::get("/").header("connection", "upgrade").header("upgrade", "x").body(full("")).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        (upgrade.recv().await.unwrap(), hyper::upgrade::on(answer).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_a_connection_holds_lives_until_both_sides_have_gone() {
+        let ((client, far_client), (agent, far_agent)) = (upgraded().await, upgraded().await);
+        let (held, carried) = (Arc::new(()), Carried::default());
+        let (_stop, shutdown) = watch::channel(false);
+        let carrying = tokio::spawn(carry(client, agent, shutdown, carried.clone()));
+        carried.hold(held.clone());
+        drop((carried, far_client));
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(Arc::strong_count(&held), 2);
+        drop(far_agent);
+        carrying.await.unwrap();
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http::{Method, Request};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::{BodyExt as _, Full};
@@ -14,6 +15,8 @@ use super::{full, send, server};
 use crate::ApiServer;
 use crate::auth::User;
 use crate::auth::authenticate::Certificate;
+use crate::auth::authorize::{Attributes, What};
+use crate::http::fairness::Flow;
 
 /// A body that is announced and never comes.
 struct Never;
@@ -137,4 +140,50 @@ async fn an_answer_of_a_long_list_comes_in_pieces() {
     assert!(body.size_hint().exact().is_some_and(|size| size > 4_000_000));
     let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
     assert!(first.len() < 1_000_000, "{} bytes at once", first.len());
+}
+
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A client that reset its request took the audit event and what was allocated with it.
+#[tokio::test]
+async fn what_was_begun_is_finished_when_the_client_has_gone() {
+    let server = server().await;
+    let map = json!({"metadata": {"name": "a"}});
+    let request = from("root", Method::POST, "/api/v1/namespaces/default/configmaps", full(&map));
+    super::escalation::granted(&server, "root", json!([{"verbs": ["create"], "apiGroups": [""], "resources": ["configmaps"]}])).await;
+    assert!(server.respond_to_the_end(request).now_or_never().is_none());
+    settle().await;
+    let (code, _) = send(&server, Method::GET, "/api/v1/namespaces/default/configmaps/a", Full::default()).await;
+    assert_eq!(code, 200);
+}
+
+#[tokio::test]
+async fn what_waits_for_its_turn_or_would_go_on_ends_with_its_client() {
+    let server = server().await;
+    super::escalation::granted(&server, "ann", json!([{"verbs": ["watch"], "apiGroups": [""], "resources": ["pods"]}])).await;
+    let mut seats = Vec::new();
+    for name in ["a", "b"] {
+        let user = User::system(name, &["system:authenticated"]);
+        let flow = Flow::of(&Attributes { user: &user, verb: "get", what: What::Path("/") }).unwrap();
+        seats.push(server.inner.fairness.seat(&flow, usize::MAX / 2).await.unwrap());
+    }
+    let waiting = {
+        let (server, request) = (server.clone(), from("ann", Method::GET, "/api/v1/pods?watch=1", Full::<Bytes>::default()));
+        tokio::spawn(async move { server.respond_to_the_end(request).await })
+    };
+    settle().await;
+    assert_eq!(server.inner.fairness.open_requests(), 1);
+    waiting.abort();
+    settle().await;
+    assert_eq!(server.inner.fairness.open_requests(), 0);
+    drop(seats);
+    // The one that is answered goes on as long as its body is held.
+    let answer = server.respond_to_the_end(from("ann", Method::GET, "/api/v1/pods?watch=1", Full::<Bytes>::default())).await;
+    assert_eq!((answer.status().as_u16(), server.inner.fairness.open_requests()), (200, 1));
+    drop(answer);
+    assert_eq!(server.inner.fairness.open_requests(), 0);
 }

@@ -141,7 +141,7 @@ fn count(budget: &PodDisruptionBudget, pods: &[&Arc<Pod>], expected: &Expected, 
     let healthy = i64::try_from(pods.iter().filter(is_healthy).count()).unwrap_or(i64::MAX);
     let allowed = if expected.pods > 0 { (healthy - expected.healthy).max(0) } else { 0 };
     // Those that are not gone by then count again.
-    let wake_at = disrupted.values().map(|at| *at + DELETION_TIMEOUT + SignedDuration::from_secs(1)).min();
+    let wake_at = disrupted.values().map(|at| gone_at(*at).saturating_add(SignedDuration::from_secs(1)).unwrap_or(Timestamp::MAX)).min();
     let status = Status {
         current_healthy: healthy,
         desired_healthy: expected.healthy,
@@ -163,7 +163,7 @@ fn still_expected_to_go(
     let mut disrupted = BTreeMap::new();
     for pod in pods.iter().filter(|pod| !pod.meta.is_deleted()) {
         let Some(at) = budget.disrupted_pods.get(&*pod.meta.name) else { continue };
-        match at.filter(|at| *at + DELETION_TIMEOUT >= now) {
+        match at.filter(|at| gone_at(*at) >= now) {
             Some(at) => drop(disrupted.insert(Box::from(&*pod.meta.name), at)),
             None => {
                 // Upstream names the namespace twice, and not the budget.
@@ -174,6 +174,11 @@ fn still_expected_to_go(
         }
     }
     disrupted
+}
+
+/// By when a pod that was evicted is expected to be gone. The time comes from a status, which anybody may have written.
+fn gone_at(evicted_at: Timestamp) -> Timestamp {
+    evicted_at.saturating_add(DELETION_TIMEOUT).unwrap_or(Timestamp::MAX)
 }
 
 /// Nothing may be evicted while the numbers are not known (`failSafe`).

@@ -109,6 +109,15 @@ fn controllers_of_kinds_that_are_not_served_cannot_be_asked() {
     assert_eq!(condition["message"], r#"no matches for kind "ReplicaSet" in version "apps/v1""#);
 }
 
+/// A time near the end of the calendar, to which nothing can be added, ended the controllers.
+#[test]
+fn an_eviction_at_the_end_of_time_is_one_that_has_not_come() {
+    let status_before = json!({"disruptedPods": {"p": "9999-12-30T22:00:00Z"}});
+    let work = plan_at(&cluster("pod p@a ready; pod q@a ready", json!({"minAvailable": 1}), status_before), now());
+    assert_eq!(work.wake_at, Some(Timestamp::MAX));
+    assert_eq!(status(work.last.as_ref().expect("a status"))["currentHealthy"], 1);
+}
+
 #[test]
 fn the_status_is_written_with_its_version_and_once() {
     let spec = json!({"minAvailable": 1});

@@ -35,14 +35,14 @@ impl Backoffs {
         if has_expired(entry, failed_at) {
             return None;
         }
-        let until = failed_at + entry.wait;
+        let until = after(failed_at, entry.wait);
         (now < until).then_some(Waiting { wait: entry.wait, until })
     }
 
     /// Pulls have no time of failure of their own: they wait from the last attempt on.
     pub fn waiting_since_update(&self, key: &str, now: Timestamp) -> Option<Waiting> {
         let entry = self.entries.get(key)?;
-        let until = entry.updated_at + entry.wait;
+        let until = after(entry.updated_at, entry.wait);
         (now < until && !has_expired(entry, now)).then_some(Waiting { wait: entry.wait, until })
     }
 
@@ -58,6 +58,11 @@ impl Backoffs {
     pub fn forget(&mut self, key: &str) {
         self.entries.remove(key);
     }
+}
+
+/// Times of failures come from runtimes, and a wait cannot go past the end of the calendar.
+fn after(at: Timestamp, wait: Duration) -> Timestamp {
+    at.saturating_add(wait).unwrap_or(Timestamp::MAX)
 }
 
 fn has_expired(entry: &Entry, at: Timestamp) -> bool {

@@ -90,7 +90,7 @@ impl Worker {
 
 /// When the first run is due.
 pub fn first_run(probe: &Probe, started_at: Timestamp) -> Timestamp {
-    started_at + Duration::from_secs(seconds(probe.initial_delay_seconds, 0))
+    started_at.saturating_add(Duration::from_secs(seconds(probe.initial_delay_seconds, 0))).unwrap_or(Timestamp::MAX)
 }
 
 pub fn period(probe: &Probe) -> Duration {

@@ -18,6 +18,7 @@ use store::{Backend, CommitError, Txn};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::certificates::{Authority, ServerNames};
 use crate::{data_dir, kubeconfig, server_lock};
@@ -81,7 +82,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     if let Some(audit) = audit {
         server = server.audited(audit);
     }
-    let usage = tokio::spawn(apiserver::nodes::usage::run(server.clone(), shutdown.clone()));
+    let mut usage = Some(tokio::spawn(apiserver::nodes::usage::run(server.clone(), shutdown.clone())));
 
     let listener = TcpListener::bind(options.listen).await.with_context(|| format!("cannot listen on {}", options.listen))?;
     let address = listener.local_addr().context("cannot tell the address that is listened on")?;
@@ -92,12 +93,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         let listener = TcpListener::bind(other).await.with_context(|| format!("cannot listen on {other}"))?;
         serving.push(tokio::spawn(http::serve::serve(server.clone(), listener, tls, shutdown.clone())));
     }
-    let controlling = options.controllers.then(|| {
+    let mut controlling = options.controllers.then(|| {
         let client = local_client(&server, User::system("system:kube-controller-manager", &[MASTERS]));
         let settings = controllers::Settings { root_certificate_pem: authority.certificate_pem.clone(), host: hostname() };
         tokio::spawn(controllers::run(client, settings, shutdown.clone()))
     });
-    let simulating = (!options.simulated_nodes.is_empty()).then(|| {
+    let mut simulating = (!options.simulated_nodes.is_empty()).then(|| {
         let client = local_client(&server, User::system("system:everynode:simulator", &[MASTERS]));
         let settings = agent::simulated::Settings { names: options.simulated_nodes.clone() };
         tokio::spawn(agent::simulated::run(client, settings, shutdown.clone()))
@@ -106,21 +107,35 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     // Whoever started it may be gone by now; it serves all the same.
     let _ = writeln!(std::io::stdout(), "ready https://{address}");
 
-    // Both arms only wait.
+    // All arms only wait.
     let failure = tokio::select! {
         () = signalled => None,
-        error = store_failure(backend.as_ref()) => Some(error),
+        error = store_failure(backend.as_ref()) => {
+            Some(anyhow::Error::new(error).context("the store failed and takes nothing more until it is opened again"))
+        }
+        error = ended("the controllers", &mut controlling) => Some(error),
+        error = ended("the simulated nodes", &mut simulating) => Some(error),
+        error = ended("the collection of what nodes use", &mut usage) => Some(error),
     };
     stop.send_replace(true);
-    for task in [simulating, controlling, Some(usage)].into_iter().flatten() {
+    for task in [simulating, controlling, usage].into_iter().flatten() {
         task.await.context("a part of the control plane failed")?;
     }
     for task in serving {
         task.await.context("the API server failed")?;
     }
-    match failure {
-        None => Ok(()),
-        Some(error) => Err(error).context("the store failed and takes nothing more until it is opened again"),
+    failure.map_or(Ok(()), Err)
+}
+
+/// Waits for the end of a part that should not have one: a server that goes on without its controllers looks well and does nothing. A part that
+/// is not there never ends.
+async fn ended(what: &str, part: &mut Option<JoinHandle<()>>) -> anyhow::Error {
+    let Some(task) = part else { return std::future::pending().await };
+    let outcome = task.await;
+    *part = None;
+    match outcome {
+        Ok(()) => anyhow::anyhow!("{what} ended, and the server with them: start it again"),
+        Err(error) => anyhow::Error::new(error).context(format!("{what} failed, and the server ends with them: start it again")),
     }
 }
 
@@ -167,4 +182,21 @@ fn left_out_revisions() -> u64 {
     const AT_LEAST: u64 = 1 << 23;
     use std::hash::{BuildHasher as _, RandomState};
     AT_LEAST + RandomState::new().hash_one(0) % AT_LEAST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The server went on without controllers, and said nothing.
+    #[tokio::test]
+    async fn a_part_that_ends_or_panics_ends_the_server_with_a_message() {
+        let mut panics = Some(tokio::spawn(async { panic!("a bug") }));
+        let error = ended("the controllers", &mut panics).await;
+        assert!(panics.is_none() && error.to_string().starts_with("the controllers failed"), "{error}");
+        let mut ends = Some(tokio::spawn(async {}));
+        let error = ended("the controllers", &mut ends).await;
+        assert!(ends.is_none() && error.to_string().starts_with("the controllers ended"), "{error}");
+        assert!(futures::FutureExt::now_or_never(ended("nothing", &mut None)).is_none());
+    }
 }

@@ -10,7 +10,7 @@ use super::managers::{self, Manager};
 use super::reset_fields::Ownable;
 use super::typed::{self, Atom};
 use super::{PatchError, typed_merge};
-use crate::status::{Cause, Details, Status};
+use crate::status::{CAUSES_MAX, Cause, Details, Status};
 use crate::table::Kind;
 use crate::yaml;
 
@@ -105,6 +105,10 @@ struct Merge<'a> {
     entry: &'a ManagerEntry,
 }
 
+/// Conflicts past this number, or with paths of more than these bytes in all, are counted only.
+const CONFLICTS_MAX: usize = CAUSES_MAX;
+const CONFLICT_BYTES_MAX: usize = 1 << 20;
+
 struct Merged {
     /// None when the object stays as it is.
     object: Option<Value>,
@@ -118,8 +122,20 @@ struct Conflict {
     path: Vec<String>,
 }
 
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Conflicts {
+    shown: Vec<Conflict>,
+    more: usize,
+}
+
+impl Conflicts {
+    fn is_empty(&self) -> bool {
+        self.shown.is_empty() && self.more == 0
+    }
+}
+
 impl Merge<'_> {
-    fn run(&self, mut managers: Vec<Manager>, force: bool) -> Result<Merged, Vec<Conflict>> {
+    fn run(&self, mut managers: Vec<Manager>, force: bool) -> Result<Merged, Conflicts> {
         managers::drop_unknown_versions(&mut managers, self.kind);
         let ownable = Ownable::of(self.kind, &self.entry.subresource);
         let mut applied = typed::field_set(self.config, self.atom);
@@ -179,9 +195,11 @@ impl Merge<'_> {
     }
 
     /// What remains of conflicts when kubectl takes fields over that its client-side apply has set.
-    fn conflicts_left(&self, conflicts: Vec<Conflict>) -> Vec<Conflict> {
-        let Some(allowed) = self.last_applied_fields().filter(|_| self.entry.manager == KUBECTL) else { return conflicts };
-        conflicts.into_iter().filter(|conflict| !allowed.has(&conflict.path)).collect()
+    fn conflicts_left(&self, mut conflicts: Conflicts) -> Conflicts {
+        if let Some(allowed) = self.last_applied_fields().filter(|_| self.entry.manager == KUBECTL) {
+            conflicts.shown.retain(|conflict| !allowed.has(&conflict.path));
+        }
+        conflicts
     }
 
     /// The fields of the last client-side apply that still have the values it gave them.
@@ -241,28 +259,38 @@ fn last_applied_text(config: &Value) -> String {
     format!("{config}\n")
 }
 
-fn conflicts(managers: &[Manager], taken: &FieldSet) -> Vec<Conflict> {
-    let mut found = Vec::new();
+fn conflicts(managers: &[Manager], taken: &FieldSet) -> Conflicts {
+    let mut found = Conflicts::default();
+    let mut room = CONFLICT_BYTES_MAX;
     for manager in managers {
         let text = manager.text();
-        manager.fields.intersection(taken).each(&mut |path| found.push(Conflict { manager: text.clone(), path: path.to_vec() }));
+        manager.fields.intersection(taken).each(&mut |path| {
+            let bytes = text.len() + path.iter().map(String::len).sum::<usize>();
+            if found.shown.len() < CONFLICTS_MAX && (bytes <= room || found.shown.is_empty()) {
+                room = room.saturating_sub(bytes);
+                found.shown.push(Conflict { manager: text.clone(), path: path.to_vec() });
+            } else {
+                found.more += 1;
+            }
+        });
     }
-    found.sort_by(|a, b| a.manager.cmp(&b.manager));
+    found.shown.sort_by(|a, b| a.manager.cmp(&b.manager));
     found
 }
 
 /// The answer to an apply that would change what others own.
-fn conflict(conflicts: &[Conflict]) -> Status {
+fn conflict(conflicts: &Conflicts) -> Status {
     let cause = |conflict: &Conflict| Cause {
         reason: "FieldManagerConflict".to_owned(),
         message: format!("conflict with {}", conflict.manager),
         field: path_text(&conflict.path),
     };
-    let message = match conflicts {
-        [one] => format!("Apply failed with 1 conflict: conflict with {}: {}", one.manager, path_text(&one.path)),
-        many => format!("Apply failed with {} conflicts: {}", many.len(), by_manager(many)),
+    let message = match (conflicts.shown.as_slice(), conflicts.more) {
+        ([one], 0) => format!("Apply failed with 1 conflict: conflict with {}: {}", one.manager, path_text(&one.path)),
+        (many, more) => format!("Apply failed with {} conflicts: {}", many.len() + more, by_manager(many)),
     };
-    let causes = conflicts.iter().map(cause).collect();
+    let more = (conflicts.more > 0).then(|| Cause::more(conflicts.more));
+    let causes = conflicts.shown.iter().map(cause).chain(more).collect();
     Status::new(409, "Conflict", message).with_details(Details { causes, ..Details::default() })
 }
 

@@ -45,6 +45,11 @@ impl FieldSet {
         &self.0
     }
 
+    /// For changes that keep the tree well-formed.
+    pub fn root_mut(&mut self) -> &mut Map<String, Value> {
+        &mut self.0
+    }
+
     pub fn insert<S: AsRef<str>>(&mut self, path: &[S]) {
         insert(&mut self.0, path);
     }
@@ -84,14 +89,7 @@ impl FieldSet {
 
     /// Keeps what a pattern, a path with `*` for any element, is a prefix of.
     pub fn retain_below(&mut self, patterns: &[&[&str]]) {
-        let mut kept = FieldSet::default();
-        self.each(&mut |path| {
-            let matches = |pattern: &&[&str]| path.len() >= pattern.len() && pattern.iter().zip(path).all(|(p, e)| *p == "*" || p == e);
-            if patterns.iter().any(matches) {
-                kept.insert(path);
-            }
-        });
-        *self = kept;
+        retain_below(&mut self.0, patterns);
     }
 
     /// Visits every path: those of a level before those below it.
@@ -188,17 +186,32 @@ fn union(into: &mut Map<String, Value>, from: Map<String, Value>) {
     }
 }
 
+/// Costs what the smaller of the two has: a change of many fields is taken from each of many managers of a few.
 fn subtract(from: &mut Map<String, Value>, other: &Map<String, Value>) {
+    if from.len() < other.len() {
+        from.retain(|element, own| match (own, other.get(element)) {
+            (Value::Object(own), Some(Value::Object(node))) if element != SELF => subtract_node(own, node),
+            _ => true,
+        });
+        return;
+    }
     for (element, node) in other.iter().filter(|(element, _)| *element != SELF) {
         let (Some(Value::Object(own)), Value::Object(node)) = (from.get_mut(element), node) else { continue };
-        let member = is_member(own) && !is_member(node);
-        subtract(own, node);
-        if is_leaf(own) && !member {
+        if !subtract_node(own, node) {
             from.remove(element);
-        } else {
-            mark(own, member);
         }
     }
+}
+
+/// Says whether the node stays.
+fn subtract_node(own: &mut Map<String, Value>, node: &Map<String, Value>) -> bool {
+    let member = is_member(own) && !is_member(node);
+    subtract(own, node);
+    let stays = !is_leaf(own) || member;
+    if stays {
+        mark(own, member);
+    }
+    stays
 }
 
 fn subtract_below(from: &mut Map<String, Value>, other: &Map<String, Value>) {
@@ -216,6 +229,22 @@ fn subtract_below(from: &mut Map<String, Value>, other: &Map<String, Value>) {
             mark(own, member);
         }
     }
+}
+
+fn retain_below(node: &mut Map<String, Value>, patterns: &[&[&str]]) {
+    node.retain(|element, below| {
+        let fitting = patterns.iter().filter_map(|pattern| pattern.split_first()).filter(|(first, _)| ["*", element].contains(first));
+        let rest: Vec<&[&str]> = fitting.map(|(_, rest)| rest).collect();
+        if element == SELF || rest.is_empty() {
+            return false;
+        }
+        let Value::Object(below) = below else { return false };
+        let is_whole = rest.iter().any(|rest| rest.is_empty());
+        if !is_whole {
+            retain_below(below, &rest);
+        }
+        is_whole || !below.is_empty()
+    });
 }
 
 fn intersection(a: &Map<String, Value>, b: &Map<String, Value>) -> Map<String, Value> {

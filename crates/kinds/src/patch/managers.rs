@@ -1,5 +1,7 @@
 //! The entries of metadata.managedFields: reading, writing, order, and the limit on their number.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use super::field_set::FieldSet;
@@ -52,6 +54,17 @@ impl Manager {
         self.is(&other.name, other.operation, &other.api_version, &other.subresource)
     }
 
+    /// Equal for managers that are the [same](Manager::is).
+    fn identity(&self) -> (String, String, Option<String>) {
+        let version = (self.operation == Operation::Update).then(|| self.api_version.clone());
+        (self.name.clone(), self.subresource.clone(), version)
+    }
+
+    fn absorb(&mut self, other: Manager) {
+        self.fields.union(other.fields);
+        self.time = other.time;
+    }
+
     /// Who it is, as conflicts name it.
     pub fn text(&self) -> String {
         let mut text = format!("{:?}", self.name);
@@ -84,7 +97,8 @@ impl Manager {
 
 /// Reads entries that a client sent; None if one of them is not valid.
 pub fn parse(entries: &Value) -> Option<Vec<Manager>> {
-    let mut managers: Vec<Manager> = Vec::new();
+    let mut managers: Vec<Option<Manager>> = Vec::new();
+    let mut places = HashMap::new();
     for entry in entries.as_array()? {
         let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
         let manager = Manager {
@@ -98,10 +112,13 @@ pub fn parse(entries: &Value) -> Option<Vec<Manager>> {
         if text("fieldsType") != "FieldsV1" {
             return None;
         }
-        managers.retain(|other| !other.same(&manager));
-        managers.push(manager);
+        // The last of several entries of one manager counts.
+        if let Some(earlier) = places.insert(manager.identity(), managers.len()) {
+            managers[earlier] = None;
+        }
+        managers.push(Some(manager));
     }
-    Some(managers)
+    Some(managers.into_iter().flatten().collect())
 }
 
 /// Reads entries that this program wrote.
@@ -168,22 +185,31 @@ pub fn cap(managers: &mut Vec<Manager>) {
     }
     managers.sort_by(|a, b| (&a.time, &a.name, &a.api_version).cmp(&(&b.time, &b.name, &b.api_version)));
     let mut firsts: Vec<Manager> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     let mut kept = Vec::new();
     for manager in std::mem::take(managers) {
         if manager.operation == Operation::Apply || excess == 0 {
             kept.push(manager);
-        } else if let Some(bucket) = firsts.iter_mut().find(|first| first.api_version == manager.api_version) {
+        } else if let Some(bucket) = places.get(&manager.api_version).map(|at| &mut firsts[*at]) {
             bucket.name = ANCIENT_CHANGES.to_owned();
             bucket.subresource.clear();
             bucket.fields.union(manager.fields);
             bucket.time = manager.time;
             excess -= 1;
         } else {
+            places.insert(manager.api_version.clone(), firsts.len());
             firsts.push(manager);
         }
     }
+    let mut places: HashMap<_, usize> = kept.iter().enumerate().map(|(at, manager)| (manager.identity(), at)).collect();
     for first in firsts {
-        add(&mut kept, first);
+        match places.get(&first.identity()) {
+            Some(at) => kept[*at].absorb(first),
+            None => {
+                places.insert(first.identity(), kept.len());
+                kept.push(first);
+            }
+        }
     }
     *managers = kept;
 }
@@ -191,10 +217,7 @@ pub fn cap(managers: &mut Vec<Manager>) {
 /// Adds a manager, or its fields to those it has.
 pub fn add(managers: &mut Vec<Manager>, manager: Manager) {
     match managers.iter_mut().find(|own| own.same(&manager)) {
-        Some(own) => {
-            own.fields.union(manager.fields);
-            own.time = manager.time;
-        }
+        Some(own) => own.absorb(manager),
         None => managers.push(manager),
     }
 }

@@ -3,6 +3,8 @@
 //! Directives: `$patch` (replace, delete), `$retainKeys`, `$setElementOrder/FIELD`, `$deleteFromPrimitiveList/FIELD`. The patch is
 //! taken apart while it is applied, because error texts show what is left of it.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::{Findings, PatchError, Patched, Shown, duplicates, go_text, inapplicable, json_type};
@@ -173,7 +175,8 @@ fn directive_target<'a>(key: &'a str, prefix: &str) -> Option<&'a str> {
 fn retain_keys(original: &mut Map<String, Value>, patch: &mut Map<String, Value>) -> Result<(), PatchError> {
     let Some(listed) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let Value::Array(listed) = listed else { return Err(malformed("retainKeys")) };
-    let is_listed = |key: &String| listed.iter().any(|own| own.as_str() == Some(key));
+    let listed: HashSet<&str> = listed.iter().filter_map(Value::as_str).collect();
+    let is_listed = |key: &String| listed.contains(key.as_str());
     for (key, value) in patch.iter() {
         let directive = key.starts_with(DELETE_FROM_PRIMITIVE_LIST) || key.starts_with(SET_ELEMENT_ORDER);
         if !value.is_null() && !directive && !is_listed(key) {
@@ -283,9 +286,11 @@ fn merge_list(current: Vec<Value>, patch: &mut [Value], place: Place, what: List
     let key = place.merge_key();
     if element_kind(&[&current, patch])? != "map[string]interface {}" {
         if what == ListPatch::Delete {
-            return Ok(current.into_iter().filter(|item| !patch.contains(item)).collect());
+            let gone: HashSet<&Value> = patch.iter().collect();
+            return Ok(current.into_iter().filter(|item| !gone.contains(item)).collect());
         }
-        let merged = without_duplicates(current.iter().chain(patch.iter()).cloned().collect());
+        let mut seen = HashSet::new();
+        let merged = current.iter().chain(patch.iter()).filter(|item| seen.insert(*item)).cloned().collect();
         let (listed, others) = partition(merged, patch, key)?;
         return in_order(listed, others, patch, &current, key);
     }
@@ -297,23 +302,6 @@ fn merge_list(current: Vec<Value>, patch: &mut [Value], place: Place, what: List
     let merged = merge_elements(current.clone(), &mut patch, key, place.item_scope())?;
     let (listed, others) = partition(merged, &order, key)?;
     in_order(listed, others, &order, &current, key)
-}
-
-/// Removes the last of equal scalars' later ones as Kubernetes does: the gap is filled from the end.
-fn without_duplicates(mut items: Vec<Value>) -> Vec<Value> {
-    let mut at = 0;
-    while at < items.len() {
-        let mut other = at + 1;
-        while other < items.len() {
-            if items[at] == items[other] {
-                items.swap_remove(other);
-            } else {
-                other += 1;
-            }
-        }
-        at += 1;
-    }
-    items
 }
 
 /// The Go type of the elements, which must be one.
@@ -337,7 +325,7 @@ fn element_kind(lists: &[&[Value]]) -> Result<&'static str, PatchError> {
 
 /// Elements with `$patch`: deletes those of that key, or replaces the list. Returns what remains of both lists.
 fn apply_element_directives(current: Vec<Value>, patch: &[Value], key: &str) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
-    let mut current = current;
+    let mut gone = HashSet::new();
     let mut changes = Vec::new();
     let mut replace = false;
     for element in patch {
@@ -345,8 +333,7 @@ fn apply_element_directives(current: Vec<Value>, patch: &[Value], key: &str) -> 
         match fields.get(PATCH) {
             None => changes.push(element.clone()),
             Some(Value::String(directive)) if directive == "delete" => {
-                let gone = fields.get(key).ok_or_else(|| no_merge_key(fields, key))?;
-                current.retain(|item| item.get(key) != Some(gone));
+                gone.insert(fields.get(key).ok_or_else(|| no_merge_key(fields, key))?);
             }
             Some(Value::String(directive)) if directive == "replace" => replace = true,
             Some(Value::String(directive)) if directive == "merge" => {
@@ -357,28 +344,67 @@ fn apply_element_directives(current: Vec<Value>, patch: &[Value], key: &str) -> 
             }
         }
     }
-    Ok(if replace { (changes, Vec::new()) } else { (current, changes) })
+    if replace {
+        return Ok((changes, Vec::new()));
+    }
+    let mut current = current;
+    current.retain(|item| !item.get(key).is_some_and(|own| gone.contains(own)));
+    Ok((current, changes))
 }
 
 fn merge_elements(mut current: Vec<Value>, patch: &mut [Value], key: &str, scope: Scope) -> Result<Vec<Value>, PatchError> {
+    let mut places: HashMap<Value, usize> = HashMap::with_capacity(current.len());
+    for (at, item) in current.iter().enumerate() {
+        if let Some(own) = item.get(key) {
+            places.entry(own.clone()).or_insert(at);
+        }
+    }
     for element in patch {
         let Value::Object(fields) = element else { continue };
         let value = fields.get(key).ok_or_else(|| no_merge_key(fields, key))?.clone();
-        match current.iter_mut().find(|item| item.get(key) == Some(&value)) {
+        match places.get(&value).map(|at| &mut current[*at]) {
             Some(Value::Object(own)) => *own = merge_map(std::mem::take(own), fields, scope)?,
-            _ => current.push(element.clone()),
+            _ => {
+                places.insert(value, current.len());
+                current.push(element.clone());
+            }
         }
     }
     Ok(current)
 }
 
+/// Where in a list each element is first, by what tells it from others.
+struct Places<'a> {
+    key: &'a str,
+    first: HashMap<Option<&'a Value>, usize>,
+}
+
+impl<'a> Places<'a> {
+    fn of(list: &'a [Value], key: &'a str) -> Places<'a> {
+        let mut first = HashMap::with_capacity(list.len());
+        for (at, element) in list.iter().enumerate() {
+            first.entry(mark(element, key)).or_insert(at);
+        }
+        Places { key, first }
+    }
+
+    fn get(&self, element: &Value) -> Option<usize> {
+        self.first.get(&mark(element, self.key)).copied()
+    }
+}
+
+/// [`identity`] of elements that may have none.
+fn mark<'a>(element: &'a Value, key: &str) -> Option<&'a Value> {
+    if key.is_empty() { Some(element) } else { element.get(key) }
+}
+
 /// Splits elements into those that `by` has too and the others.
 fn partition(items: Vec<Value>, by: &[Value], key: &str) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
+    let places = Places::of(by, key);
     let (mut listed, mut others) = (Vec::new(), Vec::new());
     for item in items {
-        let own = identity(&item, key)?;
-        let found = by.iter().any(|other| if key.is_empty() { other == own } else { other.get(key) == Some(own) });
-        if found { listed.push(item) } else { others.push(item) }
+        identity(&item, key)?;
+        if places.get(&item).is_some() { listed.push(item) } else { others.push(item) }
     }
     Ok((listed, others))
 }
@@ -391,18 +417,17 @@ fn in_order(
     current: &[Value],
     key: &str,
 ) -> Result<Vec<Value>, PatchError> {
-    let place =
-        |item: &Value, by: &[Value]| by.iter().position(|own| if key.is_empty() { own == item } else { own.get(key) == item.get(key) });
     for element in order {
         identity(element, key)?;
     }
-    listed.sort_by_key(|item| place(item, order));
-    others.sort_by_key(|item| place(item, current).unwrap_or(usize::MAX));
+    let (wanted, before) = (Places::of(order, key), Places::of(current, key));
+    listed.sort_by_cached_key(|item| wanted.get(item));
+    others.sort_by_cached_key(|item| before.get(item).unwrap_or(usize::MAX));
     let mut out = Vec::with_capacity(listed.len() + others.len());
     let mut others = others.into_iter().peekable();
     for item in listed {
-        let at = place(&item, current);
-        while let Some(other) = others.next_if(|other| matches!((place(other, current), at), (Some(other), Some(at)) if other < at)) {
+        let at = before.get(&item);
+        while let Some(other) = others.next_if(|other| matches!((before.get(other), at), (Some(other), Some(at)) if other < at)) {
             out.push(other);
         }
         out.push(item);

@@ -2,11 +2,12 @@
 //! are told apart. Includes the check of an applied configuration and the set of the fields that an object has.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-use super::field_set::{FieldSet, Nodes, element_text};
+use super::field_set::{self, FieldSet, Nodes, element_text};
 use super::go_text;
 use crate::schema::{Field, ListKind, Shape, Type, TypeId, schema};
 
@@ -110,64 +111,65 @@ fn key_default(field: &Field) -> Option<Value> {
 
 /// Every field and item that the object mentions.
 pub fn field_set(object: &Value, atom: Atom) -> FieldSet {
-    let mut set = FieldSet::default();
-    collect(object, atom, &mut Vec::new(), &mut set);
-    set
+    FieldSet::trusted(Value::Object(collect(object, atom, false).unwrap_or_default()))
 }
 
-fn collect(value: &Value, atom: Atom, path: &mut Vec<String>, set: &mut FieldSet) {
+/// The node of a place; None where the value mentions nothing. `is_member` says that the place itself is mentioned.
+fn collect(value: &Value, atom: Atom, is_member: bool) -> Option<Map<String, Value>> {
+    let mut node = Map::new();
     match (atom, value) {
-        (Atom::Leaf, _) => set.insert(path),
         (Atom::Struct(_) | Atom::Map(_), Value::Object(fields)) => {
             for (name, value) in fields {
                 let Some(child) = atom.child(name) else { continue };
-                path.push(format!("f:{name}"));
-                let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
-                if empty || matches!(atom, Atom::Map(_)) {
-                    set.insert(path);
+                let is_empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
+                if let Some(below) = collect(value, child, is_empty || matches!(atom, Atom::Map(_))) {
+                    node.insert(format!("f:{name}"), Value::Object(below));
                 }
-                collect(value, child, path, set);
-                path.pop();
             }
         }
-        (Atom::Set | Atom::Keyed(..), Value::Array(items)) => collect_items(items, atom, path, set),
+        (Atom::Set | Atom::Keyed(..), Value::Array(items)) => node = collect_items(items, atom),
         _ => {}
     }
+    let is_member = is_member || matches!(atom, Atom::Leaf);
+    if is_member {
+        field_set::make_member(&mut node);
+    }
+    (is_member || !node.is_empty()).then_some(node)
 }
 
-fn collect_items(items: &[Value], list: Atom, path: &mut Vec<String>, set: &mut FieldSet) {
+fn collect_items(items: &[Value], list: Atom) -> Map<String, Value> {
     let elements: Vec<String> = items.iter().map(|item| item_element(item, list).unwrap_or_default()).collect();
-    for (item, element) in items.iter().zip(&elements).filter(|(_, element)| !element.is_empty()) {
-        path.push(element.clone());
-        set.insert(path);
-        // Elements that are there twice are owned as a whole.
-        if elements.iter().filter(|other| *other == element).count() == 1 {
-            collect(item, list.item(), path, set);
-        }
-        path.pop();
+    let mut counts: HashMap<&str, usize> = HashMap::with_capacity(elements.len());
+    for element in &elements {
+        *counts.entry(element).or_default() += 1;
     }
+    let mut node = Map::new();
+    for (item, element) in items.iter().zip(&elements).filter(|(_, element)| !element.is_empty()) {
+        // Elements that are there twice are owned as a whole.
+        let below = if counts[element.as_str()] == 1 { collect(item, list.item(), true) } else { None };
+        node.insert(element.clone(), Value::Object(below.unwrap_or_default()));
+    }
+    node
 }
 
 /// The set with every declared field on the way to a member made a member.
 pub fn with_named_fields(set: &FieldSet, atom: Atom) -> FieldSet {
     let mut out = set.clone();
-    add_named_fields(set.nodes(), atom, &mut Vec::new(), &mut out);
+    add_named_fields(out.root_mut(), atom);
     out
 }
 
-fn add_named_fields(nodes: Nodes<'_>, atom: Atom, path: &mut Vec<String>, out: &mut FieldSet) {
-    for element in nodes.iter() {
-        let Some(below) = nodes.below(element) else { continue };
+fn add_named_fields(node: &mut Map<String, Value>, atom: Atom) {
+    for (element, below) in node.iter_mut().filter(|(element, _)| !field_set::is_mark(element)) {
+        let Value::Object(below) = below else { continue };
         let child = match (element.strip_prefix("f:"), atom) {
             (Some(name), Atom::Struct(_) | Atom::Map(_)) => atom.child(name).unwrap_or(Atom::Leaf),
             _ => atom.item(),
         };
-        path.push(element.to_owned());
+        add_named_fields(below, child);
         if matches!(atom, Atom::Struct(of) if element.strip_prefix("f:").is_some_and(|name| of.field(name).is_some())) {
-            out.insert(path);
+            field_set::make_member(below);
         }
-        add_named_fields(below, child, path, out);
-        path.pop();
     }
 }
 
@@ -211,16 +213,59 @@ fn item_without(item: &Value, gone: Nodes<'_>, list: Atom) -> Option<Value> {
 
 /// Everything in a configuration that does not fit its type, in the words of server-side apply.
 pub fn check(object: &Value, id: TypeId) -> Result<(), String> {
-    let mut errors = Vec::new();
+    let mut errors = Errors::default();
     match object {
         Value::Null => {}
-        Value::Object(fields) => check_fields(fields, schema().get(id), "", &mut errors),
-        other => errors.push(format!("expected map, got &{{{}}}", go_text::print(other))),
+        Value::Object(fields) => check_fields(fields, schema().get(id), At::Root, &mut errors),
+        other => errors.push(At::Root, format_args!("expected map, got &{{{}}}", go_text::print(other))),
     }
-    match errors.as_slice() {
-        [] => Ok(()),
-        [one] => Err(one.clone()),
-        many => Err(many.iter().fold("errors:".to_owned(), |text, error| text + "\n  " + error)),
+    match (errors.texts.as_slice(), errors.more) {
+        ([], _) => Ok(()),
+        ([one], 0) => Err(one.clone()),
+        (many, more) => {
+            let more = (more > 0).then(|| format!("{more} more"));
+            Err(many.iter().chain(&more).fold("errors:".to_owned(), |text, error| text + "\n  " + error))
+        }
+    }
+}
+
+/// What was found. Past so many bytes findings are counted only: each repeats the keys on its path.
+#[derive(Default)]
+struct Errors {
+    texts: Vec<String>,
+    bytes: usize,
+    more: usize,
+}
+
+const ERROR_BYTES_MAX: usize = 1 << 20;
+
+impl Errors {
+    fn push(&mut self, at: At<'_>, why: std::fmt::Arguments<'_>) {
+        if self.bytes > ERROR_BYTES_MAX {
+            self.more += 1;
+            return;
+        }
+        let text = if matches!(at, At::Root) { why.to_string() } else { format!("{at}: {why}") };
+        self.bytes += text.len();
+        self.texts.push(text);
+    }
+}
+
+/// The way to a value. Only errors write it down: a long key would cost its length for all that is below it.
+#[derive(Copy, Clone)]
+enum At<'a> {
+    Root,
+    Field(&'a At<'a>, &'a str),
+    Element(&'a At<'a>, &'a str),
+}
+
+impl std::fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            At::Root => Ok(()),
+            At::Field(above, name) => write!(f, "{above}.{name}"),
+            At::Element(above, element) => write!(f, "{above}{element}"),
+        }
     }
 }
 
@@ -230,60 +275,61 @@ struct Place {
     list: &'static ListKind,
 }
 
-fn check_shape(value: &Value, place: Place, path: &str, errors: &mut Vec<String>) {
-    let mut report = |why: String| errors.push(if path.is_empty() { why } else { format!("{path}: {why}") });
+fn check_shape(value: &Value, place: Place, at: At<'_>, errors: &mut Errors) {
     match (place.shape, value) {
         (_, Value::Null) | (Shape::Any, _) => {}
-        (Shape::Struct(id), Value::Object(fields)) => check_fields(fields, schema().get(*id), path, errors),
+        (Shape::Struct(id), Value::Object(fields)) => check_fields(fields, schema().get(*id), at, errors),
         (Shape::Map(shape), Value::Object(fields)) => {
             for (name, value) in fields {
-                check_shape(value, Place { shape, list: &ListKind::Atomic }, &format!("{path}.{name}"), errors);
+                check_shape(value, Place { shape, list: &ListKind::Atomic }, At::Field(&at, name), errors);
             }
         }
-        (Shape::List(item), Value::Array(items)) => check_items(items, item, place.list, path, errors),
-        (Shape::Struct(_) | Shape::Map(_), other) => report(format!("expected map, got &{{{}}}", go_text::print(other))),
-        (Shape::List(_), other) => report(format!("expected list, got &{{{}}}", go_text::print(other))),
+        (Shape::List(item), Value::Array(items)) => check_items(items, item, place.list, at, errors),
+        (Shape::Struct(_) | Shape::Map(_), other) => errors.push(at, format_args!("expected map, got &{{{}}}", go_text::print(other))),
+        (Shape::List(_), other) => errors.push(at, format_args!("expected list, got &{{{}}}", go_text::print(other))),
         (Shape::String | Shape::Bytes, Value::String(_)) | (Shape::Bool, Value::Bool(_)) => {}
         (Shape::String | Shape::Bytes, other) => {
-            report(format!("expected string, got &value.valueUnstructured{{Value:{}}}", go_text::print_as_source(other)));
+            errors.push(at, format_args!("expected string, got &value.valueUnstructured{{Value:{}}}", go_text::print_as_source(other)));
         }
-        (Shape::Bool, other) => report(format!("expected boolean, got &{{{}}}", go_text::print(other))),
+        (Shape::Bool, other) => errors.push(at, format_args!("expected boolean, got &{{{}}}", go_text::print(other))),
         (Shape::Int32 | Shape::Int64 | Shape::Float64, Value::Number(_)) => {}
         (Shape::Int32 | Shape::Int64 | Shape::Float64, other) => {
-            report(format!("expected numeric (int or float), got {}", go_text::type_name(other)));
+            errors.push(at, format_args!("expected numeric (int or float), got {}", go_text::type_name(other)));
         }
-        (_, Value::Object(_) | Value::Array(_)) => report(format!("expected any scalar, got &{{{}}}", go_text::print(value))),
+        (_, Value::Object(_) | Value::Array(_)) => {
+            errors.push(at, format_args!("expected any scalar, got &{{{}}}", go_text::print(value)));
+        }
         _ => {}
     }
 }
 
-fn check_fields(fields: &Map<String, Value>, of: &'static Type, path: &str, errors: &mut Vec<String>) {
+fn check_fields(fields: &Map<String, Value>, of: &'static Type, at: At<'_>, errors: &mut Errors) {
     for (name, value) in fields {
-        let at = format!("{path}.{name}");
+        let here = At::Field(&at, name);
         let Some(field) = of.field(name) else {
-            errors.push(format!("{at}: field not declared in schema"));
+            errors.push(here, format_args!("field not declared in schema"));
             return;
         };
-        check_shape(value, Place { shape: &field.shape, list: &field.list }, &at, errors);
+        check_shape(value, Place { shape: &field.shape, list: &field.list }, here, errors);
     }
 }
 
-fn check_items(items: &[Value], shape: &'static Shape, list: &'static ListKind, path: &str, errors: &mut Vec<String>) {
+fn check_items(items: &[Value], shape: &'static Shape, list: &'static ListKind, at: At<'_>, errors: &mut Errors) {
     let mut seen = std::collections::BTreeSet::new();
-    for (at, item) in items.iter().enumerate() {
+    for (index, item) in items.iter().enumerate() {
         let element = match item_place(list, shape).map(|place| item_element(item, place)) {
-            None => format!("i:{at}"),
+            None => format!("i:{index}"),
             Some(Ok(element)) => element,
             Some(Err(why)) => {
-                errors.push(format!("{path}: element {at}: {why}"));
+                errors.push(at, format_args!("element {index}: {why}"));
                 return;
             }
         };
         let text = element_text(&element);
         if !seen.insert(element) {
-            errors.push(format!("{path}: duplicate entries for key {text}"));
+            errors.push(at, format_args!("duplicate entries for key {text}"));
         }
-        check_shape(item, Place { shape, list: &ListKind::Atomic }, &format!("{path}{text}"), errors);
+        check_shape(item, Place { shape, list: &ListKind::Atomic }, At::Element(&at, &text), errors);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Merges an applied configuration into an object: what the configuration mentions wins, field by field, element by element.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::typed::{Atom, item_element};
@@ -28,9 +30,8 @@ fn merge_fields(live: Option<&Value>, config: Option<&Value>, atom: Atom) -> Opt
         if out.contains_key(name) {
             continue;
         }
-        let side = |of: Option<&'_ Map<String, Value>>| of.and_then(|fields| fields.get(name)).cloned();
-        let (left, right) = (side(live), side(config));
-        if let Some(value) = merge(left.as_ref(), right.as_ref(), atom.child(name).unwrap_or(Atom::Leaf)) {
+        let (left, right) = (live.and_then(|fields| fields.get(name)), config.and_then(|fields| fields.get(name)));
+        if let Some(value) = merge(left, right, atom.child(name).unwrap_or(Atom::Leaf)) {
             out.insert(name.clone(), value);
         }
     }
@@ -40,24 +41,28 @@ fn merge_fields(live: Option<&Value>, config: Option<&Value>, atom: Atom) -> Opt
 struct Items<'a> {
     list: &'a [Value],
     elements: Vec<String>,
+    /// The only item of each element; None for those that are there several times.
+    only: HashMap<String, Option<&'a Value>>,
 }
 
 impl<'a> Items<'a> {
     fn of(value: Option<&'a Value>, list: Atom) -> Items<'a> {
         let items = value.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let elements = items.iter().map(|item| item_element(item, list).unwrap_or_default()).collect();
-        Items { list: items, elements }
+        let elements: Vec<String> = items.iter().map(|item| item_element(item, list).unwrap_or_default()).collect();
+        let mut only: HashMap<String, Option<&Value>> = HashMap::with_capacity(items.len());
+        for (element, item) in elements.iter().zip(items) {
+            only.entry(element.clone()).and_modify(|only| *only = None).or_insert(Some(item));
+        }
+        Items { list: items, elements, only }
     }
 
     fn has(&self, element: &str) -> bool {
-        self.elements.iter().any(|own| own == element)
+        self.only.contains_key(element)
     }
 
-    /// The only element of that key; none when there are several.
+    /// The only item of that element; none when there are several.
     fn only(&self, element: &str) -> Option<&'a Value> {
-        let mut found = self.elements.iter().zip(self.list).filter(|(own, _)| *own == element).map(|(_, item)| item);
-        let first = found.next();
-        if found.next().is_some() { None } else { first }
+        self.only.get(element).copied().flatten()
     }
 }
 
@@ -66,14 +71,14 @@ fn merge_items(live: Option<&Value>, config: Option<&Value>, list: Atom) -> Opti
     let (live, config) = (Items::of(live, list), Items::of(config, list));
     let mut shared = config.elements.iter().filter(|element| live.has(element));
     let mut next_shared = shared.next();
-    let mut merged: Vec<&str> = Vec::new();
+    let mut merged: HashSet<&str> = HashSet::new();
     let mut out = Vec::new();
     let (mut left, mut right) = (0, 0);
     while left < live.list.len() || right < config.list.len() {
         let element = live.elements.get(left);
         match (element, config.elements.get(right)) {
             (Some(own), Some(wanted)) if own == wanted => {
-                merged.push(own);
+                merged.insert(own);
                 out.extend(merge(live.only(own), Some(&config.list[right]), list.item()));
                 (left, right) = (left + 1, right + 1);
                 next_shared = shared.next();
@@ -88,11 +93,11 @@ fn merge_items(live: Option<&Value>, config: Option<&Value>, list: Atom) -> Opti
                 left += 1;
                 continue;
             }
-            (Some(own), _) if merged.contains(&own.as_str()) => left += 1,
+            (Some(own), _) if merged.contains(own.as_str()) => left += 1,
             _ => {}
         }
         if let Some(wanted) = config.elements.get(right) {
-            merged.push(wanted);
+            merged.insert(wanted);
             out.extend(merge(live.only(wanted), Some(&config.list[right]), list.item()));
             right += 1;
             if next_shared == Some(wanted) {

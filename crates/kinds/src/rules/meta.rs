@@ -4,6 +4,8 @@
 //! ([`validate_update_generally`], with which every `validate_update` starts) and then by its kind again, so that a
 //! bad label of a changed object is reported two to four times, as Kubernetes does.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use crate::cursor::Cursor;
@@ -286,9 +288,8 @@ fn validate_finalizer_names(meta: &Cursor<'_>) -> Vec<FieldError> {
 }
 
 fn validate_no_new_finalizers(new: &Cursor<'_>, old: &Cursor<'_>) -> Option<FieldError> {
-    let mut extra: Vec<&str> = new.strs().filter(|name| !old.strs().any(|old| old == *name)).collect();
-    extra.sort_unstable();
-    extra.dedup();
+    let before: BTreeSet<&str> = old.strs().collect();
+    let extra: BTreeSet<&str> = new.strs().filter(|name| !before.contains(name)).collect();
     let quoted: Vec<String> = extra.iter().map(|name| go_quote(name)).collect();
     (!extra.is_empty()).then(|| {
         let list = quoted.join(", ");

@@ -24,22 +24,33 @@ pub use level::Permit;
 /// How long a request waits for its seat: what Kubernetes leaves of a request's minute.
 const WAIT_MAX: Duration = Duration::from_secs(15);
 
-/// Bodies of one flow that are read or worked on at once, and of all.
-const BODY_BYTES_OF_A_FLOW_MAX: usize = 24 * 1024 * 1024;
-const BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
-
-/// Requests that stay open (watches, followed logs) of one flow, and of all.
-const OPEN_OF_A_FLOW_MAX: usize = 30_000;
-const OPEN_MAX: usize = 60_000;
+/// What one flow may have in bodies that are read or worked on at once; never more than half of its level's.
+const BODY_MEBIBYTES_OF_A_FLOW_MAX: usize = 24;
 
 /// A body takes another seat for so many bytes: decoding and checking it costs as much as a small request.
 const BYTES_OF_A_SEAT: usize = 64 * 1024;
 
 const RETRY_SECONDS: u32 = 1;
 
-/// The levels, with their seats. Kubernetes shares 600 out by the same order.
-const LEVELS: [(&str, usize); 6] =
-    [("node-high", 100), ("system", 100), ("workload-high", 80), ("workload-low", 100), ("global-default", 60), ("catch-all", 20)];
+/// What the requests of a level have to themselves, so that no number of users takes what nodes need.
+struct Room {
+    name: &'static str,
+    /// Kubernetes shares 600 out by the same order.
+    seats: usize,
+    /// Of bodies: 256 of all levels.
+    body_mebibytes: usize,
+    /// Requests that stay open (watches, followed logs, connections to pods): 60,000 of all levels.
+    open: usize,
+}
+
+const LEVELS: [Room; 6] = [
+    Room { name: "node-high", seats: 100, body_mebibytes: 32, open: 10_000 },
+    Room { name: "system", seats: 100, body_mebibytes: 64, open: 25_000 },
+    Room { name: "workload-high", seats: 80, body_mebibytes: 48, open: 5000 },
+    Room { name: "workload-low", seats: 100, body_mebibytes: 48, open: 10_000 },
+    Room { name: "global-default", seats: 60, body_mebibytes: 48, open: 8000 },
+    Room { name: "catch-all", seats: 20, body_mebibytes: 16, open: 2000 },
+];
 
 /// Whose turn a request waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,22 +88,25 @@ fn level_of(user: &User, what: &What<'_>) -> usize {
     } else {
         "catch-all"
     };
-    LEVELS.iter().position(|(name, _)| *name == level).expect("the table has every level")
+    LEVELS.iter().position(|room| room.name == level).expect("the table has every level")
 }
 
-/// The seats of all levels, and what all flows hold.
+/// The seats of all levels, and what their flows hold.
 pub struct Fairness {
     levels: [Arc<Level>; LEVELS.len()],
-    bodies: Arc<Budget>,
-    open: Arc<Budget>,
+    bodies: [Arc<Budget>; LEVELS.len()],
+    open: [Arc<Budget>; LEVELS.len()],
 }
 
 impl Default for Fairness {
     fn default() -> Fairness {
         Fairness {
-            levels: LEVELS.map(|(_, seats)| Arc::new(Level::new(seats))),
-            bodies: Arc::new(Budget::new(BODY_BYTES_OF_A_FLOW_MAX, BODY_BYTES_MAX)),
-            open: Arc::new(Budget::new(OPEN_OF_A_FLOW_MAX, OPEN_MAX)),
+            levels: LEVELS.map(|room| Arc::new(Level::new(room.seats))),
+            bodies: LEVELS.map(|room| {
+                let of_a_flow = BODY_MEBIBYTES_OF_A_FLOW_MAX.min(room.body_mebibytes / 2);
+                Arc::new(Budget::new(of_a_flow << 20, room.body_mebibytes << 20))
+            }),
+            open: LEVELS.map(|room| Arc::new(Budget::new(room.open / 2, room.open))),
         }
     }
 }
@@ -106,19 +120,19 @@ impl Fairness {
 
     /// Takes room for a body of at most so many bytes, until what this returns is dropped.
     pub fn body(&self, flow: &Flow, bytes: usize) -> Result<Share, Status> {
-        Budget::take(&self.bodies, flow, bytes).ok_or_else(too_many)
+        Budget::take(&self.bodies[flow.level], &flow.name, bytes).ok_or_else(too_many)
     }
 
     /// Takes room for a request that stays open.
     pub fn open(&self, flow: &Flow) -> Result<Share, Status> {
-        Budget::take(&self.open, flow, 1).ok_or_else(too_many)
+        Budget::take(&self.open[flow.level], &flow.name, 1).ok_or_else(too_many)
     }
 
     /// Seats in use and requests that wait, for each level.
     pub fn figures(&self) -> impl Iterator<Item = (&'static str, usize, usize)> {
-        LEVELS.iter().zip(&self.levels).map(|((name, _), level)| {
+        LEVELS.iter().zip(&self.levels).map(|(room, level)| {
             let (in_use, waiting) = level.figures();
-            (*name, in_use, waiting)
+            (room.name, in_use, waiting)
         })
     }
 }
@@ -127,7 +141,7 @@ impl Fairness {
 impl Fairness {
     /// How many requests stay open just now.
     pub fn open_requests(&self) -> usize {
-        self.open.held.lock().unwrap_or_else(PoisonError::into_inner).all
+        self.open.iter().map(|level| level.held.lock().unwrap_or_else(PoisonError::into_inner).all).sum()
     }
 }
 
@@ -135,7 +149,7 @@ fn too_many() -> Status {
     Status::too_many_requests("Too many requests, please try again later.", RETRY_SECONDS)
 }
 
-/// Something of which each flow, and all together, hold so much at once.
+/// Something of which each flow of a level, and all together, hold so much at once.
 struct Budget {
     of_a_flow: usize,
     of_all: usize,
@@ -153,15 +167,15 @@ impl Budget {
         Budget { of_a_flow, of_all, held: Mutex::default() }
     }
 
-    fn take(budget: &Arc<Budget>, flow: &Flow, amount: usize) -> Option<Share> {
+    fn take(budget: &Arc<Budget>, flow: &str, amount: usize) -> Option<Share> {
         let mut held = budget.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = held.flows.get(&flow.name).copied().unwrap_or(0);
+        let own = held.flows.get(flow).copied().unwrap_or(0);
         if own + amount > budget.of_a_flow || held.all + amount > budget.of_all {
             return None;
         }
         held.all += amount;
-        *held.flows.entry(flow.name.clone()).or_default() += amount;
-        Some(Share { budget: budget.clone(), flow: flow.name.clone(), amount })
+        *held.flows.entry(flow.to_owned()).or_default() += amount;
+        Some(Share { budget: budget.clone(), flow: flow.to_owned(), amount })
     }
 }
 
@@ -192,7 +206,7 @@ mod tests {
     fn flow(user: &User, resource: &str) -> Option<(&'static str, String)> {
         let what = What::Resource { group: "", version: "v1", resource, subresource: "", namespace: "", name: "", field_selector: "" };
         let flow = Flow::of(&Attributes { user, verb: "get", what })?;
-        Some((LEVELS[flow.level].0, flow.name))
+        Some((LEVELS[flow.level].name, flow.name))
     }
 
     #[test]
@@ -215,13 +229,34 @@ mod tests {
     #[test]
     fn a_flow_holds_its_part_of_a_budget_and_gives_it_back() {
         let budget = Arc::new(Budget::new(2, 3));
-        let flow = |name: &str| Flow { level: 0, name: name.to_owned() };
-        let held = Budget::take(&budget, &flow("a"), 2).unwrap();
-        assert!(Budget::take(&budget, &flow("a"), 1).is_none());
-        let _other = Budget::take(&budget, &flow("b"), 1).unwrap();
-        assert!(Budget::take(&budget, &flow("c"), 1).is_none());
+        let held = Budget::take(&budget, "a", 2).unwrap();
+        assert!(Budget::take(&budget, "a", 1).is_none());
+        let _other = Budget::take(&budget, "b", 1).unwrap();
+        assert!(Budget::take(&budget, "c", 1).is_none());
         drop(held);
-        assert!(Budget::take(&budget, &flow("c"), 2).is_some());
+        assert!(Budget::take(&budget, "c", 2).is_some());
         assert_eq!(budget.held.lock().unwrap().flows.len(), 1);
+    }
+
+    /// What users hold together was what nodes lacked.
+    #[test]
+    fn users_together_take_nothing_from_nodes() {
+        let fairness = Fairness::default();
+        let flow =
+            |level: &str, name: &str| Flow { level: LEVELS.iter().position(|room| room.name == level).unwrap(), name: name.to_owned() };
+        let mut held = Vec::new();
+        for user in 0..1000 {
+            let user = flow("global-default", &format!("user-{user}"));
+            held.extend(std::iter::from_fn(|| fairness.body(&user, 3 << 20).ok()));
+            held.extend(std::iter::from_fn(|| fairness.open(&user).ok()));
+        }
+        assert!(fairness.body(&flow("global-default", "ann"), 3 << 20).is_err() && fairness.open(&flow("global-default", "ann")).is_err());
+        for level in ["node-high", "system"] {
+            let node = flow(level, "system:node:a");
+            held.push(fairness.body(&node, 3 << 20).unwrap());
+            held.push(fairness.open(&node).unwrap());
+        }
+        let sums = LEVELS.iter().fold((0, 0), |(bodies, open), room| (bodies + room.body_mebibytes, open + room.open));
+        assert_eq!(sums, (256, 60_000));
     }
 }

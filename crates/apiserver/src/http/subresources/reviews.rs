@@ -1,6 +1,6 @@
 //! Reviews: who am I, may somebody do something, is this token good. Answered at once, stored nowhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use http::Response;
@@ -127,8 +127,8 @@ fn token(request: &ResourceCall<'_>, spec: &Value) -> Value {
     let mut status = Map::new();
     match key.user(request.registry(), token, &audiences) {
         Some(user) => {
-            let own = key.verify(token, &audiences).map(|claims| claims.aud).unwrap_or_default();
-            let shared: Vec<&String> = audiences.iter().filter(|audience| own.contains(audience)).collect();
+            let own: BTreeSet<String> = key.verify(token, &audiences).map(|claims| claims.aud).unwrap_or_default().into_iter().collect();
+            let shared: Vec<&String> = audiences.iter().filter(|audience| own.contains(*audience)).collect();
             status.insert("authenticated".to_owned(), true.into());
             status.insert("audiences".to_owned(), json!(shared));
             status.insert("user".to_owned(), user_info(&user));

@@ -1,6 +1,6 @@
 //! Where a pod wants to run: node and pod affinity, and how it spreads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cursor::Cursor;
 use crate::field::FieldError;
@@ -129,7 +129,8 @@ fn validate_label_keys(term: &Cursor<'_>) -> Errors {
         }
     }
     errors.extend(keys_selected_twice(term, &selector, &matched));
-    for key in matched.items().filter(|key| mismatched.strs().any(|other| other == key.str())) {
+    let excluded: BTreeSet<&str> = mismatched.strs().collect();
+    for key in matched.items().filter(|key| excluded.contains(key.str())) {
         errors.push(key.invalid("exists in both matchLabelKeys and mismatchLabelKeys"));
     }
     errors
@@ -138,10 +139,13 @@ fn validate_label_keys(term: &Cursor<'_>) -> Errors {
 /// By now the selector has an expression for every matched key, so two are one too many.
 fn keys_selected_twice(term: &Cursor<'_>, selector: &Cursor<'_>, matched: &Cursor<'_>) -> Errors {
     let mut seen: BTreeSet<&str> = selector.field("matchLabels").entries().map(|(key, _)| key).collect();
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for (index, key) in matched.strs().enumerate() {
+        places.entry(key).or_insert(index);
+    }
     let mut errors = Vec::new();
     for key in selector.field("matchExpressions").items().map(|expression| expression.field("key").str()) {
-        let index = matched.strs().position(|matched| matched == key);
-        if let Some(index) = index.filter(|_| seen.contains(key)) {
+        if let Some(&index) = places.get(key).filter(|_| seen.contains(key)) {
             let blamed = term.path().index(index);
             errors.push(FieldError::invalid(&blamed, key, "exists in both matchLabelKeys and labelSelector"));
         }
@@ -151,8 +155,12 @@ fn keys_selected_twice(term: &Cursor<'_>, selector: &Cursor<'_>, matched: &Curso
 }
 
 pub fn validate_spread(constraints: &Cursor<'_>) -> Errors {
+    let mut left: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for constraint in constraints.items() {
+        *left.entry((constraint.field("topologyKey").str(), constraint.field("whenUnsatisfiable").str())).or_default() += 1;
+    }
     let mut errors = Vec::new();
-    for (i, constraint) in constraints.items().enumerate() {
+    for constraint in constraints.items() {
         let (skew, key, action) = (constraint.field("maxSkew"), constraint.field("topologyKey"), constraint.field("whenUnsatisfiable"));
         if skew.int_or_zero() <= 0 {
             errors.push(skew.invalid_value(skew.int_or_zero(), "must be greater than zero"));
@@ -163,9 +171,9 @@ pub fn validate_spread(constraints: &Cursor<'_>) -> Errors {
         if !matches!(action.str(), "DoNotSchedule" | "ScheduleAnyway") {
             errors.push(action.not_supported(&["DoNotSchedule", "ScheduleAnyway"]));
         }
-        let is_same =
-            |other: &Cursor<'_>| other.field("topologyKey").str() == key.str() && other.field("whenUnsatisfiable").str() == action.str();
-        if constraints.items().skip(i + 1).any(|other| is_same(&other)) {
+        let same = left.entry((key.str(), action.str())).or_default();
+        *same -= 1;
+        if *same > 0 {
             let blamed = constraint.path().child("{topologyKey, whenUnsatisfiable}");
             errors.push(FieldError::duplicate(&blamed, format!("{{{}, {}}}", key.str(), action.str())));
         }
@@ -200,11 +208,15 @@ fn validate_spread_keys(constraint: &Cursor<'_>) -> Errors {
     // A Pod's selector has one expression for each of the keys already, a template's has none.
     let expressions = selector.field("matchExpressions");
     let is_extension = |expression: &Cursor<'_>| expression.field("operator").str() == "In" && expression.field("values").len() == 1;
+    let mut expected: BTreeMap<&str, bool> = BTreeMap::new();
+    for expression in expressions.items() {
+        let is_expected = is_extension(&expression);
+        expected.entry(expression.field("key").str()).and_modify(|only| *only = false).or_insert(is_expected);
+    }
     for key in keys.items() {
         errors.extend(check::named(&key, names::qualified_name));
-        let same = || expressions.items().filter(|expression| expression.field("key").str() == key.str());
         let is_label = selector.field("matchLabels").key(key.str()).exists();
-        let has_other = same().count() > 1 || same().any(|expression| !is_extension(&expression));
+        let has_other = expected.get(key.str()) == Some(&false);
         if is_label || has_other {
             errors.push(key.invalid("exists in both matchLabelKeys and labelSelector"));
         }

@@ -1,5 +1,7 @@
 //! Annotations that mean something to Kubernetes: mirror pods, deletion cost, and the predecessors of profile fields.
 
+use std::collections::BTreeSet;
+
 use crate::cursor::Cursor;
 use crate::field::{FieldError, Path, go_quote};
 use crate::rules::check::Errors;
@@ -66,10 +68,11 @@ fn as_field(annotations: &Path, key: &str, shown: &str, detail: &str) -> FieldEr
 }
 
 fn validate_app_armor(annotations: &Cursor<'_>, spec: &Cursor<'_>) -> Errors {
+    let containers: BTreeSet<&str> = all_containers(spec).map(|container| container.field("name").str()).collect();
     let mut errors = Vec::new();
     for (key, profile) in annotations.entries() {
         let Some(container) = key.strip_prefix(APP_ARMOR_PREFIX) else { continue };
-        if !all_containers(spec).any(|other| other.field("name").str() == container) {
+        if !containers.contains(container) {
             errors.push(profile.invalid_value(container, "container not found"));
         }
         let is_known = matches!(profile.str(), "" | "runtime/default" | "unconfined");

@@ -1,11 +1,14 @@
 //! The difference of two texts as `diff -u` shows it, computed as Python's difflib does (Kubernetes uses its Go port).
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 
 const CONTEXT_LINES: usize = 3;
 /// From this many lines on, lines that occur in more than one of a hundred are not matched first.
 const POPULAR_FROM_LINES: usize = 200;
+/// Looking for equal lines costs the square of their number or more. What is not found within this many steps shows as changed.
+const STEPS_MAX: usize = 1_000_000;
 
 /// Hunks without a header naming files.
 pub fn unified(old: &[String], new: &[String]) -> String {
@@ -58,7 +61,7 @@ fn hunks(changes: &[Change]) -> Vec<&[Change]> {
 
 fn changes(old: &[String], new: &[String]) -> Vec<Change> {
     let mut blocks = Vec::new();
-    Matcher::new(old, new).blocks(0..old.len(), 0..new.len(), &mut blocks);
+    Matcher::new(old, new).blocks(&mut blocks);
     blocks.sort_unstable();
     blocks.push((old.len(), new.len(), 0));
     let mut changes = Vec::new();
@@ -77,6 +80,7 @@ struct Matcher<'a> {
     new: &'a [String],
     /// Where each line of `new` is, popular lines left out.
     places: HashMap<&'a str, Vec<usize>>,
+    steps_left: Cell<usize>,
 }
 
 impl<'a> Matcher<'a> {
@@ -89,17 +93,20 @@ impl<'a> Matcher<'a> {
             let max = new.len() / 100 + 1;
             places.retain(|_, places| places.len() <= max);
         }
-        Matcher { old, new, places }
+        Matcher { old, new, places, steps_left: Cell::new(STEPS_MAX) }
     }
 
-    fn blocks(&self, old: Range<usize>, new: Range<usize>, found: &mut Vec<(usize, usize, usize)>) {
-        let (i, j, len) = self.longest(&old, &new);
-        if len == 0 {
-            return;
+    /// Runs of equal lines, in no order. Not recursive: texts of thousands of changes would end the stack.
+    fn blocks(&self, found: &mut Vec<(usize, usize, usize)>) {
+        let mut open = vec![(0..self.old.len(), 0..self.new.len())];
+        while let Some((old, new)) = open.pop() {
+            let (i, j, len) = self.longest(&old, &new);
+            if len > 0 {
+                found.push((i, j, len));
+                open.push((old.start..i, new.start..j));
+                open.push((i + len..old.end, j + len..new.end));
+            }
         }
-        self.blocks(old.start..i, new.start..j, found);
-        found.push((i, j, len));
-        self.blocks(i + len..old.end, j + len..new.end, found);
     }
 
     /// The longest run of equal lines; the first one of several.
@@ -109,6 +116,11 @@ impl<'a> Matcher<'a> {
         for i in old.clone() {
             let mut next = HashMap::new();
             let places = self.places.get(self.old[i].as_str()).map(Vec::as_slice).unwrap_or_default();
+            let steps = places.len() + 1;
+            if self.steps_left.get() < steps {
+                break;
+            }
+            self.steps_left.set(self.steps_left.get() - steps);
             for &j in places.iter().filter(|j| new.contains(j)) {
                 let len = 1 + j.checked_sub(1).and_then(|before| lengths.get(&before)).copied().unwrap_or_default();
                 next.insert(j, len);
@@ -156,5 +168,24 @@ mod tests {
         "#]]
         .assert_eq(&unified(&lines("abcdefghijkl"), &lines("abcdXYfghijkl")));
         assert_eq!(unified(&lines("abc"), &lines("abc")), "");
+    }
+
+    /// Ends on a small stack and within the steps, and is still a difference that makes one text of the other.
+    #[test]
+    fn a_difference_of_many_lines_ends() {
+        let old: Vec<String> = (0..60_000).map(|line| line.to_string()).collect();
+        let new: Vec<String> = (0..60_000).map(|line| if line % 2 == 0 { line.to_string() } else { format!("{line}x") }).collect();
+        let matcher = Matcher::new(&old, &new);
+        let mut blocks = Vec::new();
+        matcher.blocks(&mut blocks);
+        assert!(matcher.steps_left.get() <= 1 && !blocks.is_empty(), "{} steps left", matcher.steps_left.get());
+        let (mut made, mut at) = (Vec::new(), 0);
+        for change in changes(&old, &new) {
+            made.extend_from_slice(&old[at..change.old.start]);
+            made.extend_from_slice(&new[change.new]);
+            at = change.old.end;
+        }
+        made.extend_from_slice(&old[at..]);
+        assert!(made == new);
     }
 }

@@ -14,6 +14,7 @@ const RECURSIVE_READ_ONLY: &[&str] = &["Disabled", "Enabled", "IfPossible"];
 
 pub fn validate(container: &Cursor<'_>, volumes: &Volumes<'_>) -> Errors {
     let (mounts, devices) = (container.field("volumeMounts"), container.field("volumeDevices"));
+    let (device_names, device_paths) = (texts(&devices, "name"), texts(&devices, "devicePath"));
     let mut errors = Vec::new();
     let mut taken = BTreeSet::new();
     for mount in mounts.items() {
@@ -26,10 +27,10 @@ pub fn validate(container: &Cursor<'_>, volumes: &Volumes<'_>) -> Errors {
         if !taken.insert(path.str()) {
             errors.push(path.invalid_str("must be unique"));
         }
-        if has(&devices, "name", name.str()) {
+        if device_names.contains(name.str()) {
             errors.push(name.invalid_str("must not already exist in volumeDevices"));
         }
-        if has(&devices, "devicePath", path.str()) {
+        if device_paths.contains(path.str()) {
             errors.push(path.invalid_str("must not already exist as a path in volumeDevices"));
         }
         errors.extend(validate_sub_paths(&mount, mounts.path()));
@@ -39,8 +40,8 @@ pub fn validate(container: &Cursor<'_>, volumes: &Volumes<'_>) -> Errors {
     errors
 }
 
-fn has(list: &Cursor<'_>, field: &'static str, text: &str) -> bool {
-    list.items().any(|item| item.field(field).str() == text)
+fn texts<'a>(list: &Cursor<'a>, field: &'static str) -> BTreeSet<&'a str> {
+    list.items().map(|item| item.field(field).str()).collect()
 }
 
 /// `list`: upstream blames it where it should blame the element.
@@ -80,6 +81,7 @@ fn validate_recursive_read_only(mount: &Cursor<'_>, list: &Path) -> Errors {
 
 pub fn validate_devices(container: &Cursor<'_>, volumes: &Volumes<'_>) -> Errors {
     let (mounts, devices) = (container.field("volumeMounts"), container.field("volumeDevices"));
+    let (mount_names, mount_paths) = (texts(&mounts, "name"), texts(&mounts, "mountPath"));
     let mut errors = Vec::new();
     let (mut names, mut device_paths) = (BTreeSet::new(), BTreeSet::new());
     for device in devices.items() {
@@ -98,10 +100,10 @@ pub fn validate_devices(container: &Cursor<'_>, volumes: &Volumes<'_>) -> Errors
         } else {
             device_paths.insert(path.str());
         }
-        if has(&mounts, "name", name.str()) {
+        if mount_names.contains(name.str()) {
             errors.push(name.invalid_str("must not already exist in volumeMounts"));
         }
-        if has(&mounts, "mountPath", path.str()) {
+        if mount_paths.contains(path.str()) {
             errors.push(path.invalid_str("must not already exist as a path in volumeMounts"));
         }
     }

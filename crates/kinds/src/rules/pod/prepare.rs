@@ -1,5 +1,7 @@
 //! What of a written Pod is taken over, before it is validated.
 
+use std::collections::{HashMap, VecDeque};
+
 use serde_json::{Map, Value, json};
 
 use crate::cursor::Cursor;
@@ -159,11 +161,12 @@ fn one_address(status: &mut Map<String, Value>) {
 
 /// Conditions written without `observedGeneration` keep the one they had.
 fn keep_observed_generations(status: &mut Map<String, Value>, old: &Value) {
-    let empty = Vec::new();
-    let mut before: Vec<&Value> = old.get("conditions").and_then(Value::as_array).unwrap_or(&empty).iter().collect();
+    let mut before: HashMap<&Value, VecDeque<&Value>> = HashMap::new();
+    for condition in old.get("conditions").and_then(Value::as_array).into_iter().flatten() {
+        before.entry(&condition["type"]).or_default().push_back(condition);
+    }
     for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
-        let Some(at) = before.iter().position(|other| other["type"] == condition["type"]) else { continue };
-        let other = before.remove(at);
+        let Some(other) = before.get_mut(&condition["type"]).and_then(VecDeque::pop_front) else { continue };
         if let Some(condition) = condition.as_object_mut().filter(|condition| !condition.contains_key("observedGeneration")) {
             meta::copy(condition, other, "observedGeneration");
         }

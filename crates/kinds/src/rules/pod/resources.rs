@@ -202,22 +202,37 @@ fn validate_claims(claims: &Cursor<'_>, claim_names: &BTreeSet<&str>) -> Errors 
             let key = if request.str().is_empty() { name.to_owned() } else { format!("{name}/{}", request.str()) };
             if taken.contains(&key) {
                 errors.push(FieldError::duplicate(claim.path(), key.as_str()));
-            } else if request.str().is_empty() {
-                let parts = taken.iter().filter(|other| other.split_once('/').is_some_and(|(whole, _)| whole == name));
+            } else if request.str().is_empty() && !name.contains('/') {
+                let prefix = format!("{name}/");
+                let parts = taken.range(prefix.clone()..).take_while(|other| other.starts_with(&prefix));
                 errors.extend(parts.map(|_| FieldError::duplicate(claim.path(), name)));
             }
             taken.insert(key);
         }
         if !claim_names.contains(name) {
-            errors.push(unknown_claim(&claim, name, claim_names));
+            // The finding shows all names that there are: for each of thousands of claims it would be gigabytes.
+            let shown = if errors.len() < CLAIM_FINDINGS_MAX {
+                claim_names.iter().copied().take(CLAIM_NAMES_SHOWN_MAX).collect()
+            } else {
+                Vec::new()
+            };
+            errors.push(unknown_claim(&claim, name, &shown, claim_names.len()));
         }
     }
     errors
 }
 
-fn unknown_claim(claim: &Cursor<'_>, name: &str, claim_names: &BTreeSet<&str>) -> FieldError {
-    let known: Vec<&str> = claim_names.iter().copied().collect();
-    let known = if known.is_empty() { " which is empty".to_owned() } else { format!(": {}", known.join(", ")) };
+/// Findings about claims past this number do not show the names that there are, and none shows more of them than this.
+const CLAIM_FINDINGS_MAX: usize = 20;
+const CLAIM_NAMES_SHOWN_MAX: usize = 100;
+
+fn unknown_claim(claim: &Cursor<'_>, name: &str, shown: &[&str], known: usize) -> FieldError {
+    let known = match known {
+        0 => " which is empty".to_owned(),
+        _ if shown.is_empty() => String::new(),
+        known if known > shown.len() => format!(": {} and {} more", shown.join(", "), known - shown.len()),
+        _ => format!(": {}", shown.join(", ")),
+    };
     let mut error = FieldError::not_found(claim.path(), name);
     error.detail = format!("must be one of the names in pod.spec.resourceClaims{known}");
     error

@@ -1,6 +1,6 @@
 //! What the status of a Pod may become.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::Value;
@@ -52,17 +52,17 @@ fn validate_conditions(conditions: &Cursor<'_>, path: &Path) -> Errors {
 /// A container that is to stay ended stays ended.
 fn validate_transitions(new: &Cursor<'_>, old: &Cursor<'_>, spec: &Cursor<'_>) -> Errors {
     let policy = spec.field("restartPolicy").str();
-    let container_policy = |list: &'static str, name: &str| {
-        let containers = spec.field(list);
-        containers.items().find(|container| container.field("name").str() == name)
-    };
     let mut errors = Vec::new();
     for (list, of_spec) in [("containerStatuses", "containers"), ("initContainerStatuses", "initContainers")] {
+        let mut containers: BTreeMap<&str, Cursor<'_>> = BTreeMap::new();
+        for container in spec.field(of_spec).items() {
+            containers.entry(container.field("name").str()).or_insert(container);
+        }
         let may_restart = |status: &Cursor<'_>| {
-            let container = container_policy(of_spec, status.field("name").str());
-            let own = container.as_ref().map(|container| container.field("restartPolicy").str()).filter(|own| !own.is_empty());
-            let has_rules = container.as_ref().is_some_and(|container| !container.field("restartPolicyRules").is_empty());
-            let is_sidecar = of_spec == "initContainers" && container.as_ref().is_some_and(containers::is_sidecar);
+            let container = containers.get(status.field("name").str());
+            let own = container.map(|container| container.field("restartPolicy").str()).filter(|own| !own.is_empty());
+            let has_rules = container.is_some_and(|container| !container.field("restartPolicyRules").is_empty());
+            let is_sidecar = of_spec == "initContainers" && container.is_some_and(containers::is_sidecar);
             let failed = status.field("state").field("terminated").field("exitCode").int_or_zero() != 0;
             let policy = own.unwrap_or(policy);
             is_sidecar || has_rules || policy == "Always" || (policy == "OnFailure" && failed)
@@ -77,11 +77,12 @@ fn validate_transitions(new: &Cursor<'_>, old: &Cursor<'_>, spec: &Cursor<'_>) -
 fn restarted(new: &Cursor<'_>, old: &Cursor<'_>, may_restart: impl Fn(&Cursor<'_>) -> bool) -> Errors {
     let mut errors = Vec::new();
     let is_ended = |status: &Cursor<'_>| status.field("state").field("terminated").exists();
+    let going_on: BTreeSet<&str> = new.items().filter(|new| !is_ended(new)).map(|new| new.field("name").str()).collect();
     for (i, old) in old.items().enumerate().filter(|(_, old)| is_ended(old) && !may_restart(old)) {
-        let same = new.items().filter(|new| new.field("name").str() == old.field("name").str());
-        let blamed = new.path().index(i).child("state");
-        let detail = "may not be transitioned to non-terminated state";
-        errors.extend(same.filter(|new| !is_ended(new)).map(|_| FieldError::forbidden(&blamed, detail)));
+        if going_on.contains(old.field("name").str()) {
+            let blamed = new.path().index(i).child("state");
+            errors.push(FieldError::forbidden(&blamed, "may not be transitioned to non-terminated state"));
+        }
     }
     errors
 }
@@ -89,9 +90,10 @@ fn restarted(new: &Cursor<'_>, old: &Cursor<'_>, may_restart: impl Fn(&Cursor<'_
 fn validate_resource_claims(statuses: &Cursor<'_>, claims: &Cursor<'_>) -> Errors {
     let mut errors = Vec::new();
     let mut taken = BTreeSet::new();
+    let known: BTreeSet<&str> = claims.items().map(|claim| claim.field("name").str()).collect();
     for status in statuses.items() {
         let name = status.field("name");
-        if !claims.items().any(|claim| claim.field("name").str() == name.str()) {
+        if !known.contains(name.str()) {
             errors.push(name.invalid_str("must match the name of an entry in `spec.resourceClaims`"));
         }
         if !taken.insert(name.str()) {

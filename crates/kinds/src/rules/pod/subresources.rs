@@ -1,5 +1,7 @@
 //! Changes that have a path of their own: ephemeral containers, resizing.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::cursor::Cursor;
@@ -15,10 +17,13 @@ pub fn validate_ephemeral_containers(object: &Value, old: &Value) -> Errors {
     }
     let mut errors = update::validate_common(object, old);
     let list = Cursor::root(object).field("spec").field("ephemeralContainers");
+    let mut by_name: BTreeMap<&str, Cursor<'_>> = BTreeMap::new();
+    for container in list.items() {
+        by_name.entry(container.field("name").str()).or_insert(container);
+    }
     for before in Cursor::root(old).field("spec").field("ephemeralContainers").items() {
         let name = before.field("name").str();
-        let now = list.items().find(|container| container.field("name").str() == name);
-        match now {
+        match by_name.get(name) {
             None => errors.push(list.forbidden(format!("existing ephemeral containers {} may not be removed\n", go_quote(name)))),
             Some(now) if now.value() != before.value() => {
                 let kind = "EphemeralContainer";

@@ -1,5 +1,7 @@
 //! What of a Pod may change: images, the deadline downwards, tolerations and scheduling gates, little else.
 
+use std::collections::{BTreeSet, HashSet};
+
 use serde_json::{Map, Value};
 
 use crate::cursor::Cursor;
@@ -75,15 +77,16 @@ fn validate_added_tolerations(new: &Cursor<'_>, old: &Cursor<'_>) -> Errors {
         toleration.as_object_mut().map(|fields| fields.remove("tolerationSeconds"));
         toleration
     };
-    let is_kept = |old: &Value| new.list().iter().any(|new| without_seconds(new) == without_seconds(old));
-    if !old.list().iter().all(is_kept) {
+    let wanted: HashSet<Value> = new.list().iter().map(without_seconds).collect();
+    if !old.list().iter().all(|old| wanted.contains(&without_seconds(old))) {
         return vec![new.forbidden("existing toleration can not be modified except its tolerationSeconds")];
     }
     tolerations::validate(new)
 }
 
 fn validate_removed_gates(new: &Cursor<'_>, old: &Cursor<'_>) -> Errors {
-    let added = new.items().map(|gate| gate.field("name")).filter(|name| !old.items().any(|gate| gate.field("name").str() == name.str()));
+    let before: BTreeSet<&str> = old.items().map(|gate| gate.field("name").str()).collect();
+    let added = new.items().map(|gate| gate.field("name")).filter(|name| !before.contains(name.str()));
     added.map(|name| name.forbidden(format!("only deletion is allowed, but found new scheduling gate '{}'", name.str()))).collect()
 }
 

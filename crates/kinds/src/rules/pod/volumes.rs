@@ -260,6 +260,8 @@ fn secret_name(source: &Cursor<'_>) -> Option<FieldError> {
 }
 
 const QUOBYTE_TENANT_BYTES_MAX: usize = 64;
+/// Each of them shows the whole registry.
+const QUOBYTE_FINDINGS_MAX: usize = 20;
 
 fn quobyte(source: &Cursor<'_>) -> Errors {
     let (registry, tenant) = (source.field("registry"), source.field("tenant"));
@@ -271,7 +273,7 @@ fn quobyte(source: &Cursor<'_>) -> Errors {
         errors.push(tenant.required("must be a UUID and may not exceed a length of 64 characters"));
     } else {
         let bad = registry.str().split(',').filter(|pair| pair.matches(':').count() != 1);
-        errors.extend(bad.map(|_| registry.invalid(what)));
+        errors.extend(bad.take(QUOBYTE_FINDINGS_MAX).map(|_| registry.invalid(what)));
     }
     errors.extend(check::required(&source.field("volume")));
     errors
