@@ -29,8 +29,6 @@ struct Sizes {
     nanoseconds_judged_min: u64,
 }
 
-impl Sizes {}
-
 const TEXTS: Sizes = Sizes { small: 500, large: 2000, nanoseconds_judged_min: 40_000_000 };
 
 /// Few enough to do everything with every list that there is, enough for a square to be seen.
