@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cluster::{Change, Cluster, Object};
 use crate::controller::{Controller, Work};
 use crate::model::{ClusterRole, Key};
+use crate::picture::{Change, Object, Picture};
 use crate::request::{CLUSTER_ROLES, Request, Verb};
 
 #[derive(Debug, Default)]
@@ -21,15 +21,15 @@ impl Controller for ClusterRoleAggregation {
         "clusterrole-aggregation-controller"
     }
 
-    fn concerns(&mut self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+    fn concerns(&mut self, picture: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
         if matches!(change.object(), Object::ClusterRole(_)) {
-            cluster.cluster_roles.values().filter(|role| role.aggregates.is_some()).for_each(|role| add(role.meta.key()));
+            picture.cluster_roles.values().filter(|role| role.aggregates.is_some()).for_each(|role| add(role.meta.key()));
         }
     }
 
-    fn plan(&mut self, cluster: &Cluster, key: &Key, _now: Timestamp) -> Work {
-        let Some(role) = cluster.cluster_roles.get(&key.name) else { return Work::default() };
-        let Some(rules) = sum(cluster, role).filter(|rules| rules_of(role) != rules) else { return Work::default() };
+    fn plan(&mut self, picture: &Picture, key: &Key, _now: Timestamp) -> Work {
+        let Some(role) = picture.cluster_roles.get(&key.name) else { return Work::default() };
+        let Some(rules) = sum(picture, role).filter(|rules| rules_of(role) != rules) else { return Work::default() };
         let meta = &role.meta;
         let patch = json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version.to_string()}, "rules": rules});
         Work::requests(vec![Request::new(CLUSTER_ROLES, key.clone(), Verb::Merge(patch))])
@@ -37,13 +37,13 @@ impl Controller for ClusterRoleAggregation {
 }
 
 /// None for roles that have rules of their own.
-fn sum(cluster: &Cluster, role: &ClusterRole) -> Option<Vec<Value>> {
+fn sum(picture: &Picture, role: &ClusterRole) -> Option<Vec<Value>> {
     // Roles may hold tens of thousands of rules: each is looked up, not compared with all.
     let mut known = BTreeSet::new();
     let mut rules: Vec<Value> = Vec::new();
     for selector in role.aggregates.as_ref()? {
         let is_meant = |other: &&ClusterRole| other.meta.name != role.meta.name && other.meta.labels.selected_by(selector);
-        for rule in cluster.cluster_roles.values().map(|other| &**other).filter(is_meant).flat_map(rules_of) {
+        for rule in picture.cluster_roles.values().map(|other| &**other).filter(is_meant).flat_map(rules_of) {
             if known.insert(rule.to_string()) {
                 rules.push(rule.clone());
             }
@@ -63,8 +63,8 @@ mod tests {
     use super::*;
 
     /// `NAME LABEL RULE,RULE` or `NAME LABEL =SELECTED`; `-` is no label.
-    fn cluster(text: &str) -> Cluster {
-        let mut cluster = Cluster::default();
+    fn picture(text: &str) -> Picture {
+        let mut picture = Picture::default();
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let words: Vec<&str> = line.split(' ').collect();
             let [name, label, what] = words.as_slice() else { panic!("three words: {line}") };
@@ -74,13 +74,13 @@ mod tests {
                 None => role["rules"] = what.split(',').map(|rule| json!({"verbs": [rule]})).collect(),
             }
             let role: ClusterRole = serde_json::from_value(role).expect("roles of tests are well formed");
-            cluster.put(Object::ClusterRole(role.into()));
+            picture.put(Object::ClusterRole(role.into()));
         }
-        cluster
+        picture
     }
 
     fn check(text: &str, role: &str, expected: Expect) {
-        let work = ClusterRoleAggregation.plan(&cluster(text), &Key::new("", role), crate::fixture::now());
+        let work = ClusterRoleAggregation.plan(&picture(text), &Key::new("", role), crate::fixture::now());
         let requests = work.steps.iter().flat_map(|step| &step.requests);
         expected.assert_eq(&requests.map(|request| format!("{} {}", request.path(), request.body().2["rules"])).collect::<String>());
     }
@@ -115,11 +115,11 @@ mod tests {
 
     #[test]
     fn a_change_of_any_role_concerns_all_sums() {
-        let cluster = cluster("all - =part\nmore - =part\na part get");
-        let role = cluster.cluster_roles["a"].clone();
+        let picture = picture("all - =part\nmore - =part\na part get");
+        let role = picture.cluster_roles["a"].clone();
         let mut keys = Vec::new();
         let change = Change { old: None, new: Some(Object::ClusterRole(role)) };
-        ClusterRoleAggregation.concerns(&cluster, &change, &mut |key| keys.push(key.to_string()));
+        ClusterRoleAggregation.concerns(&picture, &change, &mut |key| keys.push(key.to_string()));
         assert_eq!(keys, ["all", "more"]);
     }
 }

@@ -2,8 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::cluster::{Change, Cluster};
 use crate::model::Key;
+use crate::picture::{Change, Picture};
 use crate::request::{Event, Request};
 
 /// A decider with the keys it decides about.
@@ -11,11 +11,11 @@ pub trait Controller: Send {
     /// As logs and field managers name it: `daemonset-controller`.
     fn name(&self) -> &'static str;
 
-    /// Which of its keys a change concerns. Called for every change, so it must be cheap. `cluster` has the change already.
-    fn concerns(&mut self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key));
+    /// Which of its keys a change concerns. Called for every change, so it must be cheap. `picture` has the change already.
+    fn concerns(&mut self, picture: &Picture, change: &Change, add: &mut dyn FnMut(Key));
 
     /// What to do about a key.
-    fn plan(&mut self, cluster: &Cluster, key: &Key, now: Timestamp) -> Work;
+    fn plan(&mut self, picture: &Picture, key: &Key, now: Timestamp) -> Work;
 }
 
 /// What to do about a key.

@@ -2,8 +2,8 @@
 
 use kinds::table::KINDS;
 
-use crate::cluster::Kind;
 use crate::controller::Controller;
+use crate::picture::Kind;
 use crate::request::{EVENTS, Resource};
 
 /// Those of a cluster of its own. `root_certificate_pem`: of the cluster's authority, for the ConfigMap `kube-root-ca.crt` of every

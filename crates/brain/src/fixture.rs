@@ -8,8 +8,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Object};
 use crate::model::{ControllerRevision, DaemonSet, Node, Pod};
+use crate::picture::{Object, Picture};
 
 /// The present of all fixtures.
 pub const NOW: i64 = 1_000_000;
@@ -24,26 +24,26 @@ pub fn at(seconds: i64) -> Timestamp {
 }
 
 /// The cluster that a text describes.
-pub fn cluster(text: &str) -> Cluster {
-    let mut cluster = Cluster::default();
+pub fn picture(text: &str) -> Picture {
+    let mut picture = Picture::default();
     for item in text.split([';', '\n']).map(str::trim).filter(|item| !item.is_empty()) {
         let mut words = item.split_whitespace();
         let (kind, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let words: Vec<&str> = words.collect();
         match kind {
-            "node" => drop(cluster.put(Object::Node(Arc::new(node(name, &words))))),
+            "node" => drop(picture.put(Object::Node(Arc::new(node(name, &words))))),
             "ds" => {
                 let set = daemon_set(name, &words);
                 for revision in known_revisions(&set, &words) {
-                    cluster.put(Object::ControllerRevision(Arc::new(revision)));
+                    picture.put(Object::ControllerRevision(Arc::new(revision)));
                 }
-                cluster.put(Object::DaemonSet(Arc::new(set)));
+                picture.put(Object::DaemonSet(Arc::new(set)));
             }
-            "pod" => drop(cluster.put(Object::Pod(Arc::new(pod(name, &words))))),
+            "pod" => drop(picture.put(Object::Pod(Arc::new(pod(name, &words))))),
             _ => panic!("unknown item {item}"),
         }
     }
-    cluster
+    picture
 }
 
 fn read<T: serde::de::DeserializeOwned>(value: Value) -> Arc<T> {

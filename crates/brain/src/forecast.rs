@@ -11,11 +11,11 @@ use kinds::decode::format_time;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cluster::{Change, Cluster};
 use crate::controller::Controller;
 use crate::daemonset::{self, Because, Eligibility, Memory, eligibility, running_spec, view_of};
 use crate::model::{DaemonSet, Key, Pod};
-use crate::pretend::{Server, read};
+use crate::picture::{Change, Picture};
+use crate::pretend::Server;
 use crate::request::{DAEMON_SETS, PODS, REVISIONS, Resource};
 use crate::scheduler::{Scheduler, explain};
 use crate::why::{misfit_text, rejection_text};
@@ -77,7 +77,7 @@ impl Forecast {
 /// priority classes.
 pub fn forecast(state: Server, sets: Vec<Value>, now: Timestamp) -> Vec<Forecast> {
     let mut world = World::new(state, now);
-    let before = world.cluster.clone();
+    let before = world.picture.clone();
     let mut watched = Vec::new();
     for set in sets {
         let key = world.apply(set);
@@ -101,7 +101,7 @@ pub fn forecast(state: Server, sets: Vec<Value>, now: Timestamp) -> Vec<Forecast
 
 struct World {
     server: Server,
-    cluster: Cluster,
+    picture: Picture,
     seen: usize,
     now: Timestamp,
     scheduler: Scheduler,
@@ -115,16 +115,16 @@ struct World {
 
 impl World {
     fn new(server: Server, now: Timestamp) -> World {
-        let cluster = server.picture();
+        let picture = server.picture();
         let mut scheduler = Scheduler::default();
-        for pod in cluster.pods.values().cloned() {
-            let change = Change { old: None, new: Some(crate::cluster::Object::Pod(pod)) };
-            scheduler.concerns(&cluster, &change, &mut |_| {});
+        for pod in picture.pods.values().cloned() {
+            let change = Change { old: None, new: Some(crate::picture::Object::Pod(pod)) };
+            scheduler.concerns(&picture, &change, &mut |_| {});
         }
         World {
             seen: server.log.len(),
             server,
-            cluster,
+            picture,
             now,
             scheduler,
             memories: BTreeMap::new(),
@@ -159,11 +159,11 @@ impl World {
         for event in &news {
             let kind = event.resource.followed();
             let change = match &event.object {
-                Some(object) => read(event.resource.followed(), object).map(|object| self.cluster.put(object)),
-                None => self.cluster.remove(kind, &event.key, event.version),
+                Some(object) => event.resource.followed().read(object).map(|object| self.picture.put(object)),
+                None => self.picture.remove(kind, &event.key, event.version),
             };
             let Some(change) = change else { continue };
-            self.scheduler.concerns(&self.cluster, &change, &mut |_| {});
+            self.scheduler.concerns(&self.picture, &change, &mut |_| {});
             for owner in change.object().meta().owner_references.iter().filter(|owner| &*owner.kind == "DaemonSet") {
                 self.due.insert(Key { namespace: event.key.namespace.clone(), name: owner.name.clone() });
             }
@@ -188,9 +188,9 @@ impl World {
     fn plan_sets(&mut self, watched: &mut [(Key, Forecast)]) -> bool {
         let mut busy = false;
         for key in std::mem::take(&mut self.due) {
-            let Some(set) = self.cluster.sets.get(&key).cloned() else { continue };
+            let Some(set) = self.picture.sets.get(&key).cloned() else { continue };
             let memory = self.memories.remove(&key).unwrap_or_default();
-            let mut plan = daemonset::plan(&view_of(&self.cluster, &set, self.now), memory);
+            let mut plan = daemonset::plan(&view_of(&self.picture, &set, self.now), memory);
             self.memories.insert(key.clone(), std::mem::take(&mut plan.memory));
             match plan.wake_at {
                 Some(at) => self.wakes.insert(key.clone(), at),
@@ -211,11 +211,11 @@ impl World {
     }
 
     fn schedule(&mut self) -> bool {
-        let work = self.scheduler.plan(&self.cluster, &Key::default(), self.now);
+        let work = self.scheduler.plan(&self.picture, &Key::default(), self.now);
         self.scheduler_wakes = work.wake_at;
         for request in work.steps.iter().flat_map(|step| &step.requests) {
             if request.resource == PODS && matches!(request.verb, crate::request::Verb::Delete { .. }) {
-                let node = self.cluster.pods.get(&request.key).and_then(|pod| pod.node.clone());
+                let node = self.picture.pods.get(&request.key).and_then(|pod| pod.node.clone());
                 self.evicted.push((request.key.clone(), node.unwrap_or_default()));
             }
         }
@@ -225,9 +225,9 @@ impl World {
 
     /// What the nodes do: pods that were bound become ready, deleted ones go.
     fn act(&mut self) -> bool {
-        let pods: Vec<Arc<Pod>> = self.cluster.pods.values().filter(|pod| pod.node.is_some()).cloned().collect();
+        let pods: Vec<Arc<Pod>> = self.picture.pods.values().filter(|pod| pod.node.is_some()).cloned().collect();
         for pod in pods {
-            let is_dead = pod.node.as_ref().and_then(|node| self.cluster.nodes.get(node)).is_none_or(|node| !node.is_ready());
+            let is_dead = pod.node.as_ref().and_then(|node| self.picture.nodes.get(node)).is_none_or(|node| !node.is_ready());
             let key = pod.meta.key();
             if is_dead {
                 continue;
@@ -263,10 +263,10 @@ impl World {
 
     /// Nodes that should run a pod of the set, before and now, and have no available one.
     fn unavailable(&self, key: &Key, before: Option<&DaemonSet>) -> usize {
-        let (Some(set), Some(before)) = (self.cluster.sets.get(key), before) else { return 0 };
+        let (Some(set), Some(before)) = (self.picture.sets.get(key), before) else { return 0 };
         let wanted = |set: &DaemonSet| {
             let spec = running_spec(&set.template_spec);
-            self.cluster
+            self.picture
                 .nodes
                 .values()
                 .filter(|node| eligibility(&spec, set.template_node(), node) == Eligibility::Runs)
@@ -274,7 +274,7 @@ impl World {
                 .collect()
         };
         let (old, new): (BTreeSet<Arc<str>>, BTreeSet<Arc<str>>) = (wanted(before), wanted(set));
-        let pods: Vec<&Arc<Pod>> = self.cluster.pods_of(&set.meta.uid).collect();
+        let pods: Vec<&Arc<Pod>> = self.picture.pods_of(&set.meta.uid).collect();
         let available: BTreeSet<&Arc<str>> = pods
             .iter()
             .filter(|pod| pod.is_available(set.min_ready_seconds, self.now) && !pod.meta.is_deleted())
@@ -285,19 +285,19 @@ impl World {
 
     fn measure(&self, watched: &mut [(Key, Forecast)]) {
         for (key, forecast) in watched.iter_mut().filter(|(_, forecast)| !forecast.is_new) {
-            let set = self.cluster.sets.get(key).cloned();
+            let set = self.picture.sets.get(key).cloned();
             forecast.unavailable_at_most = forecast.unavailable_at_most.max(self.unavailable(key, set.as_deref()));
         }
     }
 
     /// Fills in what is different at the end.
-    fn compare(&self, before: &Cluster, key: &Key, forecast: &mut Forecast) {
-        let Some(set) = self.cluster.sets.get(key) else { return };
-        let run = |cluster: &Cluster| -> BTreeMap<Arc<str>, Arc<str>> {
-            let pods = cluster.pods_of(&set.meta.uid).filter(|pod| !pod.meta.is_deleted() && !pod.is_terminal());
+    fn compare(&self, before: &Picture, key: &Key, forecast: &mut Forecast) {
+        let Some(set) = self.picture.sets.get(key) else { return };
+        let run = |picture: &Picture| -> BTreeMap<Arc<str>, Arc<str>> {
+            let pods = picture.pods_of(&set.meta.uid).filter(|pod| !pod.meta.is_deleted() && !pod.is_terminal());
             pods.filter_map(|pod| Some((pod.node.clone()?, pod.meta.uid.clone()))).collect()
         };
-        let (old, new) = (run(before), run(&self.cluster));
+        let (old, new) = (run(before), run(&self.picture));
         for (node, uid) in &old {
             match new.get(node) {
                 Some(same) if same == uid => forecast.kept += 1,
@@ -307,7 +307,7 @@ impl World {
         }
         forecast.gained = new.keys().filter(|node| !old.contains_key(*node)).map(|node| node.to_string()).collect();
         let spec = running_spec(&set.template_spec);
-        for node in self.cluster.nodes.values().filter(|node| eligibility(&spec, set.template_node(), node) == Eligibility::Runs) {
+        for node in self.picture.nodes.values().filter(|node| eligibility(&spec, set.template_node(), node) == Eligibility::Runs) {
             let name = &node.meta.name;
             if !old.contains_key(name) && !new.contains_key(name) {
                 forecast.stuck.push(Lost { node: name.to_string(), reason: self.why_not(set, name) });
@@ -320,17 +320,17 @@ impl World {
 
     /// Why a node has no pod of the set.
     fn why_not(&self, set: &DaemonSet, name: &Arc<str>) -> String {
-        let Some(node) = self.cluster.nodes.get(name) else { return "the node does not exist".to_owned() };
+        let Some(node) = self.picture.nodes.get(name) else { return "the node does not exist".to_owned() };
         let spec = running_spec(&set.template_spec);
         match eligibility(&spec, set.template_node(), node) {
             Eligibility::Never(misfit) | Eligibility::OnlyStays(misfit) => return misfit_text(&misfit),
             Eligibility::Runs => {}
         }
         let mut pod =
-            self.cluster.pods_of(&set.meta.uid).find(|pod| pod.target_node() == Some(name)).map(|pod| Pod::clone(pod)).unwrap_or_default();
+            self.picture.pods_of(&set.meta.uid).find(|pod| pod.target_node() == Some(name)).map(|pod| Pod::clone(pod)).unwrap_or_default();
         pod.node = None;
         pod.pinned = Some(name.clone());
-        match explain(&self.cluster, &pod, node) {
+        match explain(&self.picture, &pod, node) {
             Err(rejection) => rejection_text(&rejection),
             Ok(()) if !node.is_ready() => "the node is not Ready".to_owned(),
             Ok(()) => "waits for its turn".to_owned(),

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::cluster::{Change, Cluster, Kind, Object};
 use crate::controller::{Controller, Step, Work};
 use crate::model::{Key, Meta, OwnerReference};
+use crate::picture::{Change, Kind, Object, Picture};
 use crate::request::{Request, Resource, Verb};
 
 /// Finalizer: the owner goes first, its dependents keep living.
@@ -40,14 +40,14 @@ impl Controller for GarbageCollector {
         "garbage-collector"
     }
 
-    fn concerns(&mut self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+    fn concerns(&mut self, picture: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
         let (old, new) = (change.old.as_ref().map(Object::meta), change.new.as_ref().map(Object::meta));
         let id = (change.kind(), change.object().meta().key());
         self.note_dependent(&id, old, new);
         self.note_owner(&id, old, new);
         for owner in new.into_iter().chain(old).flat_map(|meta| &meta.owner_references) {
             // Of an owner that lives, nobody's coming or going matters.
-            if !matches!(find(cluster, &id.1.namespace, owner), Found::There(meta) if !meta.is_deleted()) {
+            if !matches!(find(picture, &id.1.namespace, owner), Found::There(meta) if !meta.is_deleted()) {
                 add(key_of(&owner.uid));
             }
         }
@@ -60,20 +60,20 @@ impl Controller for GarbageCollector {
         }
     }
 
-    fn plan(&mut self, cluster: &Cluster, key: &Key, _now: Timestamp) -> Work {
+    fn plan(&mut self, picture: &Picture, key: &Key, _now: Timestamp) -> Work {
         let uid = &key.name;
         let none = BTreeSet::new();
         let dependents = self.dependents.get(uid).unwrap_or(&none);
         let metas: Vec<(Kind, &Meta)> =
-            dependents.iter().filter_map(|(kind, key)| Some((*kind, cluster.meta(*kind, key)?))).take(DEPENDENTS_MAX).collect();
+            dependents.iter().filter_map(|(kind, key)| Some((*kind, picture.meta(*kind, key)?))).take(DEPENDENTS_MAX).collect();
         let more = dependents.len() > DEPENDENTS_MAX;
         match self.waiting.get(uid) {
-            Some((kind, key)) => match cluster.meta(*kind, key).filter(|meta| meta.uid == *uid) {
+            Some((kind, key)) => match picture.meta(*kind, key).filter(|meta| meta.uid == *uid) {
                 Some(owner) if has(owner, ORPHAN) => orphan(*kind, owner, &metas, more),
                 Some(owner) => self.delete_first(*kind, owner, &metas, more),
                 None => Work::default(),
             },
-            None => self.collect(cluster, uid, &metas, more),
+            None => self.collect(picture, uid, &metas, more),
         }
     }
 }
@@ -131,14 +131,14 @@ impl GarbageCollector {
     }
 
     /// Background deletion: what depends on nothing else goes with its owner.
-    fn collect(&self, cluster: &Cluster, uid: &Arc<str>, dependents: &[(Kind, &Meta)], more: bool) -> Work {
+    fn collect(&self, picture: &Picture, uid: &Arc<str>, dependents: &[(Kind, &Meta)], more: bool) -> Work {
         let mut checks: Vec<Request> = Vec::new();
         let mut requests = Vec::new();
         for (kind, meta) in dependents.iter().filter(|(_, meta)| !meta.is_deleted()) {
             let mut solid = false;
             let mut unknown = false;
             for owner in &meta.owner_references {
-                match find(cluster, &meta.namespace, owner) {
+                match find(picture, &meta.namespace, owner) {
                     Found::There(other) => solid |= !(other.is_deleted() && has(other, FOREGROUND)),
                     Found::Unknown => unknown = true,
                     Found::Absent(resource, key) => {
@@ -150,7 +150,7 @@ impl GarbageCollector {
                 }
             }
             let ours = meta.owner_references.iter().find(|owner| owner.uid == *uid);
-            let is_gone = ours.is_some_and(|owner| matches!(find(cluster, &meta.namespace, owner), Found::Absent(..)));
+            let is_gone = ours.is_some_and(|owner| matches!(find(picture, &meta.namespace, owner), Found::Absent(..)));
             match (is_gone, solid, unknown) {
                 (true, true, _) => requests.push(without_owner(*kind, meta, uid)),
                 (true, false, false) => requests.push(self.delete(*kind, meta)),
@@ -214,14 +214,14 @@ enum Found<'a> {
     Unknown,
 }
 
-fn find<'a>(cluster: &'a Cluster, namespace: &Arc<str>, owner: &OwnerReference) -> Found<'a> {
+fn find<'a>(picture: &'a Picture, namespace: &Arc<str>, owner: &OwnerReference) -> Found<'a> {
     let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
     let row = kinds::table::by_kind(group, &owner.kind).filter(|row| row.is_stored() && row.view.is_none());
     let Some(row) = row else { return Found::Unknown };
     let resource = Resource { group: row.group, version: row.version, plural: row.plural, kind: row.kind };
     let namespace = if row.namespaced { namespace.clone() } else { "".into() };
     let key = Key { namespace, name: owner.name.clone() };
-    match cluster.meta(resource.followed(), &key).filter(|meta| meta.uid == owner.uid) {
+    match picture.meta(resource.followed(), &key).filter(|meta| meta.uid == owner.uid) {
         Some(meta) => Found::There(meta),
         None => Found::Absent(resource, key),
     }
@@ -236,12 +236,12 @@ mod tests {
     use crate::model::DaemonSet;
 
     /// A collector that was told of everything in the cluster, with the keys it asked for.
-    fn told(cluster: &mut Cluster) -> (GarbageCollector, BTreeSet<Key>) {
+    fn told(picture: &mut Picture) -> (GarbageCollector, BTreeSet<Key>) {
         let (mut gc, mut keys) = (GarbageCollector::default(), BTreeSet::new());
-        let pods: Vec<_> = cluster.pods.values().cloned().map(Object::Pod).collect();
-        let sets: Vec<_> = cluster.sets.values().cloned().map(Object::DaemonSet).collect();
+        let pods: Vec<_> = picture.pods.values().cloned().map(Object::Pod).collect();
+        let sets: Vec<_> = picture.sets.values().cloned().map(Object::DaemonSet).collect();
         for object in pods.into_iter().chain(sets) {
-            gc.concerns(cluster, &Change { old: None, new: Some(object) }, &mut |key| {
+            gc.concerns(picture, &Change { old: None, new: Some(object) }, &mut |key| {
                 keys.insert(key);
             });
         }
@@ -257,29 +257,29 @@ mod tests {
         work.steps.iter().map(|step| step.requests.iter().map(request).collect::<Vec<_>>().join("\n")).collect::<Vec<_>>().join("\n---\n")
     }
 
-    fn check(mut cluster: Cluster, expected: Expect) {
-        let (mut gc, keys) = told(&mut cluster);
+    fn check(mut picture: Picture, expected: Expect) {
+        let (mut gc, keys) = told(&mut picture);
         let works: Vec<String> =
-            keys.iter().map(|key| text(&gc.plan(&cluster, key, fixture::now()))).filter(|text| !text.is_empty()).collect();
+            keys.iter().map(|key| text(&gc.plan(&picture, key, fixture::now()))).filter(|text| !text.is_empty()).collect();
         expected.assert_eq(&works.join("\n"));
     }
 
-    fn deleted_with(cluster: &mut Cluster, finalizer: &str) {
-        let mut set = DaemonSet::clone(cluster.sets.values().next().expect("a set"));
+    fn deleted_with(picture: &mut Picture, finalizer: &str) {
+        let mut set = DaemonSet::clone(picture.sets.values().next().expect("a set"));
         set.meta.deletion_timestamp = Some(fixture::now());
         set.meta.finalizers = vec![finalizer.into()];
-        cluster.put(Object::DaemonSet(Arc::new(set)));
+        picture.put(Object::DaemonSet(Arc::new(set)));
     }
 
     #[test]
     fn dependents_of_an_owner_that_lives_are_left_alone() {
-        check(fixture::cluster("node a; ds web; pod p@a"), expect![""]);
+        check(fixture::picture("node a; ds web; pod p@a"), expect![""]);
     }
 
     #[test]
     fn dependents_of_nobody_go_after_the_server_was_asked() {
         check(
-            fixture::cluster("node a; pod p@a; pod q@a; pod r@a orphan"),
+            fixture::picture("node a; pod p@a; pod q@a; pod r@a orphan"),
             expect![[r#"
             GET /apis/apps/v1/namespaces/ns/daemonsets/web
             ---
@@ -290,10 +290,10 @@ mod tests {
 
     #[test]
     fn an_orphaning_owner_goes_after_its_dependents_were_released() {
-        let mut cluster = fixture::cluster("node a; ds web; pod p@a");
-        deleted_with(&mut cluster, ORPHAN);
+        let mut picture = fixture::picture("node a; ds web; pod p@a");
+        deleted_with(&mut picture, ORPHAN);
         check(
-            cluster,
+            picture,
             expect![[r#"
             PATCH /api/v1/namespaces/ns/pods/p {"metadata":{"ownerReferences":[{"$patch":"delete","uid":"web-uid"}],"uid":"p-uid"}}
             ---
@@ -303,18 +303,18 @@ mod tests {
 
     #[test]
     fn a_foreground_deletion_takes_the_dependents_first() {
-        let mut cluster = fixture::cluster("node a; ds web; pod p@a; pod q@a deleting");
-        deleted_with(&mut cluster, FOREGROUND);
+        let mut picture = fixture::picture("node a; ds web; pod p@a; pod q@a deleting");
+        deleted_with(&mut picture, FOREGROUND);
         check(
-            cluster,
+            picture,
             expect![[
                 r#"DELETE /api/v1/namespaces/ns/pods/p {"apiVersion":"v1","kind":"DeleteOptions","preconditions":{"uid":"p-uid"},"propagationPolicy":"Background"}"#
             ]],
         );
-        let mut cluster = fixture::cluster("node a; ds web");
-        deleted_with(&mut cluster, FOREGROUND);
+        let mut picture = fixture::picture("node a; ds web");
+        deleted_with(&mut picture, FOREGROUND);
         check(
-            cluster,
+            picture,
             expect![[
                 r#"PATCH /apis/apps/v1/namespaces/ns/daemonsets/web {"metadata":{"finalizers":[],"resourceVersion":"0","uid":"web-uid"}}"#
             ]],
@@ -323,16 +323,16 @@ mod tests {
 
     #[test]
     fn one_of_two_owners_is_enough() {
-        let mut cluster = fixture::cluster("node a; ds web; pod p@a");
-        let mut pod = crate::model::Pod::clone(cluster.pods.values().next().expect("a pod"));
+        let mut picture = fixture::picture("node a; ds web; pod p@a");
+        let mut pod = crate::model::Pod::clone(picture.pods.values().next().expect("a pod"));
         pod.meta.owner_references.push(OwnerReference {
             name: "gone".into(),
             uid: "gone-uid".into(),
             ..pod.meta.owner_references[0].clone()
         });
-        cluster.put(Object::Pod(Arc::new(pod)));
+        picture.put(Object::Pod(Arc::new(pod)));
         check(
-            cluster,
+            picture,
             expect![[r#"
             GET /apis/apps/v1/namespaces/ns/daemonsets/gone
             ---
@@ -342,10 +342,10 @@ mod tests {
 
     #[test]
     fn owners_of_unknown_kinds_keep_their_dependents() {
-        let mut cluster = fixture::cluster("node a; pod p@a");
-        let mut pod = crate::model::Pod::clone(cluster.pods.values().next().expect("a pod"));
+        let mut picture = fixture::picture("node a; pod p@a");
+        let mut pod = crate::model::Pod::clone(picture.pods.values().next().expect("a pod"));
         pod.meta.owner_references[0].kind = "Thing".into();
-        cluster.put(Object::Pod(Arc::new(pod)));
-        check(cluster, expect![""]);
+        picture.put(Object::Pod(Arc::new(pod)));
+        check(picture, expect![""]);
     }
 }

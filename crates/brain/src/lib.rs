@@ -4,11 +4,11 @@
 //! status, and notes that say why. The shells in `controllers` keep the picture of the cluster and perform the plans; `why`, `plan`,
 //! the simulator and the model checker use the same deciders.
 
-pub mod cluster;
 pub mod controller;
 pub mod controllers;
 pub mod execution;
 pub mod model;
+pub mod picture;
 pub mod queue;
 pub mod request;
 pub mod selected;

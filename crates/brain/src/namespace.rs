@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cluster::{Change, Cluster, Kind, Object};
 use crate::controller::{Controller, Step, Work};
 use crate::model::{Key, Meta, Namespace};
+use crate::picture::{Change, Kind, Object, Picture};
 use crate::request::{EVENTS, NAMESPACES, Request, Verb};
 
 /// Deletions of one plan.
@@ -24,7 +24,7 @@ impl Controller for NamespaceController {
         "namespace-controller"
     }
 
-    fn concerns(&mut self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+    fn concerns(&mut self, picture: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
         let name = match (&change.old, &change.new) {
             (_, Some(Object::Namespace(namespace))) => &namespace.meta.name,
             // Something left a namespace, or is deleted and waits for its finalizers.
@@ -32,22 +32,22 @@ impl Controller for NamespaceController {
             (_, Some(object)) if object.meta().is_deleted() => &object.meta().namespace,
             _ => return,
         };
-        if cluster.namespaces.get(name).is_some_and(|namespace| namespace.meta.is_deleted()) {
+        if picture.namespaces.get(name).is_some_and(|namespace| namespace.meta.is_deleted()) {
             add(Key { namespace: "".into(), name: name.clone() });
         }
     }
 
-    fn plan(&mut self, cluster: &Cluster, key: &Key, now: Timestamp) -> Work {
-        match cluster.namespaces.get(&key.name).filter(|namespace| namespace.meta.is_deleted()) {
-            Some(namespace) => plan(cluster, namespace, now),
+    fn plan(&mut self, picture: &Picture, key: &Key, now: Timestamp) -> Work {
+        match picture.namespaces.get(&key.name).filter(|namespace| namespace.meta.is_deleted()) {
+            Some(namespace) => plan(picture, namespace, now),
             None => Work::default(),
         }
     }
 }
 
-fn plan(cluster: &Cluster, ending: &Namespace, now: Timestamp) -> Work {
+fn plan(picture: &Picture, ending: &Namespace, now: Timestamp) -> Work {
     let namespace = &ending.meta;
-    let mut left = in_namespace(cluster, &namespace.name);
+    let mut left = in_namespace(picture, &namespace.name);
     if left.iter().any(|(kind, _)| *kind == Kind::Pod) {
         left.retain(|(kind, _)| *kind == Kind::Pod);
     }
@@ -126,26 +126,26 @@ fn report(ending: &Namespace, left: &[(Kind, &Meta)], now: Timestamp) -> Option<
 }
 
 /// Everything in a namespace, events apart.
-pub fn in_namespace<'a>(cluster: &'a Cluster, namespace: &str) -> Vec<(Kind, &'a Meta)> {
+pub fn in_namespace<'a>(picture: &'a Picture, namespace: &str) -> Vec<(Kind, &'a Meta)> {
     let from = Key::new(namespace, "");
     let mut found = Vec::new();
     let within = |key: &Key| *key.namespace == *namespace;
-    found.extend(cluster.sets.range(&from..).take_while(|(key, _)| within(key)).map(|(_, set)| (Kind::DaemonSet, &set.meta)));
-    found.extend(cluster.pods.range(&from..).take_while(|(key, _)| within(key)).map(|(_, pod)| (Kind::Pod, &pod.meta)));
-    let revisions = cluster.revisions.range(&from..).take_while(|(key, _)| within(key));
+    found.extend(picture.sets.range(&from..).take_while(|(key, _)| within(key)).map(|(_, set)| (Kind::DaemonSet, &set.meta)));
+    found.extend(picture.pods.range(&from..).take_while(|(key, _)| within(key)).map(|(_, pod)| (Kind::Pod, &pod.meta)));
+    let revisions = picture.revisions.range(&from..).take_while(|(key, _)| within(key));
     found.extend(revisions.map(|(_, revision)| (Kind::ControllerRevision, &revision.meta)));
-    found.extend(cluster.leases.range(&from..).take_while(|(key, _)| within(key)).map(|(_, lease)| (Kind::Lease, &lease.meta)));
-    let budgets = cluster.budgets.range(&from..).take_while(|(key, _)| within(key));
+    found.extend(picture.leases.range(&from..).take_while(|(key, _)| within(key)).map(|(_, lease)| (Kind::Lease, &lease.meta)));
+    let budgets = picture.budgets.range(&from..).take_while(|(key, _)| within(key));
     found.extend(budgets.map(|(_, budget)| (Kind::PodDisruptionBudget, &budget.meta)));
-    let services = cluster.services.range(&from..).take_while(|(key, _)| within(key));
+    let services = picture.services.range(&from..).take_while(|(key, _)| within(key));
     found.extend(services.map(|(_, service)| (Kind::Service, &service.meta)));
-    let slices = cluster.slices.range(&from..).take_while(|(key, _)| within(key));
+    let slices = picture.slices.range(&from..).take_while(|(key, _)| within(key));
     found.extend(slices.map(|(_, slice)| (Kind::EndpointSlice, &slice.meta)));
-    let endpoints = cluster.endpoints.range(&from..).take_while(|(key, _)| within(key));
+    let endpoints = picture.endpoints.range(&from..).take_while(|(key, _)| within(key));
     found.extend(endpoints.map(|(_, endpoints)| (Kind::Endpoints, &endpoints.meta)));
-    let quotas = cluster.quotas.range(&from..).take_while(|(key, _)| within(key));
+    let quotas = picture.quotas.range(&from..).take_while(|(key, _)| within(key));
     found.extend(quotas.map(|(_, quota)| (Kind::ResourceQuota, &quota.meta)));
-    for (resource, objects) in &cluster.others {
+    for (resource, objects) in &picture.others {
         let objects = objects.range(&from..).take_while(|(key, _)| within(key));
         found.extend(objects.map(|(_, meta)| (Kind::Other(*resource), &**meta)));
     }
@@ -158,13 +158,13 @@ mod tests {
 
     use super::*;
 
-    fn ending() -> Cluster {
-        let mut cluster = crate::fixture::cluster("node a; ds web; pod p@a");
+    fn ending() -> Picture {
+        let mut picture = crate::fixture::picture("node a; ds web; pod p@a");
         let mut namespace = Namespace::default();
         namespace.meta.name = "ns".into();
         namespace.meta.deletion_timestamp = Some(crate::fixture::now());
-        cluster.put(Object::Namespace(Arc::new(namespace)));
-        cluster
+        picture.put(Object::Namespace(Arc::new(namespace)));
+        picture
     }
 
     fn paths(work: &Work) -> Vec<String> {
@@ -173,32 +173,32 @@ mod tests {
 
     #[test]
     fn what_is_in_a_namespace_goes_before_it() {
-        let cluster = ending();
-        let work = NamespaceController.plan(&cluster, &Key::new("", "ns"), crate::fixture::now());
+        let picture = ending();
+        let work = NamespaceController.plan(&picture, &Key::new("", "ns"), crate::fixture::now());
         assert_eq!(paths(&work), ["/api/v1/namespaces/ns/pods/p"]);
     }
 
     #[test]
     fn the_rest_goes_when_the_pods_are_gone() {
-        let mut cluster = ending();
-        for key in cluster.keys(Kind::Pod) {
-            cluster.remove(Kind::Pod, &key, 0);
+        let mut picture = ending();
+        for key in picture.keys(Kind::Pod) {
+            picture.remove(Kind::Pod, &key, 0);
         }
-        let work = NamespaceController.plan(&cluster, &Key::new("", "ns"), crate::fixture::now());
+        let work = NamespaceController.plan(&picture, &Key::new("", "ns"), crate::fixture::now());
         let wanted = ["/apis/apps/v1/namespaces/ns/daemonsets/web", "/apis/apps/v1/namespaces/ns/controllerrevisions/web-h1"];
         assert_eq!(paths(&work), wanted);
     }
 
     #[test]
     fn what_waits_for_finalizers_is_told_once() {
-        let mut cluster = ending();
-        let (key, pod) = cluster.pods.iter().next().map(|(key, pod)| (key.clone(), pod.clone())).unwrap();
+        let mut picture = ending();
+        let (key, pod) = picture.pods.iter().next().map(|(key, pod)| (key.clone(), pod.clone())).unwrap();
         let mut pod = (*pod).clone();
         pod.meta.deletion_timestamp = Some(crate::fixture::now());
         pod.meta.finalizers = vec!["example.com/wait".into()];
         assert_eq!(&*key.name, "p");
-        cluster.put(Object::Pod(Arc::new(pod)));
-        let work = NamespaceController.plan(&cluster, &Key::new("", "ns"), crate::fixture::now());
+        picture.put(Object::Pod(Arc::new(pod)));
+        let work = NamespaceController.plan(&picture, &Key::new("", "ns"), crate::fixture::now());
         assert_eq!(paths(&work), ["/api/v1/namespaces/ns/status"]);
         let body = work.steps[0].requests[0].body().2.clone();
         let conditions = body["status"]["conditions"].as_array().unwrap();
@@ -207,21 +207,21 @@ mod tests {
         let finalizers = "Some content in the namespace has finalizers remaining: example.com/wait in 1 resource instances";
         assert_eq!(told("NamespaceFinalizersRemaining"), finalizers);
         assert_eq!(conditions.len(), 5);
-        let mut namespace = (*cluster.namespaces["ns"]).clone();
+        let mut namespace = (*picture.namespaces["ns"]).clone();
         namespace.status.conditions = serde_json::from_value(conditions.clone().into()).unwrap();
-        cluster.put(Object::Namespace(Arc::new(namespace)));
-        assert_eq!(paths(&NamespaceController.plan(&cluster, &Key::new("", "ns"), crate::fixture::now())), [""; 0]);
+        picture.put(Object::Namespace(Arc::new(namespace)));
+        assert_eq!(paths(&NamespaceController.plan(&picture, &Key::new("", "ns"), crate::fixture::now())), [""; 0]);
     }
 
     #[test]
     fn an_empty_namespace_is_let_go() {
-        let mut cluster = ending();
+        let mut picture = ending();
         for kind in [Kind::DaemonSet, Kind::Pod, Kind::ControllerRevision] {
-            for key in cluster.keys(kind) {
-                cluster.remove(kind, &key, 0);
+            for key in picture.keys(kind) {
+                picture.remove(kind, &key, 0);
             }
         }
-        let work = NamespaceController.plan(&cluster, &Key::new("", "ns"), crate::fixture::now());
+        let work = NamespaceController.plan(&picture, &Key::new("", "ns"), crate::fixture::now());
         assert_eq!(paths(&work), ["/api/v1/namespaces/ns/events", "/api/v1/namespaces/ns/finalize"]);
     }
 }

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::cluster::{Change, Cluster, Object};
 use crate::controller::{Controller, Work};
 use crate::model::{Key, Node};
+use crate::picture::{Change, Object, Picture};
 use crate::request::{Event, NODES, Regarding};
 
 const COMPONENT: &str = "node-controller";
@@ -56,7 +56,7 @@ impl Controller for NodeLifecycle {
         COMPONENT
     }
 
-    fn concerns(&mut self, _cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+    fn concerns(&mut self, _cluster: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
         let Some(Object::Node(node)) = &change.new else { return };
         // The pass runs by itself once it has begun.
         if self.seen.is_empty() {
@@ -70,14 +70,14 @@ impl Controller for NodeLifecycle {
         }
     }
 
-    fn plan(&mut self, cluster: &Cluster, key: &Key, now: Timestamp) -> Work {
+    fn plan(&mut self, picture: &Picture, key: &Key, now: Timestamp) -> Work {
         if *key.namespace == *MONITOR {
-            let mut work = health::plan(cluster, self.settings, &mut self.seen, now);
-            self.zones = taints::survey(cluster, std::mem::take(&mut self.zones));
+            let mut work = health::plan(picture, self.settings, &mut self.seen, now);
+            self.zones = taints::survey(picture, std::mem::take(&mut self.zones));
             work.wake_at = Some(now + MONITOR_PERIOD);
             return work;
         }
-        match cluster.nodes.get(&key.name) {
+        match picture.nodes.get(&key.name) {
             Some(node) => taints::plan(node, &mut self.zones, now),
             None => Work::default(),
         }

@@ -10,9 +10,9 @@ use jiff::{SignedDuration, Timestamp};
 use kinds::decode::format_time;
 use serde_json::json;
 
-use crate::cluster::{Change, Cluster, Object};
 use crate::controller::{Controller, Step, Work};
 use crate::model::{Key, Node, Pod};
+use crate::picture::{Change, Object, Picture};
 use crate::request::{NODES, PODS, Request, Verb};
 
 /// A node that is gone may come back this long: what deletes it and makes it anew must not lose its pods.
@@ -43,7 +43,7 @@ impl Controller for PodGc {
         "pod-garbage-collector"
     }
 
-    fn concerns(&mut self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+    fn concerns(&mut self, picture: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
         let node_key = |name: &Arc<str>| Key { namespace: "".into(), name: name.clone() };
         match (&change.old, &change.new) {
             (Some(Object::Node(node)), None) => add(node_key(&node.meta.name)),
@@ -52,7 +52,7 @@ impl Controller for PodGc {
             }
             (_, Some(Object::Pod(pod))) => match &pod.node {
                 None if pod.meta.is_deleted() => add(Key::default()),
-                Some(node) if cluster.nodes.get(node).is_none_or(|node| is_out_of_service(node)) => add(node_key(node)),
+                Some(node) if picture.nodes.get(node).is_none_or(|node| is_out_of_service(node)) => add(node_key(node)),
                 _ if pod.is_terminal() => add(Key::new(ENDED, "")),
                 _ => {}
             },
@@ -60,16 +60,16 @@ impl Controller for PodGc {
         }
     }
 
-    fn plan(&mut self, cluster: &Cluster, key: &Key, now: Timestamp) -> Work {
+    fn plan(&mut self, picture: &Picture, key: &Key, now: Timestamp) -> Work {
         if *key.namespace == *ENDED {
-            return plan_ended(cluster, now);
+            return plan_ended(picture, now);
         }
         if key.name.is_empty() {
-            let deleted = cluster.pods.values().filter(|pod| pod.node.is_none() && pod.meta.is_deleted());
+            let deleted = picture.pods.values().filter(|pod| pod.node.is_none() && pod.meta.is_deleted());
             return removals(deleted, None, Vec::new(), now);
         }
-        let here = cluster.pods_on(&key.name).filter(|pod| pod.node.is_some());
-        match cluster.nodes.get(&key.name) {
+        let here = picture.pods_on(&key.name).filter(|pod| pod.node.is_some());
+        match picture.nodes.get(&key.name) {
             Some(node) if is_out_of_service(node) => {
                 let text = "PodGC: node is out-of-service";
                 removals(here.filter(|pod| pod.meta.is_deleted()), Some(text), Vec::new(), now)
@@ -97,8 +97,8 @@ fn is_out_of_service(node: &Node) -> bool {
     !node.is_ready() && node.taints.iter().any(|taint| &*taint.key == OUT_OF_SERVICE)
 }
 
-fn plan_ended(cluster: &Cluster, now: Timestamp) -> Work {
-    let mut ended: Vec<&Arc<Pod>> = cluster.pods.values().filter(|pod| pod.is_terminal() && !pod.meta.is_deleted()).collect();
+fn plan_ended(picture: &Picture, now: Timestamp) -> Work {
+    let mut ended: Vec<&Arc<Pod>> = picture.pods.values().filter(|pod| pod.is_terminal() && !pod.meta.is_deleted()).collect();
     if ended.len() <= ENDED_MAX {
         return Work::default();
     }
@@ -140,7 +140,7 @@ fn mark(pod: &Pod, message: &str, now: Timestamp) -> Request {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{at, cluster, now};
+    use crate::fixture::{at, now, picture};
 
     fn paths(work: &Work) -> Vec<String> {
         work.steps.iter().flat_map(|step| &step.requests).map(|request| format!("{} {}", request.body().0, request.path())).collect()
@@ -148,26 +148,26 @@ mod tests {
 
     #[test]
     fn pods_of_a_node_that_is_gone_are_removed_after_the_quarantine() {
-        let cluster = cluster("node b; pod p@a; pod q@b");
+        let picture = picture("node b; pod p@a; pod q@b");
         let (mut gc, key) = (PodGc::default(), Key::new("", "a"));
-        assert_eq!(gc.plan(&cluster, &key, now()).wake_at, Some(at(40)));
-        assert_eq!(paths(&gc.plan(&cluster, &key, at(39))), Vec::<String>::new());
+        assert_eq!(gc.plan(&picture, &key, now()).wake_at, Some(at(40)));
+        assert_eq!(paths(&gc.plan(&picture, &key, at(39))), Vec::<String>::new());
         assert_eq!(
-            paths(&gc.plan(&cluster, &key, at(40))),
+            paths(&gc.plan(&picture, &key, at(40))),
             ["GET /api/v1/nodes/a", "PATCH /api/v1/namespaces/ns/pods/p/status", "DELETE /api/v1/namespaces/ns/pods/p"]
         );
     }
 
     #[test]
     fn pods_that_never_had_a_node_go_when_they_are_deleted() {
-        let cluster = cluster("node a; pod p@a unbound deleting; pod q@a unbound");
-        assert_eq!(paths(&PodGc::default().plan(&cluster, &Key::default(), now())), ["DELETE /api/v1/namespaces/ns/pods/p"]);
+        let picture = picture("node a; pod p@a unbound deleting; pod q@a unbound");
+        assert_eq!(paths(&PodGc::default().plan(&picture, &Key::default(), now())), ["DELETE /api/v1/namespaces/ns/pods/p"]);
     }
 
     #[test]
     fn deleted_pods_of_a_node_out_of_service_are_removed() {
-        let cluster = cluster("node a notready taint=node.kubernetes.io/out-of-service:NoExecute; pod p@a deleting; pod q@a");
-        let paths = paths(&PodGc::default().plan(&cluster, &Key::new("", "a"), now()));
+        let picture = picture("node a notready taint=node.kubernetes.io/out-of-service:NoExecute; pod p@a deleting; pod q@a");
+        let paths = paths(&PodGc::default().plan(&picture, &Key::new("", "a"), now()));
         assert_eq!(paths, ["PATCH /api/v1/namespaces/ns/pods/p/status", "DELETE /api/v1/namespaces/ns/pods/p"]);
     }
 }

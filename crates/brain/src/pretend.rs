@@ -10,17 +10,15 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kinds::decode::format_time;
 use kinds::patch::{Findings, merge, strategic};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::cluster::{Cluster, Kind, Object};
 use crate::controller::Work;
 use crate::execution::Execution;
-use crate::model::{Key, Meta};
+use crate::model::Key;
+use crate::picture::Picture;
 use crate::queue::{Outcome, Written, Wrote};
 use crate::request::{PODS, Request, Resource, Verb};
-use crate::service_account::ROOT_CERTIFICATE;
 
 /// Why a request was refused, as the code of its answer would say.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -78,14 +76,14 @@ impl Server {
     }
 
     /// The picture of everything, as one list of each kind would give it.
-    pub fn picture(&self) -> Cluster {
-        let mut cluster = Cluster::default();
+    pub fn picture(&self) -> Picture {
+        let mut picture = Picture::default();
         for ((resource, _), object) in &self.objects {
-            if let Some(object) = read(resource.followed(), object) {
-                cluster.put(object);
+            if let Some(object) = resource.followed().read(object) {
+                picture.put(object);
             }
         }
-        cluster
+        picture
     }
 
     /// Answers a request.
@@ -262,31 +260,6 @@ struct Wanted<'a> {
     version: Option<u64>,
     force: bool,
     propagation: Option<&'static str>,
-}
-
-/// An object as deciders see it among those of a followed kind. None for what they do not understand, and what does not belong there.
-pub fn read(kind: Kind, object: &Value) -> Option<Object> {
-    fn typed<T: DeserializeOwned>(object: &Value) -> Option<Arc<T>> {
-        T::deserialize(object).ok().map(Arc::new)
-    }
-    match kind {
-        Kind::Pod => typed(object).map(Object::Pod),
-        Kind::Node => typed(object).map(Object::Node),
-        Kind::DaemonSet => typed(object).map(Object::DaemonSet),
-        Kind::ControllerRevision => typed(object).map(Object::ControllerRevision),
-        Kind::Lease => typed(object).map(Object::Lease),
-        Kind::Namespace => typed(object).map(Object::Namespace),
-        Kind::PodDisruptionBudget => typed(object).map(Object::PodDisruptionBudget),
-        Kind::PriorityClass => typed(object).map(Object::PriorityClass),
-        Kind::Service => typed(object).map(Object::Service),
-        Kind::EndpointSlice => typed(object).map(Object::EndpointSlice),
-        Kind::Endpoints => typed(object).map(Object::Endpoints),
-        Kind::ResourceQuota => typed(object).map(Object::ResourceQuota),
-        Kind::ClusterRole => typed(object).map(Object::ClusterRole),
-        Kind::RootCertificate if object["metadata"]["name"] != ROOT_CERTIFICATE => None,
-        Kind::RootCertificate => typed(object).map(Object::RootCertificate),
-        Kind::Other(resource) => typed::<Meta>(&object["metadata"]).map(|meta| Object::Other(resource, meta)),
-    }
 }
 
 fn key_of(object: &Value) -> Key {

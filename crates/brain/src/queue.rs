@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::cluster::{Cluster, Kind, Progress};
 use crate::model::Key;
+use crate::picture::{Kind, Picture, Progress};
 
 /// A write that was accepted: what a picture must have seen before it may be planned upon.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,12 +27,12 @@ pub enum Wrote {
 
 /// Has the picture seen the write? It has when it shows it, when it shows something later, and when a list that was begun after the
 /// write is complete. `lists_started`: lists of the kind that had been begun when the answer came.
-pub fn has_seen(cluster: &Cluster, written: &Written, lists_started: u64) -> bool {
-    let Progress { revision, lists_finished, .. } = cluster.progress(written.kind);
+pub fn has_seen(picture: &Picture, written: &Written, lists_started: u64) -> bool {
+    let Progress { revision, lists_finished, .. } = picture.progress(written.kind);
     if lists_finished > lists_started {
         return true;
     }
-    let now_there = cluster.meta(written.kind, &written.key);
+    let now_there = picture.meta(written.kind, &written.key);
     match written.what {
         Wrote::Version(version) => revision >= version || now_there.is_some_and(|meta| meta.resource_version >= version),
         Wrote::Deleted => now_there.is_none_or(|meta| meta.is_deleted() || *meta.uid != *written.uid),
@@ -78,13 +78,13 @@ impl Queue {
     }
 
     /// A key to plan now; it is busy until [`Queue::done`].
-    pub fn take(&mut self, cluster: &Cluster, now: Timestamp) -> Option<Key> {
+    pub fn take(&mut self, picture: &Picture, now: Timestamp) -> Option<Key> {
         let due: Vec<Key> = self.wake.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
         for key in due {
             self.wake.remove(&key);
             self.changed.insert(key);
         }
-        let key = self.changed.iter().find(|key| self.may_plan(cluster, key, now))?.clone();
+        let key = self.changed.iter().find(|key| self.may_plan(picture, key, now))?.clone();
         self.changed.remove(&key);
         self.unseen.remove(&key);
         self.rest.remove(&key);
@@ -92,18 +92,18 @@ impl Queue {
         Some(key)
     }
 
-    fn may_plan(&self, cluster: &Cluster, key: &Key, now: Timestamp) -> bool {
+    fn may_plan(&self, picture: &Picture, key: &Key, now: Timestamp) -> bool {
         !self.busy.contains(key)
             && self.rest.get(key).is_none_or(|until| *until <= now)
-            && self.unseen.get(key).is_none_or(|writes| writes.iter().rev().all(|(lists, written)| has_seen(cluster, written, *lists)))
+            && self.unseen.get(key).is_none_or(|writes| writes.iter().rev().all(|(lists, written)| has_seen(picture, written, *lists)))
     }
 
-    /// The work for a key ended. `cluster` is the picture as it is when its last answer is taken in.
-    pub fn done(&mut self, key: Key, outcome: Outcome, cluster: &Cluster, now: Timestamp) {
+    /// The work for a key ended. `picture` is the picture as it is when its last answer is taken in.
+    pub fn done(&mut self, key: Key, outcome: Outcome, picture: &Picture, now: Timestamp) {
         self.busy.remove(&key);
         self.wake.remove(&key);
         if !outcome.written.is_empty() {
-            let lists = |written: &Written| cluster.progress(written.kind).lists_started;
+            let lists = |written: &Written| picture.progress(written.kind).lists_started;
             let unseen = outcome.written.into_iter().map(|written| (lists(&written), written));
             self.unseen.insert(key.clone(), unseen.collect());
         }
@@ -137,8 +137,8 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::Object;
     use crate::model::Pod;
+    use crate::picture::Object;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("a small number of seconds is a time")
@@ -164,72 +164,72 @@ mod tests {
 
     #[test]
     fn a_key_is_planned_once_at_a_time() {
-        let (cluster, mut queue) = (Cluster::default(), Queue::default());
+        let (picture, mut queue) = (Picture::default(), Queue::default());
         queue.add(key());
-        assert_eq!(queue.take(&cluster, at(1)), Some(key()));
+        assert_eq!(queue.take(&picture, at(1)), Some(key()));
         queue.add(key());
-        assert_eq!(queue.take(&cluster, at(1)), None);
-        queue.done(key(), Outcome::default(), &cluster, at(1));
-        assert_eq!(queue.take(&cluster, at(1)), Some(key()));
+        assert_eq!(queue.take(&picture, at(1)), None);
+        queue.done(key(), Outcome::default(), &picture, at(1));
+        assert_eq!(queue.take(&picture, at(1)), Some(key()));
     }
 
     #[test]
     fn a_key_waits_until_the_picture_shows_its_creation() {
-        let (mut cluster, mut queue) = (Cluster::default(), Queue::default());
+        let (mut picture, mut queue) = (Picture::default(), Queue::default());
         queue.add(key());
-        queue.take(&cluster, at(1));
-        queue.done(key(), wrote(Wrote::Version(7)), &cluster, at(1));
+        queue.take(&picture, at(1));
+        queue.done(key(), wrote(Wrote::Version(7)), &picture, at(1));
         queue.add(key());
-        cluster.put(Object::Pod(Arc::new(pod(6))));
-        assert_eq!(queue.take(&cluster, at(1)), None);
-        cluster.put(Object::Pod(Arc::new(pod(7))));
-        assert_eq!(queue.take(&cluster, at(1)), Some(key()));
+        picture.put(Object::Pod(Arc::new(pod(6))));
+        assert_eq!(queue.take(&picture, at(1)), None);
+        picture.put(Object::Pod(Arc::new(pod(7))));
+        assert_eq!(queue.take(&picture, at(1)), Some(key()));
     }
 
     #[test]
     fn a_pod_that_came_and_went_unseen_does_not_block_after_a_new_list() {
-        let (mut cluster, mut queue) = (Cluster::default(), Queue::default());
-        cluster.list_started(Kind::Pod);
+        let (mut picture, mut queue) = (Picture::default(), Queue::default());
+        picture.list_started(Kind::Pod);
         queue.add(key());
-        queue.take(&cluster, at(1));
-        queue.done(key(), wrote(Wrote::Version(7)), &cluster, at(1));
+        queue.take(&picture, at(1));
+        queue.done(key(), wrote(Wrote::Version(7)), &picture, at(1));
         queue.add(key());
-        cluster.list_finished(Kind::Pod);
-        assert_eq!(queue.take(&cluster, at(1)), None, "that list was begun before the write");
-        cluster.list_started(Kind::Pod);
-        cluster.list_finished(Kind::Pod);
-        assert_eq!(queue.take(&cluster, at(1)), Some(key()));
+        picture.list_finished(Kind::Pod);
+        assert_eq!(queue.take(&picture, at(1)), None, "that list was begun before the write");
+        picture.list_started(Kind::Pod);
+        picture.list_finished(Kind::Pod);
+        assert_eq!(queue.take(&picture, at(1)), Some(key()));
     }
 
     #[test]
     fn a_deletion_is_seen_when_the_pod_is_marked_or_gone_or_another() {
-        let mut cluster = Cluster::default();
-        cluster.put(Object::Pod(Arc::new(pod(5))));
+        let mut picture = Picture::default();
+        picture.put(Object::Pod(Arc::new(pod(5))));
         let written = wrote(Wrote::Deleted).written.remove(0);
-        assert!(!has_seen(&cluster, &written, 1));
+        assert!(!has_seen(&picture, &written, 1));
         let mut marked = pod(6);
         marked.meta.deletion_timestamp = Some(at(1));
-        cluster.put(Object::Pod(Arc::new(marked)));
-        assert!(has_seen(&cluster, &written, 1));
+        picture.put(Object::Pod(Arc::new(marked)));
+        assert!(has_seen(&picture, &written, 1));
         let mut other = pod(8);
         other.meta.uid = "u2".into();
-        cluster.put(Object::Pod(Arc::new(other)));
-        assert!(has_seen(&cluster, &written, 1));
-        cluster.remove(Kind::Pod, &Key::new("ns", "p"), 9);
-        assert!(has_seen(&cluster, &written, 1));
+        picture.put(Object::Pod(Arc::new(other)));
+        assert!(has_seen(&picture, &written, 1));
+        picture.remove(Kind::Pod, &Key::new("ns", "p"), 9);
+        assert!(has_seen(&picture, &written, 1));
     }
 
     #[test]
     fn failures_pause_a_key_longer_and_longer() {
-        let (cluster, mut queue) = (Cluster::default(), Queue::default());
+        let (picture, mut queue) = (Picture::default(), Queue::default());
         queue.add(key());
         let mut now = at(0);
         let mut pauses = Vec::new();
         for _ in 0..11 {
-            assert_eq!(queue.take(&cluster, now), Some(key()));
-            queue.done(key(), Outcome { failed: true, ..Outcome::default() }, &cluster, now);
+            assert_eq!(queue.take(&picture, now), Some(key()));
+            queue.done(key(), Outcome { failed: true, ..Outcome::default() }, &picture, now);
             queue.add(key());
-            assert_eq!(queue.take(&cluster, now), None);
+            assert_eq!(queue.take(&picture, now), None);
             let next = queue.next_wake(now).expect("it is tried again");
             pauses.push(next.duration_since(now).as_millis());
             now = next;

@@ -11,9 +11,9 @@ use kinds::quantity::Quantity;
 use kinds::quota::{self, Amounts, Counted, PodTraits};
 use serde_json::{Map, Value, json};
 
-use crate::cluster::{Change, Cluster, Kind, Object};
 use crate::controller::{Controller, Work};
 use crate::model::{Key, Phase, Pod, PodAffinityTerm, PodSpec, ResourceQuota, Resources};
+use crate::picture::{Change, Kind, Object, Picture};
 use crate::request::{QUOTAS, Request, Resource, Verb};
 
 /// How long a quota rests after each plan, so that many pods are counted at once.
@@ -27,8 +27,8 @@ impl Controller for QuotaController {
         "resourcequota-controller"
     }
 
-    fn concerns(&mut self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
-        if cluster.quotas.is_empty() {
+    fn concerns(&mut self, picture: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
+        if picture.quotas.is_empty() {
             return;
         }
         let concerns_all = match (&change.old, &change.new) {
@@ -43,24 +43,24 @@ impl Controller for QuotaController {
             (old, new) => old.is_none() || new.is_none(),
         };
         if concerns_all {
-            quotas_in(cluster, &change.object().meta().namespace).for_each(add);
+            quotas_in(picture, &change.object().meta().namespace).for_each(add);
         }
     }
 
-    fn plan(&mut self, cluster: &Cluster, key: &Key, now: Timestamp) -> Work {
-        let Some(quota) = cluster.quotas.get(key).filter(|quota| !quota.meta.is_deleted()) else { return Work::default() };
+    fn plan(&mut self, picture: &Picture, key: &Key, now: Timestamp) -> Work {
+        let Some(quota) = picture.quotas.get(key).filter(|quota| !quota.meta.is_deleted()) else { return Work::default() };
         let mut count = Count::default();
-        count.add_pods(cluster, quota, now);
+        count.add_pods(picture, quota, now);
         let hard = quota::amounts(&quota.spec["hard"]);
-        let used = hard.iter().filter_map(|(name, limit)| Some((name.clone(), count.used(cluster, quota, name, limit)?))).collect();
+        let used = hard.iter().filter_map(|(name, limit)| Some((name.clone(), count.used(picture, quota, name, limit)?))).collect();
         let requests = write(quota, &hard, &used).into_iter().collect();
         Work { wake_at: count.changes_at, rest: REST, ..Work::requests(requests) }
     }
 }
 
-fn quotas_in<'a>(cluster: &'a Cluster, namespace: &'a str) -> impl Iterator<Item = Key> + 'a {
+fn quotas_in<'a>(picture: &'a Picture, namespace: &'a str) -> impl Iterator<Item = Key> + 'a {
     let from = Key::new(namespace, "");
-    cluster.quotas.range(from..).map(|(key, _)| key.clone()).take_while(move |key| *key.namespace == *namespace)
+    picture.quotas.range(from..).map(|(key, _)| key.clone()).take_while(move |key| *key.namespace == *namespace)
 }
 
 fn counts_the_same(old: &Pod, new: &Pod) -> bool {
@@ -81,11 +81,11 @@ struct Count {
 }
 
 impl Count {
-    fn add_pods(&mut self, cluster: &Cluster, quota: &ResourceQuota, now: Timestamp) {
+    fn add_pods(&mut self, picture: &Picture, quota: &ResourceQuota, now: Timestamp) {
         let whole = json!({"spec": quota.spec});
         // Pods that are alike share their spec, and are in scope together.
         let mut covered: BTreeMap<*const PodSpec, bool> = BTreeMap::new();
-        for pod in cluster.pods_in(&quota.meta.namespace) {
+        for pod in picture.pods_in(&quota.meta.namespace) {
             let covers = || quota::covers_pod(&whole, &traits(&pod.spec));
             if !*covered.entry(Arc::as_ptr(&pod.spec)).or_insert_with(covers) {
                 continue;
@@ -105,9 +105,9 @@ impl Count {
     }
 
     /// None for names that mean nothing.
-    fn used(&self, cluster: &Cluster, quota: &ResourceQuota, name: &str, limit: &Quantity) -> Option<Quantity> {
+    fn used(&self, picture: &Picture, quota: &ResourceQuota, name: &str, limit: &Quantity) -> Option<Quantity> {
         let is_about_pods_alone = quota::has_scopes(&json!({"spec": quota.spec}));
-        let services = || cluster.services.range(Key::new(&quota.meta.namespace, "")..).map(|(_, service)| service);
+        let services = || picture.services.range(Key::new(&quota.meta.namespace, "")..).map(|(_, service)| service);
         let services = || services().take_while(|service| service.meta.namespace == quota.meta.namespace);
         Some(match quota::counted(name)? {
             Counted::LivePods => Quantity::from_units(self.live),
@@ -116,7 +116,7 @@ impl Count {
             Counted::Objects(kind) if kind.plural == "pods" => Quantity::from_units(self.all),
             Counted::Absent => Quantity::ZERO,
             _ if is_about_pods_alone => Quantity::ZERO,
-            Counted::Objects(kind) => Quantity::from_units(objects(cluster, kind, &quota.meta.namespace)),
+            Counted::Objects(kind) => Quantity::from_units(objects(picture, kind, &quota.meta.namespace)),
             Counted::NodePorts => Quantity::from_units(services().map(|service| service.node_ports).sum()),
             Counted::LoadBalancers => {
                 let count = services().filter(|service| service.is_load_balancer).count();
@@ -158,17 +158,17 @@ fn amount(resources: &Resources, name: &str) -> Quantity {
 }
 
 /// Objects of a kind in a namespace. Events are not followed, and not limited either.
-fn objects(cluster: &Cluster, kind: &'static kinds::table::Kind, namespace: &str) -> i64 {
+fn objects(picture: &Picture, kind: &'static kinds::table::Kind, namespace: &str) -> i64 {
     let followed = Resource { group: kind.group, version: kind.version, plural: kind.plural, kind: kind.kind }.followed();
     let from = Key::new(namespace, "");
     let within = |key: &&Key| *key.namespace == *namespace;
     let count = match followed {
-        Kind::Service => cluster.services.range(from..).map(|(key, _)| key).take_while(within).count(),
-        Kind::ResourceQuota => cluster.quotas.range(from..).map(|(key, _)| key).take_while(within).count(),
+        Kind::Service => picture.services.range(from..).map(|(key, _)| key).take_while(within).count(),
+        Kind::ResourceQuota => picture.quotas.range(from..).map(|(key, _)| key).take_while(within).count(),
         Kind::Other(resource) => {
-            cluster.others.get(&resource).map_or(0, |objects| objects.range(from..).map(|(key, _)| key).take_while(within).count())
+            picture.others.get(&resource).map_or(0, |objects| objects.range(from..).map(|(key, _)| key).take_while(within).count())
         }
-        other => cluster.keys(other).iter().filter(within).count(),
+        other => picture.keys(other).iter().filter(within).count(),
     };
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -210,16 +210,16 @@ mod tests {
         json!({"containers": [{"resources": {"requests": requests, "limits": {"memory": "1Gi"}}}]})
     }
 
-    fn cluster(quota: Value, objects: Vec<Object>) -> Cluster {
-        let mut cluster = Cluster::default();
+    fn picture(quota: Value, objects: Vec<Object>) -> Picture {
+        let mut picture = Picture::default();
         let quota = json!({"metadata": {"name": "q", "namespace": "ns", "uid": "q-uid"}, "spec": quota["spec"], "status": quota["status"]});
-        cluster.put(Object::ResourceQuota(Arc::new(serde_json::from_value(quota).expect("quotas of tests are well formed"))));
-        objects.into_iter().for_each(|object| drop(cluster.put(object)));
-        cluster
+        picture.put(Object::ResourceQuota(Arc::new(serde_json::from_value(quota).expect("quotas of tests are well formed"))));
+        objects.into_iter().for_each(|object| drop(picture.put(object)));
+        picture
     }
 
-    fn check(cluster: &Cluster, expected: Expect) {
-        let work = QuotaController.plan(cluster, &Key::new("ns", "q"), now());
+    fn check(picture: &Picture, expected: Expect) {
+        let work = QuotaController.plan(picture, &Key::new("ns", "q"), now());
         let request = work.steps.iter().flat_map(|step| &step.requests).map(|request| request.body().2["status"].to_string());
         expected.assert_eq(&request.collect::<String>());
     }
@@ -233,7 +233,7 @@ mod tests {
         ];
         let hard = json!({"pods": "5", "count/pods": "9", "requests.cpu": "1", "memory": "1Gi", "limits.memory": "4Gi", "unknown": "1"});
         check(
-            &cluster(json!({"spec": {"hard": hard}}), pods),
+            &picture(json!({"spec": {"hard": hard}}), pods),
             expect![[
                 r#"{"hard":{"count/pods":"9","limits.memory":"4Gi","memory":"1Gi","pods":"5","requests.cpu":"1","unknown":"1"},"used":{"count/pods":"3","limits.memory":"2Gi","memory":"64Mi","pods":"2","requests.cpu":"350m"}}"#
             ]],
@@ -246,13 +246,13 @@ mod tests {
             "spec": {"hard": {"pods": "5", "cpu": "1"}},
             "status": {"hard": {"pods": "5", "cpu": "1"}, "used": {"pods": "1", "cpu": "0.1"}},
         });
-        check(&cluster(quota, vec![pod("a", asking(json!({"cpu": "100m"})), json!({}))]), expect![""]);
+        check(&picture(quota, vec![pod("a", asking(json!({"cpu": "100m"})), json!({}))]), expect![""]);
     }
 
     #[test]
     fn names_that_are_limited_no_longer_leave_the_status() {
         let quota = json!({"spec": {"hard": {"pods": "5"}}, "status": {"hard": {"cpu": "1"}, "used": {"cpu": "1"}}});
-        check(&cluster(quota, vec![]), expect![[r#"{"hard":{"cpu":null,"pods":"5"},"used":{"cpu":null,"pods":"0"}}"#]]);
+        check(&picture(quota, vec![]), expect![[r#"{"hard":{"cpu":null,"pods":"5"},"used":{"cpu":null,"pods":"0"}}"#]]);
     }
 
     #[test]
@@ -260,7 +260,7 @@ mod tests {
         let with_deadline = json!({"activeDeadlineSeconds": 9, "containers": []});
         let pods = vec![pod("a", asking(json!({"cpu": "1"})), json!({})), pod("b", with_deadline, json!({}))];
         let quota = json!({"spec": {"hard": {"pods": "5"}, "scopes": ["Terminating"]}});
-        check(&cluster(quota, pods), expect![[r#"{"hard":{"pods":"5"},"used":{"pods":"1"}}"#]]);
+        check(&picture(quota, pods), expect![[r#"{"hard":{"pods":"5"},"used":{"pods":"1"}}"#]]);
     }
 
     #[test]
@@ -280,8 +280,8 @@ mod tests {
             "configmaps": "9", "count/configmaps": "9", "services": "9", "services.nodeports": "9", "services.loadbalancers": "9",
             "count/resourcequotas": "9", "persistentvolumeclaims": "9", "count/daemonsets.apps": "9",
         });
-        let cluster = cluster(json!({"spec": {"hard": hard}}), objects);
-        let work = QuotaController.plan(&cluster, &Key::new("ns", "q"), now());
+        let picture = picture(json!({"spec": {"hard": hard}}), objects);
+        let work = QuotaController.plan(&picture, &Key::new("ns", "q"), now());
         let used = &work.steps[0].requests[0].body().2["status"]["used"];
         expect![[
             r#"{"configmaps":"2","count/configmaps":"2","count/daemonsets.apps":"0","count/resourcequotas":"1","persistentvolumeclaims":"0","services":"2","services.loadbalancers":"1","services.nodeports":"3"}"#
@@ -295,9 +295,9 @@ mod tests {
             "metadata": {"name": "a", "namespace": "ns", "deletionTimestamp": now().to_string(), "deletionGracePeriodSeconds": 30},
         });
         let going = Object::Pod(Arc::new(serde_json::from_value(going).expect("pods of tests are well formed")));
-        let cluster = cluster(json!({"spec": {"hard": {"pods": "5"}}}), vec![going]);
+        let picture = picture(json!({"spec": {"hard": {"pods": "5"}}}), vec![going]);
         let used = |now| {
-            let work = QuotaController.plan(&cluster, &Key::new("ns", "q"), now);
+            let work = QuotaController.plan(&picture, &Key::new("ns", "q"), now);
             (work.steps[0].requests[0].body().2["status"]["used"]["pods"].clone(), work.wake_at)
         };
         assert_eq!(used(now()), (json!("1"), Some(at(31))));

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::cluster::Kind;
 use crate::model::{Key, Meta};
 
 /// A resource of the API.
@@ -49,48 +48,6 @@ pub const CLUSTER_ROLES: Resource =
 impl Resource {
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
-    }
-
-    /// The kind under which the cluster's picture has its objects.
-    pub fn followed(&self) -> Kind {
-        match *self {
-            PODS => Kind::Pod,
-            NODES => Kind::Node,
-            DAEMON_SETS => Kind::DaemonSet,
-            REVISIONS => Kind::ControllerRevision,
-            LEASES => Kind::Lease,
-            NAMESPACES => Kind::Namespace,
-            BUDGETS => Kind::PodDisruptionBudget,
-            PRIORITY_CLASSES => Kind::PriorityClass,
-            SERVICES => Kind::Service,
-            ENDPOINT_SLICES => Kind::EndpointSlice,
-            ENDPOINTS => Kind::Endpoints,
-            QUOTAS => Kind::ResourceQuota,
-            CLUSTER_ROLES => Kind::ClusterRole,
-            other => Kind::Other(other),
-        }
-    }
-}
-
-impl Kind {
-    pub fn resource(&self) -> Resource {
-        match *self {
-            Kind::Pod => PODS,
-            Kind::Node => NODES,
-            Kind::DaemonSet => DAEMON_SETS,
-            Kind::ControllerRevision => REVISIONS,
-            Kind::Lease => LEASES,
-            Kind::Namespace => NAMESPACES,
-            Kind::PodDisruptionBudget => BUDGETS,
-            Kind::PriorityClass => PRIORITY_CLASSES,
-            Kind::Service => SERVICES,
-            Kind::EndpointSlice => ENDPOINT_SLICES,
-            Kind::Endpoints => ENDPOINTS,
-            Kind::ResourceQuota => QUOTAS,
-            Kind::ClusterRole => CLUSTER_ROLES,
-            Kind::RootCertificate => CONFIG_MAPS,
-            Kind::Other(resource) => resource,
-        }
     }
 }
 

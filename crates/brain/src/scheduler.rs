@@ -24,8 +24,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::cluster::Cluster;
 use crate::model::{Key, Pod};
+use crate::picture::Picture;
 
 pub use controller::Scheduler;
 pub use explain::{explain, explain_all, preemption_on};
@@ -43,7 +43,7 @@ pub const DEFAULT_SCHEDULER: &str = "default-scheduler";
 /// Everything a plan may look at.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
-    pub cluster: &'a Cluster,
+    pub picture: &'a Picture,
     pub now: Timestamp,
     /// Brought to `now` with [`Queue::advance`].
     pub queue: &'a Queue,
@@ -133,7 +133,7 @@ pub fn plan(view: &View<'_>) -> Plan {
         let mut cycle = Cycle::new(view);
         let mut gone = Vec::new();
         for key in turn.by_ref().take(view.limit) {
-            match view.cluster.pods.get(key).filter(|pod| is_ours(pod)) {
+            match view.picture.pods.get(key).filter(|pod| is_ours(pod)) {
                 Some(pod) => cycle.schedule(pod),
                 None => gone.push(key.clone()),
             }

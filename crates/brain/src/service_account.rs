@@ -5,9 +5,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cluster::{Change, Cluster, Kind};
 use crate::controller::{Controller, Step, Work};
 use crate::model::{ConfigMap, Key};
+use crate::picture::{Change, Kind, Picture};
 use crate::request::{CONFIG_MAPS, Request, Resource, SERVICE_ACCOUNTS, Verb};
 
 const ACCOUNT: &str = "default";
@@ -27,7 +27,7 @@ impl Controller for ServiceAccountController {
         "service-account-controller"
     }
 
-    fn concerns(&mut self, _cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+    fn concerns(&mut self, _cluster: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
         let object = change.object();
         let namespace = match (object.kind(), &change.new) {
             (Kind::Namespace, Some(_)) => &object.meta().name,
@@ -39,13 +39,13 @@ impl Controller for ServiceAccountController {
         add(Key { namespace: "".into(), name: namespace.clone() });
     }
 
-    fn plan(&mut self, cluster: &Cluster, key: &Key, _now: Timestamp) -> Work {
+    fn plan(&mut self, picture: &Picture, key: &Key, _now: Timestamp) -> Work {
         let namespace = &key.name;
-        if cluster.namespaces.get(namespace).is_none_or(|namespace| namespace.meta.is_deleted()) {
+        if picture.namespaces.get(namespace).is_none_or(|namespace| namespace.meta.is_deleted()) {
             return Work::default();
         }
         let is_there = |resource: Resource, name: &str| {
-            cluster.others.get(&resource).is_some_and(|objects| objects.contains_key(&Key::new(namespace, name)))
+            picture.others.get(&resource).is_some_and(|objects| objects.contains_key(&Key::new(namespace, name)))
         };
         let create = |resource: Resource, name: &str, object: serde_json::Value| {
             Request::new(resource, Key::new(namespace, name), Verb::Create(Arc::new(object)))
@@ -55,7 +55,7 @@ impl Controller for ServiceAccountController {
             let object = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}});
             requests.push(create(SERVICE_ACCOUNTS, ACCOUNT, object));
         }
-        requests.extend(cluster.root_certificates.get(&Key::new(namespace, ROOT_CERTIFICATE)).and_then(|map| self.restore(map)));
+        requests.extend(picture.root_certificates.get(&Key::new(namespace, ROOT_CERTIFICATE)).and_then(|map| self.restore(map)));
         if !is_there(CONFIG_MAPS, ROOT_CERTIFICATE) {
             let text = "The certificate by which pods check the API server's. Kept by everynode.";
             let object = json!({
@@ -86,31 +86,31 @@ impl ServiceAccountController {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::Object;
     use crate::model::{Meta, Namespace};
+    use crate::picture::Object;
 
-    fn namespace() -> Cluster {
-        let mut cluster = Cluster::default();
+    fn namespace() -> Picture {
+        let mut picture = Picture::default();
         let mut namespace = Namespace::default();
         namespace.meta.name = "ns".into();
-        cluster.put(Object::Namespace(Arc::new(namespace)));
-        cluster
+        picture.put(Object::Namespace(Arc::new(namespace)));
+        picture
     }
 
     /// With the account, and the map with that data.
-    fn with_map(data: Value) -> Cluster {
-        let mut cluster = namespace();
+    fn with_map(data: Value) -> Picture {
+        let mut picture = namespace();
         let meta = |name: &str| Arc::new(Meta { namespace: "ns".into(), name: name.into(), ..Meta::default() });
-        cluster.put(Object::Other(SERVICE_ACCOUNTS, meta(ACCOUNT)));
-        cluster.put(Object::Other(CONFIG_MAPS, meta(ROOT_CERTIFICATE)));
+        picture.put(Object::Other(SERVICE_ACCOUNTS, meta(ACCOUNT)));
+        picture.put(Object::Other(CONFIG_MAPS, meta(ROOT_CERTIFICATE)));
         let map = json!({"metadata": {"name": ROOT_CERTIFICATE, "namespace": "ns", "uid": "u"}, "data": data});
-        cluster.put(Object::RootCertificate(Arc::new(serde_json::from_value(map).expect("a ConfigMap"))));
-        cluster
+        picture.put(Object::RootCertificate(Arc::new(serde_json::from_value(map).expect("a ConfigMap"))));
+        picture
     }
 
-    fn planned(cluster: &Cluster) -> Vec<String> {
+    fn planned(picture: &Picture) -> Vec<String> {
         let mut controller = ServiceAccountController { root_certificate_pem: "PEM".to_owned() };
-        let work = controller.plan(cluster, &Key::new("", "ns"), crate::fixture::now());
+        let work = controller.plan(picture, &Key::new("", "ns"), crate::fixture::now());
         let requests = work.steps.iter().flat_map(|step| &step.requests);
         requests.map(|request| format!("{} {} {}", request.body().0, request.path(), request.body().2["data"])).collect()
     }

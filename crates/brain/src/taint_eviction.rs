@@ -11,9 +11,9 @@ use jiff::{SignedDuration, Timestamp};
 use kinds::decode::format_time;
 use serde_json::json;
 
-use crate::cluster::{Change, Cluster, Object};
 use crate::controller::{Controller, Step, Work};
 use crate::model::{Key, Node, Pod, Taint};
+use crate::picture::{Change, Object, Picture};
 use crate::placement::tolerates;
 use crate::request::{Event, PODS, Regarding, Request, Verb};
 
@@ -36,8 +36,8 @@ impl Controller for TaintEviction {
         COMPONENT
     }
 
-    fn concerns(&mut self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
-        let evicts = |name: &str| cluster.nodes.get(name).is_some_and(|node| evicting(node).next().is_some());
+    fn concerns(&mut self, picture: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
+        let evicts = |name: &str| picture.nodes.get(name).is_some_and(|node| evicting(node).next().is_some());
         match (&change.old, &change.new) {
             (old, Some(Object::Node(node))) if evicts(&node.meta.name) => {
                 let same = matches!(old, Some(Object::Node(old)) if old.taints == node.taints);
@@ -56,10 +56,10 @@ impl Controller for TaintEviction {
         }
     }
 
-    fn plan(&mut self, cluster: &Cluster, key: &Key, now: Timestamp) -> Work {
-        let Some(node) = cluster.nodes.get(&key.name).filter(|node| evicting(node).next().is_some()) else { return Work::default() };
+    fn plan(&mut self, picture: &Picture, key: &Key, now: Timestamp) -> Work {
+        let Some(node) = picture.nodes.get(&key.name).filter(|node| evicting(node).next().is_some()) else { return Work::default() };
         let before = self.bearing.remove(&key.name).unwrap_or_default();
-        let (work, bearing) = plan(cluster, node, &before, now);
+        let (work, bearing) = plan(picture, node, &before, now);
         if !bearing.is_empty() {
             self.bearing.insert(key.name.clone(), bearing);
         }
@@ -91,10 +91,10 @@ fn leaves_at(pod: &Pod, node: &Node, first_seen: Timestamp, now: Timestamp) -> O
     earliest
 }
 
-fn plan(cluster: &Cluster, node: &Node, before: &FirstSeen, now: Timestamp) -> (Work, FirstSeen) {
+fn plan(picture: &Picture, node: &Node, before: &FirstSeen, now: Timestamp) -> (Work, FirstSeen) {
     let (mut work, mut bearing) = (Work::default(), FirstSeen::new());
     let (mut marks, mut deletions) = (Vec::new(), Vec::new());
-    let here = cluster.pods_on(&node.meta.name).filter(|pod| pod.node.is_some() && !pod.meta.is_deleted() && !pod.is_terminal());
+    let here = picture.pods_on(&node.meta.name).filter(|pod| pod.node.is_some() && !pod.meta.is_deleted() && !pod.is_terminal());
     for pod in here {
         let first_seen = before.get(&pod.meta.uid).copied().unwrap_or(now);
         let leaves_at = leaves_at(pod, node, first_seen, now);
@@ -141,7 +141,7 @@ fn event(pod: &Pod) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{at, cluster, now};
+    use crate::fixture::{at, now, picture};
     use crate::model::Toleration;
 
     fn tolerant(seconds: Option<i64>) -> Pod {
@@ -182,12 +182,12 @@ mod tests {
     /// `kubectl taint` does not say when: every plan counted anew, and the time never came.
     #[test]
     fn a_taint_without_its_time_evicts_too() {
-        let mut cluster = cluster("node a taint=k:NoExecute; pod p@a");
+        let mut picture = picture("node a taint=k:NoExecute; pod p@a");
         let pod = tolerant(Some(3));
         let key = pod.meta.key();
-        cluster.pods.insert(key.clone(), Arc::new(pod));
+        picture.pods.insert(key.clone(), Arc::new(pod));
         let mut controller = TaintEviction::default();
-        let mut plan = |seconds| controller.plan(&cluster, &Key::new("", "a"), at(seconds));
+        let mut plan = |seconds| controller.plan(&picture, &Key::new("", "a"), at(seconds));
         assert_eq!(plan(0).wake_at, Some(at(3)));
         assert_eq!((plan(1).wake_at, plan(1).is_empty()), (Some(at(3)), true));
         assert!(!plan(3).is_empty());
@@ -195,8 +195,8 @@ mod tests {
 
     #[test]
     fn evicted_pods_are_marked_before_they_are_deleted() {
-        let cluster = cluster("node a taint=k:NoExecute; pod p@a; pod q@a deleting");
-        let work = TaintEviction::default().plan(&cluster, &Key::new("", "a"), now());
+        let picture = picture("node a taint=k:NoExecute; pod p@a; pod q@a deleting");
+        let work = TaintEviction::default().plan(&picture, &Key::new("", "a"), now());
         let paths: Vec<String> = work.steps.iter().flat_map(|step| &step.requests).map(Request::path).collect();
         assert_eq!(paths, ["/api/v1/namespaces/ns/pods/p/status", "/api/v1/namespaces/ns/pods/p"]);
     }

@@ -6,9 +6,9 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use crate::cluster::{Change, Cluster, Object};
 use crate::controller::{Controller, Step, Work};
 use crate::model::{Key, Node};
+use crate::picture::{Change, Object, Picture};
 use crate::request::{NODES, Request, Verb};
 
 const ANNOTATION: &str = "node.alpha.kubernetes.io/ttl";
@@ -35,7 +35,7 @@ impl Controller for TtlController {
         "ttl-controller"
     }
 
-    fn concerns(&mut self, _cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+    fn concerns(&mut self, _cluster: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
         match (&change.old, &change.new) {
             (Some(Object::Node(old)), Some(Object::Node(new))) if annotated(old) == annotated(new) => {}
             (Some(Object::Node(_)), _) | (_, Some(Object::Node(_))) => add(Key::default()),
@@ -43,13 +43,13 @@ impl Controller for TtlController {
         }
     }
 
-    fn plan(&mut self, cluster: &Cluster, _key: &Key, now: Timestamp) -> Work {
-        let nodes = cluster.nodes.len();
+    fn plan(&mut self, picture: &Picture, _key: &Key, now: Timestamp) -> Work {
+        let nodes = picture.nodes.len();
         let since = self.counted.filter(|(counted, _)| *counted == nodes).map_or(now, |(_, since)| since);
         self.counted = Some((nodes, since));
         self.move_to(nodes);
         let seconds = BOUNDARIES[self.step].2;
-        let wrong = cluster.nodes.values().filter(|node| annotated(node) != Some(seconds) && !node.meta.is_deleted());
+        let wrong = picture.nodes.values().filter(|node| annotated(node) != Some(seconds) && !node.meta.is_deleted());
         let requests: Vec<Request> = wrong.take(PATCHES_MAX).map(|node| patch(node, seconds)).collect();
         if requests.is_empty() {
             return Work::default();
@@ -88,9 +88,9 @@ mod tests {
     use super::*;
     use crate::fixture::{at, now};
 
-    fn fleet(nodes: usize) -> Cluster {
+    fn fleet(nodes: usize) -> Picture {
         let text: Vec<String> = (0..nodes).map(|number| format!("node n{number:05}")).collect();
-        crate::fixture::cluster(&text.join(";"))
+        crate::fixture::picture(&text.join(";"))
     }
 
     /// How many nodes would be written, and with what.
@@ -133,11 +133,11 @@ mod tests {
 
     #[test]
     fn nodes_that_say_so_already_are_left_alone() {
-        let mut cluster = fleet(1);
-        let mut node = Node::clone(&cluster.nodes["n00000"]);
+        let mut picture = fleet(1);
+        let mut node = Node::clone(&picture.nodes["n00000"]);
         node.meta.annotations.insert(ANNOTATION, "0");
-        cluster.put(Object::Node(node.into()));
-        let work = TtlController::default().plan(&cluster, &Key::default(), now());
+        picture.put(Object::Node(node.into()));
+        let work = TtlController::default().plan(&picture, &Key::default(), now());
         assert_eq!((written(&work), work.wake_at), ((0, None), None));
     }
 }

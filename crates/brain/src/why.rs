@@ -10,9 +10,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::cluster::Cluster;
 use crate::daemonset::{self, Because, Budget, HASH_LABEL, Memory, Note, Plan, Verdict, view_of};
 use crate::model::{DaemonSet, Key, Node, Pod, Pull};
+use crate::picture::Picture;
 use crate::placement::Misfit;
 use crate::scheduler::{Rejection, explain_all, preemption_on};
 
@@ -74,16 +74,16 @@ pub enum State {
 }
 
 /// Answers for every node, or for one. None when there is no such set.
-pub fn why(cluster: &Cluster, key: &Key, only: Option<&str>, now: Timestamp) -> Option<Explanation> {
-    let set = cluster.sets.get(key)?;
+pub fn why(picture: &Picture, key: &Key, only: Option<&str>, now: Timestamp) -> Option<Explanation> {
+    let set = picture.sets.get(key)?;
     let memory = Memory { begun: true, ..Memory::default() };
-    let plan = daemonset::plan(&view_of(cluster, set, now), memory);
-    let revisions: BTreeMap<&str, i64> = cluster
+    let plan = daemonset::plan(&view_of(picture, set, now), memory);
+    let revisions: BTreeMap<&str, i64> = picture
         .revisions_of(&set.meta.uid)
         .filter_map(|revision| Some((revision.meta.labels.get(HASH_LABEL)?, revision.revision)))
         .collect();
     let current = revisions.get(&**plan.history.hash()).copied();
-    let question = Question { cluster, set, plan: &plan, revisions: &revisions, now };
+    let question = Question { picture, set, plan: &plan, revisions: &revisions, now };
     let nodes = plan.notes.iter().filter(|note| only.is_none_or(|only| *note.node == *only)).map(|note| question.node(note)).collect();
     Some(Explanation {
         namespace: key.namespace.to_string(),
@@ -95,7 +95,7 @@ pub fn why(cluster: &Cluster, key: &Key, only: Option<&str>, now: Timestamp) -> 
 }
 
 struct Question<'a> {
-    cluster: &'a Cluster,
+    picture: &'a Picture,
     set: &'a DaemonSet,
     plan: &'a Plan,
     revisions: &'a BTreeMap<&'a str, i64>,
@@ -124,9 +124,9 @@ impl Question<'_> {
     }
 
     fn node(&self, note: &Note) -> NodeExplanation {
-        let pods: Vec<&Arc<Pod>> = note.pods.iter().filter_map(|key| self.cluster.pods.get(key)).collect();
+        let pods: Vec<&Arc<Pod>> = note.pods.iter().filter_map(|key| self.picture.pods.get(key)).collect();
         let pod = pods.iter().find(|pod| !pod.meta.is_deleted()).or(pods.first()).copied();
-        let node = self.cluster.nodes.get(&note.node);
+        let node = self.picture.nodes.get(&note.node);
         let (state, code, reason) = match (node, pod) {
             (None, _) => (State::Waits, "NodeGone", "the node does not exist any more; its pods are removed 40 s after it".to_owned()),
             (Some(node), Some(pod)) => self.with_pod(note, node, pod),
@@ -234,12 +234,12 @@ impl Question<'_> {
 
     /// A pod that no node took yet.
     fn unscheduled(&self, node: &Node, pod: &Arc<Pod>) -> (State, &'static str, String) {
-        let rejections = explain_all(self.cluster, pod, node);
+        let rejections = explain_all(self.picture, pod, node);
         let Some(first) = rejections.first() else {
             return (State::Waits, "Scheduling", "the pod is being scheduled".to_owned());
         };
         let mut text = format!("the pod is not scheduled: {}", rejections.iter().map(rejection_text).collect::<Vec<_>>().join("; "));
-        match preemption_on(self.cluster, pod, node) {
+        match preemption_on(self.picture, pod, node) {
             Some(victims) if !victims.is_empty() => {
                 let names: Vec<String> = victims.iter().map(Key::to_string).collect();
                 let _ = write!(text, "; evicting {} would make room", names.join(", "));
@@ -261,7 +261,7 @@ impl Question<'_> {
     /// A node that went down before the update cannot have got it; one that went down after it may be what the update did.
     fn down_with(&self, node: &Node, pod: &Pod) -> String {
         let current = self
-            .cluster
+            .picture
             .revisions_of(&self.set.meta.uid)
             .find(|revision| revision.meta.labels.get(HASH_LABEL) == Some(self.plan.history.hash()));
         let went = node.condition("Ready").and_then(|ready| ready.last_transition_time);

@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use brain::cluster::{Cluster, Kind};
 use brain::controller::Controller;
 use brain::execution::Execution;
 use brain::model::Key;
+use brain::picture::{Kind, Picture};
 use brain::queue::{Outcome, Queue};
 use jiff::Timestamp;
 use kube::Client;
@@ -38,7 +38,7 @@ struct Slot {
 struct Engine {
     client: Client,
     reporter: Reporter,
-    cluster: Cluster,
+    picture: Picture,
     slots: Vec<Slot>,
     /// Kinds whose first list is not complete.
     unlisted: Vec<Kind>,
@@ -64,7 +64,7 @@ pub async fn run(
     let mut engine = Engine {
         client,
         reporter,
-        cluster: Cluster::default(),
+        picture: Picture::default(),
         slots,
         unlisted: kinds,
         working: JoinSet::new(),
@@ -102,30 +102,30 @@ impl Engine {
     fn take_in(&mut self, input: Input) {
         match input {
             Input::Put(object) => {
-                let change = self.cluster.put(object);
+                let change = self.picture.put(object);
                 self.tell(&change);
             }
             Input::Gone { kind, key, revision } => self.remove(kind, &key, revision),
-            Input::ListStarted(kind) => self.cluster.list_started(kind),
+            Input::ListStarted(kind) => self.picture.list_started(kind),
             Input::ListFinished { kind, keys } => {
-                for key in self.cluster.keys(kind).into_iter().filter(|key| !keys.contains(key)) {
+                for key in self.picture.keys(kind).into_iter().filter(|key| !keys.contains(key)) {
                     self.remove(kind, &key, 0);
                 }
-                self.cluster.list_finished(kind);
+                self.picture.list_finished(kind);
                 self.unlisted.retain(|waiting| *waiting != kind);
             }
         }
     }
 
     fn remove(&mut self, kind: Kind, key: &Key, revision: u64) {
-        if let Some(change) = self.cluster.remove(kind, key, revision) {
+        if let Some(change) = self.picture.remove(kind, key, revision) {
             self.tell(&change);
         }
     }
 
-    fn tell(&mut self, change: &brain::cluster::Change) {
+    fn tell(&mut self, change: &brain::picture::Change) {
         for Slot { controller, queue } in &mut self.slots {
-            controller.concerns(&self.cluster, change, &mut |key| queue.add(key));
+            controller.concerns(&self.picture, change, &mut |key| queue.add(key));
         }
     }
 
@@ -142,7 +142,7 @@ impl Engine {
     }
 
     fn done(&mut self, slot: usize, key: Key, outcome: Outcome) {
-        self.slots[slot].queue.done(key, outcome, &self.cluster, Timestamp::now());
+        self.slots[slot].queue.done(key, outcome, &self.picture, Timestamp::now());
     }
 
     /// Plans for every key that may be planned, and starts the work.
@@ -151,9 +151,9 @@ impl Engine {
             loop {
                 let now = Timestamp::now();
                 let Slot { controller, queue } = &mut self.slots[at];
-                let Some(key) = queue.take(&self.cluster, now) else { break };
+                let Some(key) = queue.take(&self.picture, now) else { break };
                 // A plan is pure: what a panic leaves behind is the plan alone. One object must not end all controllers.
-                let planned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| controller.plan(&self.cluster, &key, now)));
+                let planned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| controller.plan(&self.picture, &key, now)));
                 let Ok(work) = planned else {
                     tracing::error!(controller = controller.name(), key = key.to_string(), "a plan panicked: this is a bug");
                     self.done(at, key, Outcome { failed: true, ..Outcome::default() });

@@ -7,13 +7,9 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use brain::cluster::{Kind, Object};
-use brain::model::{
-    ClusterRole, ConfigMap, ControllerRevision, DaemonSet, EndpointSlice, Endpoints, Key, Lease, Meta, Namespace, Node, OwnerReference,
-    Pod, PodDisruptionBudget, PriorityClass, ResourceQuota, Service,
-};
+use brain::model::{self, Key, Meta, OwnerReference};
+use brain::picture::{Kind, Model, Object};
 use brain::request::Resource;
-use brain::service_account::ROOT_CERTIFICATE;
 use futures::{Stream, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
@@ -47,48 +43,35 @@ pub fn follow(client: &Client, kinds: &[Kind], inputs: &mpsc::Sender<Input>, tas
     for &kind in kinds {
         let (client, inputs) = (client.clone(), inputs.clone());
         tasks.spawn(async move {
+            follow_one(client, kind, inputs).await;
+        });
+    }
+}
+
+macro_rules! table {
+    ($($kind:ident, $model:ident, $shelf:ident, $resource:ident;)*) => {
+        async fn follow_one(client: Client, kind: Kind, inputs: mpsc::Sender<Input>) {
             match kind {
-                Kind::Pod => forward(kind, full::<Pod>(client, kind), Object::Pod, inputs).await,
-                Kind::Node => forward(kind, full::<Node>(client, kind), Object::Node, inputs).await,
-                Kind::DaemonSet => forward(kind, full::<DaemonSet>(client, kind), Object::DaemonSet, inputs).await,
-                Kind::ControllerRevision => {
-                    forward(kind, full::<ControllerRevision>(client, kind), Object::ControllerRevision, inputs).await;
-                }
-                Kind::Lease => forward(kind, full::<Lease>(client, kind), Object::Lease, inputs).await,
-                Kind::Namespace => forward(kind, full::<Namespace>(client, kind), Object::Namespace, inputs).await,
-                Kind::PodDisruptionBudget => {
-                    forward(kind, full::<PodDisruptionBudget>(client, kind), Object::PodDisruptionBudget, inputs).await;
-                }
-                Kind::PriorityClass => forward(kind, full::<PriorityClass>(client, kind), Object::PriorityClass, inputs).await,
-                Kind::Service => forward(kind, full::<Service>(client, kind), Object::Service, inputs).await,
-                Kind::EndpointSlice => forward(kind, full::<EndpointSlice>(client, kind), Object::EndpointSlice, inputs).await,
-                Kind::Endpoints => forward(kind, full::<Endpoints>(client, kind), Object::Endpoints, inputs).await,
-                Kind::ResourceQuota => forward(kind, full::<ResourceQuota>(client, kind), Object::ResourceQuota, inputs).await,
-                Kind::ClusterRole => forward(kind, full::<ClusterRole>(client, kind), Object::ClusterRole, inputs).await,
-                Kind::RootCertificate => {
-                    let config = watcher::Config::default().fields(&format!("metadata.name={ROOT_CERTIFICATE}"));
-                    forward(kind, selected::<ConfigMap>(client, kind, config), Object::RootCertificate, inputs).await;
-                }
+                $(Kind::$kind => forward(kind, full::<model::$model>(client, kind), Object::$kind, inputs).await,)*
                 Kind::Other(resource) => {
                     let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &api_resource(resource));
                     let events = watcher(api, watcher::Config::default()).default_backoff();
                     forward(kind, events, |meta| Object::Other(resource, meta), inputs).await;
                 }
             }
-        });
-    }
+        }
+    };
 }
+
+brain::for_each_followed_kind!(table);
 
 fn full<T: Model>(client: Client, kind: Kind) -> impl Stream<Item = Result<Event<Watched<T>>, watcher::Error>> + Send {
-    selected(client, kind, watcher::Config::default())
-}
-
-fn selected<T: Model>(
-    client: Client,
-    kind: Kind,
-    config: watcher::Config,
-) -> impl Stream<Item = Result<Event<Watched<T>>, watcher::Error>> + Send {
     let api: Api<Watched<T>> = Api::all_with(client, &api_resource(kind.resource()));
+    let config = watcher::Config::default();
+    let config = match kind.only_name() {
+        Some(name) => config.fields(&format!("metadata.name={name}")),
+        None => config,
+    };
     watcher(api, config).default_backoff()
 }
 
@@ -144,24 +127,6 @@ async fn forward<E: Into<Fact<T>>, T>(
 
 /// An object as the deciders see it.
 struct Fact<T>(T);
-
-/// Kinds that deciders see more of than the metadata.
-trait Model: for<'de> Deserialize<'de> + Clone + std::fmt::Debug + Send + Sync + 'static {
-    fn meta(&self) -> &Meta;
-}
-
-macro_rules! models {
-    ($($kind:ty),*) => {
-        $(impl Model for $kind {
-            fn meta(&self) -> &Meta {
-                &self.meta
-            }
-        })*
-    };
-}
-
-models!(Pod, Node, DaemonSet, ControllerRevision, Lease, Namespace, PodDisruptionBudget, PriorityClass);
-models!(Service, EndpointSlice, Endpoints, ResourceQuota, ClusterRole, ConfigMap);
 
 /// What `kube`'s watcher needs around a model: enough metadata to follow versions.
 #[derive(Debug, Clone)]

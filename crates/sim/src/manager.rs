@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 use std::vec;
 
-use brain::cluster::{Cluster, Kind};
 use brain::controller::Controller;
 use brain::execution::Execution;
 use brain::model::Key;
-use brain::pretend::{Server, read};
+use brain::picture::{Kind, Picture};
+use brain::pretend::Server;
 use brain::queue::{Outcome, Queue, Written};
 use brain::request::Request;
 use fastrand::Rng;
@@ -63,7 +63,7 @@ pub struct Manager {
 }
 
 struct Process {
-    cluster: Cluster,
+    picture: Picture,
     slots: Vec<(Box<dyn Controller>, Queue)>,
     /// How far in the server's log the watch of each kind is.
     watches: BTreeMap<Kind, usize>,
@@ -142,8 +142,8 @@ impl Manager {
             loop {
                 let (controller, queue) = &mut process.slots[slot];
                 queue.next_wake(now);
-                let Some(key) = queue.take(&process.cluster, now) else { break };
-                let work = controller.plan(&process.cluster, &key, now);
+                let Some(key) = queue.take(&process.picture, now) else { break };
+                let work = controller.plan(&process.picture, &key, now);
                 self.counts.plans += 1;
                 let is_empty = work.is_empty();
                 let execution = Execution::new(work);
@@ -204,7 +204,7 @@ impl Manager {
 impl Process {
     /// Starts with complete lists.
     fn start(server: &Server) -> Process {
-        let mut process = Process { cluster: Cluster::default(), slots: slots(), watches: BTreeMap::new(), jobs: Vec::new() };
+        let mut process = Process { picture: Picture::default(), slots: slots(), watches: BTreeMap::new(), jobs: Vec::new() };
         for kind in brain::controllers::followed() {
             process.relist(kind, server);
         }
@@ -217,21 +217,21 @@ impl Process {
 
     /// A new list of a kind: whatever is not in it is gone.
     fn relist(&mut self, kind: Kind, server: &Server) {
-        self.cluster.list_started(kind);
-        let objects: Vec<_> = server.list(kind.resource()).filter_map(|(_, object)| read(kind, object)).collect();
+        self.picture.list_started(kind);
+        let objects: Vec<_> = server.list(kind.resource()).filter_map(|(_, object)| kind.read(object)).collect();
         let listed: Vec<Key> = objects.iter().map(|object| object.meta().key()).collect();
         for object in objects {
-            let change = self.cluster.put(object);
+            let change = self.picture.put(object);
             self.tell(&change);
         }
-        for key in self.cluster.keys(kind) {
+        for key in self.picture.keys(kind) {
             if !listed.contains(&key)
-                && let Some(change) = self.cluster.remove(kind, &key, 0)
+                && let Some(change) = self.picture.remove(kind, &key, 0)
             {
                 self.tell(&change);
             }
         }
-        self.cluster.list_finished(kind);
+        self.picture.list_finished(kind);
         self.watches.insert(kind, server.log.len());
     }
 
@@ -240,8 +240,8 @@ impl Process {
         let from = self.watches.insert(kind, until).unwrap_or(until);
         for event in server.log[from..until].iter().filter(|event| event.resource == kind.resource()) {
             let change = match &event.object {
-                Some(object) => read(kind, object).map(|object| self.cluster.put(object)),
-                None => self.cluster.remove(kind, &event.key, event.version),
+                Some(object) => kind.read(object).map(|object| self.picture.put(object)),
+                None => self.picture.remove(kind, &event.key, event.version),
             };
             if let Some(change) = change {
                 self.tell(&change);
@@ -249,14 +249,14 @@ impl Process {
         }
     }
 
-    fn tell(&mut self, change: &brain::cluster::Change) {
+    fn tell(&mut self, change: &brain::picture::Change) {
         for (controller, queue) in &mut self.slots {
-            controller.concerns(&self.cluster, change, &mut |key| queue.add(key));
+            controller.concerns(&self.picture, change, &mut |key| queue.add(key));
         }
     }
 
     fn done(&mut self, slot: usize, key: Key, outcome: Outcome, now: Timestamp) {
-        self.slots[slot].1.done(key, outcome, &self.cluster, now);
+        self.slots[slot].1.done(key, outcome, &self.picture, now);
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use brain::cluster::NODE_LEASES;
 use brain::model::Key;
+use brain::picture::NODE_LEASES;
 use brain::pretend::Server;
 use brain::request::{LEASES, NODES, PODS};
 use fastrand::Rng;

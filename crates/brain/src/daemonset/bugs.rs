@@ -109,7 +109,7 @@ fn pods_that_fail_at_once_are_made_less_and_less_often() {
             made += counts(&stage.sync()).0;
             stage.end();
             stage.bind();
-            let new: Vec<_> = stage.cluster.pods.values().filter(|pod| *pod.meta.name != *"old").map(|pod| pod.meta.name.clone()).collect();
+            let new: Vec<_> = stage.picture.pods.values().filter(|pod| *pod.meta.name != *"old").map(|pod| pod.meta.name.clone()).collect();
             new.iter().for_each(|name| stage.change(name, |pod| pod.status.phase = Phase::Failed));
             stage.wait(1);
         }
@@ -167,7 +167,7 @@ fn a_new_node_among_many_has_its_pod_in_the_next_plan() {
 fn nothing_is_misscheduled_any_more_when_the_taint_is_gone() {
     let mut stage = Stage::new("node a taint=t:NoSchedule; ds web; pod p@a ready");
     assert_eq!(stage.sync().status.number_misscheduled, 1);
-    stage.cluster.put(crate::cluster::Object::Node(Arc::new(crate::fixture::node("a", &[]))));
+    stage.picture.put(crate::picture::Object::Node(Arc::new(crate::fixture::node("a", &[]))));
     assert_eq!(stage.sync().status.number_misscheduled, 0);
 }
 
@@ -221,8 +221,8 @@ fn a_deletion_that_nobody_heard_of_is_repeated_before_another_is_chosen() {
     let first = stage.plan();
     assert_eq!(told(&first), "-q");
     stage.memory = first.memory;
-    stage.cluster.put(crate::cluster::Object::Node(Arc::new(crate::fixture::node("a", &[]))));
-    stage.cluster.put(crate::cluster::Object::Pod(Arc::new(crate::fixture::pod("p@a", &["ready"]))));
+    stage.picture.put(crate::picture::Object::Node(Arc::new(crate::fixture::node("a", &[]))));
+    stage.picture.put(crate::picture::Object::Pod(Arc::new(crate::fixture::pod("p@a", &["ready"]))));
     assert_eq!(told(&stage.plan()), "-q");
     stage.change("q", |pod| pod.meta.deletion_timestamp = Some(at(0)));
     let later = stage.plan();

@@ -7,10 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Action, Because, Eligibility, Memory, Plan, View, daemon_pod, eligibility, owner_reference, plan, running_spec};
-use crate::cluster::{Change, Cluster, Object};
 use crate::controller::{Controller, Step, Work};
 use crate::history;
 use crate::model::{DaemonSet, DaemonSetStatus, Key, Meta, Node};
+use crate::picture::{Change, Object, Picture};
 use crate::request::{DAEMON_SETS, Event, PODS, REVISIONS, Regarding, Request, Verb};
 
 const COMPONENT: &str = "daemonset-controller";
@@ -30,23 +30,23 @@ pub struct DaemonSetController {
 }
 
 /// What a plan for the set may look at.
-pub fn view_of<'a>(cluster: &'a Cluster, set: &'a DaemonSet, now: Timestamp) -> View<'a> {
+pub fn view_of<'a>(picture: &'a Picture, set: &'a DaemonSet, now: Timestamp) -> View<'a> {
     let Meta { namespace, name, uid, .. } = &set.meta;
-    let owned = cluster.pods_of(uid);
-    let orphans = cluster.orphans(namespace);
+    let owned = picture.pods_of(uid);
+    let orphans = picture.orphans(namespace);
     let prefix = format!("{name}-");
     let from = Key::new(namespace, &prefix);
-    let alike = cluster.revisions.range(from..).take_while(|(key, _)| key.namespace == *namespace && key.name.starts_with(&*prefix));
+    let alike = picture.revisions.range(from..).take_while(|(key, _)| key.namespace == *namespace && key.name.starts_with(&*prefix));
     let mut revisions: BTreeMap<&str, _> = BTreeMap::new();
     revisions.extend(alike.map(|(_, revision)| (&*revision.meta.name, &**revision)));
     revisions
-        .extend(cluster.revisions_of(uid).chain(cluster.orphaned_revisions(namespace)).map(|revision| (&*revision.meta.name, &**revision)));
+        .extend(picture.revisions_of(uid).chain(picture.orphaned_revisions(namespace)).map(|revision| (&*revision.meta.name, &**revision)));
     View {
         now,
         set,
-        nodes: &cluster.nodes,
+        nodes: &picture.nodes,
         pods: owned.chain(orphans).map(|pod| &**pod).collect(),
-        names: &cluster.pods,
+        names: &picture.pods,
         revisions: revisions.into_values().collect(),
     }
 }
@@ -56,7 +56,7 @@ impl Controller for DaemonSetController {
         COMPONENT
     }
 
-    fn concerns(&mut self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+    fn concerns(&mut self, picture: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
         match (&change.old, &change.new) {
             (Some(Object::DaemonSet(old)), None) => {
                 self.memories.remove(&old.meta.uid);
@@ -66,40 +66,40 @@ impl Controller for DaemonSetController {
             (Some(Object::DaemonSet(old)), Some(Object::DaemonSet(set)))
                 if is_only_status(old, set) && self.told.get(&set.meta.uid) == Some(&set.status) => {}
             (_, Some(Object::DaemonSet(set))) => add(set.meta.key()),
-            (Some(Object::Node(old)), Some(Object::Node(new))) => concerned_by_node(cluster, Some(old), Some(new), add),
-            (None, Some(Object::Node(new))) => concerned_by_node(cluster, None, Some(new), add),
-            (Some(Object::Node(old)), None) => concerned_by_node(cluster, Some(old), None, add),
+            (Some(Object::Node(old)), Some(Object::Node(new))) => concerned_by_node(picture, Some(old), Some(new), add),
+            (None, Some(Object::Node(new))) => concerned_by_node(picture, None, Some(new), add),
+            (Some(Object::Node(old)), None) => concerned_by_node(picture, Some(old), None, add),
             (Some(Object::Pod(old)), Some(Object::Pod(new))) if old.meta.owner_references == new.meta.owner_references => {
-                concerned_by(cluster, &new.meta, add);
+                concerned_by(picture, &new.meta, add);
             }
             (old, Some(Object::ControllerRevision(revision))) => {
                 // As upstream: a revision that has an owner is no reason to look at the set; one that lost or changed it is.
                 let before = old.as_ref().map(Object::meta);
                 let same_owner = before.is_none_or(|before| before.owner_references == revision.meta.owner_references);
                 if revision.meta.controller().is_none() || !same_owner {
-                    before.into_iter().chain([&revision.meta]).for_each(|meta| concerned_by(cluster, meta, add));
+                    before.into_iter().chain([&revision.meta]).for_each(|meta| concerned_by(picture, meta, add));
                 }
             }
             (Some(Object::ControllerRevision(_)), None)
             | (Some(Object::Pod(_)) | None, Some(Object::Pod(_)))
             | (Some(Object::Pod(_)), None) => {
                 for object in change.old.iter().chain(&change.new) {
-                    concerned_by(cluster, object.meta(), add);
+                    concerned_by(picture, object.meta(), add);
                 }
             }
             _ => {}
         }
     }
 
-    fn plan(&mut self, cluster: &Cluster, key: &Key, now: Timestamp) -> Work {
-        let Some(set) = cluster.sets.get(key) else { return Work::default() };
+    fn plan(&mut self, picture: &Picture, key: &Key, now: Timestamp) -> Work {
+        let Some(set) = picture.sets.get(key) else { return Work::default() };
         let memory = self.memories.remove(&set.meta.uid).unwrap_or_default();
-        let mut made = plan(&view_of(cluster, set, now), memory);
+        let mut made = plan(&view_of(picture, set, now), memory);
         self.memories.insert(set.meta.uid.clone(), std::mem::take(&mut made.memory));
         self.told.insert(set.meta.uid.clone(), made.status.clone());
         let full_pass = now + FULL_PASS;
         made.wake_at = Some(made.wake_at.map_or(full_pass, |at| at.min(full_pass)));
-        Work { rest: REST_PER_NODE * i32::try_from(cluster.nodes.len()).unwrap_or(i32::MAX), ..work(set, &made) }
+        Work { rest: REST_PER_NODE * i32::try_from(picture.nodes.len()).unwrap_or(i32::MAX), ..work(set, &made) }
     }
 }
 
@@ -109,18 +109,18 @@ fn is_only_status(old: &DaemonSet, new: &DaemonSet) -> bool {
 }
 
 /// The set that controls the object, or those that might adopt it.
-fn concerned_by(cluster: &Cluster, meta: &Meta, add: &mut dyn FnMut(Key)) {
+fn concerned_by(picture: &Picture, meta: &Meta, add: &mut dyn FnMut(Key)) {
     match meta.controller() {
         Some(owner) if *owner.kind == *"DaemonSet" => {
             let key = Key { namespace: meta.namespace.clone(), name: owner.name.clone() };
-            if cluster.sets.get(&key).is_some_and(|set| set.meta.uid == owner.uid) {
+            if picture.sets.get(&key).is_some_and(|set| set.meta.uid == owner.uid) {
                 add(key);
             }
         }
         Some(_) => {}
         None => {
             let from = Key { namespace: meta.namespace.clone(), name: "".into() };
-            let sets = cluster.sets.range(from..).take_while(|(key, _)| key.namespace == meta.namespace);
+            let sets = picture.sets.range(from..).take_while(|(key, _)| key.namespace == meta.namespace);
             for (key, _) in sets.filter(|(_, set)| meta.labels.selected_by(&set.selector)) {
                 add(key.clone());
             }
@@ -129,7 +129,7 @@ fn concerned_by(cluster: &Cluster, meta: &Meta, add: &mut dyn FnMut(Key)) {
 }
 
 /// The sets for which the node became something else: heartbeats and other news of a node cost no set anything.
-fn concerned_by_node(cluster: &Cluster, old: Option<&Node>, new: Option<&Node>, add: &mut dyn FnMut(Key)) {
+fn concerned_by_node(picture: &Picture, old: Option<&Node>, new: Option<&Node>, add: &mut dyn FnMut(Key)) {
     if let (Some(old), Some(new)) = (old, new)
         && old.meta.labels == new.meta.labels
         && old.taints == new.taints
@@ -137,7 +137,7 @@ fn concerned_by_node(cluster: &Cluster, old: Option<&Node>, new: Option<&Node>, 
     {
         return;
     }
-    for (key, set) in &cluster.sets {
+    for (key, set) in &picture.sets {
         let spec = running_spec(&set.template_spec);
         let wanted = set.template_node();
         let judge = |node: &Node| (eligibility(&spec, wanted, node), node.is_ready());

@@ -97,7 +97,7 @@ proptest! {
             }
             stage.end();
             stage.bind();
-            let names: Vec<_> = stage.cluster.pods.values().map(|pod| pod.meta.name.clone()).collect();
+            let names: Vec<_> = stage.picture.pods.values().map(|pod| pod.meta.name.clone()).collect();
             for name in names {
                 stage.change(&name, |pod| pod.status.phase = crate::model::Phase::Failed);
             }
@@ -179,15 +179,15 @@ fn all_pods(pods: &[PodCase], set: &SetCase, nodes: &[NodeCase]) -> usize {
     choices.extend((0..pods.len()).flat_map(|one| (one..pods.len()).map(move |two| vec![one, two])));
     for choice in choices {
         stage
-            .cluster
+            .picture
             .pods
             .keys()
             .cloned()
             .collect::<Vec<_>>()
             .iter()
-            .for_each(|key| drop(stage.cluster.remove(crate::cluster::Kind::Pod, key, 0)));
+            .for_each(|key| drop(stage.picture.remove(crate::picture::Kind::Pod, key, 0)));
         for (at, one) in choice.iter().enumerate() {
-            stage.cluster.put(crate::cluster::Object::Pod(objects[*one][at].clone()));
+            stage.picture.put(crate::picture::Object::Pod(objects[*one][at].clone()));
         }
         case.pods = choice.iter().map(|one| pods[*one].clone()).collect();
         if let Err(wrong) = judge::plan(&case, &stage.plan()) {

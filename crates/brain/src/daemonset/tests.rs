@@ -3,8 +3,8 @@
 use expect_test::{Expect, expect};
 
 use super::*;
-use crate::cluster::Cluster;
-use crate::fixture::{at, cluster, now};
+use crate::fixture::{at, now, picture};
+use crate::picture::Picture;
 
 /// What a plan says, line by line.
 fn told(plan: &Plan) -> String {
@@ -52,13 +52,13 @@ fn history_text(action: &history::Action) -> String {
     }
 }
 
-fn planned(cluster: &Cluster, memory: Memory, now: Timestamp) -> Plan {
-    let set = cluster.sets.values().next().expect("the text has a set");
-    plan(&view_of(cluster, set, now), memory)
+fn planned(picture: &Picture, memory: Memory, now: Timestamp) -> Plan {
+    let set = picture.sets.values().next().expect("the text has a set");
+    plan(&view_of(picture, set, now), memory)
 }
 
 fn check(text: &str, expected: Expect) {
-    expected.assert_eq(&told(&planned(&cluster(text), Memory::default(), now())));
+    expected.assert_eq(&told(&planned(&picture(text), Memory::default(), now())));
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_pod_on_its_way_out_is_waited_for() {
 
 #[test]
 fn a_failed_pod_is_deleted_and_the_next_one_only_after_a_pause() {
-    let failing = cluster("node a; ds web; pod p@a failed");
+    let failing = picture("node a; ds web; pod p@a failed");
     let first = planned(&failing, Memory::default(), now());
     expect![[r#"
         delete p: Failed
@@ -228,7 +228,7 @@ fn a_failed_pod_is_deleted_and_the_next_one_only_after_a_pause() {
 
 #[test]
 fn the_pause_is_forgotten_after_twice_the_longest() {
-    let failing = cluster("node a; ds web; pod p@a failed");
+    let failing = picture("node a; ds web; pod p@a failed");
     let first = planned(&failing, Memory::default(), now());
     let later = planned(&failing, first.memory, at(1801));
     assert_eq!(later.memory.backoff.values().next().map(|backoff| backoff.pause.as_secs()), Some(1));
@@ -439,7 +439,7 @@ fn on_delete_replaces_nothing() {
 
 #[test]
 fn on_delete_makes_pods_of_the_current_revision() {
-    let made = planned(&cluster("node a; ds web rev=2 onDelete"), Memory::default(), now());
+    let made = planned(&picture("node a; ds web rev=2 onDelete"), Memory::default(), now());
     assert!(matches!(&made.actions[..], [Action::Create { hash, .. }] if **hash == *"h2"));
 }
 
@@ -475,13 +475,13 @@ fn an_undone_template_reuses_its_revision_with_a_new_number() {
 
 #[test]
 fn revisions_of_the_same_template_are_merged_and_pods_relabelled() {
-    let mut doubled = cluster("node a; ds web rev=1; pod p@a rev=0 ready");
+    let mut doubled = picture("node a; ds web rev=1; pod p@a rev=0 ready");
     let set = doubled.sets.values().next().expect("a set").clone();
     let mut twin = crate::fixture::revision(&set, "1", 0);
     twin.meta.name = "web-h0".into();
     twin.meta.uid = "twin".into();
     twin.meta.labels.insert(HASH_LABEL, "h0");
-    doubled.put(crate::cluster::Object::ControllerRevision(Arc::new(twin)));
+    doubled.put(crate::picture::Object::ControllerRevision(Arc::new(twin)));
     expect![[r#"
         first relabel p h1
         first delete web-h0
@@ -503,13 +503,13 @@ fn old_revisions_beyond_the_limit_are_forgotten_unless_pods_run_them() {
 
 #[test]
 fn a_taken_revision_name_raises_the_collision_count_first() {
-    let mut taken = cluster("node a; ds web known=none");
+    let mut taken = picture("node a; ds web known=none");
     let set = taken.sets.values().next().expect("a set").clone();
     let mut other = crate::fixture::revision(&set, "other", 1);
     other.meta.name = format!("web-{}", history::template_hash(&set.template, 0)).into();
     other.meta.owner_references.clear();
     other.meta.labels = crate::model::Labels::default();
-    taken.put(crate::cluster::Object::ControllerRevision(Arc::new(other)));
+    taken.put(crate::picture::Object::ControllerRevision(Arc::new(other)));
     let made = planned(&taken, Memory::default(), now());
     assert_eq!((made.status.collision_count, made.actions.len(), made.history.before.len()), (Some(1), 0, 0));
 }
@@ -520,11 +520,11 @@ fn the_name_of_a_pod_is_the_same_until_it_was_seen() {
         [Action::Create { name, .. }] => name.clone(),
         other => panic!("{other:?}"),
     };
-    let empty = cluster("node a; ds web");
+    let empty = picture("node a; ds web");
     let first = planned(&empty, Memory::default(), now());
     let again = planned(&empty, first.memory.clone(), now());
     assert_eq!(name(&first), name(&again));
-    let made = cluster(&format!("node a; ds web; pod {}@a ready", name(&first)));
+    let made = picture(&format!("node a; ds web; pod {}@a ready", name(&first)));
     let seen = planned(&made, again.memory, now());
     let next = planned(&empty, seen.memory, now());
     assert_ne!(name(&first), name(&next));

@@ -113,10 +113,10 @@ fn a_node_name_and_a_selector_must_both_fit() {
 #[test]
 fn a_node_condition_without_its_taint_keeps_nothing_away() {
     let mut stage = Stage::new("node n; ds web");
-    let mut node = Node::clone(&stage.cluster.nodes["n"]);
+    let mut node = Node::clone(&stage.picture.nodes["n"]);
     let condition = crate::model::NodeCondition { kind: "NetworkUnavailable".into(), status: "True".into(), ..Default::default() };
     node.conditions.push(condition);
-    stage.cluster.put(crate::cluster::Object::Node(Arc::new(node)));
+    stage.picture.put(crate::picture::Object::Node(Arc::new(node)));
     assert_eq!(told(&stage.plan()), "+n");
 }
 
@@ -199,7 +199,7 @@ fn revisions_of_other_namespaces_are_not_adopted() {
         revision.meta.namespace = namespace.into();
         revision.meta.name = name.into();
         revision.meta.owner_references.clear();
-        stage.cluster.put(crate::cluster::Object::ControllerRevision(Arc::new(revision)));
+        stage.picture.put(crate::picture::Object::ControllerRevision(Arc::new(revision)));
     }
     let adopted: Vec<_> = stage
         .plan()
@@ -217,7 +217,7 @@ fn a_node_gets_its_pod_when_its_taint_is_gone() {
     let mut stage = Stage::new("node a taint=k=v:NoSchedule; node b; ds web");
     assert_eq!(told(&stage.sync()), "+b");
     stage.ready_all();
-    stage.cluster.put(crate::cluster::Object::Node(Arc::new(crate::fixture::node("a", &[]))));
+    stage.picture.put(crate::picture::Object::Node(Arc::new(crate::fixture::node("a", &[]))));
     assert_eq!(told(&stage.sync()), "+a");
 }
 

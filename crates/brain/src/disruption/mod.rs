@@ -15,9 +15,9 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use crate::cluster::{Change, Cluster, Object};
 use crate::controller::{Controller, Work};
 use crate::model::{IntOrPercent, Key, OwnerReference, Pod, PodDisruptionBudget};
+use crate::picture::{Change, Object, Picture};
 use crate::request::{BUDGETS, Event, PODS, Regarding};
 use crate::selected::Selectors;
 
@@ -41,7 +41,7 @@ impl Controller for DisruptionController {
         "disruption-controller"
     }
 
-    fn concerns(&mut self, _cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+    fn concerns(&mut self, _cluster: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
         match (&change.old, &change.new) {
             (_, Some(Object::PodDisruptionBudget(budget))) => {
                 self.selectors.set(&budget.meta.key(), Some(&budget.selector));
@@ -59,9 +59,9 @@ impl Controller for DisruptionController {
         }
     }
 
-    fn plan(&mut self, cluster: &Cluster, key: &Key, now: Timestamp) -> Work {
-        let Some(budget) = cluster.budgets.get(key) else { return Work::default() };
-        let pods: Vec<&Arc<Pod>> = cluster.pods_in(&key.namespace).filter(|pod| pod.meta.labels.selected_by(&budget.selector)).collect();
+    fn plan(&mut self, picture: &Picture, key: &Key, now: Timestamp) -> Work {
+        let Some(budget) = picture.budgets.get(key) else { return Work::default() };
+        let pods: Vec<&Arc<Pod>> = picture.pods_in(&key.namespace).filter(|pod| pod.meta.labels.selected_by(&budget.selector)).collect();
         let work = match expected(budget, &pods) {
             Ok(expected) => count(budget, &pods, &expected, now),
             Err(why) => fail(budget, &why, now),

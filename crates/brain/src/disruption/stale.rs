@@ -6,9 +6,9 @@ use jiff::{SignedDuration, Timestamp};
 use kinds::decode::format_time;
 use serde_json::json;
 
-use crate::cluster::{Change, Cluster, Object};
 use crate::controller::{Controller, Work};
 use crate::model::{Key, Pod};
+use crate::picture::{Change, Object, Picture};
 use crate::request::{PODS, Request, Verb};
 
 /// `stalePodDisruptionTimeout`.
@@ -22,7 +22,7 @@ impl Controller for StaleDisruptions {
         "disruption-controller"
     }
 
-    fn concerns(&mut self, _cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+    fn concerns(&mut self, _cluster: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
         if let Some(Object::Pod(pod)) = &change.new
             && since(pod).is_some()
         {
@@ -30,8 +30,8 @@ impl Controller for StaleDisruptions {
         }
     }
 
-    fn plan(&mut self, cluster: &Cluster, key: &Key, now: Timestamp) -> Work {
-        let Some((pod, since)) = cluster.pods.get(key).and_then(|pod| Some((pod, since(pod)?))) else { return Work::default() };
+    fn plan(&mut self, picture: &Picture, key: &Key, now: Timestamp) -> Work {
+        let Some((pod, since)) = picture.pods.get(key).and_then(|pod| Some((pod, since(pod)?))) else { return Work::default() };
         if now < since + TIMEOUT {
             return Work { wake_at: Some(since + TIMEOUT), ..Work::default() };
         }

@@ -11,8 +11,8 @@ use crate::fixture::{at, now};
 use crate::request::Request;
 
 /// A budget `b` over the pods `app=web` of the fixture's text.
-fn cluster(pods: &str, spec: Value, status: Value) -> Cluster {
-    let mut cluster = crate::fixture::cluster(pods);
+fn picture(pods: &str, spec: Value, status: Value) -> Picture {
+    let mut picture = crate::fixture::picture(pods);
     let mut budget = json!({
         "metadata": {"name": "b", "namespace": "ns", "uid": "b-uid", "resourceVersion": "7", "generation": 3},
         "spec": {"selector": {"matchLabels": {"app": "web"}}}, "status": status,
@@ -21,12 +21,12 @@ fn cluster(pods: &str, spec: Value, status: Value) -> Cluster {
         budget["spec"][field] = value.clone();
     }
     let budget: PodDisruptionBudget = serde_json::from_value(budget).expect("budgets of tests are well formed");
-    cluster.put(Object::PodDisruptionBudget(Arc::new(budget)));
-    cluster
+    picture.put(Object::PodDisruptionBudget(Arc::new(budget)));
+    picture
 }
 
-fn plan_at(cluster: &Cluster, now: Timestamp) -> Work {
-    DisruptionController::default().plan(cluster, &Key::new("ns", "b"), now)
+fn plan_at(picture: &Picture, now: Timestamp) -> Work {
+    DisruptionController::default().plan(picture, &Key::new("ns", "b"), now)
 }
 
 fn status(request: &Request) -> Value {
@@ -35,7 +35,7 @@ fn status(request: &Request) -> Value {
 
 /// Healthy/desired of expected, what is allowed and why; then the events.
 fn check(pods: &str, spec: Value, expected: Expect) {
-    let work = plan_at(&cluster(pods, spec, json!({})), now());
+    let work = plan_at(&picture(pods, spec, json!({})), now());
     let status = work.last.as_ref().map(status).unwrap_or_default();
     let condition = &status["conditions"][0];
     let mut lines = vec![format!(
@@ -100,11 +100,11 @@ fn a_budget_without_pods_allows_nothing() {
 
 #[test]
 fn controllers_of_kinds_that_are_not_served_cannot_be_asked() {
-    let mut cluster = cluster("pod p@a ready", json!({"maxUnavailable": 1}), json!({}));
-    let mut pod = Pod::clone(cluster.pods.values().next().expect("a pod"));
+    let mut picture = picture("pod p@a ready", json!({"maxUnavailable": 1}), json!({}));
+    let mut pod = Pod::clone(picture.pods.values().next().expect("a pod"));
     pod.meta.owner_references[0].kind = "ReplicaSet".into();
-    cluster.put(Object::Pod(Arc::new(pod)));
-    let work = plan_at(&cluster, now());
+    picture.put(Object::Pod(Arc::new(pod)));
+    let work = plan_at(&picture, now());
     let condition = &status(work.last.as_ref().expect("a status"))["conditions"][0];
     assert_eq!(condition["message"], r#"no matches for kind "ReplicaSet" in version "apps/v1""#);
 }
@@ -113,7 +113,7 @@ fn controllers_of_kinds_that_are_not_served_cannot_be_asked() {
 #[test]
 fn an_eviction_at_the_end_of_time_is_one_that_has_not_come() {
     let status_before = json!({"disruptedPods": {"p": "9999-12-30T22:00:00Z"}});
-    let work = plan_at(&cluster("pod p@a ready; pod q@a ready", json!({"minAvailable": 1}), status_before), now());
+    let work = plan_at(&picture("pod p@a ready; pod q@a ready", json!({"minAvailable": 1}), status_before), now());
     assert_eq!(work.wake_at, Some(Timestamp::MAX));
     assert_eq!(status(work.last.as_ref().expect("a status"))["currentHealthy"], 1);
 }
@@ -122,7 +122,7 @@ fn an_eviction_at_the_end_of_time_is_one_that_has_not_come() {
 fn the_status_is_written_with_its_version_and_once() {
     let spec = json!({"minAvailable": 1});
     let pods = "pod p@a ready; pod q@a ready";
-    let work = plan_at(&cluster(pods, spec.clone(), json!({})), now());
+    let work = plan_at(&picture(pods, spec.clone(), json!({})), now());
     let request = work.last.expect("a status");
     let expected = json!({
         "metadata": {"uid": "b-uid", "resourceVersion": "7"},
@@ -136,13 +136,13 @@ fn the_status_is_written_with_its_version_and_once() {
         },
     });
     assert_eq!(request.body().2, expected);
-    assert_eq!(plan_at(&cluster(pods, spec, status(&request)), at(5)).last, None);
+    assert_eq!(plan_at(&picture(pods, spec, status(&request)), at(5)).last, None);
 }
 
 #[test]
 fn the_time_of_the_condition_changes_with_its_status() {
     let written = |pods: &str, there: Value, now: Timestamp| {
-        let work = plan_at(&cluster(pods, json!({"minAvailable": 1}), there), now);
+        let work = plan_at(&picture(pods, json!({"minAvailable": 1}), there), now);
         status(&work.last.expect("a status"))
     };
     let one = written("pod p@a ready; pod q@a ready", json!({}), now());
@@ -156,12 +156,12 @@ fn the_time_of_the_condition_changes_with_its_status() {
 fn evicted_pods_count_as_gone_for_two_minutes() {
     let pods = "pod p@a ready; pod q@a ready";
     let there = json!({"disruptedPods": {"p": now().to_string(), "gone": now().to_string()}});
-    let cluster = cluster(pods, json!({"minAvailable": 1}), there);
-    let work = plan_at(&cluster, at(60));
+    let picture = picture(pods, json!({"minAvailable": 1}), there);
+    let work = plan_at(&picture, at(60));
     let status = |work: &Work| status(work.last.as_ref().expect("a status"));
     assert_eq!((&status(&work)["currentHealthy"], work.wake_at), (&json!(1), Some(at(121))));
     assert_eq!(status(&work)["disruptedPods"], json!({"gone": null, "p": now().to_string()}));
-    let work = plan_at(&cluster, at(121));
+    let work = plan_at(&picture, at(121));
     assert_eq!((&status(&work)["currentHealthy"], work.wake_at), (&json!(2), None));
     assert_eq!(status(&work)["disruptedPods"], json!({"gone": null, "p": null}));
     assert_eq!(work.events[0].message, "Pod was expected by PDB ns/ns to be deleted but it wasn't");
@@ -169,16 +169,16 @@ fn evicted_pods_count_as_gone_for_two_minutes() {
 
 #[test]
 fn a_pod_concerns_the_budgets_that_select_it() {
-    let cluster = cluster("pod p@a ready; pod q@a label=other", json!({"minAvailable": 1}), json!({}));
+    let picture = picture("pod p@a ready; pod q@a label=other", json!({"minAvailable": 1}), json!({}));
     let mut controller = DisruptionController::default();
     let mut concerned = |change: Change| {
         let mut keys = Vec::new();
-        controller.concerns(&cluster, &change, &mut |key| keys.push(key.to_string()));
+        controller.concerns(&picture, &change, &mut |key| keys.push(key.to_string()));
         keys
     };
-    let budget = cluster.budgets.values().next().expect("a budget").clone();
+    let budget = picture.budgets.values().next().expect("a budget").clone();
     assert_eq!(concerned(Change { old: None, new: Some(Object::PodDisruptionBudget(budget)) }), ["ns/b"]);
-    let pod = |name: &str| Object::Pod(cluster.pods[&Key::new("ns", name)].clone());
+    let pod = |name: &str| Object::Pod(picture.pods[&Key::new("ns", name)].clone());
     assert_eq!(concerned(Change { old: None, new: Some(pod("p")) }), ["ns/b"]);
     assert_eq!(concerned(Change { old: Some(pod("p")), new: Some(pod("p")) }), Vec::<String>::new());
     assert_eq!(concerned(Change { old: None, new: Some(pod("q")) }), Vec::<String>::new());
@@ -190,9 +190,9 @@ fn pods_that_were_to_go_and_did_not_are_told_so() {
     let pod = |reason: &str| {
         let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": reason, "lastTransitionTime": now().to_string()});
         let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "status": {"conditions": [condition]}});
-        let mut cluster = Cluster::default();
-        cluster.put(Object::Pod(Arc::new(serde_json::from_value(pod).expect("a pod"))));
-        cluster
+        let mut picture = Picture::default();
+        picture.put(Object::Pod(Arc::new(serde_json::from_value(pod).expect("a pod"))));
+        picture
     };
     let key = Key::new("ns", "p");
     let evicted = pod("EvictionByEvictionAPI");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::cluster::{Change, Cluster, Object};
 use crate::model::{Key, Node, Pod, Service};
+use crate::picture::{Change, Object, Picture};
 use crate::selected::Selectors;
 
 use super::has_endpoints;
@@ -52,11 +52,11 @@ impl Followed {
     }
 
     /// Adds the keys of the Services with pods on a node that is new or in another zone.
-    pub fn concerns_zone(&self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+    pub fn concerns_zone(&self, picture: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
         let Some(Object::Node(node)) = &change.new else { return };
         let is_known = matches!(&change.old, Some(Object::Node(old)) if zone(old) == zone(node));
         if !is_known {
-            cluster.pods_on(&node.meta.name).filter(|pod| has_endpoints(pod)).for_each(|pod| self.add_services(pod, add));
+            picture.pods_on(&node.meta.name).filter(|pod| has_endpoints(pod)).for_each(|pod| self.add_services(pod, add));
         }
     }
 

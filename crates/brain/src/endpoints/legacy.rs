@@ -10,9 +10,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cluster::{Change, Cluster, Object};
 use crate::controller::{Controller, Work};
 use crate::model::{EndpointPort, Endpoints, Key, Pod, Service};
+use crate::picture::{Change, Object, Picture};
 use crate::request::{ENDPOINTS, Request, Verb};
 
 use super::followed::Followed;
@@ -41,10 +41,10 @@ impl Controller for EndpointsController {
         "endpoint-controller"
     }
 
-    fn concerns(&mut self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+    fn concerns(&mut self, picture: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
         self.followed.concerns(change, add);
         match (&change.old, &change.new) {
-            (Some(Object::Service(service)), None) if cluster.endpoints.contains_key(&service.meta.key()) => {
+            (Some(Object::Service(service)), None) if picture.endpoints.contains_key(&service.meta.key()) => {
                 self.gone.insert(service.meta.key());
             }
             (_, Some(Object::Service(service))) => drop(self.gone.remove(&service.meta.key())),
@@ -53,15 +53,15 @@ impl Controller for EndpointsController {
         }
     }
 
-    fn plan(&mut self, cluster: &Cluster, key: &Key, _now: Timestamp) -> Work {
-        let there = cluster.endpoints.get(key);
-        let Some(service) = cluster.services.get(key) else {
+    fn plan(&mut self, picture: &Picture, key: &Key, _now: Timestamp) -> Work {
+        let there = picture.endpoints.get(key);
+        let Some(service) = picture.services.get(key) else {
             let was_told = self.gone.remove(key);
             let doomed = there.filter(|there| was_told || there.meta.labels.get(MANAGED_BY) == Some(MANAGER));
             return Work::requests(doomed.map(|there| Request::delete(ENDPOINTS, &there.meta)).into_iter().collect());
         };
         let Some(selector) = &service.selector else { return Work::default() };
-        let pods: Vec<&Arc<Pod>> = cluster.pods_in(&key.namespace).filter(|pod| pod.meta.labels.selected_by(selector)).collect();
+        let pods: Vec<&Arc<Pod>> = picture.pods_in(&key.namespace).filter(|pod| pod.meta.labels.selected_by(selector)).collect();
         let trigger = trigger_text(self.followed.trigger_time(service, &pods));
         let request = match there {
             Some(there) => change(there, service, &pods, trigger),

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cluster::{Change, Cluster, Object, service_of};
 use crate::controller::{Controller, Step, Work};
 use crate::model::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Key, Meta, Pod, Service, TargetRef};
+use crate::picture::{Change, Object, Picture, service_of};
 use crate::request::{ENDPOINT_SLICES, Request, Verb};
 
 use super::followed::{Followed, zone};
 use super::reconcile::{Content, Slices, reconcile};
 use super::{REST, TRIGGER_TIME, addresses, has_endpoints, hostname, labels, labels_patch, ports, trigger_text};
-use crate::cluster::SERVICE_NAME;
+use crate::picture::SERVICE_NAME;
 
 /// Label of the slices that this controller keeps, and its value.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -34,9 +34,9 @@ impl Controller for EndpointSliceController {
         "endpointslice-controller"
     }
 
-    fn concerns(&mut self, cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+    fn concerns(&mut self, picture: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
         self.followed.concerns(change, add);
-        self.followed.concerns_zone(cluster, change, add);
+        self.followed.concerns_zone(picture, change, add);
         for object in change.old.iter().chain(&change.new) {
             if let Object::EndpointSlice(slice) = object
                 && is_ours(&slice.meta)
@@ -46,20 +46,20 @@ impl Controller for EndpointSliceController {
         }
     }
 
-    fn plan(&mut self, cluster: &Cluster, key: &Key, _now: Timestamp) -> Work {
+    fn plan(&mut self, picture: &Picture, key: &Key, _now: Timestamp) -> Work {
         // Slices of a Service that is gone go with it: it owns them.
-        let Some(service) = cluster.services.get(key) else { return Work::default() };
+        let Some(service) = picture.services.get(key) else { return Work::default() };
         let Some(selector) = &service.selector else { return Work::default() };
-        let pods: Vec<&Arc<Pod>> = cluster.pods_in(&key.namespace).filter(|pod| pod.meta.labels.selected_by(selector)).collect();
+        let pods: Vec<&Arc<Pod>> = picture.pods_in(&key.namespace).filter(|pod| pod.meta.labels.selected_by(selector)).collect();
         let trigger = self.followed.trigger_time(service, &pods);
         let there: Vec<&EndpointSlice> =
-            cluster.slices_of(key).map(|slice| &**slice).filter(|slice| is_ours(&slice.meta) && !slice.meta.is_deleted()).collect();
-        let mut writes = Writes::new(cluster, service, trigger);
+            picture.slices_of(key).map(|slice| &**slice).filter(|slice| is_ours(&slice.meta) && !slice.meta.is_deleted()).collect();
+        let mut writes = Writes::new(picture, service, trigger);
         let types = address_types(service);
         for kind in &types {
             let (owned, foreign): (Vec<_>, Vec<_>) =
                 there.iter().filter(|slice| *slice.address_type == **kind).partition(|slice| is_owned(slice, service));
-            writes.add(kind, reconcile(&owned, &foreign, desired(cluster, service, &pods, kind)));
+            writes.add(kind, reconcile(&owned, &foreign, desired(picture, service, &pods, kind)));
         }
         let of_no_use = there.iter().filter(|slice| !types.contains(&&*slice.address_type));
         writes.delete.extend(of_no_use.map(|slice| Request::delete(ENDPOINT_SLICES, &slice.meta)));
@@ -86,15 +86,15 @@ fn address_types(service: &Service) -> Vec<&'static str> {
 }
 
 /// The endpoints that should be, each with its ports.
-fn desired(cluster: &Cluster, service: &Service, pods: &[&Arc<Pod>], kind: &str) -> Vec<(Vec<EndpointPort>, Endpoint)> {
+fn desired(picture: &Picture, service: &Service, pods: &[&Arc<Pod>], kind: &str) -> Vec<(Vec<EndpointPort>, Endpoint)> {
     let pods = pods.iter().filter(|pod| has_endpoints(pod));
-    let endpoints = pods.filter_map(|pod| Some((ports(service, pod), endpoint(cluster, service, pod, kind)?)));
+    let endpoints = pods.filter_map(|pod| Some((ports(service, pod), endpoint(picture, service, pod, kind)?)));
     endpoints.collect()
 }
 
 /// None for pods on nodes that are not known, unless the Service wants them however they are.
-fn endpoint(cluster: &Cluster, service: &Service, pod: &Pod, kind: &str) -> Option<Endpoint> {
-    let node = pod.node.as_ref().and_then(|name| cluster.nodes.get(name));
+fn endpoint(picture: &Picture, service: &Service, pod: &Pod, kind: &str) -> Option<Endpoint> {
+    let node = pod.node.as_ref().and_then(|name| picture.nodes.get(name));
     if node.is_none() && !service.publish_not_ready_addresses {
         return None;
     }
@@ -117,7 +117,7 @@ pub fn target(pod: &Pod) -> TargetRef {
 
 /// What is to be sent about one Service.
 struct Writes<'a> {
-    cluster: &'a Cluster,
+    picture: &'a Picture,
     service: &'a Service,
     labels: std::collections::BTreeMap<String, String>,
     trigger: Option<String>,
@@ -129,10 +129,10 @@ struct Writes<'a> {
 }
 
 impl<'a> Writes<'a> {
-    fn new(cluster: &'a Cluster, service: &'a Service, trigger: Option<Timestamp>) -> Writes<'a> {
+    fn new(picture: &'a Picture, service: &'a Service, trigger: Option<Timestamp>) -> Writes<'a> {
         let own = [(SERVICE_NAME, &*service.meta.name), (MANAGED_BY, MANAGER)];
         Writes {
-            cluster,
+            picture,
             service,
             labels: labels(service, &[SERVICE_NAME, MANAGED_BY], &own),
             trigger: trigger_text(trigger),
@@ -216,7 +216,7 @@ impl<'a> Writes<'a> {
         let service = &self.service.meta;
         let is_taken = |name: &String| {
             let key = Key::new(&service.namespace, name);
-            self.names.contains(name) || self.cluster.slices.contains_key(&key)
+            self.names.contains(name) || self.picture.slices.contains_key(&key)
         };
         let names = (0u32..).map(|attempt| format!("{}-{}", service.name, suffix(&[&service.uid, kind, &attempt.to_string()])));
         let name = names.into_iter().find(|name| !is_taken(name)).expect("there are more suffixes than slices");

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::legacy::EndpointsController;
 use super::slices::EndpointSliceController;
 use super::*;
-use crate::cluster::{Change, Cluster, Kind, Object};
 use crate::controller::{Controller, Work};
 use crate::fixture::{at, now};
 use crate::model::Key;
+use crate::picture::{Change, Kind, Object, Picture};
 use crate::pretend::Server;
 use crate::request::{ENDPOINT_SLICES, ENDPOINTS, NODES, PODS, SERVICES};
 
@@ -471,16 +471,16 @@ fn endpoints_go_with_their_service_and_others_stay() {
 fn a_change_concerns_the_services_that_select_the_pod() {
     let mut world = World::new(json!({}));
     world.pod("a@n1 10.0.0.1 ready");
-    let cluster = world.server.picture();
+    let picture = world.server.picture();
     let key = Key::new("ns", "web");
     let mut concerned = |change: Change| {
         let mut keys = 0;
-        world.slices.concerns(&cluster, &change, &mut |_| keys += 1);
+        world.slices.concerns(&picture, &change, &mut |_| keys += 1);
         keys
     };
-    let pod = cluster.pods[&Key::new("ns", "a")].clone();
+    let pod = picture.pods[&Key::new("ns", "a")].clone();
     let to = |new: Pod| Change { old: Some(Object::Pod(pod.clone())), new: Some(Object::Pod(Arc::new(new))) };
-    assert_eq!(concerned(Change { old: None, new: Some(Object::Service(cluster.services[&key].clone())) }), 1);
+    assert_eq!(concerned(Change { old: None, new: Some(Object::Service(picture.services[&key].clone())) }), 1);
     assert_eq!(concerned(Change { old: None, new: Some(Object::Pod(pod.clone())) }), 1);
     let mut same = Pod::clone(&pod);
     same.meta.annotations.insert("x", "y");
@@ -494,7 +494,7 @@ fn a_change_concerns_the_services_that_select_the_pod() {
     let mut without = Pod::clone(&pod);
     without.status.pod_ips.clear();
     assert_eq!(concerned(Change { old: None, new: Some(Object::Pod(Arc::new(without))) }), 0, "it has no address yet");
-    let node = cluster.nodes["n1"].clone();
+    let node = picture.nodes["n1"].clone();
     assert_eq!(concerned(Change { old: None, new: Some(Object::Node(node.clone())) }), 1, "pods are on it");
     assert_eq!(concerned(Change { old: Some(Object::Node(node.clone())), new: Some(Object::Node(node)) }), 0);
 }
@@ -507,11 +507,11 @@ fn a_slice_that_somebody_changed_is_put_right() {
     let mut slice = Value::clone(world.server.list(ENDPOINT_SLICES).next().expect("a slice").1);
     slice["endpoints"][0]["addresses"] = json!(["10.9.9.9"]);
     world.server.insert(ENDPOINT_SLICES, slice.clone());
-    let mut cluster: Cluster = world.server.picture();
-    let change = cluster.put(crate::pretend::read(ENDPOINT_SLICES.followed(), &slice).expect("a slice"));
+    let mut picture: Picture = world.server.picture();
+    let change = picture.put(ENDPOINT_SLICES.followed().read(&slice).expect("a slice"));
     assert_eq!(change.kind(), Kind::EndpointSlice);
     let mut keys = Vec::new();
-    world.slices.concerns(&cluster, &change, &mut |key| keys.push(key.to_string()));
+    world.slices.concerns(&picture, &change, &mut |key| keys.push(key.to_string()));
     assert_eq!(keys.first().map(String::as_str), Some("ns/web"));
     world.check_slices(expect![[r#"
         IPv4 [:8080]

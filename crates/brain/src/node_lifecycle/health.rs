@@ -8,9 +8,9 @@ use kinds::decode::format_time;
 use serde_json::{Value, json};
 
 use super::{Settings, event};
-use crate::cluster::Cluster;
 use crate::controller::{Step, Work};
 use crate::model::{Node, NodeCondition, Pod};
+use crate::picture::Picture;
 use crate::request::{Event, NODES, PODS, Regarding, Request, Verb};
 
 /// What a node said last, and when that was noticed: by our clock, since the node's may be wrong.
@@ -28,10 +28,10 @@ pub struct Seen {
 const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
 /// One pass over all nodes.
-pub fn plan(cluster: &Cluster, settings: Settings, seen: &mut BTreeMap<Arc<str>, Seen>, now: Timestamp) -> Work {
+pub fn plan(picture: &Picture, settings: Settings, seen: &mut BTreeMap<Arc<str>, Seen>, now: Timestamp) -> Work {
     let mut work = Work::default();
     let (mut conditions, mut pods) = (Vec::new(), Vec::new());
-    let gone: Vec<Arc<str>> = seen.keys().filter(|name| !cluster.nodes.contains_key(*name)).cloned().collect();
+    let gone: Vec<Arc<str>> = seen.keys().filter(|name| !picture.nodes.contains_key(*name)).cloned().collect();
     for name in gone {
         seen.remove(&name);
         let mut node = Node::default();
@@ -39,8 +39,8 @@ pub fn plan(cluster: &Cluster, settings: Settings, seen: &mut BTreeMap<Arc<str>,
         node.meta.uid = name.clone();
         work.events.push(event(&node, "RemovingNode", format!("Node {name} event: Removing Node {name} from Controller")));
     }
-    for (name, node) in &cluster.nodes {
-        let lease = cluster.node_lease(name);
+    for (name, node) in &picture.nodes {
+        let lease = picture.node_lease(name);
         let ready = node.condition("Ready");
         let said = Seen {
             renewed: lease.and_then(|lease| lease.renew_time),
@@ -72,7 +72,7 @@ pub fn plan(cluster: &Cluster, settings: Settings, seen: &mut BTreeMap<Arc<str>,
             }
         }
         if !std::mem::replace(&mut last.marked, true) {
-            pods.extend(cluster.pods_on(name).filter(|pod| pod.node.is_some() && pod.is_ready()).map(|pod| not_ready(pod, now)));
+            pods.extend(picture.pods_on(name).filter(|pod| pod.node.is_some() && pod.is_ready()).map(|pod| not_ready(pod, now)));
         }
     }
     work.steps = vec![Step { independent: true, ..Step::all_at_once(conditions) }, Step { independent: true, ..Step::all_at_once(pods) }];

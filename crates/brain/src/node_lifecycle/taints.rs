@@ -6,9 +6,9 @@ use jiff::{SignedDuration, Timestamp};
 use kinds::decode::format_time;
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
 use crate::controller::Work;
 use crate::model::{Node, Taint};
+use crate::picture::Picture;
 use crate::request::{NODES, Request, Verb};
 
 /// Condition, state, taint: all NoSchedule.
@@ -51,9 +51,9 @@ pub struct Zone {
 }
 
 /// Looks at all nodes again: how every zone is.
-pub fn survey(cluster: &Cluster, mut known: BTreeMap<Box<str>, Zone>) -> BTreeMap<Box<str>, Zone> {
+pub fn survey(picture: &Picture, mut known: BTreeMap<Box<str>, Zone>) -> BTreeMap<Box<str>, Zone> {
     let mut counts: BTreeMap<Box<str>, (usize, usize)> = BTreeMap::new();
-    for node in cluster.nodes.values() {
+    for node in picture.nodes.values() {
         let (ready, other) = counts.entry(zone_of(node)).or_default();
         *(if node.is_ready() { ready } else { other }) += 1;
     }

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Binding, DEFAULT_SCHEDULER, Nomination, Plan, Preemption, Queue, Unschedulable, Victim, View, plan};
-use crate::cluster::{Change, Cluster, Kind};
 use crate::controller::{Controller, Step, Work};
 use crate::model::{Key, Pod};
+use crate::picture::{Change, Kind, Picture};
 use crate::request::{Event, PODS, Regarding, Request, Verb};
 
 /// So many pods are decided on in one plan: bindings are sent at the same time, and plans rest on a picture that should not be old.
@@ -34,7 +34,7 @@ impl Controller for Scheduler {
         DEFAULT_SCHEDULER
     }
 
-    fn concerns(&mut self, _cluster: &Cluster, change: &Change, add: &mut dyn FnMut(Key)) {
+    fn concerns(&mut self, _cluster: &Picture, change: &Change, add: &mut dyn FnMut(Key)) {
         if matches!(change.kind(), Kind::Pod | Kind::Node | Kind::Namespace) {
             self.queue.observe(change);
             if self.queue.is_pressing() {
@@ -43,10 +43,10 @@ impl Controller for Scheduler {
         }
     }
 
-    fn plan(&mut self, cluster: &Cluster, _key: &Key, now: Timestamp) -> Work {
-        self.queue.advance(cluster, now);
-        let plan = plan(&View { cluster, now, queue: &self.queue, limit: PODS_PER_PLAN_MAX });
-        let work = Requests { cluster, queue: &self.queue, now }.work(&plan);
+    fn plan(&mut self, picture: &Picture, _key: &Key, now: Timestamp) -> Work {
+        self.queue.advance(picture, now);
+        let plan = plan(&View { picture, now, queue: &self.queue, limit: PODS_PER_PLAN_MAX });
+        let work = Requests { picture, queue: &self.queue, now }.work(&plan);
         self.queue.finish(&plan, now);
         work
     }
@@ -54,7 +54,7 @@ impl Controller for Scheduler {
 
 /// What requests are made from.
 struct Requests<'a> {
-    cluster: &'a Cluster,
+    picture: &'a Picture,
     queue: &'a Queue,
     now: Timestamp,
 }
@@ -84,7 +84,7 @@ impl Requests<'_> {
     }
 
     fn pod(&self, key: &Key) -> Option<&Arc<Pod>> {
-        self.cluster.pods.get(key)
+        self.picture.pods.get(key)
     }
 
     fn bind(&self, binding: &Binding) -> Option<Request> {

@@ -47,7 +47,7 @@ struct Search {
 impl<'a> Cycle<'a> {
     pub fn new(view: &'a View<'a>) -> Cycle<'a> {
         let plan = Plan { next_start: view.queue.next_start(), ..Plan::default() };
-        let (snapshot, topology) = (Snapshot::new(view.cluster, view.queue), Topology::new(view.queue));
+        let (snapshot, topology) = (Snapshot::new(view.picture, view.queue), Topology::new(view.queue));
         Cycle { view, snapshot, topology, plan, names: Vec::new(), doomed: BTreeSet::new() }
     }
 
@@ -56,7 +56,7 @@ impl<'a> Cycle<'a> {
     }
 
     pub fn schedule(&mut self, pod: &'a Arc<Pod>) {
-        if self.view.cluster.nodes.is_empty() {
+        if self.view.picture.nodes.is_empty() {
             return self.reject(pod, NO_NODES.to_owned(), Reasons::default(), Causes::default(), Nomination::Clear);
         }
         let filters = Filters::new(pod, &mut self.snapshot, &mut self.topology);
@@ -115,7 +115,7 @@ impl<'a> Cycle<'a> {
     fn search_all(&mut self, filters: &Filters<'_>, search: &mut Search) {
         self.snapshot.load_all();
         if self.names.is_empty() {
-            self.names = self.view.cluster.nodes.keys().cloned().collect();
+            self.names = self.view.picture.nodes.keys().cloned().collect();
         }
         let all = self.names.len();
         let enough = feasible_max(all);
@@ -149,7 +149,7 @@ impl<'a> Cycle<'a> {
 
     /// Puts together why the pod fits nowhere, after trying whether others could make room.
     fn explain(&mut self, filters: &Filters<'_>, pod: &Pod, candidates: &Candidates, rejected: &[(Arc<str>, Vec<Rejection>)]) {
-        let nodes = self.view.cluster.nodes.len();
+        let nodes = self.view.picture.nodes.len();
         let (mut reasons, mut causes) = (Reasons::default(), Causes::default());
         for rejection in rejected.iter().flat_map(|(_, why)| why) {
             reasons.add(rejection.reason(), 1);

@@ -8,17 +8,17 @@ use super::preemption::victims_on;
 use super::queue::Queue;
 use super::reason::{Rejection, Shortage};
 use super::topology::Topology;
-use crate::cluster::Cluster;
 use crate::model::{Key, Node, Pod, Resources};
+use crate::picture::Picture;
 
 /// May the pod be on the node? The pod need not exist; one that is there already is looked at as if it were not.
-pub fn explain(cluster: &Cluster, pod: &Pod, node: &Node) -> Result<(), Rejection> {
-    explain_all(cluster, pod, node).into_iter().next().map_or(Ok(()), Err)
+pub fn explain(picture: &Picture, pod: &Pod, node: &Node) -> Result<(), Rejection> {
+    explain_all(picture, pod, node).into_iter().next().map_or(Ok(()), Err)
 }
 
 /// All reasons of the first rule that forbids the node; none when it is allowed. Looks at the whole cluster.
-pub fn explain_all(cluster: &Cluster, pod: &Pod, node: &Node) -> Vec<Rejection> {
-    let question = Question { cluster, pod, node };
+pub fn explain_all(picture: &Picture, pod: &Pod, node: &Node) -> Vec<Rejection> {
+    let question = Question { picture, pod, node };
     let Some((filters, info, snapshot)) = question.prepare() else { return vec![question.unnamed()] };
     let mut rejections = filters.rejections_with_nominated(&info, &snapshot);
     for rejection in &mut rejections {
@@ -31,8 +31,8 @@ pub fn explain_all(cluster: &Cluster, pod: &Pod, node: &Node) -> Vec<Rejection> 
 
 /// The pods that would be evicted so that the pod fits, the most important first. None when it fits anyway, when it may not evict,
 /// and when that would not help.
-pub fn preemption_on(cluster: &Cluster, pod: &Pod, node: &Node) -> Option<Vec<Key>> {
-    let (filters, info, snapshot) = Question { cluster, pod, node }.prepare()?;
+pub fn preemption_on(picture: &Picture, pod: &Pod, node: &Node) -> Option<Vec<Key>> {
+    let (filters, info, snapshot) = Question { picture, pod, node }.prepare()?;
     let rejections = filters.rejections_with_nominated(&info, &snapshot);
     if pod.spec.never_preempts || rejections.is_empty() || !rejections.iter().all(Rejection::is_resolvable) {
         return None;
@@ -42,7 +42,7 @@ pub fn preemption_on(cluster: &Cluster, pod: &Pod, node: &Node) -> Option<Vec<Ke
 }
 
 struct Question<'a> {
-    cluster: &'a Cluster,
+    picture: &'a Picture,
     pod: &'a Pod,
     node: &'a Node,
 }
@@ -50,7 +50,7 @@ struct Question<'a> {
 impl<'a> Question<'a> {
     /// None when the pod's affinity names other nodes, or the pod names one.
     fn prepare(&self) -> Option<(Filters<'a>, NodeInfo, Snapshot<'a>)> {
-        let Question { cluster, pod, node } = *self;
+        let Question { picture, pod, node } = *self;
         let is_named = match candidates(pod) {
             Candidates::All => true,
             Candidates::Named(names) => names.contains(&node.meta.name),
@@ -59,8 +59,8 @@ impl<'a> Question<'a> {
         if !is_named || pod.node.as_ref().is_some_and(|name| *name != node.meta.name) {
             return None;
         }
-        let queue = Queue::of(cluster);
-        let (mut snapshot, mut topology) = (Snapshot::new(cluster, &queue), Topology::new(&queue));
+        let queue = Queue::of(picture);
+        let (mut snapshot, mut topology) = (Snapshot::new(picture, &queue), Topology::new(&queue));
         let filters = Filters::new(pod, &mut snapshot, &mut topology);
         let known = snapshot.load(&node.meta.name).then(|| snapshot.get(&node.meta.name).cloned()).flatten();
         let mut info = known.unwrap_or_else(|| NodeInfo::new(Arc::new(node.clone())));

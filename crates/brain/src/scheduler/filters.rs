@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::node_info::{NodeInfo, Snapshot};
 use super::reason::{Rejection, Shortage};
 use super::topology::{InterPod, Spread, Topology};
-use crate::cluster::Cluster;
 use crate::model::{HostPort, Key, Node, NodeTerm, Pod, PodSpec, Taint};
+use crate::picture::Picture;
 use crate::placement::{Effects, affinity_fits, tolerates, untolerated_taint};
 
 /// The taint that a node has while it is cordoned; who tolerates it may be on a cordoned node.
@@ -51,7 +51,7 @@ fn named_by(term: &NodeTerm) -> Option<BTreeSet<Arc<str>>> {
 #[derive(Debug)]
 pub(super) struct Filters<'a> {
     pub pod: &'a Pod,
-    cluster: &'a Cluster,
+    picture: &'a Picture,
     inter_pod: InterPod,
     spread: Option<Spread>,
 }
@@ -60,7 +60,7 @@ impl<'a> Filters<'a> {
     pub fn new(pod: &'a Pod, snapshot: &mut Snapshot<'a>, topology: &mut Topology<'_>) -> Filters<'a> {
         let inter_pod = topology.inter_pod(pod, snapshot);
         let spread = topology.required_spread(pod, snapshot);
-        Filters { pod, cluster: snapshot.cluster, inter_pod, spread }
+        Filters { pod, picture: snapshot.picture, inter_pod, spread }
     }
 
     /// All reasons of the first filter that rejects; none when the pod may be there.
@@ -78,7 +78,7 @@ impl<'a> Filters<'a> {
             return shortages;
         }
         let spread = self.spread.as_ref().and_then(|spread| spread.rejection(self.pod, info));
-        spread.or_else(|| self.inter_pod.rejection(self.pod, info, self.cluster)).into_iter().collect()
+        spread.or_else(|| self.inter_pod.rejection(self.pod, info, self.picture)).into_iter().collect()
     }
 
     pub fn fits(&self, info: &NodeInfo) -> bool {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::nominations::Nominations;
 use super::queue::Queue;
-use crate::cluster::Cluster;
 use crate::model::{Key, Node, Pod, PodSpec, Resources};
+use crate::picture::Picture;
 
 /// What pods that ask for nothing are taken to need when nodes are compared (per container in Kubernetes, per pod here).
 const MILLI_CPU_DEFAULT: i64 = 100;
@@ -92,7 +92,7 @@ pub(super) fn takes_space(pod: &Pod) -> bool {
 /// The nodes in the course of one plan.
 #[derive(Debug)]
 pub(super) struct Snapshot<'a> {
-    pub cluster: &'a Cluster,
+    pub picture: &'a Picture,
     /// Bound by earlier plans, not in the picture yet.
     assumed: BTreeMap<Arc<str>, Vec<Arc<Pod>>>,
     infos: BTreeMap<Arc<str>, NodeInfo>,
@@ -101,14 +101,14 @@ pub(super) struct Snapshot<'a> {
 }
 
 impl<'a> Snapshot<'a> {
-    pub fn new(cluster: &'a Cluster, queue: &Queue) -> Snapshot<'a> {
+    pub fn new(picture: &'a Picture, queue: &Queue) -> Snapshot<'a> {
         let mut assumed: BTreeMap<Arc<str>, Vec<Arc<Pod>>> = BTreeMap::new();
         for (key, assumption) in queue.assumptions() {
-            if let Some(pod) = cluster.pods.get(key).filter(|pod| pod.node.is_none() && pod.meta.uid == assumption.uid) {
+            if let Some(pod) = picture.pods.get(key).filter(|pod| pod.node.is_none() && pod.meta.uid == assumption.uid) {
                 assumed.entry(assumption.node.clone()).or_default().push(pod.clone());
             }
         }
-        Snapshot { cluster, assumed, infos: BTreeMap::new(), is_complete: false, nominated: queue.nominations().clone() }
+        Snapshot { picture, assumed, infos: BTreeMap::new(), is_complete: false, nominated: queue.nominations().clone() }
     }
 
     /// Makes a node known to [`Snapshot::get`]; false when there is no such node.
@@ -116,7 +116,7 @@ impl<'a> Snapshot<'a> {
         if self.infos.contains_key(name) {
             return true;
         }
-        let Some((name, node)) = self.cluster.nodes.get_key_value(name) else { return false };
+        let Some((name, node)) = self.picture.nodes.get_key_value(name) else { return false };
         let info = self.read(name, node);
         self.infos.insert(name.clone(), info);
         true
@@ -124,8 +124,8 @@ impl<'a> Snapshot<'a> {
 
     pub fn load_all(&mut self) {
         if !self.is_complete {
-            let cluster = self.cluster;
-            for (name, node) in &cluster.nodes {
+            let picture = self.picture;
+            for (name, node) in &picture.nodes {
                 if !self.infos.contains_key(name) {
                     let info = self.read(name, node);
                     self.infos.insert(name.clone(), info);
@@ -137,7 +137,7 @@ impl<'a> Snapshot<'a> {
 
     fn read(&self, name: &Arc<str>, node: &Arc<Node>) -> NodeInfo {
         let mut info = NodeInfo::new(node.clone());
-        let bound = self.cluster.pods_on(name).filter(|pod| takes_space(pod) && pod.node.as_ref() == Some(name));
+        let bound = self.picture.pods_on(name).filter(|pod| takes_space(pod) && pod.node.as_ref() == Some(name));
         for pod in bound.chain(self.assumed.get(name).into_iter().flatten()) {
             info.add(pod.clone());
         }
@@ -175,7 +175,7 @@ impl<'a> Snapshot<'a> {
     /// The pods that are nominated to a node, except one.
     pub fn nominated(&self, node: &str, except: &Pod) -> impl Iterator<Item = &'a Arc<Pod>> {
         let keys = self.nominated.on(node).filter(|key| !is(except, key));
-        keys.filter_map(|key| self.cluster.pods.get(key)).filter(|pod| pod.node.is_none() && !pod.meta.is_deleted())
+        keys.filter_map(|key| self.picture.pods.get(key)).filter(|pod| pod.node.is_none() && !pod.meta.is_deleted())
     }
 
     /// The node as the pod must take it: with the pods that are nominated to it and as important as the pod. None when nobody is.

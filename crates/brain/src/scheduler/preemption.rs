@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use super::filters::Filters;
 use super::node_info::{NodeInfo, Snapshot};
 use super::reason::{Reasons, Rejection};
-use crate::cluster::Cluster;
 use crate::model::{Key, Pod};
+use crate::picture::Picture;
 
 /// How many nodes are compared: at least so many, and at least this share of those where pods could go.
 const CANDIDATES_MIN: usize = 100;
@@ -66,7 +66,7 @@ pub(super) fn attempt(filters: &Filters<'_>, snapshot: &mut Snapshot<'_>, reject
     match candidates.into_iter().min_by_key(cost) {
         Some(candidate) => Attempt::Found(candidate),
         None => {
-            reasons.add(NOT_HELPFUL.into(), snapshot.cluster.nodes.len() - looked_at);
+            reasons.add(NOT_HELPFUL.into(), snapshot.picture.nodes.len() - looked_at);
             Attempt::Futile(reasons)
         }
     }
@@ -109,7 +109,7 @@ pub(super) fn victims_on(
     if !rejections.is_empty() {
         return Err(rejections.iter().map(Rejection::reason).collect());
     }
-    let (violating, others) = split_by_budgets(&possible, snapshot.cluster);
+    let (violating, others) = split_by_budgets(&possible, snapshot.picture);
     let mut victims = Vec::new();
     let mut violations = 0;
     for (at, victim) in violating.iter().chain(&others).enumerate() {
@@ -136,8 +136,8 @@ fn started(pod: &Pod) -> Timestamp {
 
 /// Those for which a disruption budget has nothing left, and the others; each in the given order. Pods that the budget counts as
 /// disrupted already take nothing of it.
-fn split_by_budgets(pods: &[Arc<Pod>], cluster: &Cluster) -> (Vec<Arc<Pod>>, Vec<Arc<Pod>>) {
-    let budgets = cluster.budgets.values().filter(|budget| !budget.selector.is_everything());
+fn split_by_budgets(pods: &[Arc<Pod>], picture: &Picture) -> (Vec<Arc<Pod>>, Vec<Arc<Pod>>) {
+    let budgets = picture.budgets.values().filter(|budget| !budget.selector.is_everything());
     let mut left: Vec<_> = budgets.map(|budget| (budget, budget.disruptions_allowed)).collect();
     pods.iter().cloned().partition(|pod| {
         let mut violates = false;

@@ -25,8 +25,8 @@ use super::node_info::takes_space;
 use super::nominations::Nominations;
 use super::reason::Causes;
 use super::{Nomination, Plan, Unschedulable, is_ours};
-use crate::cluster::{Change, Cluster, Object};
 use crate::model::{Key, Labels, Node, Pod, PodSpec};
+use crate::picture::{Change, Object, Picture};
 
 /// The pause after an attempt that failed, doubling between these: `podInitialBackoffSeconds`, `podMaxBackoffSeconds`.
 const BACKOFF_MIN: SignedDuration = SignedDuration::from_secs(1);
@@ -140,9 +140,9 @@ pub struct Queue {
 
 impl Queue {
     /// The queue of a cluster that nobody followed until now.
-    pub fn of(cluster: &Cluster) -> Queue {
+    pub fn of(picture: &Picture) -> Queue {
         let mut queue = Queue::default();
-        for pod in cluster.pods.values() {
+        for pod in picture.pods.values() {
             queue.observe_pod(None, Some(pod));
         }
         queue
@@ -287,7 +287,7 @@ impl Queue {
     }
 
     /// Brings the queue to a time: who is due becomes active, and whom events helped too, unless a backoff keeps them.
-    pub fn advance(&mut self, cluster: &Cluster, now: Timestamp) {
+    pub fn advance(&mut self, picture: &Picture, now: Timestamp) {
         let happened = std::mem::take(&mut self.happened);
         for key in self.helped(&happened) {
             self.wake(&key, now);
@@ -295,7 +295,7 @@ impl Queue {
         while let Some((_, key)) = self.timers.first().filter(|(at, _)| *at <= now).cloned() {
             if self.assumed.contains_key(&key) {
                 self.end_assumption(&key, false);
-                match cluster.pods.get(&key).filter(|pod| is_ours(pod)) {
+                match picture.pods.get(&key).filter(|pod| is_ours(pod)) {
                     Some(pod) => self.observe_unbound(key, pod),
                     None => self.forget(&key),
                 }

@@ -10,8 +10,8 @@ use language::World;
 
 /// Plans once and compares what was decided.
 #[track_caller]
-fn check(cluster: &str, expected: Expect) {
-    expected.assert_eq(&World::new(cluster).decide(0));
+fn check(picture: &str, expected: Expect) {
+    expected.assert_eq(&World::new(picture).decide(0));
 }
 
 #[test]

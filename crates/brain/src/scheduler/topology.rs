@@ -55,8 +55,8 @@ impl<'a> Topology<'a> {
             terms => Some(self.selected(pod, terms, snapshot)),
         };
         let anti = pod.spec.pod_anti_affinity.iter().map(|term| self.selected(pod, std::slice::from_ref(term), snapshot)).collect();
-        let existing = self.repelling(snapshot).matching(pod, snapshot.cluster);
-        let matches_itself = affinity.as_ref().is_some_and(|selected| selected.matches(pod, snapshot.cluster));
+        let existing = self.repelling(snapshot).matching(pod, snapshot.picture);
+        let matches_itself = affinity.as_ref().is_some_and(|selected| selected.matches(pod, snapshot.picture));
         InterPod { affinity, matches_itself, anti, existing }
     }
 
@@ -71,14 +71,14 @@ impl<'a> Topology<'a> {
         let pods = self.queue.repelling();
         self.repelling.get_or_insert_with(|| {
             let mut terms = OwnedTerms::default();
-            for pod in pods.filter_map(|key| snapshot.cluster.pods.get(key)) {
-                let node = pod.node.as_ref().filter(|_| !pod.is_terminal()).and_then(|name| snapshot.cluster.nodes.get(name));
+            for pod in pods.filter_map(|key| snapshot.picture.pods.get(key)) {
+                let node = pod.node.as_ref().filter(|_| !pod.is_terminal()).and_then(|name| snapshot.picture.nodes.get(name));
                 if let Some(node) = node {
                     terms.add(inter_pod::repelling(pod), &node.meta.labels, &pod.meta.namespace);
                 }
             }
             for (name, pod) in snapshot.assumed() {
-                if let Some(node) = snapshot.cluster.nodes.get(name) {
+                if let Some(node) = snapshot.picture.nodes.get(name) {
                     terms.add(inter_pod::repelling(pod), &node.meta.labels, &pod.meta.namespace);
                 }
             }
@@ -98,7 +98,7 @@ impl<'a> Topology<'a> {
             }
             terms
         });
-        terms.matching(pod, snapshot.cluster)
+        terms.matching(pod, snapshot.picture)
     }
 
     /// The hard constraints of a pod, if it has any.
@@ -125,9 +125,9 @@ impl<'a> Topology<'a> {
 
     /// Counts a pod that the plan placed.
     pub fn place(&mut self, pod: &Pod, snapshot: &Snapshot<'_>, node: &str) {
-        let Some(node) = snapshot.cluster.nodes.get(node) else { return };
+        let Some(node) = snapshot.picture.nodes.get(node) else { return };
         for selected in self.selected.values_mut() {
-            Arc::make_mut(selected).add(pod, node, snapshot.cluster);
+            Arc::make_mut(selected).add(pod, node, snapshot.picture);
         }
         for counts in self.spreads.values_mut() {
             Arc::make_mut(counts).add(pod, node);

@@ -3,12 +3,12 @@
 use expect_test::{Expect, expect};
 
 use super::*;
-use crate::cluster::Object;
-use crate::fixture::{cluster, now};
+use crate::fixture::{now, picture};
+use crate::picture::Object;
 
-fn told(cluster: &Cluster) -> String {
-    let key = cluster.sets.keys().next().expect("a set").clone();
-    let explanation = why(cluster, &key, None, now()).expect("the set is there");
+fn told(picture: &Picture) -> String {
+    let key = picture.sets.keys().next().expect("a set").clone();
+    let explanation = why(picture, &key, None, now()).expect("the set is there");
     let mut out: String = explanation.summary.iter().map(|line| format!("{line}\n")).collect();
     for node in &explanation.nodes {
         out += &format!("{} {:?} r{} {}: {}\n", node.node, node.state, node.revision.unwrap_or(0), node.code, node.reason);
@@ -17,7 +17,7 @@ fn told(cluster: &Cluster) -> String {
 }
 
 fn check(text: &str, expected: Expect) {
-    expected.assert_eq(&told(&cluster(text)));
+    expected.assert_eq(&told(&picture(text)));
 }
 
 #[test]
@@ -45,9 +45,9 @@ fn pods_that_run_and_nodes_that_are_not_meant() {
 fn standings_say_what_needs_attention() {
     let text =
         "node a; node b; node c notready; node d taint=k:NoExecute; ds web minReady=20; pod p@a ready; pod q@b ready=5; pod r@c ready";
-    let cluster = cluster(text);
-    let key = cluster.sets.keys().next().expect("a set").clone();
-    let explanation = why(&cluster, &key, None, now()).expect("the set is there");
+    let picture = picture(text);
+    let key = picture.sets.keys().next().expect("a set").clone();
+    let explanation = why(&picture, &key, None, now()).expect("the set is there");
     let standings: Vec<Standing> = explanation.nodes.iter().map(|node| node.standing).collect();
     assert_eq!(standings, [Standing::Done, Standing::Underway, Standing::Stuck, Standing::NotMeant]);
 }
@@ -87,27 +87,27 @@ fn failed_and_ending_pods() {
 
 #[test]
 fn images_that_cannot_be_pulled() {
-    let mut cluster = cluster("node a; ds web; pod p@a");
-    let mut pod = Pod::clone(cluster.pods.values().next().expect("a pod"));
+    let mut picture = picture("node a; ds web; pod p@a");
+    let mut pod = Pod::clone(picture.pods.values().next().expect("a pod"));
     let waiting =
         crate::model::Waiting { container: "c".into(), reason: "ImagePullBackOff".into(), message: "Back-off pulling image".into() };
     pod.status.waiting = Some(Box::new(waiting));
-    cluster.put(Object::Pod(Arc::new(pod)));
+    picture.put(Object::Pod(Arc::new(pod)));
     expect![[r#"
         a Waits r1 ImagePull: container c waits: ImagePullBackOff: Back-off pulling image
     "#]]
-    .assert_eq(&told(&cluster));
+    .assert_eq(&told(&picture));
 }
 
 #[test]
 fn a_full_node_says_who_has_the_memory() {
-    let mut cluster = cluster("node a; ds web; pod p@a unbound; pod big@a owner=other; pod small@a owner=other");
+    let mut picture = picture("node a; ds web; pod p@a unbound; pod big@a owner=other; pod small@a owner=other");
     for (name, gigabytes) in [("p", 2), ("big", 6), ("small", 1)] {
-        let mut pod = Pod::clone(&cluster.pods[&Key::new("ns", name)]);
+        let mut pod = Pod::clone(&picture.pods[&Key::new("ns", name)]);
         Arc::make_mut(&mut pod.spec).requests.memory = gigabytes << 30;
-        cluster.put(Object::Pod(Arc::new(pod)));
+        picture.put(Object::Pod(Arc::new(pod)));
     }
     expect![[r#"
         a DoesNotRun r1 Insufficient: the pod is not scheduled: not enough memory: asks for 2Gi, 1Gi of 8Gi free; held by ns/big 6Gi, ns/small 1Gi; nothing on the node has a lower priority
-    "#]].assert_eq(&told(&cluster));
+    "#]].assert_eq(&told(&picture));
 }

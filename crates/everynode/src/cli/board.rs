@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use brain::cluster::Cluster;
 use brain::model::{Key, Node};
+use brain::picture::Picture;
 use brain::why::{NodeExplanation, Standing, why};
 use jiff::Timestamp;
 
@@ -67,7 +67,7 @@ pub struct Room {
 
 impl Board {
     /// The board of the sets that are wanted.
-    pub fn of(cluster: &Cluster, server: &str, wanted: impl Fn(&Key) -> bool, now: Timestamp) -> Board {
+    pub fn of(cluster: &Picture, server: &str, wanted: impl Fn(&Key) -> bool, now: Timestamp) -> Board {
         let (mut sets, mut rows) = (Vec::new(), Vec::new());
         for (key, set) in cluster.sets.iter().filter(|(key, _)| wanted(key)) {
             let Some(explanation) = why(cluster, key, None, now) else { continue };
@@ -232,7 +232,7 @@ impl Row {
     }
 }
 
-fn row(cluster: &Cluster, set: &Key, on: NodeExplanation) -> Row {
+fn row(cluster: &Picture, set: &Key, on: NodeExplanation) -> Row {
     let pod = on.pod.as_deref().and_then(|name| cluster.pods.get(&Key::new(&set.namespace, name)));
     Row {
         standing: on.standing,

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
 use crate::controller::Controller as _;
 use crate::daemonset::{DaemonSetController, HASH_LABEL};
 use crate::fixture::{now, template};
 use crate::history::template_hash;
 use crate::model::Key;
-use crate::pretend::{Server, read};
+use crate::picture::Picture;
+use crate::pretend::Server;
 use crate::queue::{Outcome, Queue};
 use crate::request::{DAEMON_SETS, NODES, PODS, REVISIONS, Request, Verb};
 
@@ -21,7 +21,7 @@ const ROUNDS: usize = 30;
 pub struct Rig {
     pub server: Server,
     pub now: Timestamp,
-    picture: Cluster,
+    picture: Picture,
     /// Events of the server that the picture has shown.
     shown: usize,
     queue: Queue,
@@ -33,7 +33,7 @@ impl Rig {
         let mut rig = Rig {
             server: Server::default(),
             now: now(),
-            picture: Cluster::default(),
+            picture: Picture::default(),
             shown: 0,
             queue: Queue::default(),
             controller: DaemonSetController::default(),
@@ -68,7 +68,7 @@ impl Rig {
     pub fn show(&mut self) {
         for event in &self.server.log[self.shown..] {
             let change = match &event.object {
-                Some(object) => read(event.resource.followed(), object).map(|object| self.picture.put(object)),
+                Some(object) => event.resource.followed().read(object).map(|object| self.picture.put(object)),
                 None => self.picture.remove(event.resource.followed(), &event.key, event.version),
             };
             let queue = &mut self.queue;

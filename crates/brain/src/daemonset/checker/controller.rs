@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::translate::{Pause, Translator};
 use super::world::{Event, Id, NODES_MAX, Name, Objects, PODS, REVISIONS, STREAMS};
-use crate::cluster::{Cluster, Kind, Object};
 use crate::model::Key;
+use crate::picture::{Kind, Object, Picture};
 use crate::queue::{Written, Wrote, has_seen};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -140,17 +140,17 @@ impl Controller {
             Accepted::Change { stream, after } => {
                 // Versions that say the same: the picture is at 1000, the events to come follow one by one.
                 let kind = if stream == PODS { Kind::Pod } else { Kind::ControllerRevision };
-                let mut cluster = Cluster::default();
-                cluster.remove(kind, &Key::default(), 1000);
-                has_seen(&cluster, &written(kind, Key::default(), "".into(), Wrote::Version(1000 + u64::from(after))), 0)
+                let mut picture = Picture::default();
+                picture.remove(kind, &Key::default(), 1000);
+                has_seen(&picture, &written(kind, Key::default(), "".into(), Wrote::Version(1000 + u64::from(after))), 0)
             }
             Accepted::Gone(id) => {
-                let mut cluster = Cluster::default();
+                let mut picture = Picture::default();
                 if let Some(pod) = seen.pod(id.name) {
-                    cluster.put(Object::Pod(translator.pod(*pod)));
+                    picture.put(Object::Pod(translator.pod(*pod)));
                 }
                 let key = Key { namespace: "ns".into(), name: translator.text(id.name) };
-                has_seen(&cluster, &written(Kind::Pod, key, translator.uid(id), Wrote::Deleted), 0)
+                has_seen(&picture, &written(Kind::Pod, key, translator.uid(id), Wrote::Deleted), 0)
             }
         })
     }

@@ -9,12 +9,12 @@ use jiff::SignedDuration;
 
 use super::controller::{Memory, Planned, Why, Write};
 use super::world::{Event, Id, NODE_NAMES, NODES_MAX, Name, Node, Objects, Owner, Phase, Pod, Set, Taint};
-use crate::cluster::{Change, Cluster, Object};
 use crate::controller::Controller as _;
 use crate::daemonset::{Action, Backoff, Because, DaemonSetController, HASH_LABEL, Made, Plan, View, plan};
 use crate::fixture::{at, daemon_set, node, now, pod, revision, template};
 use crate::history::{self, template_hash};
 use crate::model::{ControllerRevision, DaemonSet, Key, UpdateStrategy};
+use crate::picture::{Change, Object, Picture};
 
 /// Keeps what was translated.
 pub struct Translator {
@@ -182,12 +182,12 @@ impl Translator {
         if let Some(known) = self.concerns.borrow().get(&key) {
             return *known;
         }
-        let mut cluster = Cluster::default();
-        cluster.put(Object::DaemonSet(self.set(seen.set)));
+        let mut picture = Picture::default();
+        picture.put(Object::DaemonSet(self.set(seen.set)));
         let change = Change { old: self.object(before), new: self.object(after) };
         let mut concerned = false;
         if change.old.is_some() || change.new.is_some() {
-            DaemonSetController::default().concerns(&cluster, &change, &mut |_| concerned = true);
+            DaemonSetController::default().concerns(&picture, &change, &mut |_| concerned = true);
         }
         self.concerns.borrow_mut().insert(key, concerned);
         concerned

@@ -268,7 +268,7 @@ pub fn rest(case: &Case, stage: &Stage) -> Result<(), String> {
     let set = stage.set();
     for name in NODES {
         let here: Vec<&Pod> = stage
-            .cluster
+            .picture
             .pods_on(name)
             .map(|pod| &**pod)
             .filter(|pod| pod.meta.controller().is_some_and(|o| o.uid == set.meta.uid))

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::cluster::{Cluster, Kind, Object};
 use crate::daemonset::{Action, Because, Memory, Plan, daemon_pod, plan, view_of};
-use crate::fixture::{cluster, now};
+use crate::fixture::{now, picture};
 use crate::history;
 use crate::model::{ControllerRevision, DaemonSet, Phase, Pod};
+use crate::picture::{Kind, Object, Picture};
 
 pub struct Stage {
-    pub cluster: Cluster,
+    pub picture: Picture,
     pub memory: Memory,
     pub now: Timestamp,
     uids: u64,
@@ -20,11 +20,11 @@ pub struct Stage {
 impl Stage {
     /// From a text in the language of [`crate::fixture`].
     pub fn new(text: &str) -> Stage {
-        Stage { cluster: cluster(text), memory: Memory::default(), now: now(), uids: 0 }
+        Stage { picture: picture(text), memory: Memory::default(), now: now(), uids: 0 }
     }
 
     pub fn set(&self) -> Arc<DaemonSet> {
-        self.cluster.sets.values().next().expect("the text has a set").clone()
+        self.picture.sets.values().next().expect("the text has a set").clone()
     }
 
     /// Changes the set as its owner would.
@@ -32,7 +32,7 @@ impl Stage {
         let mut set = DaemonSet::clone(&self.set());
         how(&mut set);
         set.meta.generation += 1;
-        self.cluster.put(Object::DaemonSet(Arc::new(set)));
+        self.picture.put(Object::DaemonSet(Arc::new(set)));
     }
 
     /// The template of a revision that did not exist before.
@@ -41,7 +41,7 @@ impl Stage {
     }
 
     pub fn plan(&self) -> Plan {
-        plan(&view_of(&self.cluster, &self.set(), self.now), self.memory.clone())
+        plan(&view_of(&self.picture, &self.set(), self.now), self.memory.clone())
     }
 
     /// Plans, and does what was planned.
@@ -62,7 +62,7 @@ impl Stage {
         }
         let mut set = DaemonSet::clone(&set);
         set.status = made.status.clone();
-        self.cluster.put(Object::DaemonSet(Arc::new(set)));
+        self.picture.put(Object::DaemonSet(Arc::new(set)));
     }
 
     fn apply_action(&mut self, set: &DaemonSet, action: &Action) {
@@ -74,13 +74,13 @@ impl Stage {
                 self.uids += 1;
                 pod.meta.uid = format!("made-{}", self.uids).into();
                 pod.meta.creation_timestamp = Some(self.now);
-                assert!(!self.cluster.pods.contains_key(&pod.meta.key()), "{name} is there already");
-                self.cluster.put(Object::Pod(Arc::new(pod)));
+                assert!(!self.picture.pods.contains_key(&pod.meta.key()), "{name} is there already");
+                self.picture.put(Object::Pod(Arc::new(pod)));
             }
             Action::Delete { pod, uid, .. } => {
-                let Some(there) = self.cluster.pods.get(pod).filter(|there| there.meta.uid == *uid) else { return };
+                let Some(there) = self.picture.pods.get(pod).filter(|there| there.meta.uid == *uid) else { return };
                 if there.node.is_none() {
-                    self.cluster.remove(Kind::Pod, pod, 0);
+                    self.picture.remove(Kind::Pod, pod, 0);
                 } else {
                     let now = self.now;
                     self.change(&pod.name, |pod| pod.meta.deletion_timestamp = Some(now));
@@ -90,10 +90,10 @@ impl Stage {
     }
 
     fn apply_history(&mut self, set: &DaemonSet, action: &history::Action) {
-        let change = |cluster: &mut Cluster, key, how: &dyn Fn(&mut ControllerRevision)| {
-            let mut revision = ControllerRevision::clone(&cluster.revisions[key]);
+        let change = |picture: &mut Picture, key, how: &dyn Fn(&mut ControllerRevision)| {
+            let mut revision = ControllerRevision::clone(&picture.revisions[key]);
             how(&mut revision);
-            cluster.put(Object::ControllerRevision(Arc::new(revision)));
+            picture.put(Object::ControllerRevision(Arc::new(revision)));
         };
         match action {
             history::Action::Create { object, .. } => {
@@ -101,36 +101,36 @@ impl Stage {
                     serde_json::from_value(serde_json::Value::clone(object)).expect("planned revisions are revisions");
                 self.uids += 1;
                 revision.meta.uid = format!("made-{}", self.uids).into();
-                self.cluster.put(Object::ControllerRevision(Arc::new(revision)));
+                self.picture.put(Object::ControllerRevision(Arc::new(revision)));
             }
             history::Action::Adopt { revision, .. } => {
-                change(&mut self.cluster, revision, &|made| made.meta.owner_references = reference(set))
+                change(&mut self.picture, revision, &|made| made.meta.owner_references = reference(set))
             }
-            history::Action::Release { revision, .. } => change(&mut self.cluster, revision, &|made| made.meta.owner_references.clear()),
-            history::Action::Change { revision, patch } => change(&mut self.cluster, revision, &|made| {
+            history::Action::Release { revision, .. } => change(&mut self.picture, revision, &|made| made.meta.owner_references.clear()),
+            history::Action::Change { revision, patch } => change(&mut self.picture, revision, &|made| {
                 made.revision = patch["revision"].as_i64().unwrap_or(made.revision);
             }),
             history::Action::Relabel { pod, hash, .. } => {
                 self.change(&pod.name, |pod| pod.meta.labels.insert(super::super::HASH_LABEL, hash))
             }
-            history::Action::Delete { revision, .. } => drop(self.cluster.remove(Kind::ControllerRevision, revision, 0)),
+            history::Action::Delete { revision, .. } => drop(self.picture.remove(Kind::ControllerRevision, revision, 0)),
         }
     }
 
     /// Changes a pod.
     pub fn change(&mut self, name: &str, how: impl FnOnce(&mut Pod)) {
-        let mut pod = self.cluster.pods.values().find(|pod| *pod.meta.name == *name).map(|pod| Pod::clone(pod)).expect("the pod is there");
+        let mut pod = self.picture.pods.values().find(|pod| *pod.meta.name == *name).map(|pod| Pod::clone(pod)).expect("the pod is there");
         how(&mut pod);
-        self.cluster.put(Object::Pod(Arc::new(pod)));
+        self.picture.put(Object::Pod(Arc::new(pod)));
     }
 
     fn names(&self, which: impl Fn(&Pod) -> bool) -> Vec<Arc<str>> {
-        self.cluster.pods.values().filter(|pod| which(pod)).map(|pod| pod.meta.name.clone()).collect()
+        self.picture.pods.values().filter(|pod| which(pod)).map(|pod| pod.meta.name.clone()).collect()
     }
 
     /// Pods that are pinned to a node that is there are bound.
     pub fn bind(&mut self) {
-        let nodes: Vec<Arc<str>> = self.cluster.nodes.keys().cloned().collect();
+        let nodes: Vec<Arc<str>> = self.picture.nodes.keys().cloned().collect();
         for name in self.names(|pod| pod.node.is_none() && pod.target_node().is_some_and(|node| nodes.contains(node))) {
             self.change(&name, |pod| pod.node = pod.pinned.clone());
         }
@@ -149,11 +149,11 @@ impl Stage {
 
     /// Pods on their way out go, and the garbage collector takes those of nodes that are gone.
     pub fn end(&mut self) {
-        let nodes: Vec<Arc<str>> = self.cluster.nodes.keys().cloned().collect();
+        let nodes: Vec<Arc<str>> = self.picture.nodes.keys().cloned().collect();
         let ends = |pod: &Pod| pod.meta.is_deleted() || pod.node.as_ref().is_some_and(|node| !nodes.contains(node));
-        let keys: Vec<_> = self.cluster.pods.values().filter(|pod| ends(pod)).map(|pod| pod.meta.key()).collect();
+        let keys: Vec<_> = self.picture.pods.values().filter(|pod| ends(pod)).map(|pod| pod.meta.key()).collect();
         for key in keys {
-            self.cluster.remove(Kind::Pod, &key, 0);
+            self.picture.remove(Kind::Pod, &key, 0);
         }
     }
 

@@ -1,14 +1,14 @@
 //! Which changes make a set be looked at: upstream's tests of its event handlers.
 
 use super::*;
-use crate::cluster::{Change, Cluster, Kind, Object};
 use crate::controller::Controller as _;
-use crate::fixture::{cluster, node, pod};
+use crate::fixture::{node, picture, pod};
+use crate::picture::{Change, Kind, Object, Picture};
 
 /// The sets that are looked at after a change.
 fn concerned(sets: &str, old: Option<Object>, new: Option<Object>) -> Vec<String> {
     let mut names = Vec::new();
-    DaemonSetController::default().concerns(&cluster(sets), &Change { old, new }, &mut |key| names.push(key.name.to_string()));
+    DaemonSetController::default().concerns(&picture(sets), &Change { old, new }, &mut |key| names.push(key.name.to_string()));
     names.sort();
     names.dedup();
     names
@@ -54,7 +54,7 @@ fn a_pod_that_comes_changes_or_goes_concerns_its_set() {
 
 #[test]
 fn a_pod_of_nobody_concerns_the_sets_that_select_it() {
-    let mut three = cluster("ds foo; ds bar");
+    let mut three = picture("ds foo; ds bar");
     let mut other = crate::fixture::daemon_set("other", &[]);
     other.selector = kinds::selector::Selector::nothing();
     three.put(Object::DaemonSet(Arc::new(other)));
@@ -80,22 +80,22 @@ fn the_pods_of_others_concern_no_set() {
 /// A set that was deleted and made again under its name is another set.
 #[test]
 fn a_set_made_anew_starts_anew() {
-    let mut cluster = cluster("node n; ds web");
+    let mut picture = picture("node n; ds web");
     let mut controller = DaemonSetController::default();
     let key = Key::new("ns", "web");
     let name = |work: &crate::controller::Work| work.steps.last().and_then(|step| step.requests.first()).map(|request| request.key.clone());
-    let first = name(&controller.plan(&cluster, &key, crate::fixture::now()));
-    assert_eq!(first, name(&controller.plan(&cluster, &key, crate::fixture::now())), "not seen yet: the same again");
-    let gone = cluster.remove(Kind::DaemonSet, &key, 0).expect("the set was there");
-    controller.concerns(&cluster, &gone, &mut |_| ());
+    let first = name(&controller.plan(&picture, &key, crate::fixture::now()));
+    assert_eq!(first, name(&controller.plan(&picture, &key, crate::fixture::now())), "not seen yet: the same again");
+    let gone = picture.remove(Kind::DaemonSet, &key, 0).expect("the set was there");
+    controller.concerns(&picture, &gone, &mut |_| ());
     let mut again = crate::fixture::daemon_set("web", &[]);
     again.meta.uid = "another".into();
-    cluster.put(Object::DaemonSet(Arc::new(again)));
-    assert_ne!(first, name(&controller.plan(&cluster, &key, crate::fixture::now())));
+    picture.put(Object::DaemonSet(Arc::new(again)));
+    assert_ne!(first, name(&controller.plan(&picture, &key, crate::fixture::now())));
 }
 
 #[test]
 fn no_set_no_work() {
-    let work = DaemonSetController::default().plan(&Cluster::default(), &Key::new("ns", "web"), crate::fixture::now());
+    let work = DaemonSetController::default().plan(&Picture::default(), &Key::new("ns", "web"), crate::fixture::now());
     assert!(work.is_empty());
 }

@@ -63,7 +63,7 @@ fn surge_removes_pods_from_nodes_that_the_new_template_does_not_tolerate() {
         follow(&mut stage, &[expected, (0, 0)]);
         stage.start();
     }
-    assert_eq!(stage.cluster.pods.len(), 4);
+    assert_eq!(stage.picture.pods.len(), 4);
 }
 
 #[test]
@@ -78,24 +78,24 @@ fn another_update_replaces_the_broken_pods_and_leaves_the_others_alone() {
     follow(&mut stage, &[(0, 2), (2, 0), (0, 0)]);
     stage.update_to("3");
     follow(&mut stage, &[(0, 2), (2, 0), (0, 0)]);
-    assert_eq!(stage.cluster.pods.values().filter(|pod| pod.is_ready()).count(), 3);
+    assert_eq!(stage.picture.pods.values().filter(|pod| pod.is_ready()).count(), 3);
 }
 
 #[test]
 fn bad_updates_in_a_row_never_touch_the_pods_that_are_well() {
     let mut stage = updating(20, "maxUnavailable=10");
     follow(&mut stage, &[(0, 10), (10, 0), (0, 0)]);
-    let well: Vec<Key> = stage.cluster.pods.values().filter(|pod| pod.is_ready()).map(|pod| pod.meta.key()).collect();
+    let well: Vec<Key> = stage.picture.pods.values().filter(|pod| pod.is_ready()).map(|pod| pod.meta.key()).collect();
     for (number, most) in [1, 9, 3, 0, 7, 2, 5].into_iter().enumerate() {
         stage.update_to(&format!("bad-{number}"));
         stage.edit(|set| set.strategy = replace(most));
         follow(&mut stage, &[(0, 10), (10, 0), (0, 0)]);
-        assert!(well.iter().all(|key| stage.cluster.pods[key].is_ready()));
+        assert!(well.iter().all(|key| stage.picture.pods[key].is_ready()));
     }
     stage.update_to("last");
     stage.edit(|set| set.strategy = replace(11));
     follow(&mut stage, &[(0, 11), (11, 0), (0, 0)]);
-    assert_eq!(stage.cluster.pods.values().filter(|pod| pod.is_ready()).count(), 9);
+    assert_eq!(stage.picture.pods.values().filter(|pod| pod.is_ready()).count(), 9);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn old_pods_that_are_broken_are_replaced_however_many_new_ones_are_broken_too() 
     let old: String = (0..12).map(|number| format!("pod p{number}@n{number} rev=1 {}; ", if number < 10 { "ready" } else { "" })).collect();
     let mut stage = Stage::new(&(nodes(0..100, "") + &new + &old + "ds web rev=2 maxUnavailable=10"));
     follow(&mut stage, &[(0, 2), (2, 0), (0, 0)]);
-    assert!(!stage.cluster.pods.keys().any(|key| matches!(&*key.name, "p10" | "p11")));
+    assert!(!stage.picture.pods.keys().any(|key| matches!(&*key.name, "p10" | "p11")));
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn with_surge_broken_old_pods_get_successors_within_the_surge() {
 fn with_surge_new_pods_count_when_they_are_ready_for_long_enough() {
     let mut stage = updating(5, "maxUnavailable=0 maxSurge=3 minReady=15");
     follow(&mut stage, &[(3, 0)]);
-    let new: Vec<_> = stage.cluster.pods.values().filter(|pod| !pod.is_ready()).map(|pod| pod.meta.name.clone()).collect();
+    let new: Vec<_> = stage.picture.pods.values().filter(|pod| !pod.is_ready()).map(|pod| pod.meta.name.clone()).collect();
     let now = stage.now;
     for name in &new[..2] {
         stage.change(name, |pod| pod.status.ready = Some((true, Some(now))));
@@ -223,7 +223,7 @@ fn tolerations_that_change_move_the_set_from_nodes_to_nodes() {
             set.template_spec = PodSpec::from_json(&set.template["spec"]).expect("the template is well formed");
         });
     };
-    let active = |stage: &Stage| stage.cluster.pods.values().filter(|pod| !pod.meta.is_deleted()).count();
+    let active = |stage: &Stage| stage.picture.pods.values().filter(|pod| !pod.meta.is_deleted()).count();
     let settle = |stage: &mut Stage| {
         for _ in 0..12 {
             stage.sync();

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Kind, Object};
 use crate::controller::{Controller, Work};
 use crate::model::{Key, Pod};
+use crate::picture::{Kind, Object, Picture};
 use crate::request::{Request, Verb};
 use crate::scheduler::{Plan, Queue, Rejection, Scheduler, View, explain, plan, preemption_on};
 
@@ -24,7 +24,7 @@ pub fn at(seconds: i64) -> Timestamp {
 /// A cluster, with a scheduler that is told of all changes.
 #[derive(Default)]
 pub struct World {
-    pub cluster: Cluster,
+    pub picture: Picture,
     pub scheduler: Scheduler,
     wake_at: Option<Timestamp>,
 }
@@ -45,8 +45,8 @@ impl World {
     }
 
     pub fn put(&mut self, object: Object) {
-        let change = self.cluster.put(object);
-        self.scheduler.concerns(&self.cluster, &change, &mut |_| {});
+        let change = self.picture.put(object);
+        self.scheduler.concerns(&self.picture, &change, &mut |_| {});
     }
 
     pub fn remove_pod(&mut self, name: &str) {
@@ -54,23 +54,23 @@ impl World {
     }
 
     pub fn remove(&mut self, kind: Kind, key: &Key) {
-        if let Some(change) = self.cluster.remove(kind, key, 0) {
-            self.scheduler.concerns(&self.cluster, &change, &mut |_| {});
+        if let Some(change) = self.picture.remove(kind, key, 0) {
+            self.scheduler.concerns(&self.picture, &change, &mut |_| {});
         }
     }
 
     pub fn plan(&self, seconds: i64) -> Plan {
-        let mut queue = Queue::of(&self.cluster);
-        queue.advance(&self.cluster, at(seconds));
-        plan(&View { cluster: &self.cluster, now: at(seconds), queue: &queue, limit: 100 })
+        let mut queue = Queue::of(&self.picture);
+        queue.advance(&self.picture, at(seconds));
+        plan(&View { picture: &self.picture, now: at(seconds), queue: &queue, limit: 100 })
     }
 
     /// What a scheduler decides that sees the cluster for the first time, in order.
     pub fn decide(&self, seconds: i64) -> String {
         let plan = self.plan(seconds);
         let mut lines: Vec<(usize, String)> = Vec::new();
-        let mut queue = Queue::of(&self.cluster);
-        queue.advance(&self.cluster, at(seconds));
+        let mut queue = Queue::of(&self.picture);
+        queue.advance(&self.picture, at(seconds));
         let order: Vec<Key> = queue.active().cloned().collect();
         let place = |key: &Key| order.iter().position(|other| other == key).expect("it was its turn");
         for binding in &plan.bindings {
@@ -95,7 +95,7 @@ impl World {
 
     /// What the controller sends at a time.
     pub fn requests(&mut self, seconds: i64) -> Work {
-        let work = self.scheduler.plan(&self.cluster, &Key::default(), at(seconds));
+        let work = self.scheduler.plan(&self.picture, &Key::default(), at(seconds));
         self.wake_at = work.wake_at;
         work
     }
@@ -128,17 +128,17 @@ impl World {
     /// How many pods would be decided on at a time.
     pub fn attempts(&self, seconds: i64) -> usize {
         let mut queue = self.scheduler.queue().clone();
-        queue.advance(&self.cluster, at(seconds));
-        let plan = plan(&View { cluster: &self.cluster, now: at(seconds), queue: &queue, limit: 100 });
+        queue.advance(&self.picture, at(seconds));
+        let plan = plan(&View { picture: &self.picture, now: at(seconds), queue: &queue, limit: 100 });
         plan.bindings.len() + plan.unschedulable.len()
     }
 
     pub fn pod(&self, name: &str) -> &Pod {
-        &self.cluster.pods[&Key::new("default", name)]
+        &self.picture.pods[&Key::new("default", name)]
     }
 
     pub fn explain(&self, pod: &str, node: &str) -> String {
-        match explain(&self.cluster, self.pod(pod), &self.cluster.nodes[node]) {
+        match explain(&self.picture, self.pod(pod), &self.picture.nodes[node]) {
             Ok(()) => "fits".to_owned(),
             Err(Rejection::Insufficient(s)) => {
                 let holders: String = s.holders.iter().map(|(key, amount)| format!(", {key} has {amount}")).collect();
@@ -149,7 +149,7 @@ impl World {
     }
 
     pub fn evicted(&self, pod: &str, node: &str) -> Option<Vec<String>> {
-        let victims = preemption_on(&self.cluster, self.pod(pod), &self.cluster.nodes[node])?;
+        let victims = preemption_on(&self.picture, self.pod(pod), &self.picture.nodes[node])?;
         Some(victims.iter().map(Key::to_string).collect())
     }
 }

@@ -8,8 +8,8 @@ use proptest::sample::select;
 use serde_json::json;
 
 use super::language::World;
-use crate::cluster::{Kind, Object};
 use crate::model::{Key, Node, Pod};
+use crate::picture::{Kind, Object};
 use crate::request::Verb;
 use crate::scheduler::{Plan, explain_all, is_ours};
 
@@ -83,7 +83,7 @@ fn pod(choices: &'static [&'static str]) -> impl Strategy<Value = String> {
     })
 }
 
-fn cluster(choices: &'static [&'static str]) -> impl Strategy<Value = String> {
+fn picture(choices: &'static [&'static str]) -> impl Strategy<Value = String> {
     let budget = prop::option::of((0..2_u8).prop_map(|allowed| format!("budget b app=web allowed={allowed}")));
     let parts = (prop::collection::vec(node(), 0..4), prop::collection::vec(pod(choices), 0..9), budget);
     parts.prop_map(|(nodes, pods, budget)| nodes.into_iter().chain(pods).chain(budget).collect::<Vec<_>>().join("; "))
@@ -94,7 +94,7 @@ type Taken = BTreeMap<Arc<str>, Vec<Arc<Pod>>>;
 
 fn taken(world: &World) -> Taken {
     let mut taken = Taken::new();
-    for pod in world.cluster.pods.values().filter(|pod| !pod.is_terminal()) {
+    for pod in world.picture.pods.values().filter(|pod| !pod.is_terminal()) {
         if let Some(node) = &pod.node {
             taken.entry(node.clone()).or_default().push(pod.clone());
         }
@@ -148,10 +148,10 @@ fn judge(world: &World, plan: &Plan) {
     let mut taken = taken(world);
     let mut seen = BTreeSet::new();
     for binding in &plan.bindings {
-        let pod = &world.cluster.pods[&binding.key];
+        let pod = &world.picture.pods[&binding.key];
         assert!(is_ours(pod) && seen.insert(&binding.key), "{binding:?}");
         let there = taken.entry(binding.node.clone()).or_default();
-        let found = objections(pod, &world.cluster.nodes[&binding.node], there);
+        let found = objections(pod, &world.picture.nodes[&binding.node], there);
         assert!(found.is_empty(), "{} on {}: {found:?}", binding.key, binding.node);
         there.push(pod.clone());
     }
@@ -159,15 +159,15 @@ fn judge(world: &World, plan: &Plan) {
         assert!(seen.insert(&rejected.key), "decided twice: {}", rejected.key);
     }
     for preemption in &plan.preemptions {
-        let preemptor = &world.cluster.pods[&preemption.preemptor];
+        let preemptor = &world.picture.pods[&preemption.preemptor];
         assert!(!preemptor.spec.never_preempts);
         for victim in &preemption.victims {
-            let pod = &world.cluster.pods[&victim.key];
+            let pod = &world.picture.pods[&victim.key];
             assert!(pod.spec.priority < preemptor.spec.priority, "{victim:?} is as important as {}", preemption.preemptor);
             assert!(taken[&preemption.node].iter().any(|there| Arc::ptr_eq(there, pod)) && !pod.meta.is_deleted(), "{victim:?}");
         }
         for displaced in &preemption.displaced {
-            assert!(world.cluster.pods[displaced].spec.priority < preemptor.spec.priority);
+            assert!(world.picture.pods[displaced].spec.priority < preemptor.spec.priority);
         }
     }
 }
@@ -176,11 +176,11 @@ fn judge(world: &World, plan: &Plan) {
 fn judge_need(world: &World, plan: &Plan) {
     let [preemption] = plan.preemptions.as_slice() else { return };
     let first = plan.bindings.is_empty() && plan.unschedulable.first().is_some_and(|pod| pod.key == preemption.preemptor);
-    let nominations = world.cluster.pods.values().any(|pod| pod.status.nominated_node.is_some());
+    let nominations = world.picture.pods.values().any(|pod| pod.status.nominated_node.is_some());
     if !first || nominations {
         return;
     }
-    let (pod, node) = (&world.cluster.pods[&preemption.preemptor], &world.cluster.nodes[&preemption.node]);
+    let (pod, node) = (&world.picture.pods[&preemption.preemptor], &world.picture.nodes[&preemption.node]);
     let there = taken(world).remove(&preemption.node).unwrap_or_default();
     let goes = |other: &Pod| other.meta.is_deleted() && other.spec.priority < pod.spec.priority;
     let is_victim = |other: &Pod| preemption.victims.iter().any(|victim| victim.key == other.meta.key());
@@ -201,7 +201,7 @@ fn obey(world: &mut World, seconds: i64) -> usize {
     let work = world.requests(seconds);
     let requests: Vec<_> = work.steps.into_iter().flat_map(|step| step.requests).collect();
     for request in &requests {
-        let Some(pod) = world.cluster.pods.get(&request.key) else { continue };
+        let Some(pod) = world.picture.pods.get(&request.key) else { continue };
         let mut pod = Pod::clone(pod);
         match &request.verb {
             Verb::Create(body) => pod.node = body["target"]["name"].as_str().map(Arc::from),
@@ -235,9 +235,9 @@ fn settle(world: &mut World, start: i64) -> bool {
 }
 
 fn assert_nobody_was_forgotten(world: &World) {
-    for pod in world.cluster.pods.values().filter(|pod| is_ours(pod) && pod.status.nominated_node.is_none()) {
-        for node in world.cluster.nodes.values() {
-            assert!(!explain_all(&world.cluster, pod, node).is_empty(), "{} would fit on {}", pod.meta.name, node.meta.name);
+    for pod in world.picture.pods.values().filter(|pod| is_ours(pod) && pod.status.nominated_node.is_none()) {
+        for node in world.picture.nodes.values() {
+            assert!(!explain_all(&world.picture, pod, node).is_empty(), "{} would fit on {}", pod.meta.name, node.meta.name);
         }
     }
 }
@@ -246,7 +246,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn plans_keep_the_rules_and_equal_views_give_equal_plans(text in cluster(&SOCIAL)) {
+    fn plans_keep_the_rules_and_equal_views_give_equal_plans(text in picture(&SOCIAL)) {
         let world = World::new(&text);
         let plan = world.plan(100);
         prop_assert_eq!(&plan, &World::new(&text).plan(100));
@@ -254,7 +254,7 @@ proptest! {
     }
 
     #[test]
-    fn preemptions_help_and_take_nobody_in_vain(text in cluster(&PLAIN)) {
+    fn preemptions_help_and_take_nobody_in_vain(text in picture(&PLAIN)) {
         let world = World::new(&text);
         let plan = world.plan(100);
         judge(&world, &plan);
@@ -262,14 +262,14 @@ proptest! {
     }
 
     #[test]
-    fn obeying_comes_to_rest_and_leaves_nobody_who_fits(text in cluster(&SOCIAL)) {
+    fn obeying_comes_to_rest_and_leaves_nobody_who_fits(text in picture(&SOCIAL)) {
         let mut world = World::new(&text);
         prop_assert!(settle(&mut world, 0), "it never rests");
         assert_nobody_was_forgotten(&world);
     }
 
     #[test]
-    fn changes_wake_whom_they_help(text in cluster(&SOCIAL), changes in prop::collection::vec(prop_oneof![node(), pod(&SOCIAL)], 1..6)) {
+    fn changes_wake_whom_they_help(text in picture(&SOCIAL), changes in prop::collection::vec(prop_oneof![node(), pod(&SOCIAL)], 1..6)) {
         let mut world = World::new(&text);
         settle(&mut world, 0);
         for (at, change) in changes.iter().enumerate() {

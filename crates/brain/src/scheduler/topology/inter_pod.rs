@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::Domains;
 use super::term::{Selected, Term, add};
-use crate::cluster::Cluster;
 use crate::model::{Labels, Pod, PodAffinityTerm};
+use crate::picture::Picture;
 use crate::scheduler::node_info::NodeInfo;
 use crate::scheduler::reason::Rejection;
 
@@ -27,22 +27,22 @@ pub(in crate::scheduler) struct InterPod {
 }
 
 impl InterPod {
-    pub fn rejection(&self, pod: &Pod, info: &NodeInfo, cluster: &Cluster) -> Option<Rejection> {
-        if self.affinity.as_ref().is_some_and(|selected| !self.is_near(selected, info, cluster)) {
+    pub fn rejection(&self, pod: &Pod, info: &NodeInfo, picture: &Picture) -> Option<Rejection> {
+        if self.affinity.as_ref().is_some_and(|selected| !self.is_near(selected, info, picture)) {
             return Some(Rejection::PodAffinity);
         }
-        if let Some(topology_key) = self.anti.iter().find_map(|selected| unwanted_near(selected, info, cluster)) {
+        if let Some(topology_key) = self.anti.iter().find_map(|selected| unwanted_near(selected, info, picture)) {
             return Some(Rejection::PodAntiAffinity { topology_key });
         }
         let existing = self.existing.iter().find(|term| term.counts_near(info) > 0).map(|term| term.term.topology_key.clone());
-        let repels = |other: &Arc<Pod>| repelled_by(pod, other, info, cluster);
+        let repels = |other: &Arc<Pod>| repelled_by(pod, other, info, picture);
         let topology_key = existing.or_else(|| info.nominated.iter().find_map(repels))?;
         Some(Rejection::ExistingAntiAffinity { topology_key })
     }
 
     /// Are pods that the terms select in the domains of the node? Nominated pods do not count: they may not come.
-    fn is_near(&self, selected: &Selected, info: &NodeInfo, cluster: &Cluster) -> bool {
-        let removed = count(selected, &info.removed, cluster);
+    fn is_near(&self, selected: &Selected, info: &NodeInfo, picture: &Picture) -> bool {
+        let removed = count(selected, &info.removed, picture);
         let mut all_near = true;
         for (term, domains) in selected.terms.iter().zip(&selected.domains) {
             let Some(value) = info.label(&term.topology_key) else { return false };
@@ -53,23 +53,23 @@ impl InterPod {
     }
 }
 
-fn count(selected: &Selected, pods: &[Arc<Pod>], cluster: &Cluster) -> i64 {
-    pods.iter().filter(|pod| selected.matches(pod, cluster)).count() as i64
+fn count(selected: &Selected, pods: &[Arc<Pod>], picture: &Picture) -> i64 {
+    pods.iter().filter(|pod| selected.matches(pod, picture)).count() as i64
 }
 
 /// The topology key of an anti-affinity term that forbids the node. A node without the label is in no domain.
-fn unwanted_near(selected: &Selected, info: &NodeInfo, cluster: &Cluster) -> Option<Box<str>> {
+fn unwanted_near(selected: &Selected, info: &NodeInfo, picture: &Picture) -> Option<Box<str>> {
     let (term, domains) = (selected.terms.first()?, selected.domains.first()?);
     let value = info.label(&term.topology_key)?;
-    let there = domains.get(value).copied().unwrap_or(0) - count(selected, &info.removed, cluster);
-    (there + count(selected, &info.nominated, cluster) > 0).then(|| term.topology_key.clone())
+    let there = domains.get(value).copied().unwrap_or(0) - count(selected, &info.removed, picture);
+    (there + count(selected, &info.nominated, picture) > 0).then(|| term.topology_key.clone())
 }
 
 /// The topology key of a term of `other`, meant for this node, that is about the pod.
-fn repelled_by(pod: &Pod, other: &Pod, info: &NodeInfo, cluster: &Cluster) -> Option<Box<str>> {
+fn repelled_by(pod: &Pod, other: &Pod, info: &NodeInfo, picture: &Picture) -> Option<Box<str>> {
     let terms = other.spec.pod_anti_affinity.iter().filter(|term| info.label(&term.topology_key).is_some());
     let mut terms = terms.map(|term| Term::new(term, &other.meta.namespace));
-    terms.find(|term| term.matches(pod, cluster)).map(|term| term.topology_key)
+    terms.find(|term| term.matches(pod, picture)).map(|term| term.topology_key)
 }
 
 /// A term that pods on nodes have, and how much they weigh in each domain.
@@ -109,8 +109,8 @@ impl OwnedTerms {
     }
 
     /// Those that are about the pod.
-    pub fn matching(&self, pod: &Pod, cluster: &Cluster) -> Vec<Arc<OwnedTerm>> {
-        self.0.values().filter(|owned| owned.term.matches(pod, cluster)).cloned().collect()
+    pub fn matching(&self, pod: &Pod, picture: &Picture) -> Vec<Arc<OwnedTerm>> {
+        self.0.values().filter(|owned| owned.term.matches(pod, picture)).cloned().collect()
     }
 }
 

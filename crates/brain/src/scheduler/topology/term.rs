@@ -3,8 +3,8 @@
 use kinds::selector::Selector;
 
 use super::Domains;
-use crate::cluster::Cluster;
 use crate::model::{Labels, Node, Pod, PodAffinityTerm};
+use crate::picture::Picture;
 use crate::scheduler::node_info::Snapshot;
 
 /// A term, ready to match.
@@ -29,15 +29,15 @@ impl Term {
         }
     }
 
-    pub fn matches(&self, pod: &Pod, cluster: &Cluster) -> bool {
+    pub fn matches(&self, pod: &Pod, picture: &Picture) -> bool {
         self.selector.as_ref().is_some_and(|selector| pod.meta.labels.selected_by(selector))
-            && (self.namespaces.iter().any(|namespace| **namespace == *pod.meta.namespace) || self.selects_namespace(pod, cluster))
+            && (self.namespaces.iter().any(|namespace| **namespace == *pod.meta.namespace) || self.selects_namespace(pod, picture))
     }
 
-    fn selects_namespace(&self, pod: &Pod, cluster: &Cluster) -> bool {
+    fn selects_namespace(&self, pod: &Pod, picture: &Picture) -> bool {
         let Some(selector) = &self.namespace_selector else { return false };
         let none = Labels::default();
-        let labels = cluster.namespaces.get(&pod.meta.namespace).map_or(&none, |namespace| &namespace.meta.labels);
+        let labels = picture.namespaces.get(&pod.meta.namespace).map_or(&none, |namespace| &namespace.meta.labels);
         labels.selected_by(selector)
     }
 }
@@ -64,18 +64,18 @@ impl Selected {
         snapshot.load_all();
         for info in snapshot.infos() {
             for pod in &info.pods {
-                selected.add(pod, &info.node, snapshot.cluster);
+                selected.add(pod, &info.node, snapshot.picture);
             }
         }
         selected
     }
 
-    pub fn matches(&self, pod: &Pod, cluster: &Cluster) -> bool {
-        self.terms.iter().all(|term| term.matches(pod, cluster))
+    pub fn matches(&self, pod: &Pod, picture: &Picture) -> bool {
+        self.terms.iter().all(|term| term.matches(pod, picture))
     }
 
-    pub fn add(&mut self, pod: &Pod, node: &Node, cluster: &Cluster) {
-        if !self.matches(pod, cluster) {
+    pub fn add(&mut self, pod: &Pod, node: &Node, picture: &Picture) {
+        if !self.matches(pod, picture) {
             return;
         }
         for (term, domains) in self.terms.iter().zip(&mut self.domains) {
