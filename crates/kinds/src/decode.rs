@@ -134,7 +134,7 @@ impl Walk {
             (Shape::Int32, Node::Number(n)) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Value::Number(n),
             (Shape::Int64, Node::Number(n)) if n.is_i64() => Value::Number(n),
             (Shape::Float64, Node::Number(n)) => Value::Number(n),
-            (Shape::Bytes, Node::String(text)) => bytes(text)?,
+            (Shape::Bytes, Node::String(text)) => bytes(&text)?,
             (Shape::Time, Node::String(text)) => time(&text)?,
             (Shape::MicroTime, Node::String(text)) => micro_time(&text)?,
             (Shape::Quantity, Node::String(text)) => quantity(&text)?,
@@ -303,7 +303,7 @@ fn int_or_string(number: serde_json::Number) -> Result<Value, TypeError> {
 }
 
 /// Go's decoder skips line ends inside base64 text.
-pub(crate) fn bytes(text: String) -> Result<Value, TypeError> {
+pub(crate) fn bytes(text: &str) -> Result<Value, TypeError> {
     let compact: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
     match base64::engine::general_purpose::STANDARD.decode(&compact) {
         Ok(decoded) => Ok(Value::String(base64::engine::general_purpose::STANDARD.encode(decoded))),
@@ -314,6 +314,8 @@ pub(crate) fn bytes(text: String) -> Result<Value, TypeError> {
 fn base64_error_at(error: &base64::DecodeError, text: &str) -> usize {
     match error {
         base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => *at,
+        // Go names where the group of four begins that has no padding.
+        base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding if !text.ends_with('=') => text.len() / 4 * 4,
         base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => text.len(),
     }
 }

@@ -32,7 +32,7 @@ struct Sizes {
 const TEXTS: Sizes = Sizes { small: 500, large: 2000, nanoseconds_judged_min: 40_000_000 };
 
 /// Few enough to do everything with every list that there is, enough for a square to be seen.
-const ITEMS: Sizes = Sizes { small: 150, large: 1050, nanoseconds_judged_min: 20_000_000 };
+const ITEMS: Sizes = Sizes { small: 100, large: 800, nanoseconds_judged_min: 15_000_000 };
 
 /// Time that this thread spent on a processor. None where the kernel does not count it.
 fn spent() -> Option<u64> {
@@ -225,6 +225,13 @@ impl Place {
         self
     }
 
+    fn field(&self) -> &'static str {
+        match self.steps.last() {
+            Some(Step::Field(name)) => name,
+            _ => "",
+        }
+    }
+
     /// The parts of an object whose writes look at the list.
     fn parts(&self) -> &'static [Part] {
         match &self.steps[..] {
@@ -239,17 +246,28 @@ impl Place {
     fn items(&self, count: usize, alike: bool) -> Value {
         let number = |at: usize| if alike { 7 } else { at + 1 };
         match self.shape {
-            Shape::Map(value) => (0..count).map(|at| (format!("k{at}"), sample(value, number(at), 0))).collect::<Map<_, _>>().into(),
-            Shape::List(item) => (0..count).map(|at| sample(item, number(at), 0)).collect(),
+            Shape::Map(value) => (0..count).map(|at| (format!("k{at}"), sample(value, "", number(at), 0))).collect::<Map<_, _>>().into(),
+            Shape::List(item) => (0..count).map(|at| sample(item, self.field(), number(at), 0)).collect(),
             _ => Value::Null,
         }
     }
 }
 
+/// A text that a field of that name likely accepts.
+fn text(name: &str, number: usize) -> String {
+    let address = format!("10.{}.{}.{}", number >> 16 & 255, number >> 8 & 255, number & 255);
+    let name = name.to_lowercase();
+    match &name {
+        name if name.contains("cidr") || name.ends_with("ranges") => format!("{address}/32"),
+        name if name.ends_with("ip") || name.ends_with("ips") || name.ends_with("addresses") => address,
+        _ => format!("x{number}"),
+    }
+}
+
 /// A value that fits, with all that is on it but what nests.
-fn sample(shape: &Shape, number: usize, depth: usize) -> Value {
+fn sample(shape: &Shape, name: &str, number: usize, depth: usize) -> Value {
     match shape {
-        Shape::String => format!("x{number}").into(),
+        Shape::String => text(name, number).into(),
         Shape::Int32 | Shape::Int64 | Shape::Float64 | Shape::IntOrString => number.into(),
         Shape::Bool => false.into(),
         Shape::Bytes => "AAEC".into(),
@@ -261,7 +279,7 @@ fn sample(shape: &Shape, number: usize, depth: usize) -> Value {
             let fields = &schema().get(*id).fields;
             let nests = depth == 0 && fields.len() < 10;
             let wanted = fields.iter().filter(|field| nests || !matches!(field.shape, Shape::Struct(_) | Shape::List(_) | Shape::Map(_)));
-            wanted.map(|field| (field.name.to_owned(), sample(&field.shape, number, depth + 1))).collect::<Map<_, _>>().into()
+            wanted.map(|field| (field.name.to_owned(), sample(&field.shape, field.name, number, depth + 1))).collect::<Map<_, _>>().into()
         }
         Shape::List(_) => json!([]),
         Shape::Map(_) => json!({}),

@@ -1,9 +1,13 @@
 //! Query parameters: the options of each verb, checked as Kubernetes checks them.
 
-use kinds::field::{FieldError, Path};
+use std::time::Duration;
+
+use kinds::field::{FieldError, Path, go_quote};
 use kinds::selector::{FieldRequirement, FieldSelector, Selector};
 use kinds::status::Status;
 use kinds::table::{Kind, Selectable};
+
+use crate::registry::list::check_continue_token;
 
 /// Decoded query parameters in their order.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -186,6 +190,49 @@ pub struct ListOptions {
     pub timeout_seconds: Option<u64>,
 }
 
+/// How long a client waits at most, as its query says.
+pub fn timeout(query: &Query) -> Result<Option<Duration>, Status> {
+    let text = query.get("timeout").filter(|text| !text.is_empty());
+    let parsed = text.map(go_duration).transpose();
+    parsed.map_err(|why| Status::bad_request(format!("invalid timeout specified in the request URL - time: {why}")))
+}
+
+/// The units of Go's durations, in nanoseconds.
+const UNITS: [(&str, f64); 8] = [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("μs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
+
+/// Go's `time.ParseDuration`: numbers with units, as in `1m30s`. What is negative is no time at all.
+fn go_duration(text: &str) -> Result<Duration, String> {
+    let invalid = || format!("invalid duration {}", go_quote(text));
+    let (is_negative, mut rest) = match text.strip_prefix(['-', '+']) {
+        Some(rest) => (text.starts_with('-'), rest),
+        None => (false, text),
+    };
+    if rest == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if rest.is_empty() {
+        return Err(invalid());
+    }
+    let mut nanoseconds = 0.0;
+    while !rest.is_empty() {
+        let is_number = |c: char| c.is_ascii_digit() || c == '.';
+        let (number, after) = rest.split_at(rest.find(|c| !is_number(c)).unwrap_or(rest.len()));
+        let amount: f64 = number.parse().map_err(|_| invalid())?;
+        let (unit, after) = after.split_at(after.find(is_number).unwrap_or(after.len()));
+        if unit.is_empty() {
+            return Err(format!("missing unit in duration {}", go_quote(text)));
+        }
+        let known = UNITS.iter().find(|(name, _)| *name == unit);
+        let (_, size) = known.ok_or_else(|| format!("unknown unit {} in duration {}", go_quote(unit), go_quote(text)))?;
+        nanoseconds += amount * size;
+        rest = after;
+    }
+    if nanoseconds > i64::MAX as f64 {
+        return Err(invalid());
+    }
+    Ok(if is_negative { Duration::ZERO } else { Duration::from_nanos(nanoseconds as u64) })
+}
+
 impl ListOptions {
     pub fn parse(query: &Query, kind: &Kind, watch: bool) -> Result<ListOptions, Status> {
         let limit = query.integer("limit")?.unwrap_or(0);
@@ -197,6 +244,7 @@ impl ListOptions {
         let continue_token = query.get("continue").unwrap_or_default().to_owned();
         let resource_version = parse_resource_version(query.get("resourceVersion").unwrap_or_default(), watch)?;
         if !continue_token.is_empty() && resource_version.is_some_and(|version| version != 0) {
+            check_continue_token(&continue_token)?;
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
         }
         let read_at = match (resource_version, query.get("resourceVersionMatch")) {
@@ -318,4 +366,22 @@ fn parse_resource_version(text: &str, watch: bool) -> Result<Option<u64>, Status
         let what = format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
         if watch { Status::unclassified(what) } else { Status::bad_request(format!("invalid resource version: {what}")) }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_go_s() {
+        let shown = |text: &str| go_duration(text).map(|duration| duration.as_millis());
+        assert_eq!(shown("1m30.5s"), Ok(90_500));
+        assert_eq!(shown("0"), Ok(0));
+        assert_eq!(shown("-1h"), Ok(0));
+        assert_eq!(shown("1x").unwrap_err(), r#"unknown unit "x" in duration "1x""#);
+        assert_eq!(shown("5").unwrap_err(), r#"missing unit in duration "5""#);
+        for bad in ["x", ".s", "-", "1s2.3.4s", "999999999h"] {
+            assert_eq!(shown(bad).unwrap_err(), format!("invalid duration {bad:?}"));
+        }
+    }
 }

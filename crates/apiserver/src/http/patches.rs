@@ -7,7 +7,7 @@ use http::Response;
 use http::header::CONTENT_TYPE;
 use kinds::field::{FieldError, Path};
 use kinds::patch::folded::unfolded;
-use kinds::patch::{self, Findings, PatchError, Patched};
+use kinds::patch::{self, Findings, PatchError, Patched, Shown};
 use kinds::rules::Part;
 use kinds::status::Status;
 use kinds::table::Kind;
@@ -17,7 +17,7 @@ use super::answer;
 use super::body::Body;
 use super::options::{FieldValidation, WriteKind, WriteOptions};
 use super::resources::ResourceCall;
-use crate::registry::decode::Expected;
+use crate::registry::decode::{Expected, other_type};
 use crate::registry::update::{Changed, manager_entry};
 
 /// The media types of patches.
@@ -133,13 +133,20 @@ fn patched(kind: &Kind, patch_type: PatchType, validation: FieldValidation, old:
 
 /// The object that a patched document is, with warnings. Only a refusal shows the document, which is then made once more.
 fn decode(
-    kind: &Kind,
+    kind: &'static Kind,
     validation: FieldValidation,
     old: &Value,
     patch: impl Fn(&Value) -> Result<Patched, Status>,
 ) -> Result<(Value, Vec<String>), Status> {
     let type_id = kind.type_id();
-    let Patched { document, mut findings, .. } = patch(old)?;
+    let Patched { document, mut findings, shown } = patch(old)?;
+    // A strategic merge patch changes an object that has a type already; the others make a text of which the type is read.
+    let is_retyped = ["apiVersion", "kind"].iter().any(|name| document[name] != old[name]);
+    if let (Shown::Document { .. }, true) = (shown, is_retyped)
+        && let Some(why) = other_type(&Expected::of(kind), &document)
+    {
+        return Err(patch(&unfolded(old))?.unfit(&why, type_id));
+    }
     // An empty list is more than none: it resets the managers. Decoding leaves empty lists out.
     let resets_managers = document["metadata"]["managedFields"].as_array().is_some_and(Vec::is_empty);
     let decoded = match kinds::decode::decode_tree(document, type_id) {

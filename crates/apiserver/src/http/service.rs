@@ -18,8 +18,9 @@ use tokio::sync::watch;
 
 use super::body::{self, Body, BoxError, RequestBody};
 use super::fairness::{Fairness, Flow, Permit, Share};
-use super::options::{Query, decode_path};
+use super::options::{self, Query, decode_path};
 use super::path::{self, Target};
+use super::subresources::log_socket;
 use super::{answer, audited, meta, resources};
 use crate::audit::{Audit, Record, Stage};
 use crate::auth::User;
@@ -192,7 +193,7 @@ impl ApiServer {
         let flow = if is_exempt(&parts, &path) { None } else { Flow::of(&attributes) };
         let client = parts.extensions.get::<Client>().cloned();
         let call = Call { parts, query, user: user.clone() };
-        match Course::of(&target, &verb, &call.query) {
+        match Course::of(&target, &verb, &call) {
             Course::HandedOn => {
                 let open = flow.map(|flow| self.inner.fairness.open(&flow)).transpose()?;
                 let answering = self.dispatch(&call, &path, &target, &verb, RequestBody::stream(body));
@@ -205,6 +206,7 @@ impl ApiServer {
                 Ok(held_open(while_there(&client, answering).await?, open))
             }
             Course::Short => {
+                let patience = options::timeout(&call.query)?.map_or(REQUEST_TIMEOUT, |asked| asked.min(REQUEST_TIMEOUT));
                 let room = flow.as_ref().map(|flow| self.inner.fairness.body(flow, body::announced_bytes(&body))).transpose()?;
                 let bytes = if has_body(&call.parts.method) { while_there(&client, body::read(body)).await? } else { Bytes::new() };
                 let _seat = while_there(&client, self.seat(flow.as_ref(), bytes.len())).await?;
@@ -212,7 +214,7 @@ impl ApiServer {
                     audited::request(record, &call, &target, &bytes);
                 }
                 let answering = self.dispatch(&call, &path, &target, &verb, RequestBody::Whole(bytes));
-                let answered = tokio::time::timeout(REQUEST_TIMEOUT, answering).await;
+                let answered = tokio::time::timeout(patience, answering).await;
                 drop(room);
                 answered.unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout", 0)))
             }
@@ -276,11 +278,11 @@ enum Course {
 }
 
 impl Course {
-    fn of(target: &Target, verb: &str, query: &Query) -> Course {
+    fn of(target: &Target, verb: &str, call: &Call) -> Course {
         match target {
             Target::Resource(resource) => match resource.subresource.as_str() {
                 "exec" | "attach" | "portforward" | "proxy" => Course::HandedOn,
-                "log" if query.flag("follow") => Course::Open,
+                "log" if call.query.flag("follow") || log_socket::is_asked_for(&call.parts.headers) => Course::Open,
                 _ if verb == "watch" => Course::Open,
                 _ => Course::Short,
             },

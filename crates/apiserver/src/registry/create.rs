@@ -132,12 +132,12 @@ pub fn metadata_mut(object: &mut Value) -> &mut Map<String, Value> {
     object["metadata"].as_object_mut().expect("made an object above")
 }
 
-/// The namespace of the path is the object's; one that differs is refused.
+/// The namespace of the path is the object's; one that differs is refused. Kinds without namespaces pass over it.
 pub fn set_namespace(write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
     let own = text_at(object, "namespace");
     if !write.kind.namespaced && write.namespace.is_empty() {
         if !own.is_empty() {
-            return Err(Status::bad_request("namespace is not allowed on this type"));
+            metadata_mut(object).remove("namespace");
         }
         return Ok(());
     }

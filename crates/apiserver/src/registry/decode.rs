@@ -188,12 +188,26 @@ fn check_type(node: &Node, expected: &Expected<'_>, bytes: &[u8]) -> Result<(), 
     if kind.is_empty() || kind == expected.kind {
         return Ok(());
     }
-    let known = table::by_kind(expected.group, kind).is_some() || KNOWN_BUT_NOT_SERVED.contains(&kind);
-    let why = if known {
-        let internal = if expected.group.is_empty() { "core" } else { expected.group.split('.').next().unwrap_or_default() };
-        format!("converting (v1.{kind}) to ({internal}.{}): unknown conversion", expected.kind)
-    } else {
-        format!("no kind {kind:?} is registered for version {wanted:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
-    };
+    let why = not_converted(expected, &wanted, kind);
     Err(Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {}: {why}", expected.version, expected.kind)))
+}
+
+/// Why an object of another type does not become one of the expected type.
+fn not_converted(expected: &Expected<'_>, api_version: &str, kind: &str) -> String {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let is_served = table::by_kind(group, kind).is_some_and(|row| row.version == version);
+    if is_served || group == expected.group && KNOWN_BUT_NOT_SERVED.contains(&kind) {
+        let internal = if expected.group.is_empty() { "core" } else { expected.group.split('.').next().unwrap_or_default() };
+        format!("converting ({version}.{kind}) to ({internal}.{}): unknown conversion", expected.kind)
+    } else {
+        format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
+    }
+}
+
+/// Why a patched document is of another type than the object was; None where it is of the same, or says none.
+pub fn other_type(expected: &Expected<'_>, document: &Value) -> Option<String> {
+    let wanted = expected.api_version();
+    let text = |name: &str| document[name].as_str().filter(|text| !text.is_empty());
+    let (api_version, kind) = (text("apiVersion").unwrap_or(&wanted), text("kind").unwrap_or(expected.kind));
+    (api_version != wanted || kind != expected.kind).then(|| not_converted(expected, api_version, kind))
 }

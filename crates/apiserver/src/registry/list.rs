@@ -70,6 +70,11 @@ fn decode_token(token: &str) -> Result<Vec<u8>, String> {
     })
 }
 
+/// Refuses a token that is none.
+pub fn check_continue_token(token: &str) -> Result<(), Status> {
+    Continue::decode(token).map(drop)
+}
+
 impl Registry {
     /// Lists a kind in a namespace (or in all, if it is empty).
     pub async fn list(&self, kind: &Kind, namespace: &str, options: &ListOptions) -> Result<Listed, Status> {

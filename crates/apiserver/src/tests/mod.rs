@@ -158,3 +158,47 @@ async fn a_watch_from_the_future_is_refused_so_that_clients_list_anew() {
     let (code, status) = send(&server, Method::GET, "/api/v1/pods?resourceVersion=1000000", Full::default()).await;
     assert_eq!((code, &status["details"]["causes"][0]["reason"]), (504, &json!("ResourceVersionTooLarge")));
 }
+
+async fn patch(server: &ApiServer, path: &str, kind: &str, patch: Value) -> (u16, String) {
+    let request = Request::patch(path).header("content-type", format!("application/{kind}-patch+json"));
+    let (code, answer) = send_as(server, &User::system("admin", &[MASTERS]), request.body(full(&patch)).unwrap()).await;
+    (code, answer["message"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Answers of a real server that everynode once gave otherwise.
+#[tokio::test]
+async fn answers_that_were_recorded() {
+    let server = server().await;
+    let path = "/api/v1/namespaces/default/secrets";
+    let (code, _) = send(&server, Method::POST, path, full(&json!({"metadata": {"name": "a"}, "data": {"a": "eA=="}}))).await;
+    assert_eq!(code, 201);
+    let secret = format!("{path}/a");
+    let (code, message) = patch(&server, &secret, "strategic-merge", json!({"data": {"x": "delete"}})).await;
+    assert_eq!(code, 422);
+    assert!(message.ends_with("error decoding from json: illegal base64 data at input byte 4"), "{message}");
+    let (code, message) = patch(&server, &secret, "merge", json!({"data": {"x": "delete"}})).await;
+    assert_eq!(code, 422);
+    assert!(message.ends_with(": illegal base64 data at input byte 4"), "{message}");
+
+    for (change, why) in [
+        (json!({"apiVersion": "v1", "kind": "Pod"}), "converting (v1.Pod) to (core.Secret): unknown conversion"),
+        (json!({"kind": "Poodle"}), r#"no kind "Poodle" is registered for version "v1" in scheme "pkg/api/legacyscheme/scheme.go:30""#),
+    ] {
+        let (code, message) = patch(&server, &secret, "merge", change).await;
+        assert_eq!(code, 422);
+        assert!(message.ends_with(why), "{message}");
+    }
+    assert_eq!(patch(&server, &secret, "merge", json!({"apiVersion": "v1", "kind": "Secret"})).await.0, 200);
+
+    let (code, answer) = send(&server, Method::GET, &format!("{path}?timeout=1x"), Full::default()).await;
+    let why = r#"invalid timeout specified in the request URL - time: unknown unit "x" in duration "1x""#;
+    assert_eq!((code, answer["message"].as_str()), (400, Some(why)));
+    assert_eq!(send(&server, Method::GET, &format!("{path}?timeout=32s"), Full::default()).await.0, 200);
+    let (code, answer) = send(&server, Method::GET, &format!("{path}?continue=abc&resourceVersion=5"), Full::default()).await;
+    assert_eq!(code, 400);
+    assert!(answer["message"].as_str().unwrap().starts_with("invalid continue token"), "{answer}");
+
+    let namespace = json!({"metadata": {"name": "n", "namespace": "kube-system"}});
+    let (code, made) = send(&server, Method::POST, "/api/v1/namespaces", full(&namespace)).await;
+    assert_eq!((code, &made["metadata"]["namespace"]), (201, &Value::Null));
+}

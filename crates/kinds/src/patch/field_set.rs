@@ -309,13 +309,21 @@ pub fn path_text<S: AsRef<str>>(path: &[S]) -> String {
     path.iter().map(|element| element_text(element.as_ref())).collect()
 }
 
+/// The value of a key as error texts show it: an object, which no key should be, without its braces.
+fn key_text(value: &Value) -> String {
+    match value {
+        Value::Object(fields) => fields.iter().map(|(name, value)| format!("{name}={}", key_text(value))).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
 /// A path element as error texts show it.
 pub fn element_text(element: &str) -> String {
     match element.split_once(':') {
         Some(("f", name)) => format!(".{name}"),
         Some(("k", key)) => match serde_json::from_str(key) {
             Ok(Value::Object(fields)) => {
-                let parts: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                let parts: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", key_text(value))).collect();
                 format!("[{}]", parts.join(","))
             }
             _ => format!("[{key}]"),

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::{Findings, PatchError, Patched, Shown, duplicates, go_text, inapplicable, json_type};
+use crate::decode::bytes;
 use crate::document::{Node, parse_json, parse_plain};
 use crate::schema::{Field, PatchStrategy, Shape, Type, TypeId, schema};
 use crate::status::Status;
@@ -452,7 +453,8 @@ fn misfit_of(value: &Value, shape: &Shape) -> Option<String> {
         }
         (Shape::Map(item), Value::Object(fields)) => fields.values().find_map(|value| misfit_of(value, item)),
         (Shape::List(item), Value::Array(items)) => items.iter().find_map(|value| misfit_of(value, item)),
-        (Shape::String | Shape::Bytes, Value::String(_)) | (Shape::Bool, Value::Bool(_)) => None,
+        (Shape::Bytes, Value::String(text)) => bytes(text).err().map(|error| format!("error decoding from json: {}", error.0)),
+        (Shape::String, Value::String(_)) | (Shape::Bool, Value::Bool(_)) => None,
         (Shape::Int32 | Shape::Int64, Value::Number(n)) if !n.is_f64() => None,
         (Shape::Float64, Value::Number(_)) => None,
         (Shape::Struct(_), _) => Some(format!("cannot restore struct from: {}", go_kind(got))),
@@ -593,5 +595,8 @@ mod tests {
         assert_eq!(misfit(&json!({"metadata": {"labels": {"x": true}}}), pod).unwrap(), "unrecognized type: string");
         assert_eq!(misfit(&json!({"metadata": {"labels": {"x": 1}}}), pod).unwrap(), "cannot convert int64 to string");
         assert_eq!(misfit(&json!({"spec": {"containers": "x"}}), pod).unwrap(), "cannot restore slice from string");
+        let secret = schema().named("Secret").unwrap();
+        let why = misfit(&json!({"data": {"a": "eA==", "x": "delete"}}), secret).unwrap();
+        assert_eq!(why, "error decoding from json: illegal base64 data at input byte 4");
     }
 }

@@ -1,5 +1,7 @@
 //! Endpoints: the addresses behind a Service, in the form before EndpointSlices.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::cursor::Cursor;
@@ -28,12 +30,12 @@ impl Rules for EndpointsRules {
     }
 
     fn validate_create(&self, object: &Value) -> Errors {
-        validate(object, &[])
+        validate(object, &BTreeSet::new())
     }
 
     fn validate_update(&self, object: &Value, old: &Value, _part: Part) -> Errors {
         let old_addresses: Vec<Cursor<'_>> = all_addresses(old).collect();
-        let known: Vec<&str> = old_addresses.iter().map(|address| address.field("ip").str()).collect();
+        let known: BTreeSet<&str> = old_addresses.iter().map(|address| address.field("ip").str()).collect();
         let mut errors = meta::validate_update_generally(object, old);
         errors.extend(meta::validate_update(object, old));
         errors.extend(validate(object, &known));
@@ -54,7 +56,7 @@ fn all_addresses(endpoints: &Value) -> impl Iterator<Item = Cursor<'_>> {
     subsets.flat_map(|subset| subset.field("addresses").items().chain(subset.field("notReadyAddresses").items()))
 }
 
-fn validate(object: &Value, known: &[&str]) -> Errors {
+fn validate(object: &Value, known: &BTreeSet<&str>) -> Errors {
     let mut errors = meta::validate(object, NAMESPACED);
     for subset in Cursor::root(object).field("subsets").items() {
         let (ready, not_ready, ports) = (subset.field("addresses"), subset.field("notReadyAddresses"), subset.field("ports"));
@@ -67,7 +69,7 @@ fn validate(object: &Value, known: &[&str]) -> Errors {
     errors
 }
 
-fn validate_address(address: &Cursor<'_>, known: &[&str]) -> Errors {
+fn validate_address(address: &Cursor<'_>, known: &BTreeSet<&str>) -> Errors {
     let (ip, node) = (address.field("ip"), address.field("nodeName"));
     let mut errors = addresses::validate_ip(&ip, known);
     errors.extend(check::named_if_set(&address.field("hostname"), names::dns1123_label));

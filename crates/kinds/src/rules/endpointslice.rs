@@ -41,7 +41,7 @@ impl Rules for EndpointSliceRules {
     }
 
     fn validate_create(&self, object: &Value) -> Errors {
-        validate(object, &[])
+        validate(object, &BTreeSet::new())
     }
 
     fn prepare_update(&self, object: &mut Value, old: &Value, _part: Part) {
@@ -54,7 +54,7 @@ impl Rules for EndpointSliceRules {
     }
 
     fn validate_update(&self, object: &Value, old: &Value, _part: Part) -> Errors {
-        let known: Vec<&str> = all_addresses(old).map(|address| address.str()).collect();
+        let known: BTreeSet<&str> = all_addresses(old).map(|address| address.str()).collect();
         let mut errors = meta::validate_update_generally(object, old);
         errors.extend(validate(object, &known));
         errors.extend(meta::immutable_str(&Cursor::root(object).field("addressType"), &Cursor::root(old).field("addressType")));
@@ -85,7 +85,7 @@ fn drop_topology(slice: &mut Value) {
     });
 }
 
-fn validate(object: &Value, known: &[&str]) -> Errors {
+fn validate(object: &Value, known: &BTreeSet<&str>) -> Errors {
     let slice = Cursor::root(object);
     let (kind, endpoints, ports) = (slice.field("addressType"), slice.field("endpoints"), slice.field("ports"));
     let mut errors = meta::validate(object, NAMESPACED);
@@ -103,7 +103,7 @@ fn validate(object: &Value, known: &[&str]) -> Errors {
     errors
 }
 
-fn validate_endpoint(endpoint: &Cursor<'_>, kind: &str, known: &[&str]) -> Errors {
+fn validate_endpoint(endpoint: &Cursor<'_>, kind: &str, known: &BTreeSet<&str>) -> Errors {
     let (list, node, topology) = (endpoint.field("addresses"), endpoint.field("nodeName"), endpoint.field("deprecatedTopology"));
     let mut errors = Vec::new();
     match list.len() {
@@ -127,7 +127,7 @@ fn validate_endpoint(endpoint: &Cursor<'_>, kind: &str, known: &[&str]) -> Error
     errors
 }
 
-fn validate_address(address: &Cursor<'_>, kind: &str, known: &[&str]) -> Errors {
+fn validate_address(address: &Cursor<'_>, kind: &str, known: &BTreeSet<&str>) -> Errors {
     let ip = names::parse_ip(address.str());
     let misfit = match kind {
         "IPv4" => ip.is_none_or(|ip| !ip.is_ipv4()),
@@ -135,6 +135,9 @@ fn validate_address(address: &Cursor<'_>, kind: &str, known: &[&str]) -> Errors 
         "FQDN" => return validate_domain(address),
         _ => return Vec::new(),
     };
+    if ip.is_none() {
+        return addresses::validate_ip(address, known);
+    }
     let mut errors = Vec::new();
     if misfit {
         errors.push(address.invalid_str(format!("must be a valid {kind} address")));

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::super::body::{Body, full};
 use super::super::resources::ResourceCall;
-use super::not_served;
+use super::{log_socket, not_served};
 use crate::auth::authorize::{Attributes, What, forbidden};
 use crate::nodes::forward::{self, Outgoing};
 use crate::nodes::{self, Endpoint, NodeConnector};
@@ -21,7 +21,7 @@ const LOG_OPTIONS: [&str; 8] = ["follow", "previous", "sinceSeconds", "sinceTime
 /// Flags of exec and attach, and the agent's names for them.
 const STREAMS: [(&str, &str); 4] = [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
 
-/// GET pods/NAME/log.
+/// GET pods/NAME/log, as text or over a WebSocket.
 pub async fn log(request: &ResourceCall<'_>) -> Result<Response<Body>, Status> {
     let pod = pod(request)?;
     check_log_options(request)?;
@@ -36,7 +36,12 @@ pub async fn log(request: &ResourceCall<'_>) -> Result<Response<Body>, Status> {
     let path = format!("/containerLogs/{}/{}/{container}{}", request.path.namespace, request.path.name, query(given));
     let answered =
         connector.request(&endpoint, Outgoing::get(&path)).await.map_err(|error| forward::unreachable(&endpoint, &path, &error))?;
-    forward::checked(answered, request.kind.resource(), &request.path.name).await
+    let response = forward::checked(answered, request.kind.resource(), &request.path.name).await?;
+    let client = &request.call.parts;
+    if log_socket::is_asked_for(&client.headers) {
+        return log_socket::switch(response.into_body(), client, request.server.inner.shutdown.clone());
+    }
+    Ok(response)
 }
 
 /// The streaming connections.

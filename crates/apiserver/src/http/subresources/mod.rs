@@ -3,6 +3,7 @@
 mod binding;
 mod eviction;
 mod kubelet;
+pub(super) mod log_socket;
 mod proxy;
 mod reviews;
 mod token;

@@ -2,6 +2,7 @@
 //!
 //! Since 1.36 leading zeros, IPv4 in IPv6 and networks with host bits are refused, but not where the old object has them already.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::cursor::Cursor;
@@ -11,13 +12,13 @@ use crate::names;
 use super::super::check::Errors;
 
 /// An address that is not among those the old object has.
-pub fn validate_ip(address: &Cursor<'_>, known: &[&str]) -> Errors {
+pub fn validate_ip(address: &Cursor<'_>, known: &BTreeSet<&str>) -> Errors {
     let text = address.str();
     let findings = names::ip(text);
     if !findings.is_empty() {
         return findings.into_iter().map(|finding| address.invalid_str(finding)).collect();
     }
-    if known.contains(&text) {
+    if known.contains(text) {
         return Vec::new();
     }
     strictness(text).map(|finding| address.invalid_str(finding)).into_iter().collect()
@@ -32,12 +33,12 @@ fn strictness(text: &str) -> Option<&'static str> {
 }
 
 /// A network that is not among those the old object has. `shown` carries the path and the text.
-pub fn validate_cidr(cidr: &Cursor<'_>, text: &str, known: &[&str]) -> Errors {
+pub fn validate_cidr(cidr: &Cursor<'_>, text: &str, known: &BTreeSet<&str>) -> Errors {
     let refuse = |detail: &str| vec![cidr.invalid_value(text, detail)];
     let Some((ip, bits)) = names::parse_cidr(text) else {
         return names::cidr(text).into_iter().map(|finding| cidr.invalid_value(text, finding)).collect();
     };
-    if known.contains(&text) {
+    if known.contains(text) {
         return Vec::new();
     }
     let (address, length) = text.split_once('/').unwrap_or_default();

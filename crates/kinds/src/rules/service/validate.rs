@@ -139,7 +139,7 @@ pub fn validate_cluster_ips(spec: &Cursor<'_>, before: Option<&Cursor<'_>>) -> E
         _ => {}
     }
     errors.extend(families(spec));
-    let known: Vec<&str> = before.map(|before| before.field("clusterIPs").strs().collect()).unwrap_or_default();
+    let known: BTreeSet<&str> = before.map(|before| before.field("clusterIPs").strs().collect()).unwrap_or_default();
     let mut misplaced = Vec::new();
     for (i, ip) in ips.items().enumerate() {
         match (i, ip.str()) {
@@ -186,7 +186,7 @@ fn families_match(spec: &Cursor<'_>, parsed: &[std::net::IpAddr]) -> Errors {
 }
 
 fn external_ips(spec: &Cursor<'_>, before: Option<&Cursor<'_>>) -> Errors {
-    let known: Vec<&str> = before.map(|before| before.field("externalIPs").strs().collect()).unwrap_or_default();
+    let known: BTreeSet<&str> = before.map(|before| before.field("externalIPs").strs().collect()).unwrap_or_default();
     let check = |ip: Cursor<'_>| {
         let errors = addresses::validate_ip(&ip, &known);
         if errors.is_empty() { addresses::validate_not_special(&ip) } else { errors }
@@ -230,7 +230,7 @@ fn source_ranges(service: &Cursor<'_>, old: Option<&Value>) -> Errors {
             errors.push(FieldError::forbidden(&path, BALANCERS_ONLY));
         }
         let before = old.map(spec_of).map(|before| before.field("loadBalancerSourceRanges"));
-        let known: Vec<&str> = before.iter().flat_map(Cursor::strs).map(str::trim).collect();
+        let known: BTreeSet<&str> = before.iter().flat_map(Cursor::strs).map(str::trim).collect();
         let ranges = Cursor::at(ranges.value(), path);
         errors.extend(ranges.items().flat_map(|range| addresses::validate_cidr(&range, range.str().trim(), &known)));
     } else if annotation.exists() {
@@ -238,7 +238,7 @@ fn source_ranges(service: &Cursor<'_>, old: Option<&Value>) -> Errors {
             errors.push(annotation.forbidden(BALANCERS_ONLY));
         }
         let texts = annotation.str().trim().split(',').map(str::trim).filter(|_| !annotation.str().trim().is_empty());
-        errors.extend(texts.flat_map(|text| addresses::validate_cidr(&annotation, text, &[])));
+        errors.extend(texts.flat_map(|text| addresses::validate_cidr(&annotation, text, &BTreeSet::new())));
     }
     errors
 }
@@ -299,11 +299,11 @@ pub fn validate_status(new: &Cursor<'_>, old: &Cursor<'_>) -> Errors {
         return misplaced.then(|| ingress.forbidden("may only be used when `spec.type` is \"LoadBalancer\"")).into_iter().collect();
     }
     let old_points: Vec<Cursor<'_>> = before.items().collect();
-    let known: Vec<&str> = old_points.iter().map(|point| point.field("ip").str()).collect();
+    let known: BTreeSet<&str> = old_points.iter().map(|point| point.field("ip").str()).collect();
     ingress.items().flat_map(|point| validate_ingress(&point, &known)).collect()
 }
 
-fn validate_ingress(point: &Cursor<'_>, known: &[&str]) -> Errors {
+fn validate_ingress(point: &Cursor<'_>, known: &BTreeSet<&str>) -> Errors {
     let (ip, mode, hostname) = (point.field("ip"), point.field("ipMode"), point.field("hostname"));
     let mut errors = if ip.str().is_empty() { Vec::new() } else { addresses::validate_ip(&ip, known) };
     match (ip.str().is_empty(), mode.exists()) {
