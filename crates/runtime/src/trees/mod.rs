@@ -153,6 +153,14 @@ pub fn detach_and_remove(folder: &Path, below: impl AsRef<Path>) -> Result<(), E
     }
 }
 
+/// Removes one entry of an open folder, and everything below it; `path` is the entry's, for messages.
+pub(crate) fn remove_entry(folder: &OwnedFd, path: &Path, name: &OsStr) -> Result<(), Error> {
+    let folder_path = path.parent().unwrap_or(Path::new("")).to_owned();
+    let mut removal = Removal::new(folder, folder_path.clone());
+    removal.remove(name);
+    removal.finish(&folder_path)
+}
+
 /// What the system says, without its number.
 fn reason(error: Errno) -> String {
     match error {
