@@ -21,7 +21,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-pub use measure::{Measure, measure};
+pub use measure::{Measure, measure, measure_file, measure_in};
 use removal::{Found, Removal};
 
 /// Why something could not be removed; what could be is gone.

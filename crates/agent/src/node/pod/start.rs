@@ -143,7 +143,7 @@ async fn prepare(
     let mut sources = context.objects.for_container(pod, container).await?;
     sources.addresses = Addresses { pod: addresses.clone(), host: context.node_addresses.clone() };
     sources.allocatable = context.machine.capacity();
-    volumes::add_env_files(context, pod, container, &mut sources)?;
+    volumes::add_env_files(context, pod, container, &mut sources).await?;
     let environment = environment(pod, container, &sources)?;
     let mut mounts = volumes::mounts(context, pod, container, &environment, mounted).await?;
     let is_mounted = |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path.as_os_str() == path);
