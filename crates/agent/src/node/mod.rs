@@ -5,6 +5,7 @@
 
 pub mod events;
 pub mod facts;
+pub mod hanging;
 pub mod logs;
 pub mod manifests;
 pub mod network;
@@ -17,10 +18,12 @@ pub mod registration;
 pub mod settings;
 pub mod shutdown;
 pub mod user_ids;
+pub mod volume_usage;
 pub mod volumes;
 pub mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use brain::podsync::offers::Offers;
 use brain::podsync::sysctls::{self, Allowlist};
@@ -50,7 +53,14 @@ pub struct Context {
     pub registration: registration::Registration,
     /// Pulls under way at once.
     pub pulls: tokio::sync::Semaphore,
+    /// For calls on volumes of pods, which may hang.
+    pub volume_calls: hanging::Threads,
+    pub volume_usages: volume_usage::VolumeUsages,
 }
+
+/// Calls on volumes that hang at a time, and the time that a pod waits for one before it reports a failure.
+const VOLUME_CALLS_MAX: usize = 64;
+const VOLUME_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Pulls of different images under way at once; each has several layers under way.
 const PULLS_AT_ONCE_MAX: usize = 5;
@@ -89,6 +99,8 @@ impl Agent {
             runtime_name: version.name,
             node_addresses: settings.address_texts(),
             pulls: tokio::sync::Semaphore::new(PULLS_AT_ONCE_MAX),
+            volume_calls: hanging::Threads::new(VOLUME_CALLS_MAX, VOLUME_PATIENCE),
+            volume_usages: volume_usage::VolumeUsages::default(),
             user_ids: user_ids::UserIds::open(&settings),
             settings,
             machine,

@@ -1,6 +1,7 @@
 //! All pods of this node: who is admitted, who has a worker, what is left of those that are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,7 +12,6 @@ use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use runtime::port::PodId;
-use runtime::trees;
 use tokio::sync::watch;
 
 use super::manifests::is_static;
@@ -209,26 +209,26 @@ impl Pods {
                 continue;
             }
             let removed = match volumes::tear_down(&self.context, &uid).await {
-                Ok(()) => trees::remove(&dir, &uid).map(|()| self.context.user_ids.release(&uid)).map_err(std::io::Error::from),
-                failed => failed,
+                Ok(()) => end::remove_tree(dir.clone(), OsString::from(&uid)).await.map(|()| self.context.user_ids.release(&uid)),
+                Err(error) => Err(error.to_string()),
             };
             if let Err(error) = removed {
-                tracing::warn!(%error, uid, "cannot remove the folder of a pod that is gone; trying again");
+                tracing::warn!(error, uid, "cannot remove the folder of a pod that is gone; trying again");
             }
         }
-        self.remove_orphaned_logs();
+        self.remove_orphaned_logs().await;
     }
 
     /// Logs go with their pod, and stay when the agent is killed in between.
-    fn remove_orphaned_logs(&self) {
+    async fn remove_orphaned_logs(&self) {
         let dir = self.context.settings.pod_logs_dir();
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let text = name.to_string_lossy();
             let Some(uid) = text.rsplit('_').next().filter(|uid| is_uid(uid)) else { continue };
             let is_needed = self.present().contains(uid) || self.workers().contains_key(uid) || self.context.observer.uids().contains(uid);
-            if !is_needed && let Err(error) = trees::remove(&dir, &name) {
-                tracing::warn!(%error, uid, "cannot remove the logs of a pod that is gone; trying again");
+            if !is_needed && let Err(error) = end::remove_tree(dir.clone(), name.clone()).await {
+                tracing::warn!(error, uid, "cannot remove the logs of a pod that is gone; trying again");
             }
         }
     }

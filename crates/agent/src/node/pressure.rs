@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brain::podsync::eviction::{self, ContainerUsage, Disk, Figures, Resource, Usage};
+use brain::podsync::is_deleted;
 use brain::podsync::phase::Phase;
-use brain::podsync::{containers, is_deleted, limits};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use runtime::port::ContainerStats;
@@ -18,6 +18,9 @@ use super::registration::Pressure;
 
 /// The kubelet looks this often.
 const PERIOD: Duration = Duration::from_secs(10);
+
+/// Whose calls they are that belong to no pod.
+const OF_THE_NODE: &str = "the node";
 
 /// Watches the node until dropped.
 pub async fn run(context: &Arc<Context>, pods: &Arc<Pods>) {
@@ -32,6 +35,7 @@ pub async fn run(context: &Arc<Context>, pods: &Arc<Pods>) {
             remove_dead_containers(context, pods).await;
         }
         collect_images(context, &figures, is_disk_short).await;
+        look_at_volumes(context, pods).await;
         end_over_limit(context, pods).await;
         if let Some(shortage) = shortages.first() {
             evict(context, pods, shortage).await;
@@ -58,11 +62,15 @@ fn note(context: &Context, shortages: &[eviction::Shortage], last_seen: &mut [Op
 }
 
 async fn figures(context: &Context) -> Figures {
+    let (root_dir, image_dir) = (context.settings.root_dir.clone(), context.settings.image_dir.clone());
+    // A disk that does not answer is not known to be full.
+    let disks = context.volume_calls.run(OF_THE_NODE, move || (disk(&root_dir), disk(&image_dir))).await;
+    let (disk, image_disk) = disks.unwrap_or_default();
     Figures {
         memory_capacity: context.machine.memory_bytes,
         memory_available: memory_available(context).await,
-        disk: disk(&context.settings.root_dir),
-        image_disk: disk(&context.settings.image_dir),
+        disk,
+        image_disk,
         pids_max: read_number("/proc/sys/kernel/pid_max"),
         pids_used: processes(),
     }
@@ -153,31 +161,27 @@ async fn evict(context: &Context, pods: &Pods, shortage: &eviction::Shortage) {
     }
 }
 
+async fn look_at_volumes(context: &Context, pods: &Pods) {
+    let all = pods.all();
+    let uids: Vec<&str> = all.iter().filter(|pod| !is_deleted(pod)).map(|pod| uid(pod)).collect();
+    context.volume_usages.look(&context.settings, &uids).await;
+}
+
 /// Pods whose volumes or containers hold more than their limits.
 async fn end_over_limit(context: &Context, pods: &Pods) {
     for (pod, usage) in usages(context, pods).await {
+        let measured = context.volume_usages.of(uid(&pod)).empty_dirs;
         let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         let empty_dirs: Vec<(String, String, i64, i64)> = volumes
             .filter_map(|volume| {
                 let source = volume.empty_dir.as_ref()?;
                 let limit = source.size_limit.as_ref()?;
                 let bytes = kinds::quantity::Quantity::parse(&limit.0).ok()?.value();
-                let dir = context.settings.pod_dir(uid(&pod)).join("volumes/kubernetes.io~empty-dir").join(&volume.name);
-                (source.medium.as_deref() != Some("Memory") && bytes > 0)
-                    .then(|| (volume.name.clone(), limit.0.clone(), bytes, number(runtime::trees::measure(&dir).bytes)))
+                let used = measured.get(&volume.name).map_or(0, |measure| number(measure.bytes));
+                (source.medium.as_deref() != Some("Memory") && bytes > 0).then(|| (volume.name.clone(), limit.0.clone(), bytes, used))
             })
             .collect();
-        let containers: Vec<(String, String, i64, i64)> = containers(&pod)
-            .iter()
-            .filter_map(|container| {
-                let resources = limits::requirements(container).limits;
-                let text = resources.as_ref()?.get("ephemeral-storage")?.0.clone();
-                let bytes = limits::amount(&resources, "ephemeral-storage")? / 1000;
-                let used = usage.containers.iter().find(|used| used.name == container.name)?.disk_bytes;
-                Some((container.name.clone(), text, bytes, used))
-            })
-            .collect();
-        if let Some(ended) = eviction::over_limit(&empty_dirs, &containers) {
+        if let Some(ended) = eviction::over_limit(&pod, &empty_dirs, &usage) {
             context.events.pod(&pod, true, "Evicted", ended.message.clone());
             pods.end(uid(&pod), ended);
         }
@@ -203,7 +207,7 @@ fn usage(context: &Context, pod: &Pod, stats: &[ContainerStats]) -> Usage {
         })
     });
     // File systems in memory count as memory of their containers, not as disk.
-    let volumes = runtime::trees::measure(&context.settings.pod_dir(uid(pod)).join("volumes/kubernetes.io~empty-dir"));
+    let volumes = context.volume_usages.of(uid(pod)).sum();
     Usage { containers: containers.collect(), volumes_bytes: number(volumes.bytes), volumes_inodes: number(volumes.inodes) }
 }
 

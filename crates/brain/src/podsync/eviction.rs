@@ -254,13 +254,28 @@ fn quantity(amount: i64, resource: Resource) -> String {
     if amount % (1024 * 1024) == 0 { format!("{}Mi", amount / (1024 * 1024)) } else { format!("{}Ki", amount / 1024) }
 }
 
-/// A volume or container that holds more than it may: `(name, limit as written, used)` of each that has a limit.
-pub fn over_limit(empty_dirs: &[(String, String, i64, i64)], containers: &[(String, String, i64, i64)]) -> Option<Ended> {
+/// A volume, pod or container that holds more than it may, in Kubernetes' order. `empty_dirs`: `(name, limit as written, limit, used)` of each
+/// that has a limit.
+pub fn over_limit(pod: &Pod, empty_dirs: &[(String, String, i64, i64)], usage: &Usage) -> Option<Ended> {
+    const RESOURCE: &str = "ephemeral-storage";
     if let Some((name, text, ..)) = empty_dirs.iter().find(|(_, _, limit, used)| used > limit) {
         return Some(evicted(format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{text}\". ")));
     }
-    let (name, text, ..) = containers.iter().find(|(_, _, limit, used)| used > limit)?;
-    Some(evicted(format!("Container {name} exceeded its local ephemeral storage limit \"{text}\". ")))
+    let of_pod = limits::pod_requirements(pod).limits;
+    if let Some(limit) = limits::amount(&of_pod, RESOURCE).map(|milli| milli / 1000)
+        && usage.of(Resource::EphemeralStorage) > limit
+    {
+        let text = of_pod.as_ref().and_then(|limits| limits.get(RESOURCE)).map_or_else(String::new, |quantity| quantity.0.clone());
+        return Some(evicted(format!("Pod ephemeral local storage usage exceeds the total limit of containers {text}. ")));
+    }
+    containers(pod).iter().find_map(|container| {
+        let own = limits::requirements(container).limits;
+        let text = own.as_ref()?.get(RESOURCE)?.0.clone();
+        let limit = limits::amount(&own, RESOURCE)? / 1000;
+        let used = usage.containers.iter().find(|used| used.name == container.name)?.disk_bytes;
+        let name = &container.name;
+        (used > limit).then(|| evicted(format!("Container {name} exceeded its local ephemeral storage limit \"{text}\". ")))
+    })
 }
 
 /// Why a pod is turned away by a node under pressure, if it is.

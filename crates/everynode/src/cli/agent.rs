@@ -144,6 +144,9 @@ pub struct Agent {
     memory: Option<String>,
 }
 
+/// What threads that still write something get when the agent ends.
+const THREADS_TIMEOUT: Duration = Duration::from_secs(10);
+
 fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is no label: write key=value"))?;
     if !kinds::names::may_be_set_by_nodes(key) {
@@ -206,8 +209,10 @@ impl Agent {
             memory_bytes: amount(&self.memory, "memory")?.map(|quantity| quantity.value()),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
-        runtime.block_on(roles::agent::run(options))?;
-        Ok(ExitCode::SUCCESS)
+        let ran = runtime.block_on(roles::agent::run(options));
+        // A thread that hangs in a pod's file system would keep the agent from ending.
+        runtime.shutdown_timeout(THREADS_TIMEOUT);
+        ran.map(|()| ExitCode::SUCCESS)
     }
 }
 

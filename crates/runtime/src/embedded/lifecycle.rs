@@ -10,7 +10,8 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::control::{self, Report, Request};
 use super::paths::{ContainerDir, ID_LENGTH, Layout, remove_own_dir};
@@ -23,6 +24,9 @@ use crate::port::{ContainerConfig, Error, Resources, Result, SandboxConfig};
 
 /// Making a container takes milliseconds; a node that swaps is slower.
 const START_SECONDS_MAX: u64 = 120;
+
+/// Looking at what is to be mounted: local file systems answer at once.
+const MOUNTS_SECONDS_MAX: u64 = 20;
 
 /// After SIGKILL only the kernel can delay the end.
 const KILL_SECONDS_MAX: u64 = 30;
@@ -37,6 +41,7 @@ impl Runtime {
         if sandbox.stopped {
             return Err(Error::FailedPrecondition(format!("sandbox {sandbox_id:?} is not running")));
         }
+        self.check_mounts(&config).await?;
         let target = config.security.target_container.as_deref().map(|t| self.target_process(sandbox_id, t)).transpose()?;
         let id = new_id().map_err(failed("make an id"))?;
         let (layout, contents, own_id) = (self.shared.layout.clone(), Arc::clone(&self.shared.contents), id.clone());
@@ -63,6 +68,21 @@ impl Runtime {
         self.shared.table.rows().containers.insert(id.clone(), Container::new(record, Phase::Created, None));
         self.shared.table.changed();
         Ok(id)
+    }
+
+    /// On a thread that may hang, and with an end to waiting: a volume may lie on a server that does not answer.
+    async fn check_mounts(&self, config: &ContainerConfig) -> Result<()> {
+        let late = || Error::DeadlineExceeded(format!("what is to be mounted does not answer within {MOUNTS_SECONDS_MAX} s"));
+        let until = Instant::now() + Duration::from_secs(MOUNTS_SECONDS_MAX);
+        let place = timeout_at(until, Arc::clone(&self.shared.mount_checks).acquire_owned()).await.map_err(|_| late())?;
+        let place = place.map_err(|e| Error::Failed(e.to_string()))?;
+        let (config, (tell, told)) = (config.clone(), oneshot::channel());
+        let body = move || {
+            let _ = tell.send(prepare::check_mounts(&config));
+            drop(place);
+        };
+        std::thread::Builder::new().name("mounts".to_owned()).spawn(body).map_err(failed("start a thread"))?;
+        timeout_at(until, told).await.map_err(|_| late())?.unwrap_or_else(|e| Err(Error::Failed(e.to_string())))
     }
 
     pub(super) async fn start(&self, id: &str) -> Result<()> {

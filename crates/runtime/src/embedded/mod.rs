@@ -50,7 +50,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::cgroup;
 use crate::images::Contents;
@@ -92,7 +92,12 @@ struct Shared {
     disk_usage: stats::DiskUsage,
     /// Held by whoever has the kernel prepare for moves between control groups: one at a time is enough.
     expecting_moves: Arc<Mutex<()>>,
+    /// Threads that may hang in what containers are to mount.
+    mount_checks: Arc<Semaphore>,
 }
+
+/// So many may hang.
+const MOUNT_CHECKS_MAX: usize = 64;
 
 impl Runtime {
     /// Finds what earlier agents left, running or not, and takes apart what they did not finish. To be called in a tokio runtime.
@@ -121,6 +126,7 @@ impl Runtime {
             table: table::Table::default(),
             disk_usage: stats::DiskUsage::default(),
             expecting_moves: Arc::default(),
+            mount_checks: Arc::new(Semaphore::new(MOUNT_CHECKS_MAX)),
         });
         let runtime = Self { shared };
         runtime.load().await?;

@@ -3,12 +3,14 @@
 //! ```text
 //! STATE/helper                     the program itself, bound read-only
 //! STATE/sandboxes/ID/sandbox.json  what the sandbox is
-//! STATE/sandboxes/ID/ns/{net,ipc,uts,pid}, shm/, resolv.conf, hostname
+//! STATE/sandboxes/ID/ns/{net,ipc,uts,pid}, shm/
 //! STATE/containers/ID/container.json, bundle/, exec-*.json, shim.{lock,pid,sock}, started.json, exit.json
 //! ROOT/containers/ID/{upper,work,volumes}
+//! ROOT/sandboxes/ID/{resolv.conf,hostname}
 //! ```
 //!
-//! STATE is lost when the node restarts and nothing runs any more; ROOT is not.
+//! STATE is lost when the node restarts and nothing runs any more, and is kept in memory: nothing that containers can write to is in it. ROOT is
+//! neither.
 
 use std::path::{Path, PathBuf};
 
@@ -35,6 +37,15 @@ impl Layout {
 
     pub fn containers(&self) -> PathBuf {
         self.state.join("containers")
+    }
+
+    /// The files of sandboxes that their containers write to.
+    pub fn shared(&self) -> PathBuf {
+        self.root.join("sandboxes")
+    }
+
+    pub fn sandbox_shared(&self, id: &str) -> SharedDir {
+        SharedDir(self.shared().join(id))
     }
 
     pub fn container(&self, id: &str) -> ContainerDir {
@@ -72,7 +83,13 @@ impl SandboxDir {
     pub fn shm(&self) -> PathBuf {
         self.0.join("shm")
     }
+}
 
+/// What the containers of one sandbox write to together, on the disk.
+#[derive(Debug, Clone)]
+pub struct SharedDir(pub PathBuf);
+
+impl SharedDir {
     pub fn resolv_conf(&self) -> PathBuf {
         self.0.join("resolv.conf")
     }

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use super::capabilities;
 use super::inroot;
 use super::paths::Layout;
-use super::record::{self, ContainerRecord, Launch, OwnUsers, SandboxRecord, Source, Staged};
-use super::sandbox;
+use super::record::{self, ContainerRecord, Launch, OwnUsers, SandboxRecord, Source, Staged, WorkingDirPlace};
+use super::sandbox::{self, Inhabitant};
 use super::seccomp::Profile;
 use super::shim::stage;
 use super::signals;
@@ -40,7 +40,6 @@ pub struct Request<'a> {
 /// Writes the container's directories. The record comes last: without it the rest is rubbish.
 pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord> {
     let config = request.config;
-    check_mounts(config)?;
     let identity = identity(request)?;
     let users = request.sandbox.config.user_namespace;
     check_users(users, request, &identity.user)?;
@@ -55,7 +54,9 @@ pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord
     }
     make_writable(&writable, users.map(|users| users.first)).map_err(|e| failed("make container directories", e))?;
     let volumes = make_volumes(&writable, &request.content.volumes).map_err(|e| failed("make image volumes", e))?;
-    let surroundings = sandbox::surroundings(&layout.sandbox(&request.sandbox.id), request.sandbox, request.id, request.target);
+    sandbox::write_files(layout, request.sandbox).map_err(|e| failed("write the sandbox's files", e))?;
+    let inhabitant = Inhabitant { id: request.id, target: request.target, is_read_only: config.security.read_only_root };
+    let surroundings = sandbox::surroundings(layout, request.sandbox, inhabitant);
     let inputs = Inputs {
         config,
         content: request.content,
@@ -74,8 +75,7 @@ pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord
         id: request.id.to_owned(),
         layers: request.content.layers.clone(),
         writable,
-        working_dir_mount: covering_mount(&config.mounts, &working_dir),
-        working_dir,
+        working_dir_place: working_dir_place(&spec::from_outside(&inputs), working_dir),
         cgroup: surroundings.cgroup.to_string_lossy().into_owned(),
         log_path: log_path.clone(),
         stdin: config.stdin,
@@ -105,7 +105,8 @@ pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord
     Ok(record)
 }
 
-fn check_mounts(config: &ContainerConfig) -> Result<()> {
+/// What is to be mounted must be there. Looks into file systems of anybody's: it may hang.
+pub fn check_mounts(config: &ContainerConfig) -> Result<()> {
     let shares = config.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
     for mount in &config.mounts {
         if mount.image.is_some() {
@@ -220,12 +221,19 @@ fn make_volumes(writable: &Path, declared: &[String]) -> io::Result<Vec<Mount>> 
     Ok(mounts)
 }
 
-/// Of the mounts, the innermost that hides the root filesystem at `dir`, and where `dir` is in it.
-fn covering_mount(mounts: &[Mount], dir: &Path) -> Option<(PathBuf, PathBuf)> {
-    let covering = mounts.iter().filter(|m| dir.starts_with(&m.container_path));
-    let mount = covering.max_by_key(|m| m.container_path.components().count())?;
-    let rest = dir.strip_prefix(&mount.container_path).ok()?;
-    Some((mount.host_path.clone(), rest.to_owned()))
+/// Where a working directory that is missing is to be made: where the container would see it. Nothing is made behind a read-only mount or in an image: a
+/// container that wants its directory there does not start, as with other runtimes.
+fn working_dir_place(mounts: &[&Mount], dir: PathBuf) -> WorkingDirPlace {
+    let covering = mounts.iter().filter(|mount| dir.starts_with(&mount.container_path));
+    // Of those as deep as each other the last one hides the others.
+    match covering.max_by_key(|mount| mount.container_path.components().count()) {
+        None => WorkingDirPlace::Root(dir),
+        Some(mount) if mount.read_only || mount.image.is_some() => WorkingDirPlace::Nowhere,
+        Some(mount) => {
+            let rest = dir.strip_prefix(&mount.container_path).expect("it was found by that beginning");
+            WorkingDirPlace::Mount(mount.host_path.clone(), rest.to_owned())
+        }
+    }
 }
 
 fn stop_signal(config: &ContainerConfig, content: &Content) -> Result<i32> {
@@ -245,19 +253,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_innermost_mount_covers() {
-        let mount = |host: &str, container: &str| Mount {
+    fn working_directories_are_made_where_the_container_may_write() {
+        let mount = |host: &str, container: &str, read_only: bool| Mount {
             host_path: host.into(),
             container_path: container.into(),
-            read_only: false,
-            recursive_read_only: false,
-            image: None,
-            propagation: Propagation::Private,
+            read_only,
+            ..Mount::default()
         };
-        let mounts = [mount("/h1", "/data"), mount("/h2", "/data/inner")];
-        let find = |dir: &str| covering_mount(&mounts, Path::new(dir));
-        assert_eq!(find("/data/inner/x/y"), Some(("/h2".into(), "x/y".into())));
-        assert_eq!(find("/data/x"), Some(("/h1".into(), "x".into())));
-        assert_eq!(find("/datax"), None);
+        let image = Mount { image: Some(crate::port::ImageMount { id: "i".into(), sub_path: None }), ..mount("", "/image", false) };
+        let mounts = [
+            mount("/h1", "/data", false),
+            mount("/h2", "/data/inner", false),
+            mount("/h3", "/data/fixed", true),
+            image,
+            mount("/h4", "/data/inner", false),
+        ];
+        let find = |dir: &str| working_dir_place(&mounts.iter().collect::<Vec<_>>(), dir.into());
+        assert_eq!(find("/data/inner/x/y"), WorkingDirPlace::Mount("/h4".into(), "x/y".into()));
+        assert_eq!(find("/data/x"), WorkingDirPlace::Mount("/h1".into(), "x".into()));
+        assert_eq!(find("/datax"), WorkingDirPlace::Root("/datax".into()));
+        for dir in ["/data/fixed", "/data/fixed/x", "/image/x"] {
+            assert_eq!(find(dir), WorkingDirPlace::Nowhere, "{dir}");
+        }
     }
 }

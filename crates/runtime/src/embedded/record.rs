@@ -50,9 +50,8 @@ pub struct Launch {
     pub layers: Vec<PathBuf>,
     /// Upper and work directory are in here.
     pub writable: PathBuf,
-    pub working_dir: PathBuf,
-    /// Where to make the working directory when a mount of the node covers it.
-    pub working_dir_mount: Option<(PathBuf, PathBuf)>,
+    #[serde(default)]
+    pub working_dir_place: WorkingDirPlace,
     pub cgroup: String,
     pub log_path: PathBuf,
     pub stdin: bool,
@@ -71,6 +70,17 @@ pub struct Launch {
     pub users: Option<OwnUsers>,
     #[serde(default)]
     pub staged: Vec<Staged>,
+}
+
+/// Where to make the container's working directory if it is missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkingDirPlace {
+    /// In the root filesystem.
+    Root(PathBuf),
+    /// In a folder of the node, at that path.
+    Mount(PathBuf, PathBuf),
+    #[default]
+    Nowhere,
 }
 
 /// Of a sandbox with users of its own.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use nix::mount::{MsFlags, mount};
 
 use super::namespace::{self, Wanted};
-use super::paths::SandboxDir;
+use super::paths::{Layout, SandboxDir, remove_own_dir};
 use super::record::SandboxRecord;
 use super::shim::stage;
 use super::spec::Surroundings;
@@ -24,8 +24,8 @@ const SHM_OPTIONS: &str = "mode=1777,size=65536k";
 const NETWORK_SYSCTLS: [(&str, &str); 2] = [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
 
 /// Namespaces, files and limits. The pause process's id if there is one.
-pub fn make(dir: &SandboxDir, record: &SandboxRecord, helper: &Path) -> io::Result<Option<i32>> {
-    let config = &record.config;
+pub fn make(layout: &Layout, record: &SandboxRecord, helper: &Path) -> io::Result<Option<i32>> {
+    let (dir, config) = (&layout.sandbox(&record.id), &record.config);
     // First what may be wrong with the request.
     check_users(config)?;
     let wanted = wanted(config)?;
@@ -33,13 +33,21 @@ pub fn make(dir: &SandboxDir, record: &SandboxRecord, helper: &Path) -> io::Resu
     group.create()?;
     group.limit(&config.resources)?;
     fs::create_dir_all(&config.log_dir).map_err(|e| named(e, "make log directory", &config.log_dir))?;
-    fs::write(dir.resolv_conf(), resolv_conf(&config.dns))?;
-    fs::write(dir.hostname(), format!("{}\n", record.hostname))?;
+    write_files(layout, record)?;
     namespace::pin(&dir.namespaces(), wanted, config.user_namespace, helper)?;
     if !config.host.ipc {
         make_shm(&dir.shm())?;
     }
     if config.share_process_namespace && !config.host.pid { start_pause(dir, record, helper).map(Some) } else { Ok(None) }
+}
+
+/// The files that its containers share and may write to, unless they are there: containers changed them, or an agent made the sandbox that did not
+/// keep them here.
+pub fn write_files(layout: &Layout, record: &SandboxRecord) -> io::Result<()> {
+    let shared = layout.sandbox_shared(&record.id);
+    fs::create_dir_all(&shared.0)?;
+    let files = [(shared.resolv_conf(), resolv_conf(&record.config.dns)), (shared.hostname(), format!("{}\n", record.hostname))];
+    files.iter().filter(|(path, _)| !path.exists()).try_for_each(|(path, text)| fs::write(path, text))
 }
 
 /// Users of its own in a namespace of the node's would have no rights there, and its containers' root none over their network.
@@ -112,12 +120,14 @@ fn kill(pid: i32) {
 }
 
 /// Everything that [`make`] made but the control group, which several sandboxes of one pod share.
-pub fn unmake(parent: &Path, dir: &SandboxDir) -> io::Result<()> {
+pub fn unmake(layout: &Layout, id: &str) -> io::Result<()> {
+    let dir = layout.sandbox(id);
     for kind in ["net", "ipc", "uts", "pid", "user"] {
         namespace::release(&dir.namespace(kind));
     }
     namespace::release(&dir.shm());
-    super::paths::remove_own_dir(parent, &dir.0)
+    remove_own_dir(&layout.shared(), &layout.sandbox_shared(id).0)?;
+    remove_own_dir(&layout.sandboxes(), &dir.0)
 }
 
 fn resolv_conf(dns: &DnsConfig) -> String {
@@ -134,15 +144,27 @@ fn resolv_conf(dns: &DnsConfig) -> String {
     text
 }
 
-/// What its containers see. `target`: the process namespace of that process instead of one of their own.
-pub fn surroundings(dir: &SandboxDir, record: &SandboxRecord, container_id: &str, target: Option<i32>) -> Surroundings {
+/// One of its containers.
+#[derive(Debug, Clone, Copy)]
+pub struct Inhabitant<'a> {
+    pub id: &'a str,
+    /// The process namespace of that process instead of one of its own.
+    pub target: Option<i32>,
+    /// Its root is read-only, and then so are the files that it has from the sandbox, as with containerd.
+    pub is_read_only: bool,
+}
+
+/// What its containers see.
+pub fn surroundings(layout: &Layout, record: &SandboxRecord, container: Inhabitant<'_>) -> Surroundings {
     let config = &record.config;
+    let (dir, shared) = (layout.sandbox(&record.id), layout.sandbox_shared(&record.id));
+    let file = |host_path, path| Mount { read_only: container.is_read_only, ..bind(host_path, path) };
     let mut surroundings = Surroundings {
         hostname: record.hostname.clone(),
-        cgroup: Cgroup::new(&record.cgroup).child(container_id).absolute(),
+        cgroup: Cgroup::new(&record.cgroup).child(container.id).absolute(),
         defaults: vec![
-            bind(dir.resolv_conf(), "/etc/resolv.conf"),
-            bind(dir.hostname(), "/etc/hostname"),
+            file(shared.resolv_conf(), "/etc/resolv.conf"),
+            file(shared.hostname(), "/etc/hostname"),
             bind(if config.host.ipc { PathBuf::from("/dev/shm") } else { dir.shm() }, "/dev/shm"),
         ],
         ..Surroundings::default()
@@ -160,7 +182,7 @@ pub fn surroundings(dir: &SandboxDir, record: &SandboxRecord, container_id: &str
     if !config.host.ipc {
         join("ipc", Some(kept("ipc")));
     }
-    match target {
+    match container.target {
         Some(pid) => drop(join("pid", Some(Path::new("/proc").join(pid.to_string()).join("ns/pid")))),
         None if config.host.pid => {}
         None if config.share_process_namespace => drop(join("pid", Some(kept("pid")))),

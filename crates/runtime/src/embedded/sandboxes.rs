@@ -46,12 +46,12 @@ impl Runtime {
 
     async fn make_parts(&self, mut record: SandboxRecord) -> Result<SandboxRecord> {
         let dir = self.shared.layout.sandbox(&record.id);
-        let (helper, place) = (self.shared.helper.clone(), dir.clone());
+        let (helper, layout, place) = (self.shared.helper.clone(), self.shared.layout.clone(), dir.clone());
         let mut record = blocking(move || {
             std::fs::create_dir_all(&place.0).map_err(failed("make sandbox directory"))?;
             // Written first, so that a crash leaves a trace of what to take apart.
             record::write(&place.record(), &record).map_err(failed("write sandbox record"))?;
-            record.pause = sandbox::make(&place, &record, &helper).map_err(failed("make sandbox"))?;
+            record.pause = sandbox::make(&layout, &record, &helper).map_err(failed("make sandbox"))?;
             Ok(record)
         })
         .await?;
@@ -115,7 +115,7 @@ impl Runtime {
             let group = Cgroup::new(&record.cgroup);
             let removed = if shared_group { Ok(()) } else { group.remove().map_err(failed("remove sandbox cgroup")) };
             // The record last: whatever a killed agent left is found by it.
-            let unmade = sandbox::unmake(&layout.sandboxes(), &layout.sandbox(&record.id)).map_err(failed("remove sandbox"));
+            let unmade = sandbox::unmake(&layout, &record.id).map_err(failed("remove sandbox"));
             removed.and(unmade)
         })
         .await;

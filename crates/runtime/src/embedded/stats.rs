@@ -1,7 +1,7 @@
 //! What containers and sandboxes use now. The kernel counts most of it; what a container has written must be walked, which is done at most
 //! every [`WALK_SECONDS`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +14,7 @@ use super::{Runtime, blocking, namespace};
 use crate::cgroup::Cgroup;
 use crate::netdev;
 use crate::port::{ContainerStats, FilesystemUsage, Result, SandboxStats};
-use crate::trees;
+use crate::trees::{self, Measure};
 
 const WALK_SECONDS: u64 = 10;
 
@@ -24,12 +24,12 @@ pub struct DiskUsage {
 }
 
 impl DiskUsage {
-    fn of(&self, id: &str, dir: &Path) -> FilesystemUsage {
+    fn of(&self, id: &str, dirs: &[&Path]) -> FilesystemUsage {
         let fresh = |at: &Instant| at.elapsed() < Duration::from_secs(WALK_SECONDS);
         if let Some((_, usage)) = self.known().get(id).filter(|(at, _)| fresh(at)) {
             return *usage;
         }
-        let measured = trees::measure(dir);
+        let measured = dirs.iter().fold(Measure::default(), |sum, dir| sum.plus(trees::measure(dir)));
         let usage = FilesystemUsage { used_bytes: measured.bytes, inodes_used: measured.inodes };
         self.known().insert(id.to_owned(), (Instant::now(), usage));
         usage
@@ -49,7 +49,17 @@ impl Runtime {
         let this = self.clone();
         let running = self.shared.table.containers().into_iter().filter(|c| matches!(c.phase(), Phase::Running(_)));
         let running: Vec<Container> = running.collect();
-        blocking(move || Ok(running.iter().map(|c| measure(&this.shared.disk_usage, c)).collect())).await
+        blocking(move || {
+            let mut seen = BTreeSet::new();
+            let stats = running.iter().map(|container| {
+                // What containers of a sandbox write to together is counted once.
+                let shared = this.shared.layout.sandbox_shared(&container.record.sandbox_id).0;
+                let shared = seen.insert(&container.record.sandbox_id).then_some(shared);
+                measure(&this.shared.disk_usage, container, shared.as_deref())
+            });
+            Ok(stats.collect())
+        })
+        .await
     }
 
     pub(super) async fn measure_sandboxes(&self) -> Result<Vec<SandboxStats>> {
@@ -70,10 +80,13 @@ impl Runtime {
     }
 }
 
-fn measure(disk: &DiskUsage, container: &Container) -> ContainerStats {
+fn measure(disk: &DiskUsage, container: &Container, shared: Option<&Path>) -> ContainerStats {
     let record = &container.record;
     let usage = Cgroup::new(&record.launch.cgroup).usage();
-    let written = disk.of(&record.id, &record.launch.writable.join("upper"));
+    // Volumes that the image declares are the container's, too.
+    let (upper, volumes) = (record.launch.writable.join("upper"), record.launch.writable.join("volumes"));
+    let dirs: Vec<&Path> = [upper.as_path(), volumes.as_path()].into_iter().chain(shared).collect();
+    let written = disk.of(&record.id, &dirs);
     ContainerStats {
         container_id: record.id.clone(),
         at: Some(Timestamp::now()),

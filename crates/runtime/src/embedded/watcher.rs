@@ -160,8 +160,12 @@ fn find_sandboxes(layout: &Layout) -> Result<Vec<SandboxRecord>> {
         let dir = layout.sandbox(&id);
         match record::read::<SandboxRecord>(&dir.record()) {
             Ok(Some(record)) => found.push(record),
-            Ok(None) | Err(_) => sandbox::unmake(&layout.sandboxes(), &dir).map_err(failed("remove half a sandbox"))?,
+            Ok(None) | Err(_) => sandbox::unmake(layout, &id).map_err(failed("remove half a sandbox"))?,
         }
+    }
+    // As with containers below.
+    for id in ids(&layout.shared())?.into_iter().filter(|id| !found.iter().any(|sandbox| sandbox.id == *id)) {
+        super::paths::remove_own_dir(&layout.shared(), &layout.sandbox_shared(&id).0).map_err(failed("remove half a sandbox"))?;
     }
     Ok(found)
 }

@@ -168,11 +168,47 @@ pub struct RunConfig {
     pub stop_signal: Option<String>,
     #[serde(default)]
     pub volumes: Option<BTreeMap<String, serde::de::IgnoredAny>>,
+    #[serde(default)]
+    pub exposed_ports: Option<BTreeMap<String, serde::de::IgnoredAny>>,
+    #[serde(default)]
+    pub labels: Option<BTreeMap<String, serde::de::IgnoredAny>>,
 }
+
+/// Each volume is a folder and a mount of every container, and each layer one of the kernel's, which stacks 500 of them at most.
+const VOLUMES_MAX: usize = 1000;
+const LAYERS_MAX: usize = 500;
+/// Beyond any image's: some carry a few hundred labels.
+const NAMES_MAX: usize = 10_000;
+/// Arguments and variables of a program have 2 MiB together in Linux, and the pod's are added to the image's.
+const WORDS_BYTES_MAX: usize = 1024 * 1024;
 
 impl ConfigFile {
     pub fn parse(bytes: &[u8], what: &str) -> Result<ConfigFile> {
-        serde_json::from_slice(bytes).map_err(|source| Error::Json { what: what.to_owned(), source })
+        let config: ConfigFile = serde_json::from_slice(bytes).map_err(|source| Error::Json { what: what.to_owned(), source })?;
+        config.check_size(what)?;
+        Ok(config)
+    }
+
+    fn check_size(&self, what: &str) -> Result<()> {
+        let none = RunConfig::default();
+        let run = self.config.as_ref().unwrap_or(&none);
+        let names = |map: &Option<BTreeMap<String, serde::de::IgnoredAny>>| map.as_ref().map_or(0, BTreeMap::len);
+        let words = |list: &Option<Vec<String>>| list.iter().flatten().map(|word| word.len() + 1).sum::<usize>();
+        let figures = [
+            (self.rootfs.diff_ids.len(), LAYERS_MAX, "layers"),
+            (names(&run.volumes), VOLUMES_MAX, "volumes"),
+            (names(&run.exposed_ports), NAMES_MAX, "exposed ports"),
+            (names(&run.labels), NAMES_MAX, "labels"),
+            (run.env.as_ref().map_or(0, Vec::len), NAMES_MAX, "variables"),
+            (words(&run.env), WORDS_BYTES_MAX, "bytes of variables"),
+            (words(&run.entrypoint) + words(&run.cmd), WORDS_BYTES_MAX, "bytes of arguments"),
+        ];
+        match figures.into_iter().find(|(count, most, _)| count > most) {
+            Some((count, most, of)) => {
+                Err(Error::Unsupported(format!("{what} has {count} {of}, more than {most}: build the image with fewer of them")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether its programs are for this machine. Old images do not say.
@@ -215,6 +251,32 @@ mod tests {
         assert_eq!(chosen("amd64", None, &amds), Some(None));
         assert_eq!(chosen("amd64", None, &amds[..1]), None);
         assert_eq!(chosen("riscv64", None, &amds), None);
+    }
+
+    #[test]
+    fn configurations_beyond_any_image_are_refused() {
+        let parse = |config: serde_json::Value, layers: usize| {
+            let config = serde_json::json!({"config": config, "rootfs": {"diff_ids": vec![Digest::of(b""); layers]}});
+            ConfigFile::parse(&serde_json::to_vec(&config).unwrap(), "the image").map(drop).map_err(|error| error.to_string())
+        };
+        let map = |count: usize| (0..count).map(|n| (n.to_string(), serde_json::json!({}))).collect::<serde_json::Map<_, _>>();
+        let list = |count: usize| vec!["A=b"; count];
+        for (config, layers, refused) in [
+            (serde_json::json!({"Volumes": map(1000), "ExposedPorts": map(10_000), "Labels": map(10_000), "Env": list(10_000)}), 500, None),
+            (serde_json::json!({"Volumes": map(1001)}), 1, Some("1001 volumes, more than 1000")),
+            (serde_json::json!({"ExposedPorts": map(10_001)}), 1, Some("10001 exposed ports, more than 10000")),
+            (serde_json::json!({"Labels": map(10_001)}), 1, Some("10001 labels, more than 10000")),
+            (serde_json::json!({"Env": list(10_001)}), 1, Some("10001 variables, more than 10000")),
+            (serde_json::json!({"Env": ["x".repeat(1 << 20)]}), 1, Some("1048577 bytes of variables, more than 1048576")),
+            (serde_json::json!({"Cmd": list(1 << 18), "Entrypoint": ["x"]}), 1, Some("1048578 bytes of arguments, more than 1048576")),
+            (serde_json::json!({}), 501, Some("501 layers, more than 500")),
+        ] {
+            let said = parse(config, layers);
+            match refused {
+                None => assert_eq!(said, Ok(())),
+                Some(why) => assert_eq!(said, Err(format!("the image has {why}: build the image with fewer of them"))),
+            }
+        }
     }
 
     #[test]

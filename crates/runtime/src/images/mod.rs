@@ -14,6 +14,7 @@ pub mod pull;
 pub mod reference;
 pub mod registries;
 mod service;
+mod stop;
 pub mod store;
 mod unpack;
 

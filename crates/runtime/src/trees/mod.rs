@@ -21,7 +21,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-pub use measure::{Measure, measure};
+pub use measure::{Measure, measure, measure_file, measure_in};
 pub use mounts::points as mount_points;
 use removal::{Found, Removal};
 
@@ -152,6 +152,14 @@ pub fn detach_and_remove(folder: &Path, below: impl AsRef<Path>) -> Result<(), E
         Some(folder) => folder.detach(below.as_ref()).and_then(|()| folder.remove(below.as_ref())),
         None => Ok(()),
     }
+}
+
+/// Removes one entry of an open folder, and everything below it; `path` is the entry's, for messages.
+pub(crate) fn remove_entry(folder: &OwnedFd, path: &Path, name: &OsStr) -> Result<(), Error> {
+    let folder_path = path.parent().unwrap_or(Path::new("")).to_owned();
+    let mut removal = Removal::new(folder, folder_path.clone());
+    removal.remove(name);
+    removal.finish(&folder_path)
 }
 
 /// What the system says, without its number.

@@ -263,6 +263,28 @@ fn a_tree_that_changes_all_the_time_never_leads_outside() {
     world.assert_outside_is_whole();
 }
 
+/// What is mounted is not even looked at: a server that does not answer would hold up whoever asks. A bind mount of the same file system has
+/// the same device as the folder around it.
+#[test]
+fn what_is_mounted_in_a_tree_is_not_measured() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new();
+    fs::write(world.path("outside/precious/large"), vec![1; 1 << 20]).unwrap();
+    let before = measure(&world.path("own"));
+    fs::create_dir(world.path("own/whole")).unwrap();
+    let with_folder = measure(&world.path("own"));
+    let _folder = bind(&world.path("outside"), &world.path("own/tree/a/b"));
+    let _file = bind(&world.path("outside/precious/large"), &world.path("own/tree/a/file"));
+    let _top = bind(&world.path("outside"), &world.path("own/whole"));
+    assert_eq!(measure(&world.path("own")).inodes, before.inodes - 2, "without the folder and the file that are covered");
+    assert_eq!(measure_in(&world.path("own"), OsStr::new("whole")), Measure::default());
+    assert_eq!(with_folder.inodes, before.inodes + 1);
+    symlink(world.path("outside"), world.path("own/link")).unwrap();
+    assert_eq!(measure_in(&world.path("own"), OsStr::new("link")), Measure::default(), "a link leads elsewhere");
+}
+
 #[test]
 fn folders_without_permissions_are_measured_and_removed() {
     let world = World::new();

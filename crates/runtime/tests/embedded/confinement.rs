@@ -309,3 +309,38 @@ async fn image_volumes() {
     config.mounts = vec![Mount { image: Some(ImageMount { id: "missing".into(), sub_path: None }), ..image("/img", None) }];
     assert!(node.create(&config).await.unwrap_err().to_string().contains("image \"missing\" not found"));
 }
+
+/// A pod could have its folders made in what it may only read: in hostPaths that are read-only, and in the layers of images.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_made_behind_a_read_only_mount() {
+    let Some(node) = Node::new().await else { return };
+    let host = node.place.dir.path().join("volume");
+    std::fs::create_dir_all(host.join("there")).unwrap();
+    let mut config = node.script("pwd");
+    config.mounts = vec![Mount { read_only: true, ..mount(&host, "/ro") }];
+    config.working_dir = Some("/ro/made/deep".into());
+    let id = node.create(&config).await.unwrap();
+    assert!(node.runtime.start_container(&id).await.is_err());
+    assert!(!host.join("made").exists());
+    config.working_dir = Some("/ro/there".into());
+    assert_eq!(node.run(&config).await.lines(), ["/ro/there"]);
+}
+
+/// They lay in the node's memory, where a container could write as much as it liked.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_the_sandbox_are_shared_on_the_disk_and_counted() {
+    let Some(node) = Node::new().await else { return };
+    let script =
+        "echo 'nameserver 10.9.9.9' >> /etc/resolv.conf; dd if=/dev/urandom of=/etc/hostname bs=65536 count=32 2>&1; echo ready; sleep 60";
+    let writer = node.start(&node.script(script)).await;
+    node.wait_log(&writer, "ready").await;
+    let reader = node.start(&node.script("cat /etc/resolv.conf; echo ready; sleep 60")).await;
+    node.wait_log(&reader, "10.9.9.9").await;
+    let stats = node.runtime.container_stats().await.unwrap();
+    let counted: Vec<bool> = stats.iter().map(|stats| stats.rootfs_used_bytes >= 32 * 65536).collect();
+    assert_eq!(counted.iter().filter(|counted| **counted).count(), 1, "once for the sandbox: {stats:?}");
+    let mut config = node.script("echo x 2>&1 >> /etc/resolv.conf; echo x 2>&1 >> /etc/hostname");
+    config.security.read_only_root = true;
+    let left = node.run(&config).await;
+    assert_eq!(left.log.matches("Read-only file system").count(), 2, "{}", left.log);
+}

@@ -1,5 +1,7 @@
 //! Ending containers and whole pods, and removing what is left of them.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use brain::podsync::actions::{Kill, KillReason};
@@ -100,14 +102,21 @@ pub async fn remove(context: &Context, pod: &PodId) -> Result<(), String> {
     let _ = context.observer.refresh().await;
     context.objects.forget(&pod.uid);
     let (settings, log_dir) = (&context.settings, context.settings.pod_log_dir(&pod.namespace, &pod.name, &pod.uid));
-    if let Err(error) = trees::remove(&settings.pod_logs_dir(), log_dir.file_name().unwrap_or_default()) {
+    if let Err(error) = remove_tree(settings.pod_logs_dir(), log_dir.file_name().unwrap_or_default().to_owned()).await {
         // Its pod is gone, and nothing else will have that name.
-        tracing::warn!(%error, "cannot remove the logs of a pod");
+        tracing::warn!(error, "cannot remove the logs of a pod");
     }
-    trees::remove(&settings.pods_dir(), &pod.uid).map_err(|error| error.to_string())?;
+    remove_tree(settings.pods_dir(), OsString::from(&pod.uid)).await?;
     // Not before: what is left of its files belongs to its users.
     context.user_ids.release(&pod.uid);
     Ok(())
+}
+
+/// Containers make these trees as large as they like: they are removed where that holds nobody up.
+pub async fn remove_tree(folder: PathBuf, name: OsString) -> Result<(), String> {
+    let removed =
+        tokio::task::spawn_blocking(move || trees::remove(&folder, &name).map_err(|error| std::io::Error::from(error).to_string()));
+    removed.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 /// Removes a container that has ended, its logs and the link to them.

@@ -55,7 +55,8 @@ fn log_end(path: &Path) -> String {
         return String::new();
     }
     let mut bytes = Vec::new();
-    if file.read_to_end(&mut bytes).is_err() {
+    // Who writes on while it is read gains nothing.
+    if file.take(window).read_to_end(&mut bytes).is_err() {
         return String::new();
     }
     let text = String::from_utf8_lossy(&bytes);

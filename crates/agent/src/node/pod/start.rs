@@ -143,13 +143,13 @@ async fn prepare(
     let mut sources = context.objects.for_container(pod, container).await?;
     sources.addresses = Addresses { pod: addresses.clone(), host: context.node_addresses.clone() };
     sources.allocatable = context.machine.capacity();
-    volumes::add_env_files(context, pod, container, &mut sources)?;
+    volumes::add_env_files(context, pod, container, &mut sources).await?;
     let environment = environment(pod, container, &sources)?;
     let mut mounts = volumes::mounts(context, pod, container, &environment, mounted).await?;
     let is_mounted = |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path.as_os_str() == path);
     if !is_mounted(&mounts, "/etc/hosts") {
         let hosts = config::write_hosts(context, pod, &addresses).map_err(|error| format!("failed to write the hosts file: {error}"))?;
-        mounts.push(bind(hosts, "/etc/hosts"));
+        mounts.push(Mount { read_only: wanted.read_only_root, ..bind(hosts, "/etc/hosts") });
     }
     let message_path = container.termination_message_path.as_deref().unwrap_or(MESSAGE_PATH);
     if !message_path.is_empty() && !is_mounted(&mounts, message_path) {

@@ -31,8 +31,11 @@ const REPORT_RETRY: Duration = Duration::from_secs(1);
 const MOUNT_RETRY_MIN: Duration = Duration::from_millis(500);
 const MOUNT_RETRY_MAX: Duration = Duration::from_secs(122);
 
-/// How long the end of a pod waits for what is being made, before it looks again.
+/// How long the end of a pod waits for what is being made, before it looks again; and in all. A start of a container is given up before that. What
+/// hangs longer than any of that, in a file system that does not answer, holds the end up no more: what it makes after all belongs to no pod then,
+/// and is removed as such.
 const CALLS_TIMEOUT: Duration = Duration::from_secs(10);
+const CALLS_WAITS_MAX: u32 = 18;
 
 /// Verdicts of probes that wait for the worker.
 const VERDICTS_WAITING_MAX: usize = 64;
@@ -60,6 +63,8 @@ pub struct Worker {
     /// The last report did not reach the API server.
     is_unreported: bool,
     pub calls: Calls,
+    /// How often its end waited for them.
+    calls_waits: u32,
 }
 
 /// Calls of the runtime that make something. They go on when the sync that made them is dropped, and the end of the pod waits for them: nothing
@@ -109,6 +114,7 @@ impl Worker {
             mount_retry: MOUNT_RETRY_MIN,
             is_unreported: false,
             calls: Calls::default(),
+            calls_waits: 0,
         }
     }
 
@@ -126,7 +132,7 @@ impl Worker {
     /// Looks once; what takes long (pulling an image) is given up when the pod ends meanwhile.
     async fn sync_until_ended(&mut self) -> Next {
         if self.is_ending() {
-            if !self.calls.are_done().await {
+            if !self.may_end().await {
                 return Next::At(Timestamp::now());
             }
             return self.end().await;
@@ -154,7 +160,7 @@ impl Worker {
         match next {
             Some(next) => next,
             None => {
-                if !self.calls.are_done().await {
+                if !self.may_end().await {
                     return Next::At(Timestamp::now());
                 }
                 self.refresh().await;
@@ -162,6 +168,21 @@ impl Worker {
                 self.end().await
             }
         }
+    }
+
+    /// Whether nothing is being made any more, or what is takes longer than anything should.
+    async fn may_end(&mut self) -> bool {
+        if self.calls_waits >= CALLS_WAITS_MAX || self.calls.are_done().await {
+            return true;
+        }
+        self.calls_waits += 1;
+        if self.calls_waits == CALLS_WAITS_MAX {
+            tracing::warn!(
+                pod = super::id(&self.pod).name,
+                "the container runtime does not finish a call for a pod that ends; it ends without"
+            );
+        }
+        false
     }
 
     fn take_wanted(&mut self) {

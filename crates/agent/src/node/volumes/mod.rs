@@ -95,8 +95,14 @@ async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, group: Option
         );
     };
     match kind(volume) {
-        Kind::HostPath(source) => host_path::set_up(&place, source.type_.as_deref().unwrap_or_default()),
-        Kind::EmptyDir(source) => empty_dir::set_up(&place, source, group).map_err(|error| error.to_string()),
+        Kind::HostPath(source) => {
+            let wanted = source.type_.clone().unwrap_or_default();
+            call(context, pod, move || host_path::set_up(&place, &wanted)).await
+        }
+        Kind::EmptyDir(source) => {
+            let source = source.clone();
+            call(context, pod, move || empty_dir::set_up(&place, &source, group).map_err(|error| error.to_string())).await
+        }
         Kind::Payload(kind) => {
             let (mut sources, tokens) = context.objects.for_volume(pod, volume).await?;
             sources.addresses.host = context.node_addresses.clone();
@@ -104,20 +110,31 @@ async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, group: Option
             sources.addresses.pod = observed.sandbox().map(|sandbox| sandbox.addresses.clone()).unwrap_or_default();
             sources.allocatable = context.machine.capacity();
             let files = brain::podsync::payload::files(pod, volume, &sources, &tokens).unwrap_or_else(|| Ok(Default::default()))?;
-            payload::write(&place, kind != "configmap", &files, group).map_err(|error| error.to_string())
+            let in_memory = kind != "configmap";
+            call(context, pod, move || payload::write(&place, in_memory, &files, group).map_err(|error| error.to_string())).await
         }
         Kind::Image | Kind::Unsupported => Ok(()),
     }
 }
 
+/// Looks into a volume, or where one is to be, on a thread that may hang: containers mount there, and hostPaths lie on any file system.
+async fn call<T: Send + 'static>(
+    context: &Context,
+    pod: &Pod,
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    context.volume_calls.run(uid(pod), work).await.unwrap_or_else(|error| Err(error.to_string()))
+}
+
 /// Adds the files of a pod's volumes from which the container's variables are read.
-pub fn add_env_files(context: &Context, pod: &Pod, container: &Container, sources: &mut Sources) -> Result<(), String> {
+pub async fn add_env_files(context: &Context, pod: &Pod, container: &Container, sources: &mut Sources) -> Result<(), String> {
     let references = container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()?.file_key_ref.as_ref());
     for reference in references {
         let volume = volumes(pod).iter().find(|volume| volume.name == reference.volume_name);
         let place = volume.and_then(|volume| place(context, pod, volume));
         let place = place.ok_or_else(|| format!("cannot find the volume {:?} referenced by FileKeyRef", reference.volume_name))?;
-        if let Some(read) = env_file::read(&place, &reference.path) {
+        let path = reference.path.clone();
+        if let Some(read) = call(context, pod, move || Ok(env_file::read(&place, &path))).await? {
             sources.env_files.insert((reference.volume_name.clone(), reference.path.clone()), read);
         }
     }
@@ -156,7 +173,8 @@ pub async fn mounts(
             None => place,
             Some(sub) => {
                 let part = context.settings.pod_dir(uid(pod)).join(SUB_PATHS).join(&mount.name).join(&container.name).join(at.to_string());
-                sub_path::bind(&place, &sub, &part).map_err(|error| {
+                let to = part.clone();
+                call(context, pod, move || sub_path::bind(&place, &sub, &to)).await.map_err(|error| {
                     format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}", mount.name, container.name)
                 })?;
                 part

@@ -284,3 +284,34 @@ fn resources_of_the_whole_pod() {
     let seen = crate::podsync::fields::resource(&bounded, free, &selector("limits.memory"), &BTreeMap::new());
     assert_eq!(seen, Ok("64".to_owned()), "the pod's limit, not the node's");
 }
+
+/// In Kubernetes' order: a volume, the pod as a whole with what it wrote outside of its containers, one container.
+#[test]
+fn what_holds_more_than_its_limit_ends_its_pod() {
+    let limited = |text: &str| json!({"limits": {"ephemeral-storage": text}});
+    let pod = pod(json!({"containers": [{"name": "a", "resources": limited("2Mi")}, {"name": "b", "resources": limited("1Mi")}]}));
+    let usage = |a: i64, b: i64, volumes_bytes: i64| Usage {
+        containers: [("a", a), ("b", b)]
+            .map(|(name, disk_bytes)| ContainerUsage { name: name.to_owned(), disk_bytes, ..ContainerUsage::default() })
+            .into(),
+        volumes_bytes,
+        ..Usage::default()
+    };
+    let told = |dirs: &[(String, String, i64, i64)], usage: Usage| {
+        eviction::over_limit(&pod, dirs, &usage).map_or_else(|| "-".to_owned(), |ended| ended.message)
+    };
+    const MIB: i64 = 1 << 20;
+    let dir = |used| [("v".to_owned(), "1Mi".to_owned(), MIB, used)];
+    let all = [
+        told(&dir(MIB), usage(2 * MIB, MIB, 0)),
+        told(&dir(MIB + 1), usage(9 * MIB, 9 * MIB, 0)),
+        told(&[], usage(2 * MIB, MIB, 1)),
+        told(&[], usage(0, MIB + 1, 0)),
+    ];
+    expect![[r#"
+        -
+        Usage of EmptyDir volume "v" exceeds the limit "1Mi". 
+        Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. 
+        Container b exceeded its local ephemeral storage limit "1Mi". "#]]
+    .assert_eq(&all.join("\n"));
+}

@@ -125,7 +125,7 @@ fn check_storage(cluster: &Cluster) {
     assert_eq!(volume["status"]["phase"], "Failed");
     assert_eq!(volume["status"]["message"], "Usage of EmptyDir volume \"v\" exceeds the limit \"4Mi\". ");
     let root = cluster.wait_pod("full-root", "evicted", evicted);
-    assert_eq!(root["status"]["message"], "Container c exceeded its local ephemeral storage limit \"4Mi\". ");
+    assert_eq!(root["status"]["message"], "Pod ephemeral local storage usage exceeds the total limit of containers 4Mi. ");
     cluster.wait_pod("full-root", "told of", |_| cluster.events("full-root").iter().any(|event| event.starts_with("Evicted: ")));
     let memory = cluster.wait_ready("full-memory");
     assert!(cluster.log(&memory, "c", 0).contains("No space left on device"), "{}", cluster.log(&memory, "c", 0));

@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::super::causes::Causes;
 use super::super::executor::Program;
 use super::super::paths::ContainerDir;
-use super::super::record::Launch;
+use super::super::record::{Launch, WorkingDirPlace};
 use super::super::{console, device_filter, inroot};
 use super::stage;
 use super::streams::Streams;
@@ -101,18 +101,19 @@ fn link_layers(dir: &ContainerDir, launch: &Launch) -> io::Result<String> {
 }
 
 fn make_working_dir(dir: &ContainerDir, launch: &Launch) -> Result<(), String> {
-    let made = match &launch.working_dir_mount {
+    let (made, path) = match &launch.working_dir_place {
+        WorkingDirPlace::Nowhere => return Ok(()),
         // On the node a volume's files are root's, whoever root is in the container.
-        Some((root, rest)) => inroot::create_dir_all(root, rest, None),
-        None => match &launch.users {
-            None => inroot::create_dir_all(&dir.rootfs(), &launch.working_dir, None),
-            Some(users) => inroot::create_dir_all(&stage::rootfs(), &launch.working_dir, Some(users.first)),
+        WorkingDirPlace::Mount(root, rest) => (inroot::create_dir_all(root, rest, None), rest),
+        WorkingDirPlace::Root(path) => match &launch.users {
+            None => (inroot::create_dir_all(&dir.rootfs(), path, None), path),
+            Some(users) => (inroot::create_dir_all(&stage::rootfs(), path, Some(users.first)), path),
         },
     };
     match made {
         // A file or a read-only volume in the way: the container's own start says so better.
         Err(e) if !matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::EROFS)) => {
-            Err(format!("make working directory {}: {e}", launch.working_dir.display()))
+            Err(format!("make working directory {}: {e}", path.display()))
         }
         _ => Ok(()),
     }

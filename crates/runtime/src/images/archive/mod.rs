@@ -15,6 +15,7 @@ use super::error::{Error, Result};
 use super::index::Record;
 use super::manifest::ConfigFile;
 use super::reference;
+use super::stop::Stop;
 use super::store::{Prepared, Store};
 use source::Source;
 
@@ -142,7 +143,7 @@ fn store_image(store: &Store, source: &Source, found: &Found, prepared: &Prepare
 
 fn store_layer(store: &Store, source: &Source, layer: &FoundLayer, diff_id: &Digest) -> Result<()> {
     let mut reader = HashingReader::new(source.reader(&layer.path)?);
-    store.put_layer(diff_id, BufReader::new(&mut reader))?;
+    store.put_layer(diff_id, BufReader::new(&mut reader), &Stop::default())?;
     let (actual, _) = reader.finish().map_err(Error::LayerRead)?;
     match &layer.digest {
         Some(expected) if *expected != actual => Err(Error::Mismatch { what: layer.path.clone(), expected: expected.clone(), actual }),

@@ -15,6 +15,7 @@ use crate::images::digest::{Digest, Hasher};
 use crate::images::disk;
 use crate::images::error::{Error, Result};
 use crate::images::manifest::Descriptor;
+use crate::images::stop::{Stop, Waiting};
 use crate::images::store::Store;
 
 /// Between looks at whether somebody else has brought the layer.
@@ -25,12 +26,13 @@ const READ_BUFFER_BYTES: usize = 256 * 1024;
 /// However much progress each try makes.
 const RESUMES_MAX: u32 = 50;
 
-/// Brings the layer unless it is here; when somebody else is bringing it, waits.
+/// Brings the layer unless it is here; when somebody else is bringing it, waits. Dropping this ends what it does on other threads, too.
 pub async fn bring_layer(store: &Arc<Store>, registry: &Registry, layer: &Descriptor, diff_id: &Digest) -> Result<()> {
-    let Some(partial) = claim(store, layer, diff_id).await? else { return Ok(()) };
+    let waiting = Waiting::default();
+    let Some(partial) = claim(store, layer, diff_id, &waiting.stop()).await? else { return Ok(()) };
     let partial = download(registry, layer, partial).await.map_err(copy_error)?;
-    let diff_id = diff_id.clone();
-    blocking(store, move |store| unpack(store, partial, &diff_id)).await
+    let (diff_id, stop) = (diff_id.clone(), waiting.stop());
+    blocking(store, move |store| unpack(store, partial, &diff_id, &stop)).await
 }
 
 /// The compressed layer as far as it is here. Whoever has this has its lock.
@@ -42,10 +44,10 @@ struct Partial {
 }
 
 /// None when the layer is here, perhaps because whoever was waited for brought it.
-async fn claim(store: &Arc<Store>, layer: &Descriptor, diff_id: &Digest) -> Result<Option<Partial>> {
+async fn claim(store: &Arc<Store>, layer: &Descriptor, diff_id: &Digest, stop: &Stop) -> Result<Option<Partial>> {
     loop {
-        let (blob, diff_id) = (layer.digest.clone(), diff_id.clone());
-        let claimed = blocking(store, move |store| try_claim(store, &blob, &diff_id)).await?;
+        let (blob, diff_id, stop) = (layer.digest.clone(), diff_id.clone(), stop.clone());
+        let claimed = blocking(store, move |store| try_claim(store, &blob, &diff_id, &stop)).await?;
         match claimed {
             Claim::Here => return Ok(None),
             Claim::Ours(partial) => return Ok(Some(*partial)),
@@ -60,7 +62,7 @@ enum Claim {
     Others,
 }
 
-fn try_claim(store: &Store, blob: &Digest, diff_id: &Digest) -> Result<Claim> {
+fn try_claim(store: &Store, blob: &Digest, diff_id: &Digest, stop: &Stop) -> Result<Claim> {
     if store.has_layer(diff_id) {
         return Ok(Claim::Here);
     }
@@ -73,17 +75,17 @@ fn try_claim(store: &Store, blob: &Digest, diff_id: &Digest) -> Result<Claim> {
         disk::remove_file_if_there(&path)?;
         return Ok(Claim::Here);
     }
-    Ok(Claim::Ours(Box::new(Partial::read(path, file)?)))
+    Ok(Claim::Ours(Box::new(Partial::read(path, file, stop)?)))
 }
 
 impl Partial {
     /// Reads what is there, for the digest of the whole.
-    fn read(path: PathBuf, mut file: File) -> Result<Partial> {
+    fn read(path: PathBuf, mut file: File, stop: &Stop) -> Result<Partial> {
         let mut hasher = Hasher::default();
         let mut buffer = vec![0; READ_BUFFER_BYTES];
         let mut length = 0;
         loop {
-            let n = file.read(&mut buffer).map_err(Error::io("read", &path))?;
+            let n = stop.check().and_then(|()| file.read(&mut buffer)).map_err(Error::io("read", &path))?;
             if n == 0 {
                 return Ok(Partial { path, file, hasher, length });
             }
@@ -221,11 +223,43 @@ fn write_chunks(mut partial: Partial, from: u64, size: u64, mut received: mpsc::
     (partial, None)
 }
 
-fn unpack(store: &Store, mut partial: Partial, diff_id: &Digest) -> Result<()> {
+fn unpack(store: &Store, mut partial: Partial, diff_id: &Digest, stop: &Stop) -> Result<()> {
     let rewound: io::Result<u64> = partial.file.seek(SeekFrom::Start(0));
     rewound.map_err(Error::io("read", &partial.path))?;
-    let unpacked = store.put_layer(diff_id, BufReader::with_capacity(READ_BUFFER_BYTES, &partial.file));
+    let unpacked = store.put_layer(diff_id, BufReader::with_capacity(READ_BUFFER_BYTES, &partial.file), stop);
+    if unpacked.is_err() && stop.is_set() {
+        // The next pull unpacks it without bringing it again.
+        return unpacked;
+    }
     // Unpacked or useless: its digest is right, so another download would be the same.
     partial.remove()?;
     unpacked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A deleted pod's pull ends while it unpacks: what was brought stays for the next one.
+    #[test]
+    fn a_pull_that_was_given_up_leaves_no_layer_and_keeps_what_it_brought() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let archive = tar::Builder::new(Vec::new()).into_inner().unwrap();
+        let digest = Digest::of(&archive);
+        let path = store.partial_path(&digest);
+        std::fs::write(&path, &archive).unwrap();
+        let claim = || match try_claim(&store, &digest, &digest, &Stop::default()).unwrap() {
+            Claim::Ours(partial) => *partial,
+            Claim::Here | Claim::Others => panic!("nobody else is here"),
+        };
+        let waiting = Waiting::default();
+        let stop = waiting.stop();
+        drop(waiting);
+        assert!(unpack(&store, claim(), &digest, &stop).is_err());
+        assert!(path.exists() && !store.has_layer(&digest));
+        assert!(try_claim(&store, &digest, &digest, &stop).is_err(), "reading what is there ends, too");
+        unpack(&store, claim(), &digest, &Stop::default()).unwrap();
+        assert!(!path.exists() && store.has_layer(&digest));
+    }
 }

@@ -34,6 +34,7 @@ use crate::images::error::{Error, Result};
 use crate::images::index::{Index, Record};
 use crate::images::manifest::ConfigFile;
 use crate::images::reference;
+use crate::images::stop::Stop;
 use crate::images::{Content, unpack};
 use crate::port;
 
@@ -164,8 +165,8 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Unpacks a layer unless it is here. Its archive must have that digest; nothing stays otherwise.
-    pub(super) fn put_layer(&self, diff_id: &Digest, archive: impl BufRead) -> Result<()> {
+    /// Unpacks a layer unless it is here. Its archive must have that digest; nothing stays otherwise, nor when it is stopped.
+    pub(super) fn put_layer(&self, diff_id: &Digest, archive: impl BufRead, stop: &Stop) -> Result<()> {
         if self.has_layer(diff_id) {
             return Ok(());
         }
@@ -174,7 +175,7 @@ impl Store {
         let diff = scratch.path().join("diff");
         fs::create_dir(&diff).map_err(Error::io("make", &diff))?;
         set_mode(&diff, 0o755)?;
-        let (actual, _) = unpack::unpack(archive, &diff).map_err(layer_error)?;
+        let (actual, _) = unpack::unpack(archive, &diff, stop).map_err(layer_error)?;
         if actual != *diff_id {
             let what = "its archive".to_owned();
             return Err(layer_error(Error::Mismatch { what, expected: diff_id.clone(), actual }));

@@ -13,14 +13,18 @@ const XATTR_PREFIX: &str = "SCHILY.xattr.";
 /// What overlayfs believes of its lower directories: an image must not say where its files come from.
 const OVERLAY_PREFIXES: [&str; 2] = ["trusted.overlay.", "user.overlay."];
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Metadata {
     uid: u32,
     gid: u32,
     mode: u32,
-    modified: Timespec,
+    modified: Modified,
     attributes: Vec<(String, Vec<u8>)>,
 }
+
+/// The one time that archives have.
+#[derive(Debug, Clone, Copy)]
+pub struct Modified(Timespec);
 
 impl Metadata {
     pub fn of<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Metadata> {
@@ -43,7 +47,7 @@ impl Metadata {
             uid: id(number(&header.as_old().uid, header.uid())?)?,
             gid: id(number(&header.as_old().gid, header.gid())?)?,
             mode: header.mode()? & 0o7777,
-            modified: modified.unwrap_or(Timespec { tv_sec: seconds, tv_nsec: 0 }),
+            modified: Modified(modified.unwrap_or(Timespec { tv_sec: seconds, tv_nsec: 0 })),
             attributes,
         })
     }
@@ -62,11 +66,23 @@ impl Metadata {
         for (name, value) in &self.attributes {
             set_image_attribute(place, name, value)?;
         }
-        self.set_times(place)
+        self.modified.apply(place)
     }
 
-    pub fn set_times(&self, place: &Place) -> io::Result<()> {
-        let times = Timestamps { last_access: self.modified, last_modification: self.modified };
+    pub fn modified(&self) -> Modified {
+        self.modified
+    }
+
+    /// How many extended attributes there are, and the bytes of their names and values.
+    pub fn attributes(&self) -> (u64, u64) {
+        let bytes = self.attributes.iter().map(|(name, value)| name.len() as u64 + value.len() as u64);
+        (self.attributes.len() as u64, bytes.sum())
+    }
+}
+
+impl Modified {
+    pub fn apply(self, place: &Place) -> io::Result<()> {
+        let times = Timestamps { last_access: self.0, last_modification: self.0 };
         Ok(rustix::fs::utimensat(place.parent.as_fd(), &place.name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 }

@@ -9,6 +9,8 @@ mod limits;
 mod metadata;
 mod metered;
 mod rooted;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -21,9 +23,10 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::digest::{Digest, HashingReader};
 use super::error::{Error, Result};
+use super::stop::Stop;
 pub use compression::{decompress, is_compressed};
-use limits::Limits;
-use metadata::Metadata;
+use limits::{Bounded, Limits};
+use metadata::{Metadata, Modified};
 use metered::{Budget, Metered};
 use rooted::{Place, Root};
 
@@ -38,10 +41,16 @@ const COPY_BUFFER_BYTES: usize = 128 * 1024;
 /// Shorter runs of zeros are written.
 const HOLE_BYTES_MIN: usize = 4096;
 
-/// Unpacks a layer, compressed or not, into an empty directory; answers its diff id and the length of its archive.
-pub fn unpack(layer: impl BufRead, directory: &Path) -> Result<(Digest, u64)> {
-    let mut reader = HashingReader::new(decompress(layer).map_err(Error::LayerRead)?);
-    Unpacker::new(directory)?.run(&mut reader)?;
+/// Unpacks a layer, compressed or not, into an empty directory; answers its diff id and the length of its archive. Ends with an error soon
+/// after `stop` is set.
+pub fn unpack(layer: impl BufRead, directory: &Path, stop: &Stop) -> Result<(Digest, u64)> {
+    unpack_within(Limits::new(stop.clone()), layer, directory)
+}
+
+fn unpack_within(limits: Limits, layer: impl BufRead, directory: &Path) -> Result<(Digest, u64)> {
+    let bounded = Bounded::new(decompress(layer).map_err(Error::LayerRead)?, &limits);
+    let mut reader = HashingReader::new(bounded);
+    Unpacker::new(directory, limits)?.run(&mut reader)?;
     // What follows the end of the archive counts for the digest too.
     reader.finish().map_err(Error::LayerRead)
 }
@@ -54,21 +63,14 @@ struct Unpacker {
     made: BTreeSet<PathBuf>,
     whiteouts: BTreeSet<PathBuf>,
     /// Set at the end: what is put into a directory changes its time.
-    directory_times: BTreeMap<PathBuf, Metadata>,
+    directory_times: BTreeMap<PathBuf, Modified>,
 }
 
 impl Unpacker {
-    fn new(directory: &Path) -> Result<Unpacker> {
+    fn new(directory: &Path, limits: Limits) -> Result<Unpacker> {
         let root = Root::open(directory).map_err(Error::io("open", directory))?;
         let buffer = vec![0; COPY_BUFFER_BYTES];
-        Ok(Unpacker {
-            root,
-            buffer,
-            limits: Limits::new(),
-            made: BTreeSet::new(),
-            whiteouts: BTreeSet::new(),
-            directory_times: BTreeMap::new(),
-        })
+        Ok(Unpacker { root, buffer, limits, made: BTreeSet::new(), whiteouts: BTreeSet::new(), directory_times: BTreeMap::new() })
     }
 
     fn run(mut self, reader: impl Read) -> Result<()> {
@@ -78,24 +80,24 @@ impl Unpacker {
             let mut entry = entry.map_err(Error::LayerRead)?;
             let path = entry.path_bytes().into_owned();
             budget.set(u64::MAX);
-            self.entry(&path, &mut entry).map_err(|problem| problem.at(&path))?;
-            io::copy(&mut entry, &mut io::sink()).map_err(Error::LayerRead)?;
+            let done = self.entry(&path, &mut entry).and_then(|()| self.skip(&mut entry));
+            done.map_err(|problem| problem.at(&path))?;
             budget.set(HEADERS_BYTES_MAX);
         }
         self.set_directory_times()
     }
 
     fn entry<R: Read>(&mut self, path: &[u8], entry: &mut tar::Entry<'_, R>) -> std::result::Result<(), Problem> {
+        self.limits.take_entry(path, entry.size(), &self.root)?;
         if matches!(entry.header().entry_type(), tar::EntryType::XGlobalHeader) {
             return Ok(());
         }
-        self.limits.take_entry(path, entry.size(), &self.root)?;
         let path = clean(path)?;
         let metadata = Metadata::of(entry)?;
         let Some(name) = path.file_name().map(|name| name.as_bytes().to_owned()) else {
             return self.root_directory(metadata);
         };
-        let place = self.root.place(&path)?;
+        let place = self.root.place(&path, &mut self.limits)?;
         if name == OPAQUE_NAME {
             return Ok(make_opaque(&place.parent_as_place())?);
         }
@@ -110,15 +112,35 @@ impl Unpacker {
     }
 
     fn root_directory(&mut self, metadata: Metadata) -> std::result::Result<(), Problem> {
-        metadata.apply(&self.root.own_place(), FileType::Directory)?;
-        self.directory_times.insert(PathBuf::new(), metadata);
+        self.apply(&metadata, &self.root.own_place(), FileType::Directory)?;
+        self.directory_times.insert(PathBuf::new(), metadata.modified());
         Ok(())
     }
 
+    fn apply(&mut self, metadata: &Metadata, place: &Place, kind: FileType) -> std::result::Result<(), Problem> {
+        let (count, bytes) = metadata.attributes();
+        self.limits.take_inodes(count, &self.root)?;
+        self.limits.take_bytes(bytes, &self.root)?;
+        Ok(metadata.apply(place, kind)?)
+    }
+
+    /// What is left of an entry counts as if it were kept: holes cost nothing in the archive, and time to go through.
+    fn skip(&mut self, entry: &mut impl Read) -> std::result::Result<(), Problem> {
+        loop {
+            let n = entry.read(&mut self.buffer)?;
+            if n == 0 {
+                return Ok(());
+            }
+            self.limits.take_bytes(n as u64, &self.root)?;
+        }
+    }
+
     fn whiteout(&mut self, place: Place) -> std::result::Result<(), Problem> {
-        if self.made.contains(&place.path) || !self.whiteouts.insert(place.path.clone()) {
+        if self.made.contains(&place.path) || self.whiteouts.contains(&place.path) {
             return Ok(());
         }
+        self.limits.take_remembered(place.path.as_os_str().len())?;
+        self.whiteouts.insert(place.path.clone());
         self.root.remove(&place)?;
         rustix::fs::mknodat(place.parent.as_fd(), &place.name, FileType::CharacterDevice, Mode::empty(), 0)?;
         Ok(())
@@ -127,24 +149,32 @@ impl Unpacker {
     fn make<R: Read>(&mut self, place: Place, metadata: Metadata, entry: &mut tar::Entry<'_, R>) -> std::result::Result<(), Problem> {
         let kind = entry.header().entry_type();
         let replaces_whiteout = self.whiteouts.remove(&place.path);
-        if !(kind.is_dir() && place.is_directory()) {
+        let is_kept = kind.is_dir() && place.is_directory();
+        if !is_kept {
             self.root.remove(&place)?;
         }
         let file_type = match kind {
             tar::EntryType::Directory => self.directory(&place, &metadata, replaces_whiteout)?,
             tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => self.file(&place, entry)?,
-            tar::EntryType::Symlink => symlink(&place, &link_target(entry)?)?,
+            tar::EntryType::Symlink => self.symlink(&place, &link_target(entry)?)?,
             // Owner, mode and times are those of the file that is linked to.
             tar::EntryType::Link => return self.hard_link(&place, &link_target(entry)?),
             tar::EntryType::Char | tar::EntryType::Block | tar::EntryType::Fifo => device(&place, kind, entry)?,
             other => return Err(Problem::Refused(format!("entries of type {other:?} are not known"))),
         };
-        metadata.apply(&place, file_type)?;
-        self.made.insert(place.path);
+        self.apply(&metadata, &place, file_type)?;
+        self.remember_made(place.path)
+    }
+
+    fn remember_made(&mut self, path: PathBuf) -> std::result::Result<(), Problem> {
+        if !self.made.contains(&path) {
+            self.limits.take_remembered(path.as_os_str().len())?;
+            self.made.insert(path);
+        }
         Ok(())
     }
 
-    fn directory(&mut self, place: &Place, metadata: &Metadata, replaces_whiteout: bool) -> io::Result<FileType> {
+    fn directory(&mut self, place: &Place, metadata: &Metadata, replaces_whiteout: bool) -> std::result::Result<FileType, Problem> {
         if !place.is_directory() {
             rustix::fs::mkdirat(place.parent.as_fd(), &place.name, Mode::from_raw_mode(0o700))?;
         }
@@ -152,7 +182,10 @@ impl Unpacker {
             // The name was deleted and made anew: nothing of the directory below may shine through.
             make_opaque(place)?;
         }
-        self.directory_times.insert(place.path.clone(), metadata.clone());
+        if !self.directory_times.contains_key(&place.path) {
+            self.limits.take_remembered(place.path.as_os_str().len())?;
+        }
+        self.directory_times.insert(place.path.clone(), metadata.modified());
         Ok(FileType::Directory)
     }
 
@@ -178,16 +211,23 @@ impl Unpacker {
     }
 
     fn hard_link(&mut self, place: &Place, target: &[u8]) -> std::result::Result<(), Problem> {
-        let target = self.root.place(&clean(target)?)?;
+        let target = self.root.existing(&clean(target)?, &mut self.limits)?;
         rustix::fs::linkat(target.parent.as_fd(), &target.name, place.parent.as_fd(), &place.name, AtFlags::empty())?;
-        self.made.insert(place.path.clone());
-        Ok(())
+        self.remember_made(place.path.clone())
     }
 
+    /// The target stays as it is: it is followed in containers only, whose root this is.
+    fn symlink(&mut self, place: &Place, target: &[u8]) -> std::result::Result<FileType, Problem> {
+        self.limits.take_bytes(target.len() as u64, &self.root)?;
+        rustix::fs::symlinkat(std::ffi::OsStr::from_bytes(target), place.parent.as_fd(), &place.name)?;
+        Ok(FileType::Symlink)
+    }
+
+    /// Of the directories that are still there: a later entry may have put something else in their place.
     fn set_directory_times(mut self) -> Result<()> {
-        for (path, metadata) in std::mem::take(&mut self.directory_times) {
-            let place = if path.as_os_str().is_empty() { Ok(self.root.own_place()) } else { self.root.place(&path) };
-            let set = place.and_then(|place| if place.is_directory() { metadata.set_times(&place) } else { Ok(()) });
+        for (path, modified) in std::mem::take(&mut self.directory_times) {
+            let place = if path.as_os_str().is_empty() { Some(self.root.own_place()) } else { self.root.directory(&path) };
+            let set = place.map_or(Ok(()), |place| modified.apply(&place));
             set.map_err(|source| Problem::Io(source).at(path.as_os_str().as_bytes()))?;
         }
         Ok(())
@@ -237,13 +277,9 @@ fn clean(path: &[u8]) -> std::result::Result<PathBuf, Problem> {
 }
 
 fn link_target<R: Read>(entry: &tar::Entry<'_, R>) -> std::result::Result<Vec<u8>, Problem> {
-    entry.link_name_bytes().map(|name| name.into_owned()).ok_or_else(|| Problem::Refused("it is a link to nothing".to_owned()))
-}
-
-/// The target stays as it is: it is followed in containers only, whose root this is.
-fn symlink(place: &Place, target: &[u8]) -> io::Result<FileType> {
-    rustix::fs::symlinkat(std::ffi::OsStr::from_bytes(target), place.parent.as_fd(), &place.name)?;
-    Ok(FileType::Symlink)
+    let target = entry.link_name_bytes().ok_or_else(|| Problem::Refused("it is a link to nothing".to_owned()))?;
+    limits::check_path(&target, "the target of the link")?;
+    Ok(target.into_owned())
 }
 
 fn device<R: Read>(place: &Place, kind: tar::EntryType, entry: &tar::Entry<'_, R>) -> io::Result<FileType> {

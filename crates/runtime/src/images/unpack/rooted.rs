@@ -1,7 +1,8 @@
 //! Paths inside a directory that is taken for the root, whatever symlinks say.
 //!
 //! Every step is taken from an open directory to a name in it, never following a link in the kernel: links are read and followed here, from
-//! the root that is meant. So no path leads out. Assumes that nobody else writes to the directory meanwhile; it is a scratch directory.
+//! the root that is meant. So no path leads out. One directory is open at a time, however deep a path leads. Assumes that nobody else writes
+//! to the directory meanwhile; it is a scratch directory.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -11,8 +12,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+
+use super::Problem;
+use super::limits::Limits;
+use crate::trees;
 
 /// As many links as Linux follows in one path.
 const LINKS_MAX: usize = 40;
@@ -56,13 +61,13 @@ impl Root {
     }
 
     /// Where the path (of normal components, at least one) leads. Directories on the way are made.
-    pub fn place(&mut self, path: &Path) -> io::Result<Place> {
+    pub fn place(&mut self, path: &Path, limits: &mut Limits) -> Result<Place, Problem> {
         let name = path.file_name().ok_or(Errno::INVAL)?.to_owned();
         let asked = path.parent().unwrap_or(Path::new(""));
         let found = match &self.last {
             Some((last, found)) if last == asked => found.clone(),
             _ => {
-                let found = self.walk(asked)?;
+                let found = self.walk(asked, Missing::Make, limits)?;
                 self.last = Some((asked.to_owned(), found.clone()));
                 found
             }
@@ -70,11 +75,25 @@ impl Root {
         Ok(Place { path: found.path.join(&name), parent: found.handle, name })
     }
 
+    /// As [`Root::place`], for what must be there already.
+    pub fn existing(&self, path: &Path, limits: &mut Limits) -> Result<Place, Problem> {
+        let name = path.file_name().ok_or(Errno::INVAL)?.to_owned();
+        let found = self.walk(path.parent().unwrap_or(Path::new("")), Missing::Fail, limits)?;
+        Ok(Place { path: found.path.join(&name), parent: found.handle, name })
+    }
+
+    /// The directory that is at that path itself, through no link; None when there is another thing or nothing.
+    pub fn directory(&self, path: &Path) -> Option<Place> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let handle = rustix::fs::openat2(&self.handle, path, DIRECTORY, Mode::empty(), resolve).ok()?;
+        Some(Place { parent: Arc::new(handle), name: OsString::from("."), path: path.to_owned() })
+    }
+
     /// Removes what is there, directories with their content.
-    pub fn remove(&mut self, place: &Place) -> io::Result<()> {
+    pub fn remove(&mut self, place: &Place) -> Result<(), Problem> {
         match rustix::fs::unlinkat(place.parent.as_fd(), &place.name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
-            Err(Errno::ISDIR) => remove_tree(place.parent.as_fd(), &place.name)?,
+            Err(Errno::ISDIR) => trees::remove_entry(&place.parent, &place.path, &place.name).map_err(io::Error::from)?,
             Err(error) => return Err(error.into()),
         }
         // It may have been on the way to the directory that is remembered.
@@ -82,52 +101,94 @@ impl Root {
         Ok(())
     }
 
-    fn walk(&self, path: &Path) -> io::Result<Found> {
+    fn walk(&self, path: &Path, missing: Missing, limits: &mut Limits) -> Result<Found, Problem> {
         let mut ahead: VecDeque<OsString> = path.iter().map(OsStr::to_owned).collect();
-        let mut behind = vec![Found { handle: Arc::clone(&self.handle), path: PathBuf::new() }];
+        let mut here = self.top();
         let mut links = 0;
         while let Some(name) = ahead.pop_front() {
-            let here = behind.last().expect("the root is never taken away").clone();
-            let place = Place { path: here.path.join(&name), parent: here.handle, name };
-            match place.open_directory() {
-                Ok(handle) => behind.push(Found { handle: Arc::new(handle), path: place.path }),
-                Err(Errno::NOENT) => {
-                    rustix::fs::mkdirat(place.parent.as_fd(), &place.name, Mode::from_raw_mode(0o755))?;
-                    // The mode of an implicit directory is not the creator's umask's business.
-                    rustix::fs::chmodat(place.parent.as_fd(), &place.name, Mode::from_raw_mode(0o755), AtFlags::empty())?;
-                    ahead.push_front(place.name);
+            limits.take_step(here.path.as_os_str().len() + 1 + name.len())?;
+            match open_directory(&here, &name) {
+                Ok(handle) => here.enter(handle, &name),
+                Err(Errno::NOENT) if missing == Missing::Make => {
+                    limits.take_inodes(1, self)?;
+                    here.make(&name)?;
+                    ahead.push_front(name);
                 }
                 Err(Errno::NOTDIR | Errno::LOOP) => {
                     links += 1;
                     if links > LINKS_MAX {
                         return Err(Errno::LOOP.into());
                     }
-                    let target = place.read_link()?;
-                    follow(&target, &mut behind, &mut ahead);
+                    let target = read_link(&here, &name)?;
+                    self.follow(&target, &mut here, &mut ahead)?;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(behind.pop().expect("the root is never taken away"))
+        Ok(here)
+    }
+
+    fn top(&self) -> Found {
+        Found { handle: Arc::clone(&self.handle), path: PathBuf::new() }
+    }
+
+    /// Puts the components of a link's target before what is ahead. Upwards ends at the root, as it does at a container's.
+    fn follow(&self, target: &Path, here: &mut Found, ahead: &mut VecDeque<OsString>) -> io::Result<()> {
+        let mut names = Vec::new();
+        for component in target.components() {
+            match component {
+                Component::RootDir | Component::Prefix(_) => *here = self.top(),
+                Component::CurDir => {}
+                Component::ParentDir if names.pop().is_some() => {}
+                Component::ParentDir => here.leave()?,
+                Component::Normal(name) => names.push(name.to_owned()),
+            }
+        }
+        for name in names.into_iter().rev() {
+            ahead.push_front(name);
+        }
+        Ok(())
     }
 }
 
-/// Puts the components of a link's target before what is ahead. Upwards ends at the root, as it does at a container's.
-fn follow(target: &Path, behind: &mut Vec<Found>, ahead: &mut VecDeque<OsString>) {
-    let mut names = Vec::new();
-    for component in target.components() {
-        match component {
-            Component::RootDir | Component::Prefix(_) => {
-                behind.truncate(1);
-            }
-            Component::CurDir => {}
-            Component::ParentDir if names.pop().is_some() => {}
-            Component::ParentDir => behind.truncate(behind.len().saturating_sub(1).max(1)),
-            Component::Normal(name) => names.push(name.to_owned()),
-        }
+/// What becomes of a directory on the way that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Make,
+    Fail,
+}
+
+impl Found {
+    fn enter(&mut self, handle: OwnedFd, name: &OsStr) {
+        self.handle = Arc::new(handle);
+        self.path.push(name);
     }
-    for name in names.into_iter().rev() {
-        ahead.push_front(name);
+
+    /// To the directory above; the root has none. No directory is moved while a layer is unpacked: `..` leads back to where it was entered.
+    fn leave(&mut self) -> io::Result<()> {
+        if self.path.pop() {
+            self.handle = Arc::new(rustix::fs::openat(&self.handle, "..", DIRECTORY, Mode::empty())?);
+        }
+        Ok(())
+    }
+
+    fn make(&self, name: &OsStr) -> io::Result<()> {
+        rustix::fs::mkdirat(&self.handle, name, Mode::from_raw_mode(0o755))?;
+        // The mode of an implicit directory is not the creator's umask's business.
+        Ok(rustix::fs::chmodat(&self.handle, name, Mode::from_raw_mode(0o755), AtFlags::empty())?)
+    }
+}
+
+fn open_directory(parent: &Found, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(&parent.handle, name, DIRECTORY, Mode::empty())
+}
+
+fn read_link(parent: &Found, name: &OsStr) -> io::Result<PathBuf> {
+    match rustix::fs::readlinkat(&parent.handle, name, Vec::new()) {
+        Ok(target) => Ok(PathBuf::from(OsString::from_vec(target.into_bytes()))),
+        // It is no link at all.
+        Err(Errno::INVAL) => Err(Errno::NOTDIR.into()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -149,33 +210,4 @@ impl Place {
         let status = rustix::fs::statat(self.parent.as_fd(), &self.name, AtFlags::SYMLINK_NOFOLLOW);
         status.is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Directory)
     }
-
-    fn open_directory(&self) -> rustix::io::Result<OwnedFd> {
-        rustix::fs::openat(self.parent.as_fd(), &self.name, DIRECTORY, Mode::empty())
-    }
-
-    fn read_link(&self) -> io::Result<PathBuf> {
-        match rustix::fs::readlinkat(self.parent.as_fd(), &self.name, Vec::new()) {
-            Ok(target) => Ok(PathBuf::from(OsString::from_vec(target.into_bytes()))),
-            // It is no link at all.
-            Err(Errno::INVAL) => Err(Errno::NOTDIR.into()),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-fn remove_tree(parent: impl AsFd, name: &OsStr) -> io::Result<()> {
-    let directory = rustix::fs::openat(&parent, name, DIRECTORY, Mode::empty())?;
-    for entry in rustix::fs::Dir::read_from(&directory)? {
-        let entry = entry?;
-        let child = OsStr::from_bytes(entry.file_name().to_bytes());
-        if child == "." || child == ".." {
-            continue;
-        }
-        match rustix::fs::unlinkat(&directory, child, AtFlags::empty()) {
-            Err(Errno::ISDIR) => remove_tree(&directory, child)?,
-            other => other?,
-        }
-    }
-    Ok(rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
 }
