@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("wire", &[]),
     ("apiserver", &["kinds", "store", "wire"]),
-    ("controllers", &["brain", "kinds"]),
+    ("controllers", &["brain"]),
     ("net", &[]),
     ("runtime", &[]),
     ("agent", &["brain", "kinds", "net", "runtime", "wire"]),
