@@ -6,9 +6,11 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use kinds::decode::normalize;
 use kinds::patch::managed_fields::{ManagerEntry, Operation, record_update};
 use kinds::patch::{Findings, apply, json, strategic};
+use kinds::pod_security::{self, Level, LevelVersion, Version};
 use kinds::quantity::Quantity;
 use kinds::rules::Part;
 use kinds::schema::{PatchStrategy, Shape, TypeId, schema};
@@ -375,6 +377,9 @@ fn created(kind: &Kind, object: &Value) -> Option<Value> {
     let errors = kind.rules.validate_create(&object);
     Status::invalid("", kind.kind, "a", &errors).to_value();
     kind.rules.warnings_create(&object);
+    kinds::columns::row(kind, &object, Timestamp::UNIX_EPOCH);
+    let restricted = LevelVersion { level: Level::Restricted, version: Version::Latest };
+    pod_security::violations(restricted, &object["metadata"], &object["spec"]);
     Some(object)
 }
 
