@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agent", &["brain", "kinds", "net", "runtime", "wire"]),
     ("everynode", &["agent", "apiserver", "brain", "controllers", "kinds", "net", "runtime", "store"]),
     ("sim", &["brain"]),
-    ("xtask", &["kinds", "runtime", "sim"]),
+    ("xtask", &["apiserver", "kinds", "runtime", "sim", "store"]),
 ];
 
 /// What the pure crates must not know: I/O, time, randomness, logging.

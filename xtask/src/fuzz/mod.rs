@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz`: requests that are nearly right, through everything that needs no I/O, until something panics.
+//! `cargo xtask fuzz`: requests that are nearly right, through everything that needs no I/O and to a server in this process, until something
+//! panics, or the server is at fault.
 //!
 //! In: seconds and a seed. A case is determined by the seed and its number, so that every finding can be replayed alone. Out: the panics, with
 //! stage, input and command; exit code 1 if there are any. Debug assertions are on, as `cargo xtask` builds for development.
@@ -7,6 +8,7 @@ mod examples;
 mod message;
 mod mutation;
 mod random;
+mod requests;
 mod stages;
 mod texts;
 
@@ -14,6 +16,8 @@ use std::backtrace::Backtrace;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -22,6 +26,7 @@ use kinds::table::{KINDS, Kind};
 use serde_json::{Value, json};
 
 use random::Random;
+use requests::Base;
 use stages::{Format, PatchType, Trace};
 
 /// Requests are handled on threads of this size; a case that needs more ends the process, and the name of the thread tells which it was.
@@ -30,6 +35,9 @@ const CASES_PER_THREAD: u64 = 64;
 
 /// So many different panics are enough for one run.
 const PANICS_MAX: usize = 20;
+
+/// A case with a server costs as much as so many others.
+const REQUESTS_ONCE_IN: usize = 100;
 
 /// A case that takes longer is worth a look.
 const SLOW: Duration = Duration::from_millis(500);
@@ -46,6 +54,21 @@ pub struct Fuzz {
     /// Only this case of the seed.
     #[arg(long)]
     case: Option<u64>,
+
+    /// A folder of recorded cases, whose objects are changed. Without it a few small objects are.
+    #[arg(long, env = "EVERYNODE_GOLDEN")]
+    recorded: Option<PathBuf>,
+
+    /// Only requests to a server.
+    #[arg(long)]
+    requests: bool,
+}
+
+/// What all cases of a run have in common.
+struct Setting {
+    seed: u64,
+    bases: Vec<Base>,
+    requests_only: bool,
 }
 
 thread_local! {
@@ -56,12 +79,14 @@ thread_local! {
 impl Fuzz {
     pub fn run(self) -> anyhow::Result<()> {
         std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| HEARD.with(|heard| *heard.borrow_mut() = heard_of(info))));
+        let bases = requests::bases(self.recorded.as_deref())?;
+        let setting = Arc::new(Setting { seed: self.seed, bases, requests_only: self.requests });
         let deadline = Instant::now() + Duration::from_secs(self.seconds);
         let mut panics = BTreeMap::new();
         let (first, count) = self.case.map_or((0, CASES_PER_THREAD), |case| (case, 1));
         let mut end = first;
         while end == first || (self.case.is_none() && Instant::now() < deadline && panics.len() < PANICS_MAX) {
-            for panic in run_cases(self.seed, end..end + count)? {
+            for panic in run_cases(&setting, end..end + count)? {
                 panics.entry((panic.place().to_owned(), panic.stage)).or_insert(panic);
             }
             end += count;
@@ -80,7 +105,7 @@ impl Fuzz {
 fn heard_of(info: &PanicHookInfo<'_>) -> String {
     const LINES_MAX: usize = 4;
     let backtrace = Backtrace::force_capture().to_string();
-    let ours = backtrace.lines().map(str::trim).filter(|line| line.starts_with("at ") && line.contains("crates/kinds"));
+    let ours = backtrace.lines().map(str::trim).filter(|line| line.starts_with("at ") && line.contains("crates/"));
     ours.take(LINES_MAX).fold(info.to_string(), |heard, line| format!("{heard}\n  {line}"))
 }
 
@@ -111,18 +136,20 @@ impl std::fmt::Display for Panic {
 }
 
 /// Runs cases on a thread like those of the server.
-fn run_cases(seed: u64, cases: std::ops::Range<u64>) -> anyhow::Result<Vec<Panic>> {
-    let name = format!("seed {seed} cases {}..{}", cases.start, cases.end);
-    let all = move || cases.filter_map(|case| run_case(seed, case)).collect();
+fn run_cases(setting: &Arc<Setting>, cases: std::ops::Range<u64>) -> anyhow::Result<Vec<Panic>> {
+    let setting = setting.clone();
+    let name = format!("seed {} cases {}..{}", setting.seed, cases.start, cases.end);
+    let all = move || cases.filter_map(|case| run_case(&setting, case)).collect();
     let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(all).context("cannot start a thread")?;
     thread.join().map_err(|_| anyhow::anyhow!("the fuzzer itself panicked"))
 }
 
-fn run_case(seed: u64, case: u64) -> Option<Panic> {
-    let trace = Trace::default();
+fn run_case(setting: &Setting, case: u64) -> Option<Panic> {
+    let seed = setting.seed;
+    let trace = Trace { slow: SLOW.into(), ..Trace::default() };
     let started = Instant::now();
-    let outcome = catch_unwind(AssertUnwindSafe(|| perform(&mut Random::of(seed, case), &trace)));
-    if started.elapsed() > SLOW {
+    let outcome = catch_unwind(AssertUnwindSafe(|| perform(setting, &mut Random::of(seed, case), &trace)));
+    if started.elapsed() > trace.slow.get() {
         let (subject, stage) = (trace.subject.borrow(), trace.stage.get());
         eprintln!("slow: seed {seed} case {case} took {:?} ({subject}, last stage {stage:?})", started.elapsed());
     }
@@ -137,8 +164,11 @@ fn run_case(seed: u64, case: u64) -> Option<Panic> {
 }
 
 /// One case: chooses what it is about, makes the input, does what the server would.
-fn perform(random: &mut Random, trace: &Trace) {
+fn perform(setting: &Setting, random: &mut Random, trace: &Trace) {
     match random.below(20) {
+        _ if setting.requests_only => requests::perform(&setting.bases, random, trace),
+        // As much work as all the others.
+        _ if random.once_in(REQUESTS_ONCE_IN) => requests::perform(&setting.bases, random, trace),
         0 => query(random, trace),
         1..10 => body(random, trace),
         10..13 => replacement(random, trace),

@@ -2,6 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use kinds::columns;
 use kinds::decode::{Decoded, decode, normalize};
@@ -24,6 +26,8 @@ pub struct Trace {
     pub stage: Cell<&'static str>,
     pub subject: RefCell<String>,
     pub input: RefCell<Vec<u8>>,
+    /// A case that takes longer is worth a look.
+    pub slow: Cell<Duration>,
 }
 
 impl Trace {

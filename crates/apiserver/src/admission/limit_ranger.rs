@@ -28,16 +28,27 @@ fn quantity(value: &Value) -> Option<Quantity> {
     Quantity::parse(value.as_str()?).ok()
 }
 
+/// Amounts that are filled in at most: a few texts of a megabyte would otherwise multiply to gigabytes.
+const FILLED_MAX: usize = 20_000;
+
+/// Findings past this number are left out, for the same reason.
+const FINDINGS_MAX: usize = 1000;
+
 /// Fills in the defaults of the namespace.
 pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<(), Status> {
     let limits = limits_of(registry, write.namespace);
     let mut notes: Vec<String> = Vec::new();
+    let mut room = FILLED_MAX;
     for limit in limits.iter().filter(|limit| limit["type"] == "Container") {
         for (list, what) in [("containers", "container"), ("initContainers", "init container")] {
             for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
                 let name = container["name"].as_str().unwrap_or_default().to_owned();
-                let requests = fill(container, "requests", &limit["defaultRequest"]);
-                let ceilings = fill(container, "limits", &limit["default"]);
+                let requests = fill(container, "requests", &limit["defaultRequest"], &mut room);
+                let ceilings = fill(container, "limits", &limit["default"], &mut room);
+                if room == 0 {
+                    let why = format!("the LimitRanges of the namespace would set {FILLED_MAX} amounts or more");
+                    return Err(refuse(write, pod, &why));
+                }
                 for (kind, names) in [("request", requests), ("limit", ceilings)] {
                     if !names.is_empty() {
                         notes.push(format!("{} {kind} for {what} {name}", names.join(", ")));
@@ -52,11 +63,15 @@ pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<
     Ok(())
 }
 
-/// Sets what is missing; returns what was set.
-fn fill(container: &mut Value, which: &str, defaults: &Value) -> Vec<String> {
+/// Sets what is missing, as long as there is room; returns what was set.
+fn fill(container: &mut Value, which: &str, defaults: &Value, room: &mut usize) -> Vec<String> {
     let mut set = Vec::new();
     for (resource, amount) in defaults.as_object().into_iter().flatten() {
+        if *room == 0 {
+            break;
+        }
         if container["resources"][which][resource].is_null() {
+            *room -= 1;
             container["resources"][which][resource] = amount.clone();
             set.push(resource.clone());
         }
@@ -67,19 +82,17 @@ fn fill(container: &mut Value, which: &str, defaults: &Value) -> Vec<String> {
 /// Refuses what is outside the bounds; all findings at once.
 pub fn check(registry: &Registry, write: &Write<'_>, pod: &Value) -> Result<(), Status> {
     let mut findings = Vec::new();
+    let sums = ["requests", "limits"].map(|which| sum_of(pod, which));
     for limit in limits_of(registry, write.namespace) {
         match limit["type"].as_str() {
             Some("Container") => {
                 let containers =
                     ["containers", "initContainers"].iter().flat_map(|list| pod["spec"][list].as_array().into_iter().flatten());
                 for container in containers {
-                    findings.extend(check_bounds(&limit, "Container", &amounts(container, "requests"), &amounts(container, "limits")));
+                    check_bounds(&limit, "Container", &amounts(container, "requests"), &amounts(container, "limits"), &mut findings);
                 }
             }
-            Some("Pod") => {
-                let sum = |which: &str| sum_of(pod, which);
-                findings.extend(check_bounds(&limit, "Pod", &sum("requests"), &sum("limits")));
-            }
+            Some("Pod") => check_bounds(&limit, "Pod", &sums[0], &sums[1], &mut findings),
             _ => {}
         }
     }
@@ -118,22 +131,20 @@ pub fn sum_of(pod: &Value, which: &str) -> Amounts {
     sum
 }
 
-fn check_bounds(limit: &Value, what: &str, requests: &Amounts, limits: &Amounts) -> Vec<String> {
-    let mut findings = Vec::new();
-    let bounds = |name: &str| -> Vec<(String, Quantity)> {
-        limit[name].as_object().into_iter().flatten().filter_map(|(resource, value)| Some((resource.clone(), quantity(value)?))).collect()
-    };
-    for (resource, min) in bounds("min") {
-        findings.extend(below(&resource, &min, what, requests.get(&resource), limits.get(&resource)));
+fn check_bounds(limit: &Value, what: &str, requests: &Amounts, limits: &Amounts, findings: &mut Vec<String>) {
+    for (name, check) in [("min", below as Check), ("max", above), ("maxLimitRequestRatio", beyond_ratio)] {
+        for (resource, value) in limit[name].as_object().into_iter().flatten() {
+            if findings.len() >= FINDINGS_MAX {
+                return;
+            }
+            let Some(bound) = quantity(value) else { continue };
+            findings.extend(check(resource, &bound, what, requests.get(resource), limits.get(resource)));
+        }
     }
-    for (resource, max) in bounds("max") {
-        findings.extend(above(&resource, &max, what, requests.get(&resource), limits.get(&resource)));
-    }
-    for (resource, ratio) in bounds("maxLimitRequestRatio") {
-        findings.extend(beyond_ratio(&resource, &ratio, what, requests.get(&resource), limits.get(&resource)));
-    }
-    findings
 }
+
+/// Holds request and limit of a resource against a bound.
+type Check = fn(resource: &str, bound: &Quantity, what: &str, request: Option<&Quantity>, limit: Option<&Quantity>) -> Option<String>;
 
 fn below(resource: &str, min: &Quantity, what: &str, request: Option<&Quantity>, limit: Option<&Quantity>) -> Option<String> {
     let text = format!("minimum {resource} usage per {what} is {min}");

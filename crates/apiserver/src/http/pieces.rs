@@ -74,7 +74,7 @@ impl Pieces {
     /// YAML, likewise.
     pub fn yaml(around: &Around, objects: Vec<Arc<Object>>, write: WriteItem) -> Pieces {
         let (before, after) = around.sorted();
-        let written = |fields: Vec<(&'static str, &Value)>| match fields.is_empty() {
+        let written = |fields: Vec<Named<'_>>| match fields.is_empty() {
             true => String::new(),
             false => yaml::write(&fields.into_iter().map(|(name, value)| (name.to_owned(), value.clone())).collect()),
         };
@@ -105,10 +105,13 @@ impl Pieces {
     }
 }
 
+/// A field and its value.
+type Named<'a> = (&'static str, &'a Value);
+
 impl Around {
     /// The fields that sort before the items, and those behind.
-    fn sorted(&self) -> (Vec<(&'static str, &Value)>, Vec<(&'static str, &Value)>) {
-        let mut fields: Vec<(&'static str, &Value)> = self.fields.iter().map(|(name, value)| (*name, value)).collect();
+    fn sorted(&self) -> (Vec<Named<'_>>, Vec<Named<'_>>) {
+        let mut fields: Vec<Named<'_>> = self.fields.iter().map(|(name, value)| (*name, value)).collect();
         fields.sort_by_key(|(name, _)| *name);
         fields.into_iter().partition(|(name, _)| *name < self.items)
     }

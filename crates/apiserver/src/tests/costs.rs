@@ -187,3 +187,26 @@ async fn what_waits_for_its_turn_or_would_go_on_ends_with_its_client() {
     drop(answer);
     assert_eq!(server.inner.fairness.open_requests(), 0);
 }
+
+/// Two objects of some kilobytes: each of the containers got each of the defaults.
+#[tokio::test]
+async fn limit_ranges_do_not_multiply() {
+    let server = server().await;
+    let limit_range = |field: &str, names: usize| {
+        let amounts: serde_json::Map<String, serde_json::Value> = (0..names).map(|at| (format!("a.b/r{at}"), json!("1"))).collect();
+        json!({"metadata": {"name": "l"}, "spec": {"limits": [{"type": "Container", field: amounts}]}})
+    };
+    let pod = |containers: usize| {
+        let containers: Vec<_> = (0..containers).map(|at| json!({"name": format!("c{at}"), "image": "i"})).collect();
+        json!({"metadata": {"name": "p"}, "spec": {"containers": containers}})
+    };
+    let (ranges, pods) = ("/api/v1/namespaces/default/limitranges", "/api/v1/namespaces/default/pods");
+    assert_eq!(send(&server, Method::POST, ranges, full(&limit_range("default", 2000))).await.0, 201);
+    let (code, status) = send(&server, Method::POST, pods, full(&pod(2000))).await;
+    let message = status["message"].as_str().unwrap();
+    assert!(code == 403 && message.ends_with("would set 20000 amounts or more"), "{code} {message}");
+    assert_eq!(send(&server, Method::DELETE, &format!("{ranges}/l"), Full::default()).await.0, 200);
+    assert_eq!(send(&server, Method::POST, ranges, full(&limit_range("min", 2000))).await.0, 201);
+    let (code, status) = send(&server, Method::POST, pods, full(&pod(2000))).await;
+    assert!(code == 403 && status["message"].as_str().unwrap().len() < 200_000);
+}

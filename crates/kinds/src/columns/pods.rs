@@ -1,6 +1,8 @@
 //! The table of pods. Its STATUS is one word for the state of all containers, worked out here: first what the pod says of itself, then
 //! the first init container that is not done, then the containers, and deletion before all of them.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -117,10 +119,10 @@ struct InitContainers {
 impl InitContainers {
     fn of(object: &Subject<'_>) -> InitContainers {
         let declared = object.spec().field("initContainers");
-        let is_sidecar = |name: &str| declared.items().any(|declared| declared.field("name").str() == name && is_restartable(&declared));
+        let sidecars: BTreeSet<&str> = declared.items().filter(is_restartable).map(|declared| declared.field("name").str()).collect();
         let mut found = InitContainers { state: None, ready: 0, restarts: Restarts::default(), sidecar_restarts: Restarts::default() };
         for (at, container) in object.status().field("initContainerStatuses").items().enumerate() {
-            let is_sidecar = is_sidecar(container.field("name").str());
+            let is_sidecar = sidecars.contains(container.field("name").str());
             found.restarts.add(&container);
             if is_sidecar {
                 found.sidecar_restarts.add(&container);

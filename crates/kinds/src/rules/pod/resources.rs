@@ -278,14 +278,13 @@ pub fn aggregate(spec: &Cursor<'_>, list: &'static str) -> Amounts {
     }
     for container in spec.field("initContainers").items() {
         let own = container.field("resources").field(list);
+        // Only what the container itself needs can be more than before.
+        let mut running: Amounts = own.entries().filter_map(|(name, _)| Some((name.to_owned(), sidecars.get(name)?.clone()))).collect();
+        add(&mut running, &own);
+        take_max(&mut peak, &running);
         if super::containers::is_sidecar(&container) {
             add(&mut total, &own);
             add(&mut sidecars, &own);
-            take_max(&mut peak, &sidecars);
-        } else {
-            let mut running = sidecars.clone();
-            add(&mut running, &own);
-            take_max(&mut peak, &running);
         }
     }
     take_max(&mut total, &peak);
