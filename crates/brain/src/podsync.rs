@@ -20,6 +20,7 @@ pub mod phase;
 pub mod probe;
 pub mod pull;
 pub mod qos;
+pub mod resize;
 pub mod restart;
 pub mod security;
 pub mod status;
@@ -146,6 +147,7 @@ pub struct Memory {
     pub ended: Option<Ended>,
     /// When the agent took the pod on.
     pub started_at: Option<Timestamp>,
+    pub resize: resize::Resize,
 }
 
 /// The verdicts of a container's probes; None until there is one.

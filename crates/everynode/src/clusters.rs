@@ -69,6 +69,7 @@ impl Cluster {
             Some(dir) => std::path::absolute(dir).with_context(|| format!("{} is no path", dir.display()))?,
             None => clusters_dir()?.join(name),
         };
+        data_dir::check_name(&dir, name)?;
         Ok(Cluster { name: name.to_owned(), dir })
     }
 
@@ -120,6 +121,7 @@ impl Cluster {
     /// Starts the server in the background and waits until it serves.
     pub fn start(&self, options: ServerOptions) -> anyhow::Result<Record> {
         data_dir::prepare(&self.dir)?;
+        data_dir::claim(&self.dir, &self.name)?;
         let lock = ServerLock::take(&self.dir)?;
         lock.give_to_children()?;
         let log = std::fs::OpenOptions::new()
@@ -206,9 +208,33 @@ impl Cluster {
         Ok(())
     }
 
+    /// Whether there is anything that is certainly this cluster's. Its network, control groups and kubectl's context are found by its name alone, which
+    /// somebody may have typed beside another folder: so the folder must say the same name, or lie where clusters of that name do.
+    pub fn is_known(&self) -> anyhow::Result<bool> {
+        data_dir::check_removable(&self.dir)?;
+        data_dir::check_name(&self.dir, &self.name)?;
+        let is_usual = clusters_dir().is_ok_and(|dir| dir.join(&self.name) == self.dir);
+        if is_usual || data_dir::cluster_name(&self.dir)?.is_some() {
+            return Ok(true);
+        }
+        if data_dir::is_empty(&self.dir)? {
+            return Ok(false);
+        }
+        let nodes = self.nodes()?;
+        if !nodes.is_empty() && nodes.iter().all(|node| node.spec.cluster == self.name) {
+            return Ok(true);
+        }
+        let (dir, name) = (self.dir.display(), &self.name);
+        bail!(
+            "{dir} does not say that it is cluster {name}'s. Nothing was removed; if it is, run `everynode up --name {name} --data-dir {dir}` once"
+        )
+    }
+
     /// Stops everything that runs and removes everything that was made; goes on after a failure and reports the first.
     pub fn remove(&self) -> anyhow::Result<()> {
-        data_dir::check_removable(&self.dir)?;
+        if !self.is_known()? {
+            return Ok(());
+        }
         let mut results = Vec::new();
         results.push(self.stop_server());
         match self.nodes() {

@@ -4,15 +4,20 @@
 //! empty, or without the exact layout that versions before the marker left.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use runtime::trees::Folder;
 
-/// Says that the folder and everything in it is everynode's.
+/// Says that the folder and everything in it is everynode's, and of a local cluster in its last line which one it is.
 const MARKER: &str = ".everynode-data";
 const MARKER_TEXT: &str = "everynode made this folder. `everynode down` removes it with everything in it.\n";
+const NAME_PREFIX: &str = "cluster: ";
+
+/// A marker is shorter than this; what is longer is none of ours.
+const MARKER_BYTES_MAX: u64 = 4096;
 
 /// For its owner alone: keys, Secrets and what containers write are in it.
 const MODE: u32 = 0o700;
@@ -35,8 +40,8 @@ const KNOWN: &[&str] = &[
     "store.redb",
 ];
 
-/// One of these is in every data directory that holds anything.
-const TELLING: &[&str] = &["pki", "cluster.json", "store.redb"];
+/// One of these is in every data directory that holds anything. Certificates alone may be anybody's.
+const TELLING: &[&str] = &["cluster.json", "store.redb"];
 
 /// Found in the top folder of a new file system.
 const LOST_AND_FOUND: &str = "lost+found";
@@ -65,6 +70,44 @@ pub fn prepare(dir: &Path) -> anyhow::Result<()> {
     }
     let closed = std::fs::set_permissions(dir, std::fs::Permissions::from_mode(MODE));
     closed.with_context(|| format!("cannot close the data directory {} to others", dir.display()))
+}
+
+/// Writes down whose folder it is, if nothing says so yet. To be called after [`prepare`].
+pub fn claim(dir: &Path, cluster: &str) -> anyhow::Result<()> {
+    check_name(dir, cluster)?;
+    if cluster_name(dir)?.is_some() {
+        return Ok(());
+    }
+    let text = format!("{MARKER_TEXT}{NAME_PREFIX}{cluster}\n");
+    crate::kubeconfig::write_private(&dir.join(MARKER), &text)
+}
+
+/// Refuses a folder that says that it is another cluster's.
+pub fn check_name(dir: &Path, cluster: &str) -> anyhow::Result<()> {
+    match cluster_name(dir)? {
+        Some(other) if other != cluster => {
+            bail!("{} is the data directory of cluster {other}, not of {cluster}: give --name {other}, or another folder", dir.display())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The name of the local cluster that the folder says it belongs to.
+pub fn cluster_name(dir: &Path) -> anyhow::Result<Option<String>> {
+    let cannot = || format!("cannot read {}", dir.join(MARKER).display());
+    let Some(folder) = dir.exists().then(|| Folder::open(dir)).transpose()?.flatten() else { return Ok(None) };
+    if !folder.has_file(MARKER) {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    let file = std::fs::File::open(dir.join(MARKER)).with_context(cannot)?;
+    file.take(MARKER_BYTES_MAX).read_to_string(&mut text).with_context(cannot)?;
+    Ok(text.lines().find_map(|line| line.strip_prefix(NAME_PREFIX)).map(str::to_owned))
+}
+
+/// Whether there is nothing in the folder, or no folder.
+pub fn is_empty(dir: &Path) -> anyhow::Result<bool> {
+    Ok(!dir.exists() || owner(dir)? == Owner::Free)
 }
 
 /// Refuses a folder of which nothing says that it is a cluster's; one that is missing or empty is fine.
@@ -139,6 +182,8 @@ mod tests {
             (&["pki", "store.redb", "server.log"], Owner::Unmarked),
             (&["cluster.json", "nodes"], Owner::Unmarked),
             (&["photo.jpg"], Owner::Foreign),
+            // Certificates of anybody's.
+            (&["pki"], Owner::Foreign),
             (&["pki", "store.redb", "photo.jpg"], Owner::Foreign),
             // Nothing of it could only be a cluster's.
             (&["images", "nodes", "server.log"], Owner::Foreign),
@@ -149,6 +194,23 @@ mod tests {
             assert_eq!(removed.is_err(), expected == Owner::Foreign, "{names:?}");
             assert_eq!(dir.path().exists(), expected == Owner::Foreign, "{names:?}");
         }
+    }
+
+    #[test]
+    fn a_folder_keeps_the_name_of_its_cluster() {
+        let dir = folder(&[]);
+        let name = || cluster_name(dir.path()).unwrap();
+        prepare(dir.path()).unwrap();
+        assert_eq!(name(), None);
+        check_name(dir.path(), "any").unwrap();
+        claim(dir.path(), "one").unwrap();
+        prepare(dir.path()).unwrap();
+        claim(dir.path(), "one").unwrap();
+        assert_eq!(name().as_deref(), Some("one"));
+        let refused = claim(dir.path(), "two").unwrap_err().to_string();
+        assert!(refused.contains("is the data directory of cluster one, not of two: give --name one"), "{refused}");
+        assert_eq!(name().as_deref(), Some("one"));
+        assert_eq!(cluster_name(&dir.path().join("missing")).unwrap(), None);
     }
 
     #[test]

@@ -391,6 +391,8 @@ pub trait Runtime: Send + Sync {
     /// Removes it with its containers; stops it before if need be. Logs stay.
     fn remove_sandbox<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
     fn sandboxes(&self) -> BoxFuture<'_, Result<Vec<SandboxStatus>>>;
+    /// Changes the limits of all its containers together. -1 lifts one.
+    fn update_sandbox_resources<'a>(&'a self, id: &'a str, resources: &'a Resources) -> BoxFuture<'a, Result<()>>;
 
     /// Makes a container, ready to be started; answers its id.
     fn create_container<'a>(

@@ -3,6 +3,7 @@
 //! The way of a pod: [`watch`] sees it bound to this node, [`pods`] admits it and gives it a worker ([`pod`]), which looks at what the runtime
 //! shows ([`observer`]), asks `brain::podsync` what to do, does it, and reports. [`registration`] keeps the Node object and its lease alive.
 
+pub mod allocations;
 pub mod events;
 pub mod facts;
 pub mod hanging;
@@ -40,6 +41,7 @@ pub struct Context {
     /// What pods may ask for.
     pub offers: Offers,
     pub user_ids: user_ids::UserIds,
+    pub allocations: allocations::Allocations,
     /// The node's addresses as text, the main one first.
     pub node_addresses: Vec<String>,
     pub client: Client,
@@ -102,6 +104,7 @@ impl Agent {
             volume_calls: hanging::Threads::new(VOLUME_CALLS_MAX, VOLUME_PATIENCE),
             volume_usages: volume_usage::VolumeUsages::default(),
             user_ids: user_ids::UserIds::open(&settings),
+            allocations: allocations::Allocations::default(),
             settings,
             machine,
             offers: Offers { sysctls },

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use runtime::port::PodId;
 use tokio::sync::watch;
 
+use super::allocations::to_model;
 use super::manifests::is_static;
 use super::pod::worker::{Wanted, Worker};
 use super::pod::{end, id, publish, uid};
@@ -100,6 +101,7 @@ impl Pods {
         let (wanted, wants) = watch::channel(Wanted::Pod(pod.clone()));
         let (ends, ended) = watch::channel(None);
         let key = uid(&pod).to_owned();
+        self.context.allocations.found(&pod);
         let task = tokio::spawn(keep_working(self.context.clone(), pod, wants, ended));
         self.workers().insert(key, Handle { wanted, ends, task });
     }
@@ -111,20 +113,12 @@ impl Pods {
         }
         brain::podsync::offers::check_shutdown(pressure.shutting_down)?;
         self.context.offers.check(pod)?;
-        let Some(node) = self.context.registration.node() else { return Ok(()) };
-        let (Some(candidate), Some(node)) = (model::<brain::model::Pod>(pod), model::<brain::model::Node>(&node)) else { return Ok(()) };
-        let others: Vec<Arc<brain::model::Pod>> = self
-            .workers()
-            .values()
-            .filter_map(|handle| match &*handle.wanted.borrow() {
-                Wanted::Pod(pod) => model::<brain::model::Pod>(pod.as_ref()),
-                Wanted::Gone => None,
-            })
-            .filter(|pod| !pod.is_terminal())
-            .map(Arc::new)
-            .collect();
+        let node = self.context.registration.node().and_then(|node| to_model::<brain::model::Node>(&node));
         let os = pod.spec.as_ref().and_then(|spec| spec.os.as_ref()).map(|os| os.name.as_str());
-        admission::check(&candidate, os, &node, &others)
+        self.context.allocations.admit(pod, |others| match (to_model::<brain::model::Pod>(pod), &node) {
+            (Some(candidate), Some(node)) => admission::check(&candidate, os, node, others),
+            _ => Ok(()),
+        })
     }
 
     async fn reject(&self, pod: &Pod, rejection: &admission::Rejection) {
@@ -265,6 +259,7 @@ async fn keep_working(context: Arc<Context>, pod: Arc<Pod>, wants: watch::Receiv
         tokio::time::sleep(TAKE_OVER_PAUSE).await;
     }
     context.observer.forget(uid(&pod));
+    context.allocations.forget(uid(&pod));
 }
 
 /// A pod of which only the containers are left.
@@ -281,11 +276,6 @@ fn stand_in(pod_id: &PodId) -> Pod {
 fn is_uid(name: &str) -> bool {
     let digits = name.bytes().filter(u8::is_ascii_hexdigit).count();
     digits == 32 && (name.len() == 32 || name.len() == 36 && [8, 13, 18, 23].iter().all(|&at| name.as_bytes()[at] == b'-'))
-}
-
-/// What deciders see of an object.
-fn model<T: serde::de::DeserializeOwned>(object: &impl serde::Serialize) -> Option<T> {
-    serde_json::to_value(object).and_then(serde_json::from_value).ok()
 }
 
 #[cfg(test)]

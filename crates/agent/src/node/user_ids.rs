@@ -10,11 +10,14 @@ use super::Settings;
 
 const FILE: &str = "userns";
 
+const NONE_LEFT: &str =
+    "this node has no users for pods of their own (--first-user-id 0): those of the machine are other nodes'; run the pod on another node";
+
 pub struct UserIds {
     pods: PathBuf,
     ranges: Mutex<Ranges>,
-    /// Why ranges cannot be given: which ones are in use is not known.
-    unreadable: Option<String>,
+    /// Why ranges cannot be given: which ones are in use is not known, or there are none.
+    unavailable: Option<String>,
 }
 
 impl UserIds {
@@ -22,7 +25,11 @@ impl UserIds {
     pub fn open(settings: &Settings) -> UserIds {
         // As many as there can be pods, and some for those that end.
         let ranges = Ranges::new(settings.first_user_id.unwrap_or(FIRST), settings.max_pods.saturating_mul(2));
-        Self::read(settings.root_dir.join("pods"), ranges)
+        let mut ids = Self::read(settings.root_dir.join("pods"), ranges);
+        if settings.first_user_id == Some(0) {
+            ids.unavailable = Some(NONE_LEFT.to_owned());
+        }
+        ids
     }
 
     fn read(pods: PathBuf, mut ranges: Ranges) -> UserIds {
@@ -42,7 +49,7 @@ impl UserIds {
                 unreadable = Some(format!("{}: {why}", path.display()));
             }
         }
-        UserIds { pods, ranges: Mutex::new(ranges), unreadable }
+        UserIds { pods, ranges: Mutex::new(ranges), unavailable: unreadable }
     }
 
     fn ranges(&self) -> std::sync::MutexGuard<'_, Ranges> {
@@ -51,7 +58,7 @@ impl UserIds {
 
     /// The pod's range, written down before it is used.
     pub fn get(&self, uid: &str) -> Result<UserNamespace, String> {
-        if let Some(why) = &self.unreadable {
+        if let Some(why) = &self.unavailable {
             return Err(format!("user namespace: {why}"));
         }
         let mut ranges = self.ranges();

@@ -193,6 +193,10 @@ impl Runtime for Fake {
         now(Ok(()))
     }
 
+    fn update_sandbox_resources<'a>(&'a self, _id: &'a str, _resources: &'a Resources) -> BoxFuture<'a, port::Result<()>> {
+        now(Ok(()))
+    }
+
     fn update_resources<'a>(&'a self, _id: &'a str, _resources: &'a Resources) -> BoxFuture<'a, port::Result<()>> {
         now(Ok(()))
     }

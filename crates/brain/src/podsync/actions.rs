@@ -3,13 +3,14 @@
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::backoff::{self, Waiting};
+use super::resize::{self, Update};
 use super::restart::{has_changed, restarts_after, restarts_on_failure, should_run};
 use super::{
     Observed, Record, State, View, containers, ephemeral_containers, full_name, init_containers, is_host_network, is_sidecar,
     restart_policy,
 };
 
-/// Everything to do, in this order: end, make a sandbox, start.
+/// Everything to do, in this order: end, make a sandbox, change limits, start.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Actions {
     /// End all containers and the sandbox: it is replaced (with `sandbox`), or nothing is left to do in it.
@@ -17,6 +18,8 @@ pub struct Actions {
     /// Make a sandbox with this attempt.
     pub sandbox: Option<u32>,
     pub kill: Vec<Kill>,
+    /// Limits to change while their containers go on running.
+    pub update: Vec<Update>,
     pub start: Vec<Start>,
 }
 
@@ -116,7 +119,7 @@ fn init_done(init: &[Container], observed: &Observed) -> bool {
 }
 
 fn plan_in_sandbox(view: &View<'_>) -> Actions {
-    let mut actions = Actions::default();
+    let mut actions = Actions { update: resize::updates(view), ..Actions::default() };
     for (index, (container, _)) in ephemeral_containers(view.pod).iter().enumerate() {
         // They run once, and do not wait for the pod's initialization.
         if view.observed.latest(&container.name).is_none() {
@@ -169,6 +172,8 @@ fn verdict(view: &View<'_>, container: &Container, record: &Record, what: &str) 
     let probes = view.memory.probes.get(&record.id).copied().unwrap_or_default();
     let (message, reason) = if has_changed(container, record) {
         (format!("{what} {} definition changed", container.name), KillReason::Changed)
+    } else if resize::needs_restart(view, container, record) {
+        (format!("{what} {} resize requires restart", container.name), KillReason::Changed)
     } else if container.liveness_probe.is_some() && probes.liveness == Some(false) {
         (format!("{what} {} failed liveness probe", container.name), KillReason::Liveness)
     } else if container.startup_probe.is_some() && probes.startup == Some(false) {

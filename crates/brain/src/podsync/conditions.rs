@@ -1,14 +1,20 @@
-//! The conditions of a pod that its node sets: PodReadyToStartContainers, Initialized, Ready, ContainersReady, PodScheduled.
+//! The conditions of a pod that its node sets: PodReadyToStartContainers, Initialized, Ready, ContainersReady, PodScheduled, and those of a
+//! resize.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::phase::Phase;
+use super::resize::Resize;
 use super::{Ended, containers, init_containers, is_sidecar};
 
 /// The types that the node owns; others belong to readiness gates and controllers and stay as they are.
 const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// Also the node's; there only while they hold.
+pub const RESIZE_PENDING: &str = "PodResizePending";
+pub const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 
 pub struct Facts<'a> {
     pub pod: &'a Pod,
@@ -17,17 +23,22 @@ pub struct Facts<'a> {
     pub phase: Phase,
     pub has_sandbox: bool,
     pub ended: Option<&'a Ended>,
+    pub resize: &'a Resize,
     pub now: Timestamp,
 }
 
 /// All conditions in the order in which the kubelet lists them; times of unchanged ones are kept.
 pub fn conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
     let before = facts.pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-    let mut all: Vec<PodCondition> = before.iter().filter(|condition| !OWNED.contains(&condition.type_.as_str())).cloned().collect();
+    let is_kept = |kind: &str| !OWNED.contains(&kind) && kind != RESIZE_PENDING && kind != RESIZE_IN_PROGRESS;
+    let mut all: Vec<PodCondition> = before.iter().filter(|condition| is_kept(&condition.type_)).cloned().collect();
     if let Some(message) = facts.ended.and_then(|ended| ended.disruption.as_ref().map(|_| &ended.message)) {
         all.retain(|condition| condition.type_ != "DisruptionTarget");
         let reason = facts.ended.and_then(|ended| ended.disruption.as_deref()).unwrap_or_default();
         all.push(new("DisruptionTarget", Verdict::yes(reason, message)));
+    }
+    if !facts.phase.is_terminal() {
+        all.extend(of_resize(facts, &before));
     }
     let ready_containers = containers_ready(facts);
     let gates = gates_ready(facts.pod, &before);
@@ -45,6 +56,25 @@ pub fn conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
         }
     }
     all
+}
+
+/// They carry the generation of the pod that asked for the resize.
+fn of_resize(facts: &Facts<'_>, before: &[PodCondition]) -> Vec<PodCondition> {
+    let pending = facts.resize.pending.as_ref().map(|pending| {
+        let condition = new(RESIZE_PENDING, Verdict::yes(pending.reason.text(), &pending.message));
+        (condition, pending.generation)
+    });
+    let in_progress = facts.resize.in_progress.as_ref().map(|progress| {
+        let reason = if progress.error.is_some() { "Error" } else { "" };
+        let condition = new(RESIZE_IN_PROGRESS, Verdict::yes(reason, progress.error.as_deref().unwrap_or_default()));
+        (condition, progress.generation)
+    });
+    let complete = |(mut condition, generation): (PodCondition, Option<i64>)| {
+        condition.observed_generation = generation;
+        condition.last_transition_time = Some(transition_time(&condition, before, facts.now));
+        condition
+    };
+    pending.into_iter().chain(in_progress).map(complete).collect()
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]

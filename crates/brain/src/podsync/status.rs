@@ -59,6 +59,7 @@ pub fn report(view: &View<'_>, ending: Ending) -> Report {
         phase: computed,
         has_sandbox: view.observed.sandbox().is_some_and(|sandbox| sandbox.is_ready),
         ended: view.memory.ended.as_ref(),
+        resize: &view.memory.resize,
         now: view.now,
     });
     main.sort_by(|a, b| a.name.cmp(&b.name));
@@ -178,7 +179,7 @@ fn from_record(view: &View<'_>, container: &Container, record: &Record) -> Conta
         state: Some(state),
         last_state: Some(last.map(terminated).unwrap_or_default()),
         allocated_resources: requirements.requests.clone().filter(|requests| !requests.is_empty()),
-        resources: Some(requirements),
+        resources: Some(view.memory.resize.actuated.get(&record.id).cloned().unwrap_or(requirements)),
         ..ContainerStatus::default()
     }
 }

@@ -4,3 +4,4 @@ mod examples;
 mod lives;
 mod parts;
 mod pretended;
+mod resize;

@@ -124,7 +124,7 @@ pub struct Agent {
     allowed_unsafe_sysctls: Vec<String>,
 
     /// Users of pods with users of their own (hostUsers: false) are those of the machine from here on; agents that share a machine get
-    /// different ones. 65536 when left out.
+    /// different ones. 65536 when left out; 0: there are none for this agent, and it makes no such pods.
     #[arg(long)]
     first_user_id: Option<u32>,
 

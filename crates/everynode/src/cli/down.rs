@@ -41,8 +41,10 @@ impl Down {
 
 fn remove(cluster: &Cluster) -> anyhow::Result<()> {
     let existed = cluster.exists();
-    cluster.remove()?;
-    kubeconfig::remove(&cluster.name)?;
+    if cluster.is_known()? {
+        cluster.remove()?;
+        kubeconfig::remove(&cluster.name)?;
+    }
     match existed {
         true => eprintln!("cluster {} is gone", cluster.name),
         false => eprintln!("there is no cluster {}", cluster.name),

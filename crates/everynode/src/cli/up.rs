@@ -74,6 +74,8 @@ impl Up {
         let timeout = Duration::from_secs(self.timeout_seconds);
         let record = match runtime.block_on(serving(&cluster, timeout, &progress))? {
             Some(record) => {
+                // Versions before did not write it down.
+                data_dir::claim(&cluster.dir, &cluster.name)?;
                 progress.done(&format!("cluster {} runs already at {}", cluster.name, record.address));
                 record
             }

@@ -16,6 +16,8 @@ use nix::sys::prctl;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use brain::podsync::user_ids::LENGTH as USER_RANGE_LENGTH;
+
 use super::{Node, cgroups};
 
 /// What it says on standard output.
@@ -119,15 +121,20 @@ fn remount(path: &str, propagation: MsFlags) -> anyhow::Result<()> {
         .with_context(|| format!("cannot change how mounts of {path} propagate"))
 }
 
-/// Nodes of one machine share its users: each has ids of its own for its pods, as long as there are no more nodes than the ids suffice for.
+/// What an agent takes at most, for twice its 250 pods.
+const USER_RANGES: u32 = 500;
+
+/// The users of a machine suffice for so many nodes, and clusters begin so many after each other.
+const NODES_WITH_USERS_MAX: u32 = 131;
+const NODES_WITH_USERS_OF_A_CLUSTER: u32 = 11;
+
+/// Nodes of one machine share its users: each has ids of its own for its pods. 0 for those that get none, of large clusters and after many
+/// clusters: two pods with the same users could reach each other's files.
 fn first_user_id(slot: u8, index: u8) -> u32 {
-    /// What an agent takes at most, for twice its 250 pods.
-    const RANGES: u32 = 500;
-    const NODES: u32 = 131;
-    /// Clusters of up to so many nodes do not meet.
-    const NODES_OF_A_CLUSTER: u32 = 11;
-    let node = (u32::from(slot) * NODES_OF_A_CLUSTER + u32::from(index)) % NODES;
-    (1 + node * RANGES) * 65_536
+    let (slot, index) = (u32::from(slot), u32::from(index));
+    let node = slot * NODES_WITH_USERS_OF_A_CLUSTER + index;
+    let has_users = index < NODES_WITH_USERS_OF_A_CLUSTER && node < NODES_WITH_USERS_MAX;
+    if has_users { (1 + node * USER_RANGES) * USER_RANGE_LENGTH } else { 0 }
 }
 
 fn start_agent(node: &Node, program: &Path) -> anyhow::Result<Pid> {
@@ -158,4 +165,23 @@ fn start_agent(node: &Node, program: &Path) -> anyhow::Result<Pid> {
     command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
     let child = command.spawn().context("cannot start the agent")?;
     Ok(Pid::from_raw(i32::try_from(child.id()).context("process ids fit into 32 bits")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_nodes_of_a_machine_have_the_same_users() {
+        let all: Vec<u32> =
+            (0..=244).flat_map(|slot| (0..=250).map(move |index| first_user_id(slot, index))).filter(|&first| first != 0).collect();
+        let distinct: BTreeSet<u32> = all.iter().copied().collect();
+        assert_eq!((all.len(), distinct.len()), (131, 131));
+        let apart = distinct.iter().zip(distinct.iter().skip(1)).all(|(one, next)| next - one >= USER_RANGES * USER_RANGE_LENGTH);
+        assert!(apart && distinct.first() >= Some(&USER_RANGE_LENGTH));
+        let last = distinct.last().copied().unwrap();
+        assert!(last.checked_add(USER_RANGES * USER_RANGE_LENGTH).is_some(), "ids have 32 bits");
+    }
 }

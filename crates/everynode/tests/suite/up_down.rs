@@ -139,6 +139,32 @@ fn folders_of_others_are_left_alone() {
     assert!(!dir.exists());
 }
 
+/// `--name` is typed by hand: beside the folder of another cluster it removes neither, and beside a folder with nothing in it not the cluster of
+/// that name.
+#[test]
+fn a_name_beside_another_folder_removes_nothing() {
+    let clusters = Clusters::new();
+    let (one, two, keys) = (clusters.0.path("one"), clusters.0.path("two"), clusters.0.path("keys"));
+    let (one, two, keys) = (one.to_str().unwrap(), two.to_str().unwrap(), keys.to_str().unwrap());
+    clusters.succeed(&["up", "--simulate", "1", "--name", "one", "--data-dir", one]);
+    std::fs::create_dir_all(clusters.0.path("keys/pki")).unwrap();
+    clusters.0.file("keys/pki/ca.key", "x");
+    for (arguments, said) in [
+        (&["down", "--name", "two", "--data-dir", one][..], "is the data directory of cluster one, not of two"),
+        (&["status", "--name", "two", "--data-dir", one], "is the data directory of cluster one, not of two"),
+        (&["down", "--name", "one", "--data-dir", keys], "is no data directory of everynode"),
+    ] {
+        let output = clusters.run(arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && error.contains(said) && error.lines().count() == 1, "{arguments:?}: {error}");
+    }
+    clusters.succeed(&["down", "--name", "one", "--data-dir", two]);
+    assert!(std::fs::read_to_string(clusters.0.kubeconfig()).unwrap().contains("everynode-one"), "its context is still there");
+    assert!(clusters.0.path("keys/pki/ca.key").exists() && clusters.0.path("one/store.redb").exists());
+    clusters.succeed(&["down", "--name", "one", "--data-dir", one]);
+    assert!(!clusters.0.path("one").exists());
+}
+
 /// Wherever `up` is interrupted, `down` finds the server that it started, also one that has not said yet that it is there.
 #[test]
 fn an_interrupted_up_leaves_nothing_behind_its_down() {

@@ -103,6 +103,10 @@ impl port::Runtime for Client {
         self.list_sandboxes().boxed()
     }
 
+    fn update_sandbox_resources<'a>(&'a self, id: &'a str, resources: &'a Resources) -> BoxFuture<'a, Result<()>> {
+        self.limit_sandbox(id, resources).boxed()
+    }
+
     fn create_container<'a>(
         &'a self,
         sandbox_id: &'a str,

@@ -6,7 +6,7 @@ use futures::stream;
 use super::messages as cri;
 use super::{Client, blocking, calls, configs, errors, statuses};
 use crate::cgroup::Cgroup;
-use crate::port::{Error, Result, SandboxConfig, SandboxStatus, Version};
+use crate::port::{Error, Resources, Result, SandboxConfig, SandboxStatus, Version};
 
 /// Finds the pod's cgroup again when only the sandbox's id is known. Not among the annotations that the port shows.
 pub const CGROUP_ANNOTATION: &str = "io.everynode.sandbox.cgroup";
@@ -56,6 +56,16 @@ impl Client {
         self.remove_cgroup(cgroup.unwrap_or_default()).await;
         self.changed();
         Ok(())
+    }
+
+    /// The pod's cgroup is limited here, as when it is made.
+    pub(super) async fn limit_sandbox(&self, id: &str, resources: &Resources) -> Result<()> {
+        let status = self.ask_sandbox(id, false).await?.status;
+        let Some(path) = status.and_then(|s| s.annotations.get(CGROUP_ANNOTATION).cloned()).filter(|path| !path.is_empty()) else {
+            return Ok(());
+        };
+        let wanted = resources.clone();
+        blocking(move || Cgroup::new(&path).limit(&wanted).map_err(|e| Error::Failed(format!("change limits of cgroup {path}: {e}")))).await
     }
 
     pub(super) async fn list_sandboxes(&self) -> Result<Vec<SandboxStatus>> {

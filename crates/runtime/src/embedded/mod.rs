@@ -191,6 +191,10 @@ impl port::Runtime for Runtime {
         async move { Ok(all) }.boxed()
     }
 
+    fn update_sandbox_resources<'a>(&'a self, id: &'a str, resources: &'a Resources) -> BoxFuture<'a, Result<()>> {
+        self.limit_sandbox(id, resources).boxed()
+    }
+
     fn create_container<'a>(
         &'a self,
         sandbox_id: &'a str,

@@ -9,7 +9,7 @@ use super::record::{self, SandboxRecord};
 use super::table::Phase;
 use super::{Runtime, blocking, failed, lifecycle, namespace, sandbox};
 use crate::cgroup::Cgroup;
-use crate::port::{Error, Reader, Result, SandboxConfig, Writer};
+use crate::port::{Error, Reader, Resources, Result, SandboxConfig, Writer};
 
 impl Runtime {
     pub(super) async fn make_sandbox(&self, config: SandboxConfig) -> Result<String> {
@@ -61,6 +61,12 @@ impl Runtime {
         }
         record.complete = true;
         self.save(record).await
+    }
+
+    pub(super) async fn limit_sandbox(&self, id: &str, resources: &Resources) -> Result<()> {
+        let group = Cgroup::new(&self.shared.table.sandbox(id)?.cgroup);
+        let wanted = resources.clone();
+        blocking(move || group.limit(&wanted).map_err(failed("change limits of the sandbox"))).await
     }
 
     async fn save(&self, record: SandboxRecord) -> Result<SandboxRecord> {

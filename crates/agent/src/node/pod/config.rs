@@ -145,7 +145,7 @@ fn labels(name: &str, namespace: &str, uid: &str, container: Option<&str>) -> BT
     labels
 }
 
-fn resources(limits: &Limits) -> Resources {
+pub fn resources(limits: &Limits) -> Resources {
     Resources {
         cpu_shares: limits.cpu_shares,
         cpu_quota_us: limits.cpu_quota_us,

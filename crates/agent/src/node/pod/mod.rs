@@ -8,6 +8,7 @@ pub mod message;
 pub mod prober;
 pub mod probes;
 pub mod publish;
+pub mod resize;
 pub mod start;
 pub mod worker;
 

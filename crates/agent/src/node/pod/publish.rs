@@ -87,6 +87,7 @@ fn difference(before: &PodStatus, now: &PodStatus) -> Option<Map<String, Value>>
         let mut value = value.clone();
         if key == "conditions" {
             clear_absent(&mut value);
+            remove_missing(&mut value, before.get(key));
         }
         if let Value::Array(list) = &mut value
             && REPLACED.contains(&key.as_str())
@@ -109,6 +110,14 @@ fn clear_absent(conditions: &mut Value) {
             condition.entry(field).or_insert(Value::Null);
         }
     }
+}
+
+/// And those that are there no more would stay, too.
+fn remove_missing(conditions: &mut Value, before: Option<&Value>) {
+    let Value::Array(now) = conditions else { return };
+    let missing = before.and_then(Value::as_array).into_iter().flatten().filter(|old| now.iter().all(|new| new["type"] != old["type"]));
+    let removals: Vec<Value> = missing.map(|old| json!({"$patch": "delete", "type": old["type"]})).collect();
+    now.extend(removals);
 }
 
 /// Removes a pod that has ended, if it is still that one.
@@ -137,6 +146,19 @@ mod tests {
     fn names(changes: &[&str], fields: &[&str]) -> Option<Vec<String>> {
         let changes = changes.iter().map(|name| ((*name).to_owned(), Value::Null)).collect();
         acceptable(&changes, &refusal(fields)).map(|rest| rest.keys().cloned().collect())
+    }
+
+    #[test]
+    fn conditions_that_are_gone_are_removed() {
+        let status = |types: &[&str]| -> PodStatus {
+            let conditions: Vec<Value> = types.iter().map(|name| json!({"type": name, "status": "True"})).collect();
+            serde_json::from_value(json!({"conditions": conditions})).unwrap()
+        };
+        let changes = difference(&status(&["Ready", "PodResizePending"]), &status(&["Ready"])).unwrap();
+        let removed: Vec<&Value> =
+            changes["conditions"].as_array().unwrap().iter().filter(|condition| condition["$patch"] == "delete").collect();
+        assert_eq!(removed, [&json!({"$patch": "delete", "type": "PodResizePending"})]);
+        assert!(difference(&status(&["Ready"]), &status(&["Ready"])).is_none());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brain::podsync::actions::{self, Actions, Start};
+use brain::podsync::resize;
 use brain::podsync::status::{self, Ending};
 use brain::podsync::{Ended, Memory, Observed, StartFailure, View, is_deleted};
 use jiff::Timestamp;
@@ -52,6 +53,8 @@ pub enum Wanted {
 pub struct Worker {
     pub context: Arc<Context>,
     /// The newest of what was seen and what came back from reports.
+    pub asked: Arc<Pod>,
+    /// The same, with the resources that it was given in the place of those that it asks for.
     pub pod: Arc<Pod>,
     wanted: watch::Receiver<Wanted>,
     ends: watch::Receiver<Option<Ended>>,
@@ -102,8 +105,9 @@ impl Worker {
         let (sender, verdicts) = mpsc::channel(VERDICTS_WAITING_MAX);
         let memory = Memory { started_at: Some(Timestamp::now()), ..Memory::default() };
         let probes = Probes::new(context.clone(), sender);
-        Worker {
+        let mut worker = Worker {
             context,
+            asked: pod.clone(),
             pod,
             wanted,
             ends,
@@ -115,7 +119,17 @@ impl Worker {
             is_unreported: false,
             calls: Calls::default(),
             calls_waits: 0,
-        }
+        };
+        worker.see(worker.asked.clone());
+        worker
+    }
+
+    /// A version of the pod; the newer one counts.
+    pub fn see(&mut self, pod: Arc<Pod>) {
+        self.asked = publish::newer(&self.asked, &pod);
+        let given = self.context.allocations.of(uid(&self.asked));
+        let differs = given.filter(|given| !resize::is_given(&self.asked, given));
+        self.pod = differs.map_or_else(|| self.asked.clone(), |given| Arc::new(resize::with_allocation(&self.asked, &given)));
     }
 
     /// Until nothing of the pod is left, or the agent goes (then it is dropped, and the containers stay).
@@ -188,7 +202,7 @@ impl Worker {
     fn take_wanted(&mut self) {
         let wanted = self.wanted.borrow_and_update().clone();
         if let Wanted::Pod(pod) = wanted {
-            self.pod = publish::newer(&self.pod, &pod);
+            self.see(pod);
         }
         if let Some(ended) = self.ends.borrow_and_update().clone() {
             self.memory.ended = Some(ended);
@@ -205,6 +219,9 @@ impl Worker {
     async fn sync(&mut self) -> Next {
         let observed = self.observed.borrow_and_update().clone();
         self.check_deadline();
+        resize::remember(&mut self.memory, &self.pod, &observed);
+        let resize_due = self.resize();
+        self.finish_resize(&observed);
         let report = status::report(&self.view(&observed, Timestamp::now()), Ending::No);
         let is_over = report.phase.is_terminal();
         self.report(report.status).await;
@@ -229,10 +246,10 @@ impl Worker {
         }
         let soon = if self.is_unreported { REPORT_RETRY } else { PERIOD };
         let at = Timestamp::now() + soon;
-        Next::At([wake, self.deadline()].into_iter().flatten().fold(at, Timestamp::min))
+        Next::At([wake, resize_due, self.deadline()].into_iter().flatten().fold(at, Timestamp::min))
     }
 
-    fn view<'a>(&'a self, observed: &'a Observed, now: Timestamp) -> View<'a> {
+    pub fn view<'a>(&'a self, observed: &'a Observed, now: Timestamp) -> View<'a> {
         View { now, pod: &self.pod, observed, memory: &self.memory, node_addresses: &self.context.node_addresses }
     }
 
@@ -253,6 +270,7 @@ impl Worker {
                 return Some(Timestamp::now() + RETRY);
             }
         }
+        let mut wake = self.update(observed, &actions.update).await;
         let mut sandbox = observed.sandbox().filter(|sandbox| sandbox.is_ready).cloned();
         if let Some(attempt) = actions.sandbox {
             match self.make_sandbox(attempt).await {
@@ -267,7 +285,6 @@ impl Worker {
             self.refresh().await;
             return None;
         };
-        let mut wake = None;
         for start in &actions.start {
             let due = self.start(&sandbox, start).await;
             wake = [wake, due].into_iter().flatten().min();
@@ -338,7 +355,7 @@ impl Worker {
     async fn report(&mut self, status: PodStatus) {
         match publish::status(&self.context.client, &self.pod, status).await {
             Ok(Some(pod)) => {
-                self.pod = publish::newer(&self.pod, &Arc::new(pod));
+                self.see(Arc::new(pod));
                 self.is_unreported = false;
             }
             Ok(None) => self.is_unreported = false,
@@ -397,6 +414,7 @@ impl Worker {
             return Next::At(Timestamp::now() + RETRY_KILL);
         }
         self.context.user_ids.release(uid(&self.pod));
+        self.context.allocations.forget(uid(&self.pod));
         self.finish(gone).await
     }
 

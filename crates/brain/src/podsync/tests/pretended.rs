@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::podsync::actions::{self, Actions, Kind};
 use crate::podsync::status::{self, Ending};
-use crate::podsync::{Memory, Observed, Record, Sandbox, StartFailure, State, View, backoff, restart};
+use crate::podsync::{Memory, Observed, Record, Sandbox, StartFailure, State, View, backoff, resize, restart};
 
 pub struct Node {
     pub now: Timestamp,
@@ -42,12 +42,13 @@ impl Node {
         actions::plan(&self.view())
     }
 
-    fn view(&self) -> View<'_> {
+    pub fn view(&self) -> View<'_> {
         View { now: self.now, pod: &self.pod, observed: &self.observed, memory: &self.memory, node_addresses: &[] }
     }
 
     /// Looks and acts once; answers whether anything was done.
     pub fn step(&mut self) -> bool {
+        resize::remember(&mut self.memory, &self.pod, &self.observed);
         let report = status::report(&self.view(), Ending::No);
         self.pod.status = Some(report.status);
         if report.phase.is_terminal() {
@@ -60,6 +61,11 @@ impl Node {
         }
         for kill in &actions.kill {
             self.kill(&kill.container_id);
+        }
+        for update in &actions.update {
+            self.told.push(format!("update:{}", update.name));
+            let given = resize::asked(&self.pod).remove(&update.name).expect("only what can be resized is updated");
+            self.memory.resize.actuated.insert(update.container_id.clone(), given);
         }
         if let Some(attempt) = actions.sandbox {
             self.told.push(format!("sandbox{attempt}"));

@@ -98,6 +98,7 @@ pub fn count(cluster: &Cluster, node: &str) -> BTreeMap<&'static str, Vec<String
         ("sandboxes", entries(&state.join("sandboxes"))),
         ("containers", entries(&state.join("containers"))),
         ("files of the runtime", entries(&dir.join("lib/everynode/containers/containers"))),
+        ("files of sandboxes", entries(&dir.join("lib/everynode/containers/sandboxes"))),
         ("files of pods", entries(&dir.join("lib/kubelet/pods"))),
         ("logs of pods", entries(&dir.join("log/pods"))),
         ("links to logs", entries(&dir.join("log/containers"))),

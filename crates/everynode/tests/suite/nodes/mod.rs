@@ -17,5 +17,6 @@ mod pod_proxy;
 mod recorded;
 mod registry;
 mod removal;
+mod resize;
 mod restore;
 mod static_pods;

@@ -1,0 +1,128 @@
+//! What the pods of this node were given: all decisions about it are made here, one after the other, so that nothing is given twice.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use brain::model;
+use brain::podsync::resize::{self, Allocation, Reason};
+use k8s_openapi::api::core::v1::Pod;
+
+use super::pod::uid;
+
+#[derive(Default)]
+pub struct Allocations(Mutex<BTreeMap<String, Entry>>);
+
+struct Entry {
+    allocation: Allocation,
+    /// With what it was given.
+    model: Option<Arc<model::Pod>>,
+}
+
+impl Entry {
+    fn new(pod: &Pod, allocation: Allocation) -> Entry {
+        let model = to_model::<model::Pod>(&resize::with_allocation(pod, &allocation)).map(Arc::new);
+        Entry { allocation, model }
+    }
+}
+
+/// What became of a pod that asks for other resources than it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resized {
+    /// It has what it asks for.
+    Already,
+    Given,
+    Refused(Reason, String),
+}
+
+impl Allocations {
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a pod on that runs here already, with what it says that it was given.
+    pub fn found(&self, pod: &Pod) {
+        self.entries().entry(uid(pod).to_owned()).or_insert_with(|| Entry::new(pod, resize::told(pod)));
+    }
+
+    /// Takes a new pod on if `check` agrees, which sees those that are here.
+    pub fn admit<E>(&self, pod: &Pod, check: impl FnOnce(&[Arc<model::Pod>]) -> Result<(), E>) -> Result<(), E> {
+        let mut entries = self.entries();
+        check(&others(&entries, uid(pod)))?;
+        entries.insert(uid(pod).to_owned(), Entry::new(pod, resize::asked(pod)));
+        Ok(())
+    }
+
+    /// Gives a pod what it asks for now, if the node can.
+    pub fn resize(&self, pod: &Pod, node: &model::Node) -> Resized {
+        let mut entries = self.entries();
+        let Some(entry) = entries.get(uid(pod)).filter(|entry| !resize::is_given(pod, &entry.allocation)) else { return Resized::Already };
+        let asks = Entry::new(pod, resize::asked(pod));
+        // What cannot be read was never judged.
+        let (Some(model), true) = (&asks.model, entry.model.is_some()) else { return Resized::Already };
+        match resize::check(model, node, &others(&entries, uid(pod))) {
+            Err((reason, message)) => Resized::Refused(reason, message),
+            Ok(()) => {
+                entries.insert(uid(pod).to_owned(), asks);
+                Resized::Given
+            }
+        }
+    }
+
+    pub fn of(&self, uid: &str) -> Option<Allocation> {
+        self.entries().get(uid).map(|entry| entry.allocation.clone())
+    }
+
+    /// Nothing of the pod runs any more.
+    pub fn forget(&self, uid: &str) {
+        self.entries().remove(uid);
+    }
+}
+
+fn others(entries: &BTreeMap<String, Entry>, uid: &str) -> Vec<Arc<model::Pod>> {
+    entries.iter().filter(|(other, _)| *other != uid).filter_map(|(_, entry)| entry.model.clone()).collect()
+}
+
+/// What deciders see of an object.
+pub fn to_model<T: serde::de::DeserializeOwned>(object: &impl serde::Serialize) -> Option<T> {
+    serde_json::to_value(object).and_then(serde_json::from_value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(uid: &str, cpu: &str) -> Pod {
+        let resources = json!({"requests": {"cpu": cpu}});
+        let pod = json!({"metadata": {"name": uid, "uid": uid}, "spec": {"containers": [{"name": "c", "resources": resources}]}});
+        serde_json::from_value(pod).unwrap()
+    }
+
+    fn node() -> model::Node {
+        let node = json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "4", "memory": "4Gi", "pods": "10"}}});
+        serde_json::from_value(node).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_given_twice() {
+        let allocations = Allocations::default();
+        let admit = |pod: &Pod| {
+            let model = to_model::<model::Pod>(pod).unwrap();
+            allocations.admit(pod, |others| resize::check(&model, &node(), others).map_err(|(reason, _)| reason))
+        };
+        admit(&pod("a", "1")).unwrap();
+        admit(&pod("b", "2")).unwrap();
+        assert_eq!(admit(&pod("c", "2")), Err(Reason::Deferred));
+        assert_eq!(allocations.resize(&pod("a", "1"), &node()), Resized::Already);
+        assert_eq!(allocations.resize(&pod("a", "2"), &node()), Resized::Given);
+        assert!(matches!(allocations.resize(&pod("b", "3"), &node()), Resized::Refused(Reason::Deferred, _)));
+        assert!(matches!(allocations.resize(&pod("b", "5"), &node()), Resized::Refused(Reason::Infeasible, _)));
+        assert!(resize::is_given(&pod("b", "2"), &allocations.of("b").unwrap()), "it keeps what it had");
+        assert_eq!(allocations.resize(&pod("a", "1"), &node()), Resized::Given);
+        assert_eq!(allocations.resize(&pod("b", "3"), &node()), Resized::Given, "room was made");
+        allocations.forget("a");
+        admit(&pod("c", "1")).unwrap();
+        assert_eq!(allocations.resize(&pod("gone", "1"), &node()), Resized::Already);
+    }
+}

@@ -1,0 +1,137 @@
+//! Resizing a pod that runs: asks the node for what the pod asks for, then changes limits.
+
+use brain::model;
+use brain::podsync::limits::{self, Limits};
+use brain::podsync::resize::{self, InProgress, Pending, Reason, Update};
+use brain::podsync::{Observed, containers, init_containers};
+use jiff::{SignedDuration, Timestamp};
+use runtime::port::Resources;
+
+use super::worker::Worker;
+use super::{config, uid};
+use crate::node::allocations::{Resized, to_model};
+use crate::node::manifests::is_static;
+
+/// Room that others leave is looked for this often, and limits that could not be changed are tried again.
+const RETRY: SignedDuration = SignedDuration::from_secs(10);
+
+impl Worker {
+    /// Gives the pod what it asks for, or says why not; answers when to ask again.
+    pub fn resize(&mut self) -> Option<Timestamp> {
+        let node = self.context.registration.node().and_then(|node| to_model::<model::Node>(&node))?;
+        let generation = self.asked.metadata.generation;
+        let resized = match self.context.allocations.resize(&self.asked, &node) {
+            Resized::Given | Resized::Refused(..) if is_static(&self.asked) => {
+                Resized::Refused(Reason::Infeasible, "In-place resize of static-pods is not supported".to_owned())
+            }
+            resized => resized,
+        };
+        match resized {
+            Resized::Already => self.memory.resize.pending = None,
+            Resized::Given => {
+                self.memory.resize.pending = None;
+                self.memory.resize.in_progress = Some(InProgress { error: None, generation });
+                self.see(self.asked.clone());
+                self.context.events.pod(&self.pod, false, "ResizeStarted", resize::event_message("Pod resize started", &self.pod, ""));
+            }
+            Resized::Refused(reason, message) => {
+                let event = resize::event_message(&format!("Pod resize {}", reason.text()), &self.asked, &message);
+                let pending = Some(Pending { reason, message, generation });
+                if self.memory.resize.pending != pending {
+                    self.context.events.pod(&self.asked, true, format!("Resize{}", reason.text()), event);
+                    self.memory.resize.pending = pending;
+                }
+                return (reason == Reason::Deferred).then(|| Timestamp::now() + RETRY);
+            }
+        }
+        None
+    }
+
+    /// Once all running containers have what the pod was given.
+    pub fn finish_resize(&mut self, observed: &Observed) {
+        if self.memory.resize.in_progress.is_some() && resize::is_done(&self.view(observed, Timestamp::now())) {
+            self.memory.resize.in_progress = None;
+            let message = resize::event_message("Pod resize completed", &self.pod, "");
+            self.context.events.pod(&self.pod, false, "ResizeCompleted", message);
+        }
+    }
+
+    /// Changes limits of running containers; answers when to try again.
+    pub async fn update(&mut self, observed: &Observed, updates: &[Update]) -> Option<Timestamp> {
+        if updates.is_empty() {
+            return None;
+        }
+        let Err(error) = self.try_update(observed, updates).await else {
+            self.finish_resize(observed);
+            return None;
+        };
+        let generation = self.memory.resize.in_progress.as_ref().and_then(|progress| progress.generation);
+        let progress = Some(InProgress { error: Some(error.clone()), generation });
+        if self.memory.resize.in_progress != progress {
+            let message = resize::event_message("Pod resize error", &self.pod, &error);
+            self.context.events.pod(&self.pod, true, "ResizeError", message);
+            self.memory.resize.in_progress = progress;
+        }
+        Some(Timestamp::now() + RETRY)
+    }
+
+    /// The pod's own limits grow before those of its containers, and shrink after them: a part may never have more than the whole.
+    async fn try_update(&mut self, observed: &Observed, updates: &[Update]) -> Result<(), String> {
+        let before = limits::of_pod(&resize::actuated(&self.view(observed, Timestamp::now())));
+        let after = limits::of_pod(&self.pod);
+        self.limit_pod(observed, larger(&before, &after)).await?;
+        for update in updates {
+            self.update_one(update).await?;
+        }
+        self.limit_pod(observed, after).await
+    }
+
+    async fn limit_pod(&self, observed: &Observed, limits: Limits) -> Result<(), String> {
+        let Some(sandbox) = observed.sandbox() else { return Ok(()) };
+        // What has no limit any more is told so: a limit that is left out stays as it is.
+        let unlimited = Resources { cpu_quota_us: Some(-1), memory_limit_bytes: Some(-1), ..Resources::default() };
+        let wanted = config::resources(&limits);
+        let wanted = Resources {
+            cpu_quota_us: wanted.cpu_quota_us.or(unlimited.cpu_quota_us),
+            memory_limit_bytes: wanted.memory_limit_bytes.or(unlimited.memory_limit_bytes),
+            ..wanted
+        };
+        self.context.runtime.update_sandbox_resources(&sandbox.id, &wanted).await.map_err(|error| error.to_string())
+    }
+
+    async fn update_one(&mut self, update: &Update) -> Result<(), String> {
+        let pod = self.pod.clone();
+        let all = containers(&pod).iter().chain(init_containers(&pod));
+        let Some(container) = all.into_iter().find(|container| container.name == update.name) else { return Ok(()) };
+        let id = self.context.observer.bare(&update.container_id).to_owned();
+        let wanted = config::resources(&limits::of_container(&pod, container, self.context.machine.memory_bytes));
+        self.check_memory(&id, &update.name, wanted.memory_limit_bytes).await?;
+        self.context.runtime.update_resources(&id, &wanted).await.map_err(|error| error.to_string())?;
+        self.memory.resize.actuated.insert(update.container_id.clone(), limits::requirements(container));
+        tracing::info!(pod = uid(&pod), container = update.name, "changed the limits of a container");
+        Ok(())
+    }
+
+    /// The kernel would end the container, or refuse.
+    async fn check_memory(&self, id: &str, name: &str, limit: Option<i64>) -> Result<(), String> {
+        let Some(limit) = limit else { return Ok(()) };
+        let stats = self.context.runtime.container_stats().await.map_err(|error| error.to_string())?;
+        let used = stats.iter().find(|stats| stats.container_id == id).map_or(0, |stats| stats.memory_working_set_bytes);
+        if u64::try_from(limit).is_ok_and(|limit| limit < used) {
+            return Err(format!("attempting to set container {name:?} memory limit ({limit}) below current usage ({used})"));
+        }
+        Ok(())
+    }
+}
+
+/// Of two limits the one that holds less back; none at all holds nothing back.
+fn larger(a: &Limits, b: &Limits) -> Limits {
+    let most = |a: Option<i64>, b: Option<i64>| Some(a?.max(b?));
+    Limits {
+        cpu_shares: a.cpu_shares.max(b.cpu_shares),
+        cpu_quota_us: most(a.cpu_quota_us, b.cpu_quota_us),
+        cpu_period_us: a.cpu_period_us.or(b.cpu_period_us),
+        memory_bytes: most(a.memory_bytes, b.memory_bytes),
+        oom_score_adj: None,
+    }
+}
