@@ -18,9 +18,9 @@ const RETRY: SignedDuration = SignedDuration::from_secs(10);
 impl Worker {
     /// Gives the pod what it asks for, or says why not; answers when to ask again.
     pub fn resize(&mut self) -> Option<Timestamp> {
-        let node = self.context.registration.node().and_then(|node| to_model::<model::Node>(&node))?;
+        let node = || self.context.registration.node().and_then(|node| to_model::<model::Node>(&node));
         let generation = self.asked.metadata.generation;
-        let resized = match self.context.allocations.resize(&self.asked, &node) {
+        let resized = match self.context.allocations.resize(&self.asked, node) {
             Resized::Given | Resized::Refused(..) if is_static(&self.asked) => {
                 Resized::Refused(Reason::Infeasible, "In-place resize of static-pods is not supported".to_owned())
             }
