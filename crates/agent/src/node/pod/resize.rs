@@ -20,13 +20,11 @@ impl Worker {
     pub fn resize(&mut self) -> Option<Timestamp> {
         let node = || self.context.registration.node().and_then(|node| to_model::<model::Node>(&node));
         let generation = self.asked.metadata.generation;
-        let resized = match self.context.allocations.resize(&self.asked, node) {
-            Resized::Given | Resized::Refused(..) if is_static(&self.asked) => {
-                Resized::Refused(Reason::Infeasible, "In-place resize of static-pods is not supported".to_owned())
-            }
-            resized => resized,
-        };
-        match resized {
+        if is_static(&self.asked) {
+            // Its manifest is the only one who may ask, and makes another pod.
+            return None;
+        }
+        match self.context.allocations.resize(&self.asked, node) {
             Resized::Already => self.memory.resize.pending = None,
             Resized::Given => {
                 self.memory.resize.pending = None;
