@@ -52,14 +52,14 @@ impl Allocations {
         Ok(())
     }
 
-    /// Gives a pod what it asks for now, if the node can.
-    pub fn resize(&self, pod: &Pod, node: &model::Node) -> Resized {
+    /// Gives a pod what it asks for now, if the node can; `node` is asked for only then.
+    pub fn resize(&self, pod: &Pod, node: impl FnOnce() -> Option<model::Node>) -> Resized {
         let mut entries = self.entries();
         let Some(entry) = entries.get(uid(pod)).filter(|entry| !resize::is_given(pod, &entry.allocation)) else { return Resized::Already };
         let asks = Entry::new(pod, resize::asked(pod));
-        // What cannot be read was never judged.
-        let (Some(model), true) = (&asks.model, entry.model.is_some()) else { return Resized::Already };
-        match resize::check(model, node, &others(&entries, uid(pod))) {
+        // What cannot be read was never judged, and without its Node nothing can be.
+        let (Some(model), Some(_), Some(node)) = (&asks.model, &entry.model, node()) else { return Resized::Already };
+        match resize::check(model, &node, &others(&entries, uid(pod))) {
             Err((reason, message)) => Resized::Refused(reason, message),
             Ok(()) => {
                 entries.insert(uid(pod).to_owned(), asks);
@@ -109,20 +109,21 @@ mod tests {
         let allocations = Allocations::default();
         let admit = |pod: &Pod| {
             let model = to_model::<model::Pod>(pod).unwrap();
-            allocations.admit(pod, |others| resize::check(&model, &node(), others).map_err(|(reason, _)| reason))
+            allocations.admit(pod, |others| brain::podsync::resize::check(&model, &node(), others).map_err(|(reason, _)| reason))
         };
+        let resize = |pod: &Pod| allocations.resize(pod, || Some(node()));
         admit(&pod("a", "1")).unwrap();
         admit(&pod("b", "2")).unwrap();
         assert_eq!(admit(&pod("c", "2")), Err(Reason::Deferred));
-        assert_eq!(allocations.resize(&pod("a", "1"), &node()), Resized::Already);
-        assert_eq!(allocations.resize(&pod("a", "2"), &node()), Resized::Given);
-        assert!(matches!(allocations.resize(&pod("b", "3"), &node()), Resized::Refused(Reason::Deferred, _)));
-        assert!(matches!(allocations.resize(&pod("b", "5"), &node()), Resized::Refused(Reason::Infeasible, _)));
-        assert!(resize::is_given(&pod("b", "2"), &allocations.of("b").unwrap()), "it keeps what it had");
-        assert_eq!(allocations.resize(&pod("a", "1"), &node()), Resized::Given);
-        assert_eq!(allocations.resize(&pod("b", "3"), &node()), Resized::Given, "room was made");
+        assert_eq!(resize(&pod("a", "1")), Resized::Already);
+        assert_eq!(resize(&pod("a", "2")), Resized::Given);
+        assert!(matches!(resize(&pod("b", "3")), Resized::Refused(Reason::Deferred, _)));
+        assert!(matches!(resize(&pod("b", "5")), Resized::Refused(Reason::Infeasible, _)));
+        assert!(brain::podsync::resize::is_given(&pod("b", "2"), &allocations.of("b").unwrap()), "it keeps what it had");
+        assert_eq!(resize(&pod("a", "1")), Resized::Given);
+        assert_eq!(resize(&pod("b", "3")), Resized::Given, "room was made");
         allocations.forget("a");
         admit(&pod("c", "1")).unwrap();
-        assert_eq!(allocations.resize(&pod("gone", "1"), &node()), Resized::Already);
+        assert_eq!(resize(&pod("gone", "1")), Resized::Already);
     }
 }

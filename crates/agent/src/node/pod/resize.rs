@@ -18,15 +18,13 @@ const RETRY: SignedDuration = SignedDuration::from_secs(10);
 impl Worker {
     /// Gives the pod what it asks for, or says why not; answers when to ask again.
     pub fn resize(&mut self) -> Option<Timestamp> {
-        let node = self.context.registration.node().and_then(|node| to_model::<model::Node>(&node))?;
+        let node = || self.context.registration.node().and_then(|node| to_model::<model::Node>(&node));
         let generation = self.asked.metadata.generation;
-        let resized = match self.context.allocations.resize(&self.asked, &node) {
-            Resized::Given | Resized::Refused(..) if is_static(&self.asked) => {
-                Resized::Refused(Reason::Infeasible, "In-place resize of static-pods is not supported".to_owned())
-            }
-            resized => resized,
-        };
-        match resized {
+        if is_static(&self.asked) {
+            // Its manifest is the only one who may ask, and makes another pod.
+            return None;
+        }
+        match self.context.allocations.resize(&self.asked, node) {
             Resized::Already => self.memory.resize.pending = None,
             Resized::Given => {
                 self.memory.resize.pending = None;
@@ -47,43 +45,47 @@ impl Worker {
         None
     }
 
-    /// Once all running containers have what the pod was given.
-    pub fn finish_resize(&mut self, observed: &Observed) {
-        if self.memory.resize.in_progress.is_some() && resize::is_done(&self.view(observed, Timestamp::now())) {
-            self.memory.resize.in_progress = None;
-            let message = resize::event_message("Pod resize completed", &self.pod, "");
-            self.context.events.pod(&self.pod, false, "ResizeCompleted", message);
-        }
-    }
-
-    /// Changes limits of running containers; answers when to try again.
+    /// Changes limits of running containers while a resize is under way, and ends it once they all have what the pod was given; answers when to
+    /// try again.
     pub async fn update(&mut self, observed: &Observed, updates: &[Update]) -> Option<Timestamp> {
-        if updates.is_empty() {
+        if updates.is_empty() && self.memory.resize.in_progress.is_none() {
             return None;
         }
-        let Err(error) = self.try_update(observed, updates).await else {
-            self.finish_resize(observed);
-            return None;
-        };
-        let generation = self.memory.resize.in_progress.as_ref().and_then(|progress| progress.generation);
-        let progress = Some(InProgress { error: Some(error.clone()), generation });
-        if self.memory.resize.in_progress != progress {
-            let message = resize::event_message("Pod resize error", &self.pod, &error);
-            self.context.events.pod(&self.pod, true, "ResizeError", message);
-            self.memory.resize.in_progress = progress;
+        match self.try_update(observed, updates).await {
+            Ok(is_done) => {
+                if is_done && self.memory.resize.in_progress.take().is_some() {
+                    let message = resize::event_message("Pod resize completed", &self.pod, "");
+                    self.context.events.pod(&self.pod, false, "ResizeCompleted", message);
+                }
+                None
+            }
+            Err(error) => {
+                let generation = self.memory.resize.in_progress.as_ref().and_then(|progress| progress.generation);
+                let progress = Some(InProgress { error: Some(error.clone()), generation });
+                if self.memory.resize.in_progress != progress {
+                    let message = resize::event_message("Pod resize error", &self.pod, &error);
+                    self.context.events.pod(&self.pod, true, "ResizeError", message);
+                    self.memory.resize.in_progress = progress;
+                }
+                Some(Timestamp::now() + RETRY)
+            }
         }
-        Some(Timestamp::now() + RETRY)
     }
 
-    /// The pod's own limits grow before those of its containers, and shrink after them: a part may never have more than the whole.
-    async fn try_update(&mut self, observed: &Observed, updates: &[Update]) -> Result<(), String> {
+    /// The pod's own limits grow before those of its containers, also of those that are made anew, and shrink after them: a part may never have
+    /// more than the whole. True: nothing is left to change.
+    async fn try_update(&mut self, observed: &Observed, updates: &[Update]) -> Result<bool, String> {
         let before = limits::of_pod(&resize::actuated(&self.view(observed, Timestamp::now())));
         let after = limits::of_pod(&self.pod);
         self.limit_pod(observed, larger(&before, &after)).await?;
         for update in updates {
             self.update_one(update).await?;
         }
-        self.limit_pod(observed, after).await
+        let is_done = resize::is_done(&self.view(observed, Timestamp::now()));
+        if is_done {
+            self.limit_pod(observed, after).await?;
+        }
+        Ok(is_done)
     }
 
     async fn limit_pod(&self, observed: &Observed, limits: Limits) -> Result<(), String> {

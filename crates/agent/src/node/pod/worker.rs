@@ -221,7 +221,6 @@ impl Worker {
         self.check_deadline();
         resize::remember(&mut self.memory, &self.pod, &observed);
         let resize_due = self.resize();
-        self.finish_resize(&observed);
         let report = status::report(&self.view(&observed, Timestamp::now()), Ending::No);
         let is_over = report.phase.is_terminal();
         self.report(report.status).await;

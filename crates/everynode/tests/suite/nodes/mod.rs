@@ -8,6 +8,7 @@ mod chaos_nodes;
 mod deletes;
 mod faulty_proxy;
 mod full_disk;
+mod hanging;
 mod kubelet_cases;
 mod leaks;
 mod limits;

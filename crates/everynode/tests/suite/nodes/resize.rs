@@ -56,15 +56,17 @@ fn goes_on_running(cluster: &Cluster, before: &Value) {
         assert_eq!(container(&now)["containerID"], container(before)["containerID"], "it is the same container");
         assert_eq!(now["status"]["observedGeneration"], now["metadata"]["generation"]);
         let memory = wanted["limits"]["memory"].as_str().and_then(|text| text.strip_suffix("Mi")).and_then(|text| text.parse::<u64>().ok());
-        let uid = now["metadata"]["uid"].as_str().expect("it has one");
-        let limits: Vec<u64> = memory_limits(cluster, uid);
         // Of the container and of its pod.
-        assert_eq!(limits, vec![memory.expect("it is a number") << 20; 2]);
+        assert_eq!(memory_limits(cluster, uid(&now)), vec![memory.expect("it is a number") << 20; 2]);
     }
     let told = |what: &str| cluster.events("steady").iter().any(|event| event.starts_with(what));
     cluster.wait_pod("steady", "told of", |_| {
         told("ResizeStarted: Pod resize started: {") && told("ResizeCompleted: Pod resize completed: {")
     });
+}
+
+fn uid(pod: &Value) -> &str {
+    pod["metadata"]["uid"].as_str().expect("pods have uids")
 }
 
 /// Of the groups of the pod and of what is in it that have a limit.
@@ -83,7 +85,8 @@ fn is_made_anew(cluster: &Cluster) {
     assert_eq!(container(&now)["restartCount"], 0, "the processor's share needs no restart");
     let wanted = resources("150m", "96Mi");
     resize(cluster, "anew", &wanted);
-    cluster.wait_pod("anew", "made anew", |pod| has(pod, &wanted) && container(pod)["restartCount"] == 1);
+    let now = cluster.wait_pod("anew", "made anew", |pod| has(pod, &wanted) && container(pod)["restartCount"] == 1);
+    assert_eq!(memory_limits(cluster, uid(&now)), vec![96 << 20; 2], "the pod's limit grew, too");
 }
 
 fn is_refused_and_keeps_what_it_has(cluster: &Cluster) {
