@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -28,8 +29,7 @@ pub async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<ServerConf
                 request.extensions_mut().insert(Certificate(user.clone()));
             }
             request.extensions_mut().insert(remote);
-            let server = server.clone();
-            async move { server.respond_to_the_end(request).await }
+            server.respond_to_the_end(request).map(|answer| answer.unwrap_or_else(|never| match never {}))
         }
     };
     wire::serve(listener, tls, LIMITS, Deadlines::default(), shutdown, make).await;

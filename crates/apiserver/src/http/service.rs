@@ -110,8 +110,8 @@ impl ApiServer {
     }
 
     /// Answers a request to its end, though the client may go before: what is written has its audit event, and what was allocated for it is
-    /// kept or given back. What has not begun, and what would go on, ends when this future is dropped.
-    pub async fn respond_to_the_end<B>(&self, mut request: Request<B>) -> Response<Body>
+    /// kept or given back. What has not begun, and what would go on, ends when the client goes.
+    pub fn respond_to_the_end<B>(&self, mut request: Request<B>) -> Responding
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -119,9 +119,7 @@ impl ApiServer {
         let (here, client) = watch::channel(());
         request.extensions_mut().insert(Client(client));
         let server = self.clone();
-        let answered = tokio::spawn(async move { server.respond(request).await }).await;
-        drop(here);
-        answered.unwrap_or_else(|_| answer::status(&Status::internal("the server is stopping")))
+        Responding { work: Some(Box::pin(async move { server.respond(request).await })), here: Some(here) }
     }
 
     /// Answers a request; never fails, not even by a panic.
@@ -341,7 +339,34 @@ fn selected_name(field_selector: &str) -> &str {
     }
 }
 
-type Responding = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+/// A request that is being answered. Where it is dropped before, the client went: the rest is done without it.
+pub struct Responding {
+    /// None when it is done.
+    work: Option<Pin<Box<dyn Future<Output = Response<Body>> + Send>>>,
+    /// Dropped when the client goes.
+    here: Option<watch::Sender<()>>,
+}
+
+impl Future for Responding {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let work = self.work.as_mut().expect("it is not polled again when it is done");
+        let answer = std::task::ready!(work.as_mut().poll(context));
+        self.work = None;
+        Poll::Ready(Ok(answer))
+    }
+}
+
+impl Drop for Responding {
+    fn drop(&mut self) {
+        drop(self.here.take());
+        // Without a runtime the process is ending.
+        if let (Some(work), Ok(runtime)) = (self.work.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(work);
+        }
+    }
+}
 
 impl<B> tower_service::Service<Request<B>> for ApiServer
 where
@@ -357,8 +382,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Responding {
-        let server = self.clone();
-        Box::pin(async move { Ok(server.respond_to_the_end(request).await) })
+        self.respond_to_the_end(request)
     }
 }
 
@@ -383,9 +407,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Responding {
-        let server = self.server.clone();
         request.extensions_mut().insert(Local(self.user.clone()));
-        Box::pin(async move { Ok(server.respond_to_the_end(request).await) })
+        self.server.respond_to_the_end(request)
     }
 }
 

@@ -182,7 +182,7 @@ async fn what_waits_for_its_turn_or_would_go_on_ends_with_its_client() {
     assert_eq!(server.inner.fairness.open_requests(), 0);
     drop(seats);
     // The one that is answered goes on as long as its body is held.
-    let answer = server.respond_to_the_end(from("ann", Method::GET, "/api/v1/pods?watch=1", Full::<Bytes>::default())).await;
+    let answer = server.respond_to_the_end(from("ann", Method::GET, "/api/v1/pods?watch=1", Full::<Bytes>::default())).await.unwrap();
     assert_eq!((answer.status().as_u16(), server.inner.fairness.open_requests()), (200, 1));
     drop(answer);
     assert_eq!(server.inner.fairness.open_requests(), 0);
