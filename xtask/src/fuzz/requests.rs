@@ -2,7 +2,7 @@
 //!
 //! The objects begin as recorded ones, where there are records (`EVERYNODE_GOLDEN`), and as the small examples otherwise. A server is made for
 //! each case, so that a case can be replayed alone. At fault is the server when it answers that it is, and when what it has stored cannot be
-//! read again in every form.
+//! read again in every form, or not be stored again as it is.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -223,6 +223,9 @@ impl Server {
         let read = self.send(&Asked::new("GET", &path), trace).await;
         let read = read.unwrap_or_else(|| panic!("what was written cannot be read: {shown}"));
         assert_eq!(read["metadata"]["uid"], written["metadata"]["uid"], "another object is at {path}");
+        let again = self.send(&Asked::new("PUT", &path).json(&read), trace).await;
+        let again = again.unwrap_or_else(|| panic!("what is stored cannot be stored again: {read}"));
+        assert_eq!(again, read, "what is stored again, unchanged, changes");
         for path in [&path, &base.collection()] {
             let as_yaml = Asked { accept: "application/yaml", ..Asked::new("GET", path) };
             let text = self.text(&as_yaml, trace).await.unwrap_or_else(|| panic!("what was written cannot be read as YAML: {shown}"));

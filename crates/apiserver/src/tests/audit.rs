@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
@@ -120,4 +121,18 @@ async fn who_is_not_known_and_what_panics_is_written_too() {
         (&json!({}), &json!(401), &json!(["192.0.2.8"]))
     );
     assert_eq!((&events[1]["stage"], &events[1]["responseStatus"]["code"]), (&json!("Panic"), &json!(500)));
+}
+
+#[tokio::test]
+async fn a_write_has_its_events_though_its_client_has_gone() {
+    let audited = audited("[{level: Metadata}]").await;
+    let map = full(&json!({"metadata": {"name": "a"}}));
+    let mut request = Request::post("/api/v1/namespaces/default/configmaps").body(map).unwrap();
+    request.extensions_mut().insert(Certificate(User::system("root", &["system:masters"])));
+    assert!(audited.server.respond_to_the_end(request).now_or_never().is_none());
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let events = audited.events(2);
+    assert_eq!((&events[1]["stage"], &events[1]["responseStatus"]["code"]), (&json!("ResponseComplete"), &json!(201)));
 }

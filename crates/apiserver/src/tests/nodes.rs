@@ -231,11 +231,15 @@ async fn a_node_renews_its_own_lease() {
     assert_eq!(ask(&server, &node("a"), Method::POST, elsewhere, &lease("a")).await.0, 403);
 }
 
-fn signing_request(name: &str, signer: &str, common_name: &str, organization: &str) -> Value {
+fn signing_request(name: &str, signer: &str, common_names: &[&str], organization: &str) -> Value {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+    // The library takes one of each kind, unless the kind is given by its number.
+    let kinds = [rcgen::DnType::CommonName, rcgen::DnType::CustomDnType(vec![2, 5, 4, 3])];
+    for (kind, name) in kinds.into_iter().zip(common_names) {
+        params.distinguished_name.push(kind, *name);
+    }
     params.distinguished_name.push(rcgen::DnType::OrganizationName, organization);
     let pem = params.serialize_request(&key).unwrap().pem().unwrap();
     json!({"metadata": {"name": name}, "spec": {"signerName": signer, "usages": ["client auth"], "request": STANDARD.encode(pem)}})
@@ -246,18 +250,21 @@ async fn requests_for_certificates_name_no_master_and_signing_wants_the_right() 
     let server = server().await;
     let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
     let client = "kubernetes.io/kube-apiserver-client";
-    let master = signing_request("m", client, "eve", "system:masters");
+    let master = signing_request("m", client, &["eve"], "system:masters");
     let (code, message) = send(&server, Method::POST, requests, full(&master)).await;
     assert_eq!(code, 403);
     let why = "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed";
     assert!(message["message"].as_str().unwrap().contains(why), "{message}");
-    assert_eq!(send(&server, Method::POST, requests, full(&signing_request("ok", client, "ann", "devs"))).await.0, 201);
+    assert_eq!(send(&server, Method::POST, requests, full(&signing_request("ok", client, &["ann"], "devs"))).await.0, 201);
     // For nodes, in their own name.
     let kubelet = "kubernetes.io/kube-apiserver-client-kubelet";
-    let foreign = signing_request("n1", kubelet, "system:node:b", "system:nodes");
+    let foreign = signing_request("n1", kubelet, &["system:node:b"], "system:nodes");
     let (code, message, _) = ask(&server, &node("a"), Method::POST, requests, &foreign).await;
     assert!(code == 403 && message.contains("can only create a node CSR with CN=system:node:a"), "{message}");
-    let own = signing_request("n2", kubelet, "system:node:a", "system:nodes");
+    let several = signing_request("n1", kubelet, &["system:node:b", "system:node:a"], "system:nodes");
+    let (code, message, _) = ask(&server, &node("a"), Method::POST, requests, &several).await;
+    assert!(code == 403 && message.contains("several common names"), "{message}");
+    let own = signing_request("n2", kubelet, &["system:node:a"], "system:nodes");
     assert_eq!(ask(&server, &node("a"), Method::POST, requests, &own).await.0, 201);
     // Whoever may write the status needs the signer's consent as well.
     let verbs = json!(["get", "update", "patch"]);
