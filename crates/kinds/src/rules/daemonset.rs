@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::cursor::Cursor;
-use crate::field::{FieldError, Path};
+use crate::field::{BadValue, FieldError, Path};
 use crate::names;
 use crate::selector::Selector;
 
@@ -77,7 +77,7 @@ impl Rules for DaemonSetRules {
         }
         let selector = new.field("spec").field("selector");
         if selector.value() != before.field("spec").field("selector").value() {
-            let shown = go::print("LabelSelector", selector.value());
+            let shown = selector.value().map_or(BadValue::Json(Value::Null), |own| go::print("LabelSelector", Some(own)));
             errors.push(selector.invalid_value(shown, meta::FIELD_IMMUTABLE));
         }
         errors.extend(validate_spec(&new.field("spec")));

@@ -67,6 +67,12 @@ fn the_selector_is_immutable_and_selects_the_template() {
 }
 
 #[test]
+fn a_selector_that_is_taken_away_shows_as_null() {
+    let (_, errors) = update("DaemonSet", daemon_set(|_| {}), Part::Main, |set| set["spec"]["selector"] = Value::Null);
+    assert!(errors.starts_with("spec.selector: Invalid value: null: field is immutable\n"), "{errors}");
+}
+
+#[test]
 fn the_status_counts_from_zero() {
     let (new, errors) = update("DaemonSet", daemon_set(|_| {}), Part::Status, |set| {
         set["spec"]["minReadySeconds"] = json!(7);
