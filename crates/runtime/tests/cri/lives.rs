@@ -93,6 +93,13 @@ async fn stopping_killing_and_looking() {
     let limit = fs::read_to_string(format!("/sys/fs/cgroup/memory{group}/memory.limit_in_bytes"));
     let limit = limit.or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup{group}/memory.max"))).unwrap();
     assert_eq!(limit.trim(), (96 << 20).to_string());
+    for (asked, written) in [(128 << 20, (128 << 20).to_string()), (-1, String::new())] {
+        let whole = Resources { memory_limit_bytes: Some(asked), ..Default::default() };
+        daemon.client.update_sandbox_resources(&sandbox, &whole).await.unwrap();
+        let limit = fs::read_to_string(format!("/sys/fs/cgroup/memory{}/memory.limit_in_bytes", pod.cgroup_parent));
+        let limit = limit.or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup{}/memory.max", pod.cgroup_parent))).unwrap();
+        assert!(limit.trim() == written || asked < 0 && !limit.starts_with("134217728"), "{asked}: {limit}");
+    }
     let pids = fs::read_to_string(format!("/sys/fs/cgroup/pids{}/pids.max", pod.cgroup_parent));
     let pids = pids.or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup{}/pids.max", pod.cgroup_parent))).unwrap();
     assert_eq!(pids.trim(), "200");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use runtime::port::{HostNamespaces, Runtime as _, SandboxState};
+use runtime::port::{HostNamespaces, Resources, Runtime as _, SandboxState};
 
 use crate::fixture::Node;
 
@@ -30,6 +30,11 @@ async fn containers_share_what_the_sandbox_has() {
     let limits =
         node.place.cgroups().iter().filter_map(|c| std::fs::read_to_string(c.join("kubepods/podu1/pids.max")).ok()).collect::<String>();
     assert_eq!(limits.trim(), "500");
+    let fewer = Resources { pids_limit: Some(400), ..Resources::default() };
+    node.runtime.update_sandbox_resources(&node.sandbox, &fewer).await.unwrap();
+    let limits =
+        node.place.cgroups().iter().filter_map(|c| std::fs::read_to_string(c.join("kubepods/podu1/pids.max")).ok()).collect::<String>();
+    assert_eq!(limits.trim(), "400");
     node.runtime.stop_sandbox(&node.sandbox).await.unwrap();
     assert_eq!(node.wait(&first).await.status.exit_code, 137);
     assert_eq!(node.runtime.sandboxes().await.unwrap()[0].state, SandboxState::NotReady);
