@@ -33,7 +33,7 @@ impl QuotaGuard {
 pub struct QuotaTurns(std::sync::Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
 impl QuotaTurns {
-    fn of(&self, namespace: &str) -> Arc<tokio::sync::Mutex<()>> {
+    pub(crate) fn of(&self, namespace: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         turns.entry(namespace.to_owned()).or_default().clone()

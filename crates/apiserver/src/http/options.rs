@@ -190,11 +190,12 @@ pub struct ListOptions {
     pub timeout_seconds: Option<u64>,
 }
 
-/// How long a client waits at most, as its query says.
+/// How long a client waits at most, as its query says; no time at all means that it says nothing.
 pub fn timeout(query: &Query) -> Result<Option<Duration>, Status> {
     let text = query.get("timeout").filter(|text| !text.is_empty());
     let parsed = text.map(go_duration).transpose();
-    parsed.map_err(|why| Status::bad_request(format!("invalid timeout specified in the request URL - time: {why}")))
+    let parsed = parsed.map_err(|why| Status::bad_request(format!("invalid timeout specified in the request URL - time: {why}")))?;
+    Ok(parsed.filter(|timeout| !timeout.is_zero()))
 }
 
 /// The units of Go's durations, in nanoseconds.

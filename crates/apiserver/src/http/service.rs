@@ -191,7 +191,8 @@ impl ApiServer {
         let flow = if is_exempt(&parts, &path) { None } else { Flow::of(&attributes) };
         let client = parts.extensions.get::<Client>().cloned();
         let call = Call { parts, query, user: user.clone() };
-        match Course::of(&target, &verb, &call) {
+        let course = Course::of(&target, &verb, &call);
+        match course {
             Course::HandedOn => {
                 let open = flow.map(|flow| self.inner.fairness.open(&flow)).transpose()?;
                 let answering = self.dispatch(&call, &path, &target, &verb, RequestBody::stream(body));
@@ -207,13 +208,20 @@ impl ApiServer {
                 let patience = options::timeout(&call.query)?.map_or(REQUEST_TIMEOUT, |asked| asked.min(REQUEST_TIMEOUT));
                 let room = flow.as_ref().map(|flow| self.inner.fairness.body(flow, body::announced_bytes(&body))).transpose()?;
                 let bytes = if has_body(&call.parts.method) { while_there(&client, body::read(body)).await? } else { Bytes::new() };
-                let _seat = while_there(&client, self.seat(flow.as_ref(), bytes.len())).await?;
+                let seat = while_there(&client, self.seat(flow.as_ref(), bytes.len())).await?;
                 if let Some(record) = record.as_mut().filter(|record| record.wants_request()) {
                     audited::request(record, &call, &target, &bytes);
                 }
-                let answering = self.dispatch(&call, &path, &target, &verb, RequestBody::Whole(bytes));
-                let answered = tokio::time::timeout(patience, answering).await;
-                drop(room);
+                let (server, may_change) = (self.clone(), has_body(&call.parts.method));
+                let answering = async move {
+                    let _held = (room, seat);
+                    server.dispatch(&call, &path, &target, &verb, RequestBody::Whole(bytes)).await
+                };
+                let answered = if may_change {
+                    tokio::time::timeout(patience, to_the_end(answering)).await
+                } else {
+                    tokio::time::timeout(patience, answering).await
+                };
                 answered.unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout", 0)))
             }
         }
@@ -259,6 +267,16 @@ async fn while_there<T>(client: &Option<Client>, work: impl Future<Output = Resu
         biased;
         done = work => done,
         _ = client.changed() => Err(Status::new(CLIENT_GONE, "", "the client went away")),
+    }
+}
+
+/// Work that goes on when nobody waits for it any more: the store does not take back what it was given, and what was allocated for it must not
+/// be given back either. A panic of the work is one of whoever waits.
+async fn to_the_end(work: impl Future<Output = Result<Response<Body>, Status>> + Send + 'static) -> Result<Response<Body>, Status> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Status::internal("the server is stopping")),
     }
 }
 

@@ -210,3 +210,19 @@ async fn limit_ranges_do_not_multiply() {
     let (code, status) = send(&server, Method::POST, pods, full(&pod(2000))).await;
     assert!(code == 403 && status["message"].as_str().unwrap().len() < 200_000);
 }
+
+/// A write whose time was up was dropped half-way: it could be stored, and what was allocated for it given back.
+#[tokio::test]
+async fn a_write_that_takes_longer_than_its_client_waits_is_finished() {
+    let server = server().await;
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "5"}}});
+    assert_eq!(send(&server, Method::POST, "/api/v1/namespaces/default/resourcequotas", full(&quota)).await.0, 201);
+    let turn = server.registry().quota_turns.of("default").lock_owned().await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    let (code, status) = send(&server, Method::POST, &format!("{path}?timeout=5ms"), full(&json!({"metadata": {"name": "a"}}))).await;
+    assert_eq!((code, &status["reason"]), (504, &json!("Timeout")));
+    drop(turn);
+    while send(&server, Method::GET, &format!("{path}/a"), Full::default()).await.0 != 200 {
+        tokio::task::yield_now().await;
+    }
+}
