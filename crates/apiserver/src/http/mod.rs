@@ -10,6 +10,7 @@ pub mod path;
 mod audited;
 pub mod discovery;
 pub(crate) mod fairness;
+mod finishing;
 pub mod meta;
 pub mod openapi;
 mod openapi_protobuf;

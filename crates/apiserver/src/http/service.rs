@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::body::{self, Body, BoxError, RequestBody};
 use super::fairness::{Fairness, Flow, Permit, Share};
+use super::finishing::Finishing;
 use super::options::{self, Query, decode_path};
 use super::path::{self, Target};
 use super::subresources::log_socket;
@@ -119,7 +120,7 @@ impl ApiServer {
         let (here, client) = watch::channel(());
         request.extensions_mut().insert(Client(client));
         let server = self.clone();
-        Responding { work: Some(Box::pin(async move { server.respond(request).await })), here: Some(here) }
+        Responding { _here: here, work: Finishing::new(async move { server.respond(request).await }) }
     }
 
     /// Answers a request; never fails, not even by a panic.
@@ -217,8 +218,9 @@ impl ApiServer {
                     let _held = (room, seat);
                     server.dispatch(&call, &path, &target, &verb, RequestBody::Whole(bytes)).await
                 };
+                // The store does not take back what it was given, and what was allocated for it must not be given back either.
                 let answered = if may_change {
-                    tokio::time::timeout(patience, to_the_end(answering)).await
+                    tokio::time::timeout(patience, Finishing::new(answering)).await
                 } else {
                     tokio::time::timeout(patience, answering).await
                 };
@@ -267,16 +269,6 @@ async fn while_there<T>(client: &Option<Client>, work: impl Future<Output = Resu
         biased;
         done = work => done,
         _ = client.changed() => Err(Status::new(CLIENT_GONE, "", "the client went away")),
-    }
-}
-
-/// Work that goes on when nobody waits for it any more: the store does not take back what it was given, and what was allocated for it must not
-/// be given back either. A panic of the work is one of whoever waits.
-async fn to_the_end(work: impl Future<Output = Result<Response<Body>, Status>> + Send + 'static) -> Result<Response<Body>, Status> {
-    match tokio::spawn(work).await {
-        Ok(done) => done,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => Err(Status::internal("the server is stopping")),
     }
 }
 
@@ -357,32 +349,18 @@ fn selected_name(field_selector: &str) -> &str {
     }
 }
 
-/// A request that is being answered. Where it is dropped before, the client went: the rest is done without it.
+/// A request that is being answered, to its end: where it is dropped before, the client went.
 pub struct Responding {
-    /// None when it is done.
-    work: Option<Pin<Box<dyn Future<Output = Response<Body>> + Send>>>,
-    /// Dropped when the client goes.
-    here: Option<watch::Sender<()>>,
+    /// Dropped when the client goes, and before the work, which looks at it.
+    _here: watch::Sender<()>,
+    work: Finishing<Response<Body>>,
 }
 
 impl Future for Responding {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let work = self.work.as_mut().expect("it is not polled again when it is done");
-        let answer = std::task::ready!(work.as_mut().poll(context));
-        self.work = None;
-        Poll::Ready(Ok(answer))
-    }
-}
-
-impl Drop for Responding {
-    fn drop(&mut self) {
-        drop(self.here.take());
-        // Without a runtime the process is ending.
-        if let (Some(work), Ok(runtime)) = (self.work.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(work);
-        }
+        Pin::new(&mut self.work).poll(context).map(Ok)
     }
 }
 
