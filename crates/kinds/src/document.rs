@@ -169,13 +169,16 @@ pub fn nesting(bytes: &[u8]) -> usize {
 
 /// Reads on behind the quotation mark that ends a text.
 fn skip_text(rest: &mut std::slice::Iter<'_, u8>) {
-    while let Some(byte) = rest.next() {
-        match byte {
-            b'"' => return,
-            b'\\' => drop(rest.next()),
-            _ => {}
+    while let Some(at) = memchr::memchr2(b'"', b'\\', rest.as_slice()) {
+        let is_end = rest.as_slice()[at] == b'"';
+        // A character that follows a backslash is the text's.
+        let read = if is_end { at + 1 } else { at + 2 };
+        *rest = rest.as_slice().get(read..).unwrap_or_default().iter();
+        if is_end {
+            return;
         }
     }
+    *rest = [].iter();
 }
 
 /// A tree whose objects had each field once.

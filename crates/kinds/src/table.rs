@@ -3,6 +3,9 @@
 //! Discovery, paths, storage keys, verbs, selectors and rules come from here; adding a kind means adding a row, its types in
 //! `schema/types.txt` and a file of `rules/`.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
 use crate::outline::Outline;
@@ -404,7 +407,10 @@ impl Kind {
 
 /// The row for a resource of a group and version.
 pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    KINDS.iter().find(|k| k.group == group && k.version == version && k.plural == plural)
+    type Rows = HashMap<(&'static str, &'static str, &'static str), &'static Kind>;
+    static ROWS: LazyLock<Rows> = LazyLock::new(|| KINDS.iter().map(|kind| ((kind.group, kind.version, kind.plural), kind)).collect());
+    let rows: &HashMap<(&str, &str, &str), &'static Kind> = &ROWS;
+    rows.get(&(group, version, plural)).copied()
 }
 
 /// The row for a kind, by group and name.

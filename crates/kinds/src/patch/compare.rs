@@ -140,23 +140,43 @@ fn compare_items(old: Option<&Value>, new: Option<&Value>, list: Atom, out: &mut
     }
 }
 
-/// The elements of a list with their values. Elements without a key are left out.
+/// Lists up to this length are searched from their beginning, which costs less than a table of them.
+const SEARCHED_MAX: usize = 16;
+
+/// The elements of a list with their values, in the order of the list. Elements without a key are left out.
 #[derive(Default)]
 struct ByElement<'a> {
-    /// Each once, in the order of the list.
-    order: Vec<String>,
-    values: HashMap<String, Vec<&'a Value>>,
+    /// Each element once.
+    elements: Vec<(String, Vec<&'a Value>)>,
+    /// Where the elements of a long list are.
+    places: HashMap<String, usize>,
+}
+
+impl<'a> ByElement<'a> {
+    fn place(&self, element: &str) -> Option<usize> {
+        if self.places.is_empty() {
+            self.elements.iter().position(|(other, _)| other == element)
+        } else {
+            self.places.get(element).copied()
+        }
+    }
+
+    fn values(&self, element: &str) -> &[&'a Value] {
+        self.place(element).map_or(&[], |at| &self.elements[at].1)
+    }
 }
 
 fn by_element(items: &[Value], list: Atom) -> ByElement<'_> {
     let mut found = ByElement::default();
     for item in items {
         let Ok(element) = item_element(item, list) else { continue };
-        match found.values.get_mut(&element) {
-            Some(values) => values.push(item),
+        match found.place(&element) {
+            Some(at) => found.elements[at].1.push(item),
             None => {
-                found.order.push(element.clone());
-                found.values.insert(element, vec![item]);
+                if items.len() > SEARCHED_MAX {
+                    found.places.insert(element.clone(), found.elements.len());
+                }
+                found.elements.push((element, vec![item]));
             }
         }
     }
@@ -171,17 +191,17 @@ enum Values<'a> {
 }
 
 fn values_of<'a>(items: &ByElement<'a>, element: &str) -> Values<'a> {
-    match items.values.get(element).map(Vec::as_slice) {
-        None | Some([]) => Values::One(None),
-        Some([one]) => Values::One(Some(one)),
-        Some(several) => Values::Several(several.to_vec()),
+    match items.values(element) {
+        [] => Values::One(None),
+        [one] => Values::One(Some(one)),
+        several => Values::Several(several.to_vec()),
     }
 }
 
 /// The elements of both lists, each once: those of the old one first.
 fn distinct<'e>(old: &'e ByElement<'_>, new: &'e ByElement<'_>) -> Vec<&'e str> {
-    let added = new.order.iter().filter(|element| !old.values.contains_key(*element));
-    old.order.iter().chain(added).map(String::as_str).collect()
+    let added = new.elements.iter().filter(|(element, _)| old.place(element).is_none());
+    old.elements.iter().chain(added).map(|(element, _)| element.as_str()).collect()
 }
 
 /// The fields of an object that has some.
