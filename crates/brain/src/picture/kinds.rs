@@ -230,7 +230,7 @@ mod tests {
             assert_eq!(picture.put(object("1")), Change { old: None, new: Some(object("1")) });
             assert_eq!(picture.put(object("2")), Change { old: Some(object("1")), new: Some(object("2")) });
             let key = Key::new("", name);
-            assert_eq!(picture.keys(kind), [key.clone()]);
+            assert_eq!(picture.keys(kind), std::slice::from_ref(&key));
             assert_eq!(picture.meta(kind, &key).map(|meta| meta.resource_version), Some(2), "{kind:?}");
             assert_eq!(picture.progress(kind).revision, 2);
             assert_eq!(picture.remove(kind, &key, 3), Some(Change { old: Some(object("2")), new: None }));
