@@ -167,6 +167,26 @@ pub fn nesting(bytes: &[u8]) -> usize {
     deepest
 }
 
+/// About how many bytes a JSON text has with a line for each value, indented by two spaces a level.
+pub fn indented_bytes(json: &[u8]) -> usize {
+    let (mut depth, mut bytes) = (0usize, json.len());
+    let mut rest = json.iter();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'"' => {
+                skip_text(&mut rest);
+                continue;
+            }
+            b',' => {}
+            _ => continue,
+        }
+        bytes = bytes.saturating_add(1 + 2 * depth);
+    }
+    bytes
+}
+
 /// Reads on behind the quotation mark that ends a text.
 fn skip_text(rest: &mut std::slice::Iter<'_, u8>) {
     while let Some(at) = memchr::memchr2(b'"', b'\\', rest.as_slice()) {

@@ -3,9 +3,9 @@
 //! One thread writes. What waits for it is bounded: when the disk is slow, requests wait, so that no request that was answered is missing.
 //! When the disk refuses, the events are lost, counted and reported, and the server goes on, as Kubernetes does.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,8 +35,11 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the file, which is made when it is not there, readable by its owner only.
+    /// Opens the file, which is made with its folder when it is not there, readable by its owner only.
     pub fn open(path: &Path, rotation: Rotation) -> io::Result<Log> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
         let mut writer = Writer::open(path.to_owned(), rotation)?;
         let (lines, mut waiting) = mpsc::channel::<String>(WAITING_MAX);
         let lost = Arc::new(AtomicU64::new(0));
@@ -159,6 +162,17 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_folder_is_made_and_closed_to_others() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = std::env::temp_dir().join(format!("audit-{}", uuid::Uuid::new_v4()));
+        let path = folder.join("deep/audit.log");
+        Log::open(&path, Rotation { megabytes_max: 1, backups_max: 2, days_max: 0 }).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&folder), mode(&folder.join("deep")), mode(&path)), (0o700, 0o700, 0o600));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn full_files_are_kept_so_many_and_others_are_left_alone() {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::body::{Body, full};
 use super::negotiate::{Accepted, Encoding, Form};
-use super::pieces::{Around, Pieces, WriteItem};
+use super::pieces::{Around, Pieces, WriteItem, grows_by_indenting};
 use crate::registry::cache::{CacheEvent, event_line};
 use crate::registry::list::{Listed, list_metadata};
 use crate::registry::object::Object;
@@ -31,7 +31,10 @@ pub fn value(code: u16, value: &Value, encoding: Encoding) -> Response<Body> {
 pub fn json_bytes(code: u16, json: Bytes, encoding: Encoding) -> Response<Body> {
     let (content_type, body) = match encoding {
         Encoding::Json => ("application/json", json),
+        Encoding::PrettyJson if grows_by_indenting(&json) => ("application/json", json),
         Encoding::PrettyJson => ("application/json", pretty(&json).into()),
+        // JSON is YAML, too.
+        Encoding::Yaml if grows_by_indenting(&json) => ("application/yaml", json),
         Encoding::Yaml => ("application/yaml", yaml::write(&parse_stored(&json)).into()),
     };
     let mut response = Response::new(full(body));

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use kinds::document::indented_bytes;
 use kinds::yaml;
 use serde_json::Value;
 
@@ -67,7 +68,7 @@ impl Pieces {
             tail.push_str(&format!(",\n  \"{name}\": {}", indented(value, 2)));
         }
         tail.push_str("\n}\n");
-        let write = written_as(write, |item| format!("\n    {}", indented(item, 4)));
+        let write = written_as(write, ["\n    ", ""], |item| format!("\n    {}", indented(item, 4)));
         Pieces::new(head.into_bytes(), objects, b",", tail.into_bytes(), write)
     }
 
@@ -79,7 +80,7 @@ impl Pieces {
             false => yaml::write(&fields.into_iter().map(|(name, value)| (name.to_owned(), value.clone())).collect()),
         };
         let head = format!("{}{}:{}\n", written(before), around.items, if objects.is_empty() { " []" } else { "" });
-        let write = written_as(write, |item| yaml::write(&Value::Array(vec![item.clone()])));
+        let write = written_as(write, ["- ", "\n"], |item| yaml::write(&Value::Array(vec![item.clone()])));
         Pieces::new(head.into_bytes(), objects, b"", written(after).into_bytes(), write)
     }
 
@@ -123,12 +124,28 @@ fn indented(value: &Value, spaces: usize) -> String {
     text.replace('\n', &format!("\n{}", " ".repeat(spaces)))
 }
 
-/// Makes something else of items that are written as compact JSON.
-fn written_as(write: WriteItem, form: fn(&Value) -> String) -> WriteItem {
+/// Indenting may make this many times a value's compact JSON of it, and a few lines more.
+const INDENTED_TIMES_MAX: usize = 4;
+const INDENTED_BYTES_FREE: usize = 64 * 1024;
+
+/// Whether a value is so deep and full that indenting makes far more of it: a megabyte of brackets would be a hundred. Such values are shown as
+/// they are.
+pub fn grows_by_indenting(json: &[u8]) -> bool {
+    indented_bytes(json) > INDENTED_TIMES_MAX * json.len() + INDENTED_BYTES_FREE
+}
+
+/// Makes something else of items that are written as compact JSON. What would grow too much stays as it is, between the two texts.
+fn written_as(write: WriteItem, around: [&'static str; 2], form: fn(&Value) -> String) -> WriteItem {
     Box::new(move |object, piece| {
         let mut json = Vec::new();
         write(object, &mut json);
-        piece.extend_from_slice(form(&parse_stored(&json)).as_bytes());
+        if grows_by_indenting(&json) {
+            piece.extend_from_slice(around[0].as_bytes());
+            piece.append(&mut json);
+            piece.extend_from_slice(around[1].as_bytes());
+        } else {
+            piece.extend_from_slice(form(&parse_stored(&json)).as_bytes());
+        }
     })
 }
 
@@ -181,6 +198,24 @@ mod tests {
             assert_eq!(pieces.size_hint().exact(), Some(expected.len() as u64));
             assert_eq!(pieces.collect().await.unwrap().to_bytes(), expected);
         }
+    }
+
+    /// 1.4 MB of brackets and zeros were 140 MB of spaces.
+    #[tokio::test]
+    async fn indenting_makes_little_more_of_an_item() {
+        let item = format!("{}{}0{}", "[".repeat(90), "0,".repeat(50_000), "]".repeat(90));
+        assert!(grows_by_indenting(item.as_bytes()));
+        let value: Value = serde_json::from_str(&item).unwrap();
+        for make in [Pieces::pretty, Pieces::yaml] {
+            let item = item.clone();
+            let write: WriteItem = Box::new(move |_, piece| piece.extend_from_slice(item.as_bytes()));
+            let list = make(&around(), objects(2), write).collect().await.unwrap().to_bytes();
+            assert!(list.len() < 300_000, "{} bytes", list.len());
+            let (read, _) = yaml::parse(std::str::from_utf8(&list).unwrap()).unwrap();
+            assert_eq!(read.into_value()["items"], json!([value, value]));
+        }
+        let usual = format!("{{\"data\":{{{}}}}}", (0..1000).map(|key| format!("\"k{key}\":\"v\"")).collect::<Vec<_>>().join(","));
+        assert!(!grows_by_indenting(usual.as_bytes()));
     }
 
     const ITEM: &str = r#"{"b":{"c":"x\ny","d":[]},"a":[1,{"e":2}]}"#;

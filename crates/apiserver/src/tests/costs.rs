@@ -148,6 +148,15 @@ async fn settle() {
     }
 }
 
+/// Creations of ConfigMaps in `default` wait until this is dropped.
+pub async fn quota_turn(server: &ApiServer) -> impl Sized {
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "5"}}});
+    assert_eq!(send(server, Method::POST, "/api/v1/namespaces/default/resourcequotas", full(&quota)).await.0, 201);
+    // Quotas are looked up in the cache, which follows the store.
+    settle().await;
+    server.registry().quota_turns.of("default").lock_owned().await
+}
+
 /// A client that reset its request took the audit event and what was allocated with it.
 #[tokio::test]
 async fn what_was_begun_is_finished_when_the_client_has_gone() {
@@ -155,7 +164,9 @@ async fn what_was_begun_is_finished_when_the_client_has_gone() {
     let map = json!({"metadata": {"name": "a"}});
     let request = from("root", Method::POST, "/api/v1/namespaces/default/configmaps", full(&map));
     super::escalation::granted(&server, "root", json!([{"verbs": ["create"], "apiGroups": [""], "resources": ["configmaps"]}])).await;
+    let turn = quota_turn(&server).await;
     assert!(server.respond_to_the_end(request).now_or_never().is_none());
+    drop(turn);
     settle().await;
     let (code, _) = send(&server, Method::GET, "/api/v1/namespaces/default/configmaps/a", Full::default()).await;
     assert_eq!(code, 200);
@@ -215,9 +226,7 @@ async fn limit_ranges_do_not_multiply() {
 #[tokio::test]
 async fn a_write_that_takes_longer_than_its_client_waits_is_finished() {
     let server = server().await;
-    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "5"}}});
-    assert_eq!(send(&server, Method::POST, "/api/v1/namespaces/default/resourcequotas", full(&quota)).await.0, 201);
-    let turn = server.registry().quota_turns.of("default").lock_owned().await;
+    let turn = quota_turn(&server).await;
     let path = "/api/v1/namespaces/default/configmaps";
     let (code, status) = send(&server, Method::POST, &format!("{path}?timeout=5ms"), full(&json!({"metadata": {"name": "a"}}))).await;
     assert_eq!((code, &status["reason"]), (504, &json!("Timeout")));
