@@ -11,6 +11,7 @@ mod held_back;
 mod open;
 mod queue;
 mod salvage;
+mod scan;
 mod writer;
 
 use std::path::{Path, PathBuf};

@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use ::store::OpenError;
 use ::store::file::{self, Survey};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
@@ -80,7 +81,13 @@ fn check(place: &Place) -> anyhow::Result<ExitCode> {
 }
 
 fn repair(place: &Place) -> anyhow::Result<ExitCode> {
-    let repaired = file::repair(&place.path());
+    let repaired = match file::repair(&place.path()) {
+        Err(OpenError::Damaged { reason, .. }) => bail!(
+            "nothing of the store of {} can be read ({reason}): restore a backup; the file was left as it is",
+            place.data_dir.display()
+        ),
+        repaired => repaired,
+    };
     match repaired.with_context(|| format!("cannot repair the store of {}", place.data_dir.display()))? {
         None => eprintln!("the store is whole: nothing was changed"),
         Some(repaired) => {
@@ -89,6 +96,9 @@ fn repair(place: &Place) -> anyhow::Result<ExitCode> {
             let (records, revision) = (survey.records.len(), survey.revision);
             eprintln!("{records} objects at revision {revision} were saved; the damaged file is {}", repaired.kept_as.display());
             eprintln!("what is not among them is lost, and what was deleted last may be back: compare `kubectl get` with what you expect");
+            eprintln!(
+                "objects whose owner is lost are deleted when the server starts: `everynode store export` shows what there is before"
+            );
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -12,7 +12,7 @@ use super::checksum::Sum;
 use super::format::{self, Meta, ObjectTable};
 use super::guard::guarded;
 use super::held_back::HeldBack;
-use super::open;
+use super::{open, scan};
 use crate::objects::Objects;
 use crate::{Entry, OpenError, Revision};
 
@@ -48,8 +48,12 @@ pub fn survey(path: &Path) -> Result<Survey, OpenError> {
             // Closing a damaged database may panic, too.
             guarded(|| drop(database));
         }
-        Some(Err(error)) => return Err(error),
-        None => return Err(format::damaged(path, open::CONTRADICTION)),
+        Some(Err(error)) => return scanned(path, error),
+        None => return scanned(path, format::damaged(path, open::CONTRADICTION)),
+    }
+    if survey.records.is_empty() && !survey.problems.is_empty() {
+        let all = survey.problems.join("; ");
+        return scanned(path, format::damaged(path, all)).or(Ok(survey));
     }
     match guarded(|| open::check_pages(open_held_back(path)?, path).map(drop)) {
         Some(Ok(())) => {}
@@ -57,6 +61,19 @@ pub fn survey(path: &Path) -> Result<Survey, OpenError> {
         None => survey.note(open::CONTRADICTION.to_owned()),
     }
     Ok(survey)
+}
+
+/// What the pages of a file hold whose index cannot be read. `error` says why not; it is what comes of it when there are no records.
+fn scanned(path: &Path, error: OpenError) -> Result<Survey, OpenError> {
+    let reason = match &error {
+        OpenError::Damaged { reason, .. } | OpenError::NotOurs { reason, .. } => reason.clone(),
+        _ => return Err(error),
+    };
+    let file = fs::read(path).map_err(|source| OpenError::Io { path: path.to_owned(), operation: "read", source })?;
+    let records: Vec<(Bytes, Entry)> = scan::records(&file).into_iter().collect();
+    let Some(latest) = records.iter().map(|(_, entry)| entry.modified).max() else { return Err(error) };
+    let found = "the records were found page by page; some that were deleted may be among them";
+    Ok(Survey { revision: latest, records, problems: vec![format!("{reason}: {found}")] })
 }
 
 /// Writes what can be read of a damaged file to a new one in its place, and keeps the damaged one beside it. None: nothing is damaged.

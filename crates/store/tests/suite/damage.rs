@@ -131,3 +131,30 @@ fn check_repair(path: &Path, bytes: &[u8], expected: &[Content], what: &str) -> 
     assert!(entries.iter().all(is_written), "{what}: a record is not what was written");
     true
 }
+
+/// Of a store that was killed, one page that held the root of the index lost everything; every record can be told by its own checksum.
+#[test]
+fn a_page_that_is_lost_loses_what_was_on_it() {
+    let place = tempfile::tempdir().expect("a place for files");
+    let path = place.path().join("store.redb");
+    for is_closed in [true, false] {
+        let _ = fs::remove_file(&path);
+        let (image, expected) = lived(&path, is_closed);
+        let all = expected[0].1.len();
+        let mut repaired = 0;
+        for page in 1..image.len() / 4096 {
+            let mut bytes = image.clone();
+            bytes[page * 4096..(page + 1) * 4096].fill(0);
+            fs::write(&path, &bytes).expect("writes");
+            if file::open(&path, Options::default()).is_ok() {
+                continue;
+            }
+            let what = format!("page {page}, closed: {is_closed}");
+            assert!(check_repair(&path, &bytes, &expected, &what), "{what}: nothing was saved");
+            let left = content(&file::open(&path, Options::default()).expect("it was repaired")).1.len();
+            assert!(left * 2 > all, "{what}: {left} of {all} were saved");
+            repaired += 1;
+        }
+        assert!(repaired > 3, "{repaired} pages mattered");
+    }
+}
