@@ -182,6 +182,15 @@ pub fn add(mut sum: Amounts, usage: Amounts) -> Amounts {
     sum
 }
 
+/// What a usage has more than one before.
+pub fn increase(mut usage: Amounts, before: &Amounts) -> Amounts {
+    for (name, amount) in &mut usage {
+        let Some(before) = before.get(name) else { continue };
+        *amount = if *amount > *before { amount.sub(before) } else { Quantity::ZERO };
+    }
+    usage
+}
+
 /// A map of quantities, without what is none.
 pub fn amounts(list: &Value) -> Amounts {
     let read = |value: &Value| Quantity::parse(&value.as_str().map_or_else(|| value.to_string(), str::to_owned)).ok();

@@ -24,10 +24,11 @@ use serde_json::Value;
 
 use crate::auth::escalation;
 use crate::registry::{Registry, Write};
+use resource_quota::Verdict;
 
 pub use node_restriction::MIRROR;
 pub use node_restriction::check_token;
-pub use resource_quota::{QuotaGuard, QuotaTurns};
+pub use resource_quota::{QuotaGuard, QuotaTurns, take_turn};
 
 /// What plugins have to say about a write that they let through.
 #[derive(Debug, Default, PartialEq)]
@@ -57,11 +58,19 @@ pub fn admit_create(registry: &Registry, write: &Write<'_>, object: &mut Value) 
 }
 
 /// Same for an update.
-pub fn admit_update(_registry: &Registry, write: &Write<'_>, object: &mut Value, _old: &Value) -> Result<(), Status> {
+pub fn admit_update(registry: &Registry, write: &Write<'_>, object: &mut Value, old: &Value) -> Result<(), Status> {
+    if is_limited_resize(write, old) {
+        limit_ranger::admit(registry, write, object)?;
+    }
     if is_core(write.kind, "Pod") && write.part == Some(Part::Main) {
         default_toleration_seconds::admit(object);
     }
     Ok(())
+}
+
+/// LimitRanges are about resizes too, but for pods that go away.
+fn is_limited_resize(write: &Write<'_>, old: &Value) -> bool {
+    write.part == Some(Part::Resize) && old["metadata"]["deletionTimestamp"].is_null()
 }
 
 /// What the server adds after the kind's rules have dropped what clients may not say.
@@ -98,12 +107,19 @@ pub async fn check_create(registry: &Registry, write: &Write<'_>, object: &Value
     let remarks = pod_security::check(registry, write, object, None)?;
     // Events are not limited: they must not fail because there are many.
     let is_limited = write.kind.namespaced && write.kind.kind != "Event";
-    let guard = if is_limited { resource_quota::check(registry, write, object).await? } else { QuotaGuard::none() };
+    let guard = if is_limited { resource_quota::check_create(registry, write, object).await? } else { QuotaGuard::none() };
     Ok((guard, remarks))
 }
 
-/// Validating plugins for an update.
-pub fn check_update(registry: &Registry, write: &Write<'_>, object: &Value, old: &Value) -> Result<Remarks, Status> {
+/// Validating plugins for an update. None: to be checked again in the turn of the namespace, see [`take_turn`], which then is held until
+/// the object is stored.
+pub fn check_update(
+    registry: &Registry,
+    write: &Write<'_>,
+    object: &Value,
+    old: &Value,
+    turn: Option<&QuotaGuard>,
+) -> Result<Option<Remarks>, Status> {
     escalation::check(registry, write, object, Some(old))?;
     priority::check_class(registry, write, object)?;
     if certificates::is_request(write) {
@@ -111,7 +127,12 @@ pub fn check_update(registry: &Registry, write: &Write<'_>, object: &Value, old:
         certificates::check_signing(registry, write, object, old)?;
     }
     node_restriction::check(registry, write, object, Some(old))?;
-    pod_security::check(registry, write, object, Some(old))
+    if is_limited_resize(write, old) {
+        limit_ranger::check(registry, write, object)?;
+    }
+    let remarks = pod_security::check(registry, write, object, Some(old))?;
+    let verdict = resource_quota::check_update(registry, write, object, old, turn)?;
+    Ok((verdict == Verdict::Passed).then_some(remarks))
 }
 
 /// May the object be deleted?

@@ -1,13 +1,15 @@
 //! ResourceQuota: what the pods of a namespace may use together, and how many objects it may hold.
 //!
-//! What counts is in `kinds::quota`. Usage is counted from the stored objects rather than from the quota's status, so that it is exact at once. Creations in a namespace
-//! with quotas go one after another; each sees what the ones before it stored.
+//! What counts is in `kinds::quota`. Usage is counted from the stored objects rather than from the quota's status, so that it is exact at
+//! once. Creations, and updates by which more is used, go one after another in a namespace with quotas; each sees what the ones before it
+//! stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kinds::quantity::Quantity;
 use kinds::quota::{self, Amounts, PodTraits};
+use kinds::rules::Part;
 use kinds::status::Status;
 use kinds::table;
 use serde_json::Value;
@@ -28,7 +30,7 @@ impl QuotaGuard {
     }
 }
 
-/// The locks by which creations in a namespace with quotas wait for each other.
+/// The locks by which writes in a namespace with quotas wait for each other.
 #[derive(Debug, Default)]
 pub struct QuotaTurns(std::sync::Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
@@ -40,23 +42,97 @@ impl QuotaTurns {
     }
 }
 
-pub async fn check(registry: &Registry, write: &Write<'_>, object: &Value) -> Result<QuotaGuard, Status> {
-    let kind = table::by_resource("", "v1", "resourcequotas").expect("the table has quotas");
-    let prefix = format!("{}/", write.namespace);
-    let quotas: Vec<Value> = registry.caches.of(kind).snapshot(&prefix, 0).objects.iter().map(|quota| quota.value()).collect();
-    let concerned: Vec<Limits> = quotas.iter().filter_map(|quota| Limits::on(quota, write, object)).collect();
+/// May an object be created? Holds the turn of its namespace if quotas limit it.
+pub async fn check_create(registry: &Registry, write: &Write<'_>, object: &Value) -> Result<QuotaGuard, Status> {
+    let quotas = quotas_of(registry, write);
+    let concerned = concerned(&quotas, write, object, None);
     if concerned.is_empty() {
         return Ok(QuotaGuard::none());
     }
-    let turn = registry.quota_turns.of(write.namespace).lock_owned().await;
+    let turn = take_turn(registry, write.namespace).await;
+    check_usage(registry, write, object, None, &concerned)?;
+    Ok(turn)
+}
+
+/// Whether an update may be stored.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Passed,
+    /// It uses more of what quotas limit: to be asked again in the namespace's turn.
+    AwaitsTurn,
+}
+
+/// May an object be changed? What it uses more than before must be left; using less is always fine.
+pub fn check_update(
+    registry: &Registry,
+    write: &Write<'_>,
+    object: &Value,
+    old: &Value,
+    turn: Option<&QuotaGuard>,
+) -> Result<Verdict, Status> {
+    if !may_use_more(write, object, old) {
+        return Ok(Verdict::Passed);
+    }
+    let quotas = quotas_of(registry, write);
+    let concerned = concerned(&quotas, write, object, Some(old));
+    for limits in &concerned {
+        limits.check_named(write, object)?;
+    }
+    if concerned.iter().all(|limits| limits.requested.values().all(Quantity::is_zero)) {
+        return Ok(Verdict::Passed);
+    }
+    if turn.is_none() {
+        return Ok(Verdict::AwaitsTurn);
+    }
+    check_usage(registry, write, object, Some(old), &concerned)?;
+    Ok(Verdict::Passed)
+}
+
+/// Updates by which an object can come to use more: resizes, a deadline that moves a pod from one scope to another, and changes of
+/// Services. All else only counts as one object, before and after.
+fn may_use_more(write: &Write<'_>, object: &Value, old: &Value) -> bool {
+    match write.part {
+        Some(Part::Resize) => true,
+        Some(Part::Main) if is_pod(write) => PodTraits::of(object).has_deadline != PodTraits::of(old).has_deadline,
+        Some(Part::Main) => write.kind.group.is_empty() && write.kind.plural == "services",
+        _ => false,
+    }
+}
+
+/// Waits until it is the turn of a write in a namespace with quotas, and until the caches show what the writes before it stored.
+pub async fn take_turn(registry: &Registry, namespace: &str) -> QuotaGuard {
+    let turn = registry.quota_turns.of(namespace).lock_owned().await;
     registry.caches.wait_for(registry.revision()).await;
-    let there: Vec<Value> = registry.caches.of(write.kind).snapshot(&prefix, 0).objects.iter().map(|object| object.value()).collect();
+    QuotaGuard { _turn: Some(turn) }
+}
+
+fn quotas_of(registry: &Registry, write: &Write<'_>) -> Vec<Value> {
+    let kind = table::by_resource("", "v1", "resourcequotas").expect("the table has quotas");
+    let prefix = format!("{}/", write.namespace);
+    registry.caches.of(kind).snapshot(&prefix, 0).objects.iter().map(|quota| quota.value()).collect()
+}
+
+fn concerned<'a>(quotas: &'a [Value], write: &Write<'_>, object: &Value, old: Option<&Value>) -> Vec<Limits<'a>> {
+    quotas.iter().filter_map(|quota| Limits::on(quota, write, object, old)).collect()
+}
+
+fn check_usage(
+    registry: &Registry,
+    write: &Write<'_>,
+    object: &Value,
+    old: Option<&Value>,
+    concerned: &[Limits<'_>],
+) -> Result<(), Status> {
+    let prefix = format!("{}/", write.namespace);
+    let there = registry.caches.of(write.kind).snapshot(&prefix, 0);
+    let there = there.objects.iter().map(|object| object.value());
+    let others: Vec<Value> = there.filter(|other| old.is_none_or(|old| other["metadata"]["name"] != old["metadata"]["name"])).collect();
     for limits in concerned {
-        let counted = there.iter().filter(|object| covers(limits.quota, write, object));
+        let counted = others.iter().chain(old).filter(|object| covers(limits.quota, write, object));
         let used = counted.map(|object| quota::usage(limits.hard.keys(), write.kind, object, write.now)).fold(Amounts::new(), quota::add);
         limits.check(write, object, &used)?;
     }
-    Ok(QuotaGuard { _turn: Some(turn) })
+    Ok(())
 }
 
 /// Is a quota about such objects? Scopes are those of pods.
@@ -72,27 +148,39 @@ fn is_pod(write: &Write<'_>) -> bool {
 struct Limits<'a> {
     quota: &'a Value,
     hard: Amounts,
+    /// For an update: what it uses more than before.
     requested: Amounts,
 }
 
 impl<'a> Limits<'a> {
-    fn on(quota: &'a Value, write: &Write<'_>, object: &Value) -> Option<Limits<'a>> {
+    fn on(quota: &'a Value, write: &Write<'_>, object: &Value, old: Option<&Value>) -> Option<Limits<'a>> {
         if !covers(quota, write, object) {
             return None;
         }
         let hard = quota::amounts(&quota["spec"]["hard"]);
-        let requested = quota::usage(hard.keys(), write.kind, object, write.now);
+        let usage = |object: &Value| quota::usage(hard.keys(), write.kind, object, write.now);
+        let before = old.filter(|old| covers(quota, write, old)).map(usage).unwrap_or_default();
+        let requested = quota::increase(usage(object), &before);
         (is_pod(write) || !requested.is_empty()).then_some(Limits { quota, hard, requested })
     }
 
-    fn check(&self, write: &Write<'_>, object: &Value, used: &Amounts) -> Result<(), Status> {
-        let name = self.quota["metadata"]["name"].as_str().unwrap_or_default();
-        if is_pod(write) {
-            let missing: Vec<String> = self.hard.keys().filter_map(|resource| missing_in(resource, object)).collect();
-            if !missing.is_empty() {
-                return Err(refuse(write, object, &format!("failed quota: {name}: must specify {}", missing.join("; "))));
-            }
+    fn name(&self) -> &str {
+        self.quota["metadata"]["name"].as_str().unwrap_or_default()
+    }
+
+    fn check_named(&self, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+        if !is_pod(write) {
+            return Ok(());
         }
+        let missing: Vec<String> = self.hard.keys().filter_map(|resource| missing_in(resource, object)).collect();
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(refuse(write, object, &format!("failed quota: {}: must specify {}", self.name(), missing.join("; ")))),
+        }
+    }
+
+    fn check(&self, write: &Write<'_>, object: &Value, used: &Amounts) -> Result<(), Status> {
+        self.check_named(write, object)?;
         let exceeded = |(resource, limit): &(&String, &Quantity)| {
             let wanted = self.requested.get(*resource).filter(|wanted| !wanted.is_zero());
             wanted.is_some_and(|wanted| used.get(*resource).unwrap_or(&Quantity::ZERO).add(wanted) > **limit)
@@ -103,7 +191,7 @@ impl<'a> Limits<'a> {
         }
         let text = |amounts: &Amounts, r: &String| format!("{r}={}", amounts.get(r).unwrap_or(&Quantity::ZERO));
         let show = |amounts: &Amounts| exceeded.iter().map(|resource| text(amounts, resource)).collect::<Vec<_>>().join(",");
-        let (requested, used, limited) = (show(&self.requested), show(used), show(&self.hard));
+        let (name, requested, used, limited) = (self.name(), show(&self.requested), show(used), show(&self.hard));
         Err(refuse(write, object, &format!("exceeded quota: {name}, requested: {requested}, used: {used}, limited: {limited}")))
     }
 }

@@ -15,8 +15,7 @@ use super::{
     Registry, WRITE_ATTEMPTS_MAX, Write, Written, answer_template, commit_failed, encoded, normalized, parse_folded, parse_stored,
     stored_template, template,
 };
-use crate::admission;
-use crate::admission::allocate;
+use crate::admission::{self, QuotaGuard, allocate};
 
 /// Fields of metadata that no write may change.
 const KEPT_METADATA: &[&str] = &["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "uid"];
@@ -115,11 +114,16 @@ impl Registry {
         F: FnMut(&Value) -> Result<Changed, Status>,
     {
         let kind = write.kind;
+        let mut turn = None;
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let entry = self.get(kind, write.namespace, write.name)?;
             let Plan { change, last_answer, allocation, warnings, annotations, insists } =
-                match self.plan_update(write, &parse(&entry.value), &mut change, &entry)? {
+                match self.plan_update(write, &parse(&entry.value), &mut change, &entry, turn.as_ref())? {
                     Planned::Settled(written) => return Ok(written),
+                    Planned::AwaitsTurn => {
+                        turn = Some(admission::take_turn(self, write.namespace).await);
+                        continue;
+                    }
                     Planned::Commit(plan) => plan,
                 };
             match self.store.commit(Txn::one(Some(Expect::Modified(entry.modified)), change)).await {
@@ -146,7 +150,14 @@ impl Registry {
 
     /// Everything but the commit. Trees live no longer than this: dropping them after the wait for the disk, among those of all other
     /// writes and perhaps on another thread, costs as much as making them.
-    fn plan_update<F>(&self, write: &Write<'_>, old: &Value, change: &mut F, entry: &Entry) -> Result<Planned, Status>
+    fn plan_update<F>(
+        &self,
+        write: &Write<'_>,
+        old: &Value,
+        change: &mut F,
+        entry: &Entry,
+        turn: Option<&QuotaGuard>,
+    ) -> Result<Planned, Status>
     where
         F: FnMut(&Value) -> Result<Changed, Status>,
     {
@@ -170,7 +181,7 @@ impl Registry {
                 return Err(Status::invalid(kind.group, kind.kind, write.name, &errors));
             }
         }
-        let remarks = admission::check_update(self, write, &object, old)?;
+        let Some(remarks) = admission::check_update(self, write, &object, old, turn)? else { return Ok(Planned::AwaitsTurn) };
         warnings.extend(remarks.warnings);
         let annotations = remarks.annotations;
         let allocation = allocate::on_update(self, write, &mut object, old)?;
@@ -203,6 +214,8 @@ impl Registry {
 enum Planned {
     /// Nothing: the object stays as it is.
     Settled(Written),
+    /// Quotas limit it: to be planned again in the turn of the namespace.
+    AwaitsTurn,
     Commit(Plan),
 }
 

@@ -5,6 +5,7 @@ mod costs;
 mod escalation;
 mod nodes;
 mod pod_security;
+mod resize;
 
 use std::pin::Pin;
 use std::sync::Arc;
