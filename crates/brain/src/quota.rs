@@ -67,6 +67,7 @@ fn counts_the_same(old: &Pod, new: &Pod) -> bool {
     old.is_terminal() == new.is_terminal()
         && old.meta.deletion_timestamp == new.meta.deletion_timestamp
         && (Arc::ptr_eq(&old.spec, &new.spec) || old.spec == new.spec)
+        && old.status.held == new.status.held
 }
 
 /// What the pods of a namespace use together.
@@ -99,8 +100,8 @@ impl Count {
                 deleted.map(|(at, grace)| at.saturating_add(SignedDuration::from_secs(grace.saturating_add(1))).unwrap_or(Timestamp::MAX));
             self.changes_at = self.changes_at.into_iter().chain(ends).min();
             self.live += 1;
-            self.requests += &pod.spec.requests;
-            self.limits += &pod.spec.limits;
+            self.requests += pod.requests();
+            self.limits += pod.limits();
         }
     }
 
@@ -328,5 +329,62 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// CPU that a pod with a sidecar of one core asks for, with what its main container and the status say.
+    fn resized(asked: &str, mut status: Value, metadata: Value) -> (Value, Pod) {
+        let resources = |cpu: &str| json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}});
+        let given = |name: &str, cpu: &str| json!({"name": name, "resources": resources(cpu), "allocatedResources": {"cpu": cpu}});
+        status["containerStatuses"] = json!([given("main", "3")]);
+        status["initContainerStatuses"] = json!([given("side", "2")]);
+        let side = json!({"name": "side", "restartPolicy": "Always", "resources": resources("1")});
+        let containers = json!([{"name": "main", "resources": resources(asked)}, {"name": "new", "resources": resources("1")}]);
+        let spec = json!({"initContainers": [side], "containers": containers, "overhead": {"cpu": "500m"}});
+        let json = json!({"metadata": metadata, "spec": spec, "status": status});
+        let pod = serde_json::from_value(json.clone()).expect("pods of tests are well formed");
+        (json, pod)
+    }
+
+    #[test]
+    fn a_pod_that_is_resized_holds_what_it_was_given() {
+        let pending =
+            |reason: &str, generation: i64| json!({"type": "PodResizePending", "reason": reason, "observedGeneration": generation});
+        let status = |reason: &str, generation: i64| json!({"conditions": [pending(reason, generation)]});
+        let metadata = json!({"generation": 2});
+        let going = json!({"generation": 3, "deletionTimestamp": "2026-01-01T00:00:00Z"});
+        let cases = [
+            ("shrinks", "1", json!({}), &metadata, "6500m"),
+            ("grows", "9", json!({}), &metadata, "12500m"),
+            ("waits", "9", status("Deferred", 2), &metadata, "12500m"),
+            ("is refused", "9", status("Infeasible", 2), &metadata, "6500m"),
+            ("was refused something else", "9", status("Infeasible", 1), &metadata, "12500m"),
+            ("was refused and goes", "9", status("Infeasible", 2), &going, "6500m"),
+        ];
+        for (what, asked, status, metadata, expected) in cases {
+            let (json, pod) = resized(asked, status, metadata.clone());
+            for (which, resources) in [("requests", pod.requests()), ("limits", pod.limits())] {
+                let held = quota::held(&json, which)["cpu"].to_string();
+                assert_eq!((&*held, &*amount(resources, "cpu").to_string()), (expected, expected), "{which} of one that {what}");
+            }
+        }
+    }
+
+    #[test]
+    fn pods_that_have_what_they_ask_for_keep_it_once() {
+        let (_, pod) = resized("3", json!({}), json!({}));
+        assert!(pod.status.held.is_some(), "its sidecar was given more");
+        let mut json = resized("3", json!({}), json!({})).0;
+        json["status"]["initContainerStatuses"] = json!([]);
+        let pod: Pod = serde_json::from_value(json).expect("pods of tests are well formed");
+        assert_eq!(pod.status.held, None);
+    }
+
+    #[test]
+    fn the_end_of_a_resize_is_counted() {
+        let (json, pod) = resized("1", json!({}), json!({"name": "p", "namespace": "ns"}));
+        let mut done = json;
+        done["status"] = json!({});
+        let done: Pod = serde_json::from_value(done).expect("pods of tests are well formed");
+        assert!(!counts_the_same(&pod, &done));
     }
 }

@@ -140,7 +140,7 @@ pub fn is_live(phase: &str, deleted: Option<(Timestamp, i64)>, now: Timestamp) -
 pub fn usage<'a>(names: impl Iterator<Item = &'a String>, kind: &Kind, object: &Value, now: Timestamp) -> Amounts {
     let is_pod = kind.group.is_empty() && kind.plural == "pods";
     let is_service = kind.group.is_empty() && kind.plural == "services";
-    let (requests, limits) = if is_pod { (totals(object, "requests"), totals(object, "limits")) } else { Default::default() };
+    let (requests, limits) = if is_pod { (held(object, "requests"), held(object, "limits")) } else { Default::default() };
     let live = is_pod && is_live_object(object, now);
     let amount = |name: &str| match counted(name)? {
         Counted::LivePods => live.then(|| Quantity::from_units(1)),
@@ -197,13 +197,45 @@ pub fn amounts(list: &Value) -> Amounts {
     list.as_object().into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), read(value)?))).collect()
 }
 
-/// What a pod takes of its node (`PodRequests`, `PodLimits`): all containers with the sidecars, or one init container with the sidecars
+/// What a pod asks of its node (`PodRequests`, `PodLimits`): all containers with the sidecars, or one init container with the sidecars
 /// before it if that is more; what the pod says as a whole replaces that; overhead comes on top.
 pub fn totals(pod: &Value, which: &str) -> Amounts {
+    totals_of(pod, which, |container| amounts(&container["resources"][which]))
+}
+
+/// What a pod takes of its node (with `UseStatusResources`): while a resize is under way, the larger of what a container asks for and what
+/// it was given; what it was given if its node will never give it what it asks for.
+pub fn held(pod: &Value, which: &str) -> Amounts {
+    let lists = ["initContainerStatuses", "containerStatuses"].iter();
+    let statuses = lists.flat_map(|list| pod["status"][list].as_array().into_iter().flatten());
+    let statuses = statuses.filter(|status| status["resources"].is_object());
+    let statuses: BTreeMap<&str, &Value> = statuses.filter_map(|status| Some((status["name"].as_str()?, status))).collect();
+    let is_refused = is_resize_refused(pod);
+    totals_of(pod, which, |container| {
+        let asked = amounts(&container["resources"][which]);
+        let Some(status) = container["name"].as_str().and_then(|name| statuses.get(name)) else { return asked };
+        let mut given = amounts(&status["resources"][which]);
+        if which == "requests" {
+            given = larger(given, amounts(&status["allocatedResources"]));
+        }
+        if is_refused { given } else { larger(given, asked) }
+    })
+}
+
+/// Will the node never give the pod what it asks for? What it said of an earlier generation is not about this one, but of pods that go:
+/// deletion counts as a generation.
+fn is_resize_refused(pod: &Value) -> bool {
+    let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    let Some(pending) = conditions.find(|condition| condition["type"] == "PodResizePending") else { return false };
+    let generation = pod["metadata"]["generation"].as_i64().unwrap_or(0);
+    let is_of_old = pending["observedGeneration"].as_i64().is_some_and(|observed| observed < generation);
+    pending["reason"] == "Infeasible" && (!is_of_old || !pod["metadata"]["deletionTimestamp"].is_null())
+}
+
+fn totals_of(pod: &Value, which: &str, of: impl Fn(&Value) -> Amounts) -> Amounts {
     let spec = &pod["spec"];
     let containers = |list: &str| spec[list].as_array().map_or(&[][..], Vec::as_slice).iter();
-    let of = |container: &Value| amounts(&container["resources"][which]);
-    let mut running = containers("containers").map(of).fold(Amounts::new(), add);
+    let mut running = containers("containers").map(&of).fold(Amounts::new(), add);
     let (mut sidecars, mut starting) = (Amounts::new(), Amounts::new());
     for container in containers("initContainers") {
         let together = add(sidecars.clone(), of(container));
@@ -280,6 +312,30 @@ mod tests {
         check("pods", &["cpu"], &pod, expect!["cpu=6500m"]);
         pod["spec"]["resources"] = json!({"requests": {"cpu": "3"}});
         check("pods", &["cpu"], &pod, expect!["cpu=3500m"]);
+    }
+
+    #[test]
+    fn pods_use_what_they_were_given_until_a_resize_is_done() {
+        let status = json!({"name": "c", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "4"}}});
+        let mut pod = json!({
+            "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "5"}}}]},
+            "status": {"containerStatuses": [status]},
+        });
+        let names = ["cpu", "limits.cpu"];
+        check("pods", &names, &pod, expect!["cpu=2 limits.cpu=5"]);
+        pod["status"]["containerStatuses"][0]["allocatedResources"] = json!({"cpu": "3"});
+        check("pods", &names, &pod, expect!["cpu=3 limits.cpu=5"]);
+        pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("9");
+        check("pods", &names, &pod, expect!["cpu=9 limits.cpu=5"]);
+        pod["status"]["conditions"] = json!([{"type": "PodResizePending", "reason": "Infeasible"}]);
+        check("pods", &names, &pod, expect!["cpu=3 limits.cpu=4"]);
+    }
+
+    #[test]
+    fn an_increase_is_what_is_more_than_before() {
+        let of = |list: Value| amounts(&list);
+        let more = increase(of(json!({"cpu": "3", "memory": "1", "pods": "1"})), &of(json!({"cpu": "1", "memory": "2"})));
+        expect!["cpu=2 memory=0 pods=1"].assert_eq(&show(&more));
     }
 
     #[test]

@@ -45,6 +45,11 @@ async fn resize_with(server: &ApiServer, name: &str, cpu: &str, query: &str) -> 
     merge(server, &format!("pods/{name}/resize{query}"), &patch).await
 }
 
+async fn set_status(server: &ApiServer, name: &str, status: Value) {
+    let (code, message) = merge(server, &format!("pods/{name}/status"), &json!({ "status": status })).await;
+    assert_eq!(code, 200, "{message}");
+}
+
 #[tokio::test]
 async fn a_resize_stays_within_the_quotas() {
     let server = server().await;
@@ -90,6 +95,39 @@ async fn a_quota_that_is_exceeded_already_lets_pods_shrink() {
 }
 
 #[tokio::test]
+async fn a_pod_is_charged_for_what_its_node_gave_it() {
+    let server = server().await;
+    create_pod(&server, "a", "800m").await;
+    create_pod(&server, "b", "100m").await;
+    create_quota(&server, json!({"requests.cpu": "1"})).await;
+    let given = json!({"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "resources": resources("800m")});
+    set_status(&server, "a", json!({"containerStatuses": [given]})).await;
+    assert_eq!(resize(&server, "a", "100m").await.0, 200);
+    let (code, message) = resize(&server, "b", "300m").await;
+    assert_eq!(code, 403);
+    assert!(message.ends_with("requested: requests.cpu=200m, used: requests.cpu=900m, limited: requests.cpu=1"), "{message}");
+    set_status(&server, "a", json!({"containerStatuses": [{"name": "c", "resources": resources("100m")}]})).await;
+    assert_eq!(resize(&server, "b", "300m").await.0, 200);
+}
+
+/// What the node refused was charged no more; what is asked for next is charged again.
+#[tokio::test]
+async fn a_refused_resize_is_no_way_around_a_quota() {
+    let server = server().await;
+    create_pod(&server, "a", "1").await;
+    create_pod(&server, "b", "1").await;
+    create_quota(&server, json!({"requests.cpu": "7"})).await;
+    assert_eq!(resize(&server, "a", "6").await.0, 200);
+    let given = json!({"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "resources": resources("1")});
+    let refused = json!({"type": "PodResizePending", "status": "True", "reason": "Infeasible", "observedGeneration": 2});
+    set_status(&server, "a", json!({"containerStatuses": [given], "conditions": [refused]})).await;
+    assert_eq!(resize(&server, "b", "5").await.0, 200);
+    let (code, message) = resize(&server, "a", "3").await;
+    assert_eq!(code, 403);
+    assert!(message.ends_with("requested: requests.cpu=2, used: requests.cpu=6, limited: requests.cpu=7"), "{message}");
+}
+
+#[tokio::test]
 async fn a_resize_stays_within_the_limit_ranges() {
     let server = server().await;
     create_pod(&server, "a", "2").await;
@@ -100,6 +138,17 @@ async fn a_resize_stays_within_the_limit_ranges() {
     assert!(message.contains("minimum cpu usage per Container is 1, but request is 500m"), "{message}");
     assert!(message.contains("cpu max limit to request ratio per Container is 4"), "{message}");
     assert_eq!(resize(&server, "a", "3").await, (200, String::new()));
+}
+
+#[tokio::test]
+async fn a_resize_fills_in_the_defaults_of_limit_ranges() {
+    let server = server().await;
+    create_pod(&server, "a", "1").await;
+    let limit = json!({"type": "Container", "default": {"memory": "1Gi"}, "max": {"memory": "2Gi"}});
+    create(&server, "limitranges", &json!({"metadata": {"name": "l"}, "spec": {"limits": [limit]}})).await;
+    assert_eq!(resize(&server, "a", "2").await, (200, String::new()));
+    let (_, pod) = send(&server, Method::GET, &format!("{BASE}/pods/a"), Full::default()).await;
+    assert_eq!(pod["spec"]["containers"][0]["resources"]["limits"], json!({"cpu": "8", "memory": "1Gi"}));
 }
 
 /// It takes ports of nodes that a ClusterIP Service does not.

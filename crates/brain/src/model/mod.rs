@@ -22,7 +22,7 @@ pub use daemonset::{ControllerRevision, DaemonSet, DaemonSetStatus, IntOrPercent
 pub use network::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Endpoints, Service, ServicePort, TargetRef};
 pub use node::{Node, NodeCondition, Taint};
 pub use pod::{
-    HostName, HostPort, NodeRequirement, NodeTerm, Phase, Pod, PodAffinityTerm, PodSpec, PodStatus, Pull, Specs, SpreadConstraint,
+    Held, HostName, HostPort, NodeRequirement, NodeTerm, Phase, Pod, PodAffinityTerm, PodSpec, PodStatus, Pull, Specs, SpreadConstraint,
     Toleration, Waiting, WeightedTerm,
 };
 pub(crate) use raw::absent_if_null;

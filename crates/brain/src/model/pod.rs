@@ -43,6 +43,17 @@ impl Pod {
         }
     }
 
+    /// What it takes of its node: while a resize is under way the larger of what it asks for and what it was given, and what it was given
+    /// if its node will never give it what it asks for.
+    pub fn requests(&self) -> &Resources {
+        self.status.held.as_ref().map_or(&self.spec.requests, |held| &held.requests)
+    }
+
+    /// The same for the most it may take.
+    pub fn limits(&self) -> &Resources {
+        self.status.held.as_ref().map_or(&self.spec.limits, |held| &held.limits)
+    }
+
     /// Will none of its containers run any more?
     pub fn is_terminal(&self) -> bool {
         matches!(self.status.phase, Phase::Succeeded | Phase::Failed)
@@ -69,9 +80,9 @@ pub struct PodSpec {
     pub unwanted_pods: Vec<WeightedTerm<PodAffinityTerm>>,
     pub spread: Vec<SpreadConstraint>,
     pub tolerations: Vec<Toleration>,
-    /// What it takes of its node, overhead included.
+    /// What it asks of its node, overhead included; see [`Pod::requests`] for what it takes.
     pub requests: Resources,
-    /// The most it may take, where it says so; quotas count it.
+    /// The most it may take, where it says so.
     pub limits: Resources,
     pub priority_class: Box<str>,
     /// Has it a deadline (`activeDeadlineSeconds`)?
@@ -189,6 +200,15 @@ pub struct PodStatus {
     pub restarts: i64,
     pub start_time: Option<Timestamp>,
     pub pod_ips: Vec<Box<str>>,
+    /// What it holds, when that is not what it asks for.
+    pub held: Option<Box<Held>>,
+}
+
+/// What a pod holds, overhead included.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Held {
+    pub requests: Resources,
+    pub limits: Resources,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

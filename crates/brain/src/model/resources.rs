@@ -41,7 +41,7 @@ impl Resources {
             }
         }
         for (name, mine) in &mut self.others {
-            *mine += other.others.get(name).copied().unwrap_or(0);
+            *mine = mine.saturating_add(other.others.get(name).copied().unwrap_or(0));
         }
     }
 
@@ -65,19 +65,21 @@ impl AddAssign<&Resources> for Resources {
         self.ephemeral_storage = self.ephemeral_storage.saturating_add(other.ephemeral_storage);
         self.pods = self.pods.saturating_add(other.pods);
         for (name, &amount) in &other.others {
-            *self.others.entry(name.clone()).or_default() += amount;
+            let mine = self.others.entry(name.clone()).or_default();
+            *mine = mine.saturating_add(amount);
         }
     }
 }
 
 impl SubAssign<&Resources> for Resources {
     fn sub_assign(&mut self, other: &Resources) {
-        self.milli_cpu -= other.milli_cpu;
-        self.memory -= other.memory;
-        self.ephemeral_storage -= other.ephemeral_storage;
-        self.pods -= other.pods;
+        self.milli_cpu = self.milli_cpu.saturating_sub(other.milli_cpu);
+        self.memory = self.memory.saturating_sub(other.memory);
+        self.ephemeral_storage = self.ephemeral_storage.saturating_sub(other.ephemeral_storage);
+        self.pods = self.pods.saturating_sub(other.pods);
         for (name, &amount) in &other.others {
-            *self.others.entry(name.clone()).or_default() -= amount;
+            let mine = self.others.entry(name.clone()).or_default();
+            *mine = mine.saturating_sub(amount);
         }
     }
 }
@@ -94,5 +96,28 @@ impl<'de> Deserialize<'de> for Resources {
             }
         }
         Ok(resources)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(amount: i64) -> Resources {
+        let others = BTreeMap::from([("example.com/gpu".into(), amount)]);
+        Resources { milli_cpu: amount, memory: amount, ephemeral_storage: amount, pods: amount, others }
+    }
+
+    #[test]
+    fn amounts_do_not_wrap() {
+        let most = of(i64::MAX);
+        let mut sum = of(1);
+        sum += &most;
+        assert_eq!(sum, most);
+        sum.add_where_some(&most);
+        assert_eq!(sum, most);
+        let mut difference = of(-2);
+        difference -= &most;
+        assert_eq!(difference, of(i64::MIN));
     }
 }

@@ -82,7 +82,7 @@ fn holders(shortage: &Shortage, info: &NodeInfo) -> Vec<(Key, i64)> {
         "ephemeral-storage" => requests.ephemeral_storage,
         other => requests.others.get(other).copied().unwrap_or(0),
     };
-    let held = info.pods.iter().map(|pod| (pod.meta.key(), amount(&pod.spec.requests)));
+    let held = info.pods.iter().map(|pod| (pod.meta.key(), amount(pod.requests())));
     let mut holders: Vec<(Key, i64)> = held.filter(|(_, amount)| *amount > 0).collect();
     holders.sort_by(|(a, one), (b, other)| other.cmp(one).then_with(|| a.cmp(b)));
     holders

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::nominations::Nominations;
 use super::queue::Queue;
-use crate::model::{Key, Node, Pod, PodSpec, Resources};
+use crate::model::{Key, Node, Pod, Resources};
 use crate::picture::Picture;
 
 /// What pods that ask for nothing are taken to need when nodes are compared (per container in Kubernetes, per pod here).
@@ -36,20 +36,18 @@ impl NodeInfo {
     }
 
     pub fn add(&mut self, pod: Arc<Pod>) {
-        self.requested += &pod.spec.requests;
-        let (cpu, memory) = comparable(&pod.spec);
-        self.comparable.0 += cpu;
-        self.comparable.1 += memory;
+        self.requested += pod.requests();
+        let (cpu, memory) = comparable(pod.requests());
+        self.comparable = (self.comparable.0.saturating_add(cpu), self.comparable.1.saturating_add(memory));
         self.pods.push(pod);
     }
 
     fn take(&mut self, key: &Key) -> Option<Arc<Pod>> {
         let at = self.pods.iter().position(|pod| is(pod, key))?;
         let pod = self.pods.remove(at);
-        self.requested -= &pod.spec.requests;
-        let (cpu, memory) = comparable(&pod.spec);
-        self.comparable.0 -= cpu;
-        self.comparable.1 -= memory;
+        self.requested -= pod.requests();
+        let (cpu, memory) = comparable(pod.requests());
+        self.comparable = (self.comparable.0.saturating_sub(cpu), self.comparable.1.saturating_sub(memory));
         Some(pod)
     }
 
@@ -79,9 +77,9 @@ fn is(pod: &Pod, key: &Key) -> bool {
 }
 
 /// CPU and memory for comparing nodes.
-pub(super) fn comparable(spec: &PodSpec) -> (i64, i64) {
+pub(super) fn comparable(requests: &Resources) -> (i64, i64) {
     let or = |amount: i64, default: i64| if amount == 0 { default } else { amount };
-    (or(spec.requests.milli_cpu, MILLI_CPU_DEFAULT), or(spec.requests.memory, MEMORY_DEFAULT))
+    (or(requests.milli_cpu, MILLI_CPU_DEFAULT), or(requests.memory, MEMORY_DEFAULT))
 }
 
 /// Does the pod take something of the node it is bound to? It does until it is gone or all its containers have ended.

@@ -174,7 +174,7 @@ impl Queue {
         let was_there = old.filter(|old| takes_space(old));
         let is_there = new.filter(|new| takes_space(new));
         if let Some(old) = was_there {
-            let keeps = |new: &&Arc<Pod>| new.meta.uid == old.meta.uid && new.node == old.node && new.spec.requests == old.spec.requests;
+            let keeps = |new: &&Arc<Pod>| new.meta.uid == old.meta.uid && new.node == old.node && new.requests() == old.requests();
             if !is_there.is_some_and(|new| keeps(&new)) {
                 self.happened.freed.extend(old.node.clone());
             }

@@ -67,9 +67,9 @@ fn scores(pod: &Pod, names: &[Arc<str>], snapshot: &mut Snapshot<'_>, topology: 
 
 /// The share of CPU and memory that would stay free, with defaults for pods that ask for none.
 fn least_allocated(pod: &Pod, info: &NodeInfo) -> i64 {
-    let (cpu, memory) = comparable(&pod.spec);
+    let (cpu, memory) = comparable(&pod.spec.requests);
     let all = &info.node.allocatable;
-    let of = [(all.milli_cpu, info.comparable.0 + cpu), (all.memory, info.comparable.1 + memory)];
+    let of = [(all.milli_cpu, info.comparable.0.saturating_add(cpu)), (all.memory, info.comparable.1.saturating_add(memory))];
     let shares: Vec<i64> = of.iter().filter(|(all, _)| *all > 0).map(|&(all, taken)| free_share(all, taken)).collect();
     if shares.is_empty() { 0 } else { shares.iter().sum::<i64>() / shares.len() as i64 }
 }

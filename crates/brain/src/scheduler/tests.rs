@@ -4,9 +4,13 @@ mod golden;
 mod language;
 mod properties;
 
-use expect_test::{Expect, expect};
+use std::sync::Arc;
 
+use expect_test::{Expect, expect};
 use language::World;
+use serde_json::json;
+
+use crate::picture::Object;
 
 /// Plans once and compares what was decided.
 #[track_caller]
@@ -529,6 +533,40 @@ fn who_holds_what_is_explained() {
     expect!["node(s) didn't satisfy plugin(s) [NodeAffinity]"].assert_eq(&world.explain("fixed", "a"));
     expect!["fits"].assert_eq(&world.explain("x", "a"));
     expect!["node(s) didn't match the requested node name"].assert_eq(&world.explain("x", "b"));
+}
+
+/// A pod on node a that was given one core and asks for more or less.
+fn resized(asked: &str, reason: &str) -> Object {
+    let resources = |cpu: &str| json!({"requests": {"cpu": cpu}});
+    let status = json!({
+        "phase": "Running",
+        "conditions": [{"type": "PodResizePending", "status": "True", "reason": reason}],
+        "containerStatuses": [{"name": "c", "resources": resources("1"), "allocatedResources": {"cpu": "1"}}],
+    });
+    let spec = json!({"nodeName": "a", "containers": [{"name": "c", "resources": resources(asked)}]});
+    let pod = json!({"metadata": {"name": "x", "namespace": "default", "uid": "x"}, "spec": spec, "status": status});
+    Object::Pod(Arc::new(serde_json::from_value(pod).unwrap()))
+}
+
+#[test]
+fn a_resize_that_its_node_refuses_takes_nothing() {
+    let mut world = World::new("node a cpu=2; pod web cpu=1");
+    world.put(resized("100", "Infeasible"));
+    expect!["fits"].assert_eq(&world.explain("web", "a"));
+    world.put(resized("2", "Deferred"));
+    expect!["Insufficient cpu: wants 1000, free 0 of 2000, default/x has 2000"].assert_eq(&world.explain("web", "a"));
+    world.put(resized("100m", ""));
+    world.change("pod web cpu=1500m");
+    expect!["Insufficient cpu: wants 1500, free 1000 of 2000, default/x has 1000"].assert_eq(&world.explain("web", "a"));
+}
+
+#[test]
+fn a_refused_resize_lets_those_that_wait_for_the_node_try_again() {
+    let mut world = World::new("node a cpu=2; pod web cpu=1");
+    world.put(resized("100", ""));
+    assert!(world.work(0).starts_with("[0 active, 0 in backoff, 1 waiting]"));
+    world.put(resized("100", "Infeasible"));
+    assert!(world.work(30).contains("bind web to a"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Pods from the API's JSON.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -8,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::{
-    HostName, HostPort, NamedPort, NodeTerm, Phase, Pod, PodAffinityTerm, PodSpec, PodStatus, SpreadConstraint, Toleration, Waiting,
+    Held, HostName, HostPort, NamedPort, NodeTerm, Phase, Pod, PodAffinityTerm, PodSpec, PodStatus, SpreadConstraint, Toleration, Waiting,
     WeightedTerm,
 };
 use crate::model::{Labels, Meta, Resources, absent_if_null};
@@ -137,15 +138,26 @@ struct RawSpread {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct RawContainer {
+    #[serde(deserialize_with = "absent_if_null")]
+    name: Box<str>,
     image: Option<Box<str>>,
     #[serde(deserialize_with = "absent_if_null")]
     resources: RawResources,
     #[serde(deserialize_with = "absent_if_null")]
     ports: Vec<RawPort>,
     restart_policy: Option<Box<str>>,
+    /// What it holds, when that is not what it asks for.
+    #[serde(skip)]
+    held: Option<RawResources>,
 }
 
-#[derive(Default, Deserialize)]
+impl RawContainer {
+    fn held(&self) -> &RawResources {
+        self.held.as_ref().unwrap_or(&self.resources)
+    }
+}
+
+#[derive(Clone, PartialEq, Default, Deserialize)]
 #[serde(default)]
 struct RawResources {
     #[serde(deserialize_with = "absent_if_null")]
@@ -204,6 +216,7 @@ struct RawCondition {
     #[serde(deserialize_with = "absent_if_null")]
     message: Box<str>,
     last_transition_time: Option<Timestamp>,
+    observed_generation: Option<i64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -214,6 +227,22 @@ struct RawContainerStatus {
     state: RawState,
     #[serde(deserialize_with = "absent_if_null")]
     restart_count: i64,
+    #[serde(deserialize_with = "absent_if_null")]
+    allocated_resources: Resources,
+    resources: Option<RawResources>,
+}
+
+impl RawContainerStatus {
+    /// What the container holds; None if its node does not say.
+    fn held(&self, asked: &RawResources, is_refused: bool) -> Option<RawResources> {
+        let mut held = self.resources.clone()?;
+        held.requests.max_with(&self.allocated_resources);
+        if !is_refused {
+            held.requests.max_with(&asked.requests);
+            held.limits.max_with(&asked.limits);
+        }
+        Some(held)
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -238,8 +267,36 @@ impl<'de> Deserialize<'de> for Pod {
         let hostname = raw.spec.hostname.take().filter(|name| !name.is_empty());
         let subdomain = std::mem::take(&mut raw.spec.subdomain);
         let host_name = hostname.map(|hostname| Box::new(HostName { hostname, subdomain }));
+        let held = raw.held();
         let (spec, pinned) = raw.spec.read();
-        Ok(Pod { meta: raw.metadata, node, pinned, host_name, spec: Arc::new(spec), status: raw.status.read() })
+        let status = PodStatus { held, ..raw.status.read() };
+        Ok(Pod { meta: raw.metadata, node, pinned, host_name, spec: Arc::new(spec), status })
+    }
+}
+
+impl Raw {
+    /// What the pod holds, when that is not what it asks for (`PodRequests` and `PodLimits` with `UseStatusResources`).
+    fn held(&mut self) -> Option<Box<Held>> {
+        let is_refused = self.is_resize_refused();
+        let statuses = self.status.init_container_statuses.iter().chain(&self.status.container_statuses);
+        let statuses: BTreeMap<&str, &RawContainerStatus> = statuses.map(|status| (&*status.name, status)).collect();
+        let mut differs = false;
+        for container in self.spec.init_containers.iter_mut().chain(&mut self.spec.containers) {
+            let held = statuses.get(&*container.name).and_then(|status| status.held(&container.resources, is_refused));
+            container.held = held.filter(|held| *held != container.resources);
+            differs |= container.held.is_some();
+        }
+        differs.then(|| Box::new(self.spec.amounts(RawContainer::held)))
+    }
+
+    /// Will its node never give it what it asks for? What it said of an earlier generation is not about this one, but of pods that go:
+    /// deletion counts as a generation.
+    fn is_resize_refused(&self) -> bool {
+        let pending = self.status.conditions.iter().find(|condition| &*condition.kind == "PodResizePending");
+        pending.is_some_and(|pending| {
+            let is_of_old = pending.observed_generation.is_some_and(|generation| generation < self.metadata.generation);
+            &*pending.reason == "Infeasible" && (!is_of_old || self.metadata.is_deleted())
+        })
     }
 }
 
@@ -256,10 +313,7 @@ impl PodSpec {
 impl RawSpec {
     /// The spec, and the node that its affinity pins it to.
     fn read(self) -> (PodSpec, Option<Arc<str>>) {
-        let mut requests = self.total(|resources| &resources.requests);
-        requests += &self.overhead;
-        let mut limits = self.total(|resources| &resources.limits);
-        limits.add_where_some(&self.overhead);
+        let Held { requests, limits } = self.amounts(|container| &container.resources);
         let (host_ports, named_ports) = self.ports();
         let images = self.containers.iter().chain(&self.init_containers).filter_map(|c| c.image.clone()).collect();
         let node = self.affinity.node_affinity;
@@ -306,23 +360,32 @@ impl RawSpec {
         (spec, pinned)
     }
 
+    /// With what each container has or asks for.
+    fn amounts(&self, of: impl Fn(&RawContainer) -> &RawResources) -> Held {
+        let mut requests = self.total(&of, |resources| &resources.requests);
+        requests += &self.overhead;
+        let mut limits = self.total(&of, |resources| &resources.limits);
+        limits.add_where_some(&self.overhead);
+        Held { requests, limits }
+    }
+
     /// The larger of what runs at the same time: all containers with the sidecars, or one init container with the sidecars before it.
     /// What the pod says as a whole replaces what its containers say.
-    fn total(&self, which: impl Fn(&RawResources) -> &Resources) -> Resources {
+    fn total(&self, of: impl Fn(&RawContainer) -> &RawResources, which: impl Fn(&RawResources) -> &Resources) -> Resources {
         let is_sidecar = |container: &&RawContainer| container.restart_policy.as_deref() == Some("Always");
         let mut running = Resources::default();
         for container in &self.containers {
-            running += which(&container.resources);
+            running += which(of(container));
         }
         let mut sidecars = Resources::default();
         let mut starting = Resources::default();
         for container in &self.init_containers {
             if is_sidecar(&container) {
-                sidecars += which(&container.resources);
+                sidecars += which(of(container));
                 starting.max_with(&sidecars);
             } else {
                 let mut with_sidecars = sidecars.clone();
-                with_sidecars += which(&container.resources);
+                with_sidecars += which(of(container));
                 starting.max_with(&with_sidecars);
             }
         }
@@ -428,6 +491,7 @@ impl RawStatus {
             message: self.message,
             start_time: self.start_time,
             pod_ips: self.pod_ips.into_iter().map(|ip| ip.ip).collect(),
+            held: None,
         }
     }
 }
