@@ -14,7 +14,7 @@ pub struct Allocations(Mutex<BTreeMap<String, Entry>>);
 
 struct Entry {
     allocation: Allocation,
-    /// With what it was given.
+    /// With what it was given; none for one that holds nothing of it any more.
     model: Option<Arc<model::Pod>>,
 }
 
@@ -39,9 +39,21 @@ impl Allocations {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a pod on that runs here already, with what it says that it was given.
+    /// Takes a pod on that runs here already, with what it says that it was given; also one that had been released.
     pub fn found(&self, pod: &Pod) {
-        self.entries().entry(uid(pod).to_owned()).or_insert_with(|| Entry::new(pod, resize::told(pod)));
+        let mut entries = self.entries();
+        let entry = entries.entry(uid(pod).to_owned()).or_insert_with(|| Entry::new(pod, resize::told(pod)));
+        if entry.model.is_none() {
+            *entry = Entry::new(pod, entry.allocation.clone());
+        }
+    }
+
+    /// Nothing of the pod runs any more, or its deletion is done for the API server: others may have what it had. Its reports still say what that
+    /// was.
+    pub fn release(&self, uid: &str) {
+        if let Some(entry) = self.entries().get_mut(uid) {
+            entry.model = None;
+        }
     }
 
     /// Takes a new pod on if `check` agrees, which sees those that are here.
@@ -125,5 +137,18 @@ mod tests {
         allocations.forget("a");
         admit(&pod("c", "1")).unwrap();
         assert_eq!(resize(&pod("gone", "1")), Resized::Already);
+    }
+
+    #[test]
+    fn what_has_ended_makes_room_and_is_still_known() {
+        let allocations = Allocations::default();
+        let admit = |pod: &Pod| allocations.admit(pod, |others| if others.is_empty() { Ok(()) } else { Err(others.len()) });
+        admit(&pod("a", "1")).unwrap();
+        assert_eq!(admit(&pod("b", "1")), Err(1));
+        allocations.release("a");
+        assert!(brain::podsync::resize::is_given(&pod("a", "1"), &allocations.of("a").unwrap()), "its last reports are as those before");
+        admit(&pod("b", "1")).unwrap();
+        allocations.found(&pod("a", "1"));
+        assert_eq!(admit(&pod("c", "1")), Err(2), "it is there again");
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::allocations::to_model;
 use super::manifests::is_static;
-use super::pod::worker::{Wanted, Worker};
+use super::pod::worker::{Outcome, Wanted, Worker};
 use super::pod::{end, id, publish, uid};
 use super::{Context, logs, volumes};
 
@@ -64,12 +64,14 @@ impl Pods {
     }
 
     /// A pod came or changed.
-    pub async fn apply(&self, pod: Pod) {
-        let pod = Arc::new(pod);
+    pub async fn apply(&self, pod: impl Into<Arc<Pod>>) {
+        let pod = pod.into();
         let key = uid(&pod).to_owned();
         self.present().insert(key.clone());
-        if let Some(handle) = self.workers().get(&key) {
-            handle.wanted.send_replace(Wanted::Pod(pod));
+        if let Some(handle) = self.workers().get(&key).filter(|handle| !handle.task.is_finished()) {
+            if matches!(handle.wanted.send_replace(Wanted::Pod(pod.clone())), Wanted::Gone) {
+                self.context.allocations.found(&pod);
+            }
             return;
         }
         // What runs here already is not judged again: a new agent turns nobody away.
@@ -86,7 +88,7 @@ impl Pods {
         if is_over && !has_run && !is_deleted(&pod) {
             return;
         }
-        self.begin(pod);
+        self.begin(pod, is_over);
     }
 
     async fn observed(&self, uid: &str) -> Arc<Observed> {
@@ -97,11 +99,14 @@ impl Pods {
         self.context.observer.observed(uid)
     }
 
-    fn begin(&self, pod: Arc<Pod>) {
+    fn begin(&self, pod: Arc<Pod>, is_over: bool) {
         let (wanted, wants) = watch::channel(Wanted::Pod(pod.clone()));
         let (ends, ended) = watch::channel(None);
         let key = uid(&pod).to_owned();
         self.context.allocations.found(&pod);
+        if is_over {
+            self.context.allocations.release(&key);
+        }
         let task = tokio::spawn(keep_working(self.context.clone(), pod, wants, ended));
         self.workers().insert(key, Handle { wanted, ends, task });
     }
@@ -137,17 +142,23 @@ impl Pods {
         self.present().remove(uid);
         if let Some(handle) = self.workers().get(uid) {
             handle.wanted.send_replace(Wanted::Gone);
+            self.context.allocations.release(uid);
         }
     }
 
-    /// The API server's list is complete.
-    pub async fn listed(&self, uids: &BTreeSet<String>) {
-        self.present().retain(|uid| uids.contains(uid));
+    /// The API server's whole list. What is gone makes room for what came.
+    pub async fn listed(&self, pods: Vec<Pod>) {
+        let uids: BTreeSet<&str> = pods.iter().map(uid).collect();
+        self.present().retain(|uid| uids.contains(uid.as_str()));
         for (uid, handle) in self.workers().iter() {
             let is_static = matches!(&*handle.wanted.borrow(), Wanted::Pod(pod) if is_static(pod));
-            if !uids.contains(uid) && !is_static {
+            if !uids.contains(uid.as_str()) && !is_static {
                 handle.wanted.send_replace(Wanted::Gone);
+                self.context.allocations.release(uid);
             }
+        }
+        for pod in pods {
+            self.apply(pod).await;
         }
         self.is_listed.send_replace(true);
     }
@@ -182,11 +193,30 @@ impl Pods {
             return;
         }
         loop {
-            self.workers().retain(|_, handle| !handle.task.is_finished());
+            self.replace_finished().await;
             self.remove_orphans().await;
             logs::rotate(&self.context).await;
             logs::remove_dead_links(&self.context);
             tokio::time::sleep(HOUSE_PERIOD).await;
+        }
+    }
+
+    /// A pod that came back while its worker finished has one that reads no more what it is told.
+    async fn replace_finished(&self) {
+        let mut wanted = Vec::new();
+        self.workers().retain(|_, handle| {
+            let is_finished = handle.task.is_finished();
+            if is_finished {
+                wanted.push(handle.wanted.borrow().clone());
+            }
+            !is_finished
+        });
+        for wanted in wanted {
+            if let Wanted::Pod(pod) = wanted
+                && !is_deleted(&pod)
+            {
+                self.apply(pod).await;
+            }
         }
     }
 
@@ -253,7 +283,11 @@ async fn keep_working(context: Arc<Context>, pod: Arc<Pod>, wants: watch::Receiv
     loop {
         let worker = Worker::new(context.clone(), pod.clone(), wants.clone(), ended.clone());
         match AssertUnwindSafe(worker.run()).catch_unwind().await {
-            Ok(()) => break,
+            Ok(Outcome::Finished) => break,
+            Ok(Outcome::Outdated) => {
+                context.allocations.found(&pod);
+                continue;
+            }
             Err(_) => tracing::error!(pod = id(&pod).name, "the worker of a pod failed badly; another one takes over"),
         }
         tokio::time::sleep(TAKE_OVER_PAUSE).await;

@@ -1,6 +1,5 @@
 //! The pods bound to this node and the Node object itself, as the API server has them.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,17 +34,14 @@ async fn follow_pods(context: &Context, pods: &Arc<Pods>) {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={}", context.settings.name));
     let events = watcher(Api::<Pod>::all(context.client.clone()), config).backoff(pauses());
     let mut events = std::pin::pin!(events);
-    let mut listed = BTreeSet::new();
+    let mut listed = Vec::new();
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init) => listed.clear(),
             // A static pod's mirror is there to be seen; its file is what is run.
             Ok(Event::InitApply(pod) | Event::Apply(pod) | Event::Delete(pod)) if is_mirror(&pod) => {}
-            Ok(Event::InitApply(pod)) => {
-                listed.insert(pod.uid().unwrap_or_default());
-                pods.apply(pod).await;
-            }
-            Ok(Event::InitDone) => pods.listed(&listed).await,
+            Ok(Event::InitApply(pod)) => listed.push(pod),
+            Ok(Event::InitDone) => pods.listed(std::mem::take(&mut listed)).await,
             Ok(Event::Apply(pod)) => pods.apply(pod).await,
             Ok(Event::Delete(pod)) => pods.gone(&pod.uid().unwrap_or_default()).await,
             Err(error) => tracing::warn!(%error, "the watch on pods failed; it is tried again"),

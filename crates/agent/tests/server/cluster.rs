@@ -29,6 +29,7 @@ use super::fake::{Fake, FakeImages};
 
 pub struct Cluster {
     pub runtime: Arc<Fake>,
+    pub node: Arc<Agent>,
     pub authority: Authority,
     pub api: SocketAddr,
     agent: SocketAddr,
@@ -57,13 +58,14 @@ impl Cluster {
         let client =
             kube::Client::new(server.as_user(User::system("system:node:node", &["system:nodes", "system:authenticated"])), "default");
         let agent = Agent::new(settings(&dir, address), client.clone(), runtime.clone(), Arc::new(FakeImages)).await.unwrap();
-        let agent = Arc::new(agent);
-        let serving = agent::server::serve(agent.clone(), listener, authority.server(), Auth::new(client), agent_shutdown.clone());
+        let node = Arc::new(agent);
+        let serving = agent::server::serve(node.clone(), listener, authority.server(), Auth::new(client), agent_shutdown.clone());
+        let agent = node.clone();
         let agent_task = tokio::spawn(async move {
             tokio::join!(serving, agent.run(agent_shutdown));
         });
         let agent_task = std::sync::Mutex::new(Some(agent_task));
-        let cluster = Cluster { runtime, authority, api, agent: address, server, stop_agent, stop_api, agent_task, api_task, dir };
+        let cluster = Cluster { runtime, node, authority, api, agent: address, server, stop_agent, stop_api, agent_task, api_task, dir };
         cluster.run_pod().await;
         cluster
     }

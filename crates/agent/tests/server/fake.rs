@@ -49,6 +49,15 @@ impl Fake {
         self.changes.send_modify(|count| *count += 1);
     }
 
+    pub fn is_empty(&self) -> bool {
+        let state = self.state.lock().unwrap();
+        state.sandboxes.is_empty() && state.containers.is_empty()
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.state.lock().unwrap().containers.iter().any(|container| container.state == ContainerState::Running)
+    }
+
     pub fn processes(&self) -> usize {
         self.processes.load(Ordering::SeqCst)
     }

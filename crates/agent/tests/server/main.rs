@@ -134,6 +134,30 @@ async fn logs_in_all_their_forms() {
     assert_eq!(client::frame(&mut following).await, None);
 }
 
+/// As after the server's store was put back: the agent ended a pod, and is told of it again as it was before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_is_there_again_runs_again() {
+    let cluster = Cluster::start().await;
+    let pods = &cluster.node.pods;
+    let mut copy = pods.find("default", "p").unwrap().as_ref().clone();
+    // One that runs once would be over: its container is not there any more.
+    copy.spec.as_mut().unwrap().restart_policy = Some("Always".to_owned());
+    let path = "/api/v1/namespaces/default/pods/p";
+    let deletion = serde_json::json!({"gracePeriodSeconds": 1}).to_string();
+    assert_eq!(client::send(&cluster, "admin", "DELETE", path, deletion).await.0, 200);
+    cluster.until("the pod has ended", || cluster.runtime.is_empty() && pods.find("default", "p").is_none()).await;
+    pods.apply(copy.clone()).await;
+    cluster.until("it runs again", || cluster.runtime.is_running()).await;
+
+    let mut deleted = copy.clone();
+    deleted.metadata.resource_version = Some("1000000".to_owned());
+    deleted.metadata.deletion_timestamp = copy.metadata.creation_timestamp.clone();
+    pods.apply(deleted).await;
+    cluster.until("it ends", || !cluster.runtime.is_running()).await;
+    pods.listed(vec![copy]).await;
+    cluster.until("it runs once more", || cluster.runtime.is_running()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_gets_in_without_a_name_or_a_permission() {
     let cluster = Cluster::start().await;

@@ -13,8 +13,11 @@ use crate::simulated::send::is_overtaken;
 
 /// The newer of two versions of a pod, by resourceVersion.
 pub fn newer(a: &Arc<Pod>, b: &Arc<Pod>) -> Arc<Pod> {
-    let version = |pod: &Pod| pod.metadata.resource_version.as_ref().and_then(|version| version.parse::<u64>().ok()).unwrap_or(0);
     if version(b) >= version(a) { b.clone() } else { a.clone() }
+}
+
+pub fn version(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 /// What is told when the server refuses a status and does not say which field of it.

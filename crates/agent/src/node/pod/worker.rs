@@ -1,5 +1,6 @@
 //! The worker of one pod: looks, asks `podsync`, acts, reports, waits. It contains no rule about pods.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,17 @@ const CALLS_WAITS_MAX: u32 = 18;
 /// Verdicts of probes that wait for the worker.
 const VERDICTS_WAITING_MAX: usize = 64;
 
+/// Whether what is told now is from a time that had passed: the server's store was put back, and what it says counts, not what is newer. A list
+/// may also say the same once more; only a deletion that the server has answered with is not given up for that.
+fn is_back(before: &Wanted, asked: &Pod, told: &Pod) -> bool {
+    let Wanted::Pod(before) = before else { return true };
+    match publish::version(told).cmp(&publish::version(before)) {
+        Ordering::Less => true,
+        Ordering::Equal => !is_deleted(asked) || is_deleted(before) && !is_deleted(told),
+        Ordering::Greater => is_deleted(before) && !is_deleted(told),
+    }
+}
+
 /// What the worker is told from outside.
 #[derive(Debug, Clone)]
 pub enum Wanted {
@@ -56,6 +68,10 @@ pub struct Worker {
     pub asked: Arc<Pod>,
     /// The same, with the resources that it was given in the place of those that it asks for.
     pub pod: Arc<Pod>,
+    /// What came last from the API server's list and watch.
+    told: Wanted,
+    /// The pod that this worker was ending is there again, as it was before: another worker begins with nothing of what this one remembers.
+    is_outdated: bool,
     wanted: watch::Receiver<Wanted>,
     ends: watch::Receiver<Option<Ended>>,
     observed: watch::Receiver<Arc<Observed>>,
@@ -97,6 +113,16 @@ impl Calls {
 enum Next {
     At(Timestamp),
     Finished,
+    Outdated,
+}
+
+/// Why a worker has nothing to do any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing of the pod is left.
+    Finished,
+    /// The pod is there again after its end began.
+    Outdated,
 }
 
 impl Worker {
@@ -108,6 +134,8 @@ impl Worker {
         let mut worker = Worker {
             context,
             asked: pod.clone(),
+            told: Wanted::Pod(pod.clone()),
+            is_outdated: false,
             pod,
             wanted,
             ends,
@@ -126,18 +154,23 @@ impl Worker {
 
     /// A version of the pod; the newer one counts.
     pub fn see(&mut self, pod: Arc<Pod>) {
-        self.asked = publish::newer(&self.asked, &pod);
+        self.take(publish::newer(&self.asked, &pod));
+    }
+
+    fn take(&mut self, pod: Arc<Pod>) {
+        self.asked = pod;
         let given = self.context.allocations.of(uid(&self.asked));
         let differs = given.filter(|given| !resize::is_given(&self.asked, given));
         self.pod = differs.map_or_else(|| self.asked.clone(), |given| Arc::new(resize::with_allocation(&self.asked, &given)));
     }
 
     /// Until nothing of the pod is left, or the agent goes (then it is dropped, and the containers stay).
-    pub async fn run(mut self) {
+    pub async fn run(mut self) -> Outcome {
         loop {
             let next = self.sync_until_ended().await;
             match next {
-                Next::Finished => return,
+                Next::Finished => return Outcome::Finished,
+                Next::Outdated => return Outcome::Outdated,
                 Next::At(at) => self.wait(at).await,
             }
         }
@@ -145,7 +178,11 @@ impl Worker {
 
     /// Looks once; what takes long (pulling an image) is given up when the pod ends meanwhile.
     async fn sync_until_ended(&mut self) -> Next {
-        if self.is_ending() {
+        let is_ending = self.is_ending();
+        if self.is_outdated {
+            return Next::Outdated;
+        }
+        if is_ending {
             if !self.may_end().await {
                 return Next::At(Timestamp::now());
             }
@@ -202,7 +239,14 @@ impl Worker {
     fn take_wanted(&mut self) {
         let wanted = self.wanted.borrow_and_update().clone();
         if let Wanted::Pod(pod) = wanted {
-            self.see(pod);
+            let is_new = !matches!(&self.told, Wanted::Pod(told) if Arc::ptr_eq(told, &pod));
+            let is_back = is_new && is_back(&self.told, &self.asked, &pod);
+            let was_leaving = matches!(self.told, Wanted::Gone) || is_deleted(&self.asked);
+            self.is_outdated |= is_back && was_leaving && !is_deleted(&pod);
+            self.told = Wanted::Pod(pod.clone());
+            if is_back { self.take(pod) } else { self.see(pod) }
+        } else {
+            self.told = wanted;
         }
         if let Some(ended) = self.ends.borrow_and_update().clone() {
             self.memory.ended = Some(ended);
@@ -400,6 +444,11 @@ impl Worker {
             return Next::At(Timestamp::now() + RETRY_KILL);
         }
         self.take_wanted();
+        if self.is_outdated {
+            return Next::Outdated;
+        }
+        // Before anybody can send a successor.
+        self.context.allocations.release(uid(&self.pod));
         let gone = matches!(*self.wanted.borrow(), Wanted::Gone);
         if !gone {
             let report = status::report(&self.view(&observed, Timestamp::now()), Ending::Terminated);
@@ -480,3 +529,30 @@ const RETRY_KILL: Duration = Duration::from_secs(2);
 
 /// What a pod gets that was removed from the API server without grace.
 const FORCED_GRACE_SECONDS: i64 = 2;
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    fn pod(version: &str, is_deleted: bool) -> Arc<Pod> {
+        let mut pod = Pod::default();
+        pod.metadata.resource_version = Some(version.to_owned());
+        pod.metadata.deletion_timestamp = is_deleted.then(|| Time(Timestamp::UNIX_EPOCH));
+        Arc::new(pod)
+    }
+
+    #[test]
+    fn a_store_that_was_put_back_is_told_from_a_watch_that_lags() {
+        let back = |before: &Arc<Pod>, asked: &Arc<Pod>, told: &Arc<Pod>| is_back(&Wanted::Pod(before.clone()), asked, told);
+        let (old, new, deleted) = (pod("5", false), pod("9", false), pod("9", true));
+        assert!(back(&new, &new, &old), "an older version than the list or watch had told");
+        assert!(!back(&old, &pod("12", false), &new), "the watch comes up to what was answered");
+        assert!(back(&old, &new, &old), "a list says the same again; the answer may be of what is no more");
+        assert!(!back(&old, &deleted, &old), "a deletion that was answered stays");
+        assert!(back(&deleted, &deleted, &pod("20", false)), "a deletion is not taken back otherwise");
+        assert!(!back(&deleted, &deleted, &pod("20", true)));
+        assert!(is_back(&Wanted::Gone, &new, &pod("20", false)));
+    }
+}
