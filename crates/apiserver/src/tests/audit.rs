@@ -129,12 +129,14 @@ async fn a_write_has_its_events_though_its_client_has_gone() {
     let map = full(&json!({"metadata": {"name": "a"}}));
     let mut request = Request::post("/api/v1/namespaces/default/configmaps").body(map).unwrap();
     request.extensions_mut().insert(Certificate(User::system("root", &["system:masters"])));
-    let turn = super::costs::quota_turn(&audited.server).await;
+    let turn = super::costs::taken_turn(&audited.server).await;
     assert!(audited.server.respond_to_the_end(request).now_or_never().is_none());
     drop(turn);
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    let events: Vec<_> = audited.events(4).split_off(2);
-    assert_eq!((&events[1]["stage"], &events[1]["responseStatus"]["code"]), (&json!("ResponseComplete"), &json!(201)));
+    // Two of the quota, and two of the config map.
+    let events = audited.events(4);
+    assert_eq!((&events[3]["objectRef"]["resource"], &events[3]["stage"]), (&json!("configmaps"), &json!("ResponseComplete")));
+    assert_eq!(events[3]["responseStatus"]["code"], 201);
 }

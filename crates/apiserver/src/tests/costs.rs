@@ -142,19 +142,18 @@ async fn an_answer_of_a_long_list_comes_in_pieces() {
     assert!(first.len() < 1_000_000, "{} bytes at once", first.len());
 }
 
+/// The turn that config maps in the default namespace then wait for: those who hold it hold them up.
+pub async fn taken_turn(server: &ApiServer) -> tokio::sync::OwnedMutexGuard<()> {
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "5"}}});
+    assert_eq!(send(server, Method::POST, "/api/v1/namespaces/default/resourcequotas", full(&quota)).await.0, 201);
+    server.registry().caches.wait_for(server.registry().revision()).await;
+    server.registry().quota_turns.of("default").lock_owned().await
+}
+
 async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-}
-
-/// Creations of ConfigMaps in `default` wait until this is dropped.
-pub async fn quota_turn(server: &ApiServer) -> impl Sized {
-    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "5"}}});
-    assert_eq!(send(server, Method::POST, "/api/v1/namespaces/default/resourcequotas", full(&quota)).await.0, 201);
-    // Quotas are looked up in the cache, which follows the store.
-    settle().await;
-    server.registry().quota_turns.of("default").lock_owned().await
 }
 
 /// A client that reset its request took the audit event and what was allocated with it.
@@ -164,7 +163,7 @@ async fn what_was_begun_is_finished_when_the_client_has_gone() {
     let map = json!({"metadata": {"name": "a"}});
     let request = from("root", Method::POST, "/api/v1/namespaces/default/configmaps", full(&map));
     super::escalation::granted(&server, "root", json!([{"verbs": ["create"], "apiGroups": [""], "resources": ["configmaps"]}])).await;
-    let turn = quota_turn(&server).await;
+    let turn = taken_turn(&server).await;
     assert!(server.respond_to_the_end(request).now_or_never().is_none());
     drop(turn);
     settle().await;
@@ -226,7 +225,7 @@ async fn limit_ranges_do_not_multiply() {
 #[tokio::test]
 async fn a_write_that_takes_longer_than_its_client_waits_is_finished() {
     let server = server().await;
-    let turn = quota_turn(&server).await;
+    let turn = taken_turn(&server).await;
     let path = "/api/v1/namespaces/default/configmaps";
     let (code, status) = send(&server, Method::POST, &format!("{path}?timeout=5ms"), full(&json!({"metadata": {"name": "a"}}))).await;
     assert_eq!((code, &status["reason"]), (504, &json!("Timeout")));

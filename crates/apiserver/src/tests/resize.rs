@@ -13,6 +13,8 @@ const BASE: &str = "/api/v1/namespaces/default";
 async fn create(server: &ApiServer, plural: &str, object: &Value) {
     let (code, status) = send(server, Method::POST, &format!("{BASE}/{plural}"), full(object)).await;
     assert_eq!(code, 201, "{status}");
+    // Limits are read from the caches.
+    server.registry().caches.wait_for(server.registry().revision()).await;
 }
 
 async fn create_pod(server: &ApiServer, name: &str, cpu: &str) {
