@@ -14,14 +14,20 @@ pub struct Allocations(Mutex<BTreeMap<String, Entry>>);
 
 struct Entry {
     allocation: Allocation,
-    /// With what it was given; none for one that holds nothing of it any more.
+    /// The same, or more while its containers have more still.
+    held: Allocation,
+    /// With what it holds; none for one that holds nothing any more.
     model: Option<Arc<model::Pod>>,
 }
 
 impl Entry {
     fn new(pod: &Pod, allocation: Allocation) -> Entry {
-        let model = to_model::<model::Pod>(&resize::with_allocation(pod, &allocation)).map(Arc::new);
-        Entry { allocation, model }
+        Entry::holding(pod, allocation.clone(), allocation)
+    }
+
+    fn holding(pod: &Pod, allocation: Allocation, held: Allocation) -> Entry {
+        let model = to_model::<model::Pod>(&resize::with_allocation(pod, &held)).map(Arc::new);
+        Entry { allocation, held, model }
     }
 }
 
@@ -42,9 +48,13 @@ impl Allocations {
     /// Takes a pod on that runs here already, with what it says that it was given; also one that had been released.
     pub fn found(&self, pod: &Pod) {
         let mut entries = self.entries();
-        let entry = entries.entry(uid(pod).to_owned()).or_insert_with(|| Entry::new(pod, resize::told(pod)));
+        let entry = entries.entry(uid(pod).to_owned()).or_insert_with(|| {
+            let told = resize::told(pod);
+            let held = resize::larger(&told, &resize::promised(pod));
+            Entry::holding(pod, told, held)
+        });
         if entry.model.is_none() {
-            *entry = Entry::new(pod, entry.allocation.clone());
+            *entry = Entry::holding(pod, entry.allocation.clone(), entry.held.clone());
         }
     }
 
@@ -56,11 +66,11 @@ impl Allocations {
         }
     }
 
-    /// Takes a new pod on if `check` agrees, which sees those that are here.
+    /// Takes on a pod of which nothing runs if `check` agrees, which sees those that are here. An earlier agent may have taken it on.
     pub fn admit<E>(&self, pod: &Pod, check: impl FnOnce(&[Arc<model::Pod>]) -> Result<(), E>) -> Result<(), E> {
         let mut entries = self.entries();
         check(&others(&entries, uid(pod)))?;
-        entries.insert(uid(pod).to_owned(), Entry::new(pod, resize::asked(pod)));
+        entries.insert(uid(pod).to_owned(), Entry::new(pod, resize::told(pod)));
         Ok(())
     }
 
@@ -74,9 +84,18 @@ impl Allocations {
         match resize::check(model, &node, &others(&entries, uid(pod))) {
             Err((reason, message)) => Resized::Refused(reason, message),
             Ok(()) => {
-                entries.insert(uid(pod).to_owned(), asks);
+                let held = resize::larger(&asks.allocation, &entry.held);
+                entries.insert(uid(pod).to_owned(), Entry::holding(pod, asks.allocation, held));
                 Resized::Given
             }
+        }
+    }
+
+    /// The containers of the pod have what it was given: others may have what they had more.
+    pub fn settle(&self, pod: &Pod) {
+        let mut entries = self.entries();
+        if let Some(entry) = entries.get_mut(uid(pod)).filter(|entry| entry.model.is_some() && entry.held != entry.allocation) {
+            *entry = Entry::new(pod, entry.allocation.clone());
         }
     }
 
@@ -133,10 +152,30 @@ mod tests {
         assert!(matches!(resize(&pod("b", "5")), Resized::Refused(Reason::Infeasible, _)));
         assert!(brain::podsync::resize::is_given(&pod("b", "2"), &allocations.of("b").unwrap()), "it keeps what it had");
         assert_eq!(resize(&pod("a", "1")), Resized::Given);
+        assert!(matches!(resize(&pod("b", "3")), Resized::Refused(Reason::Deferred, _)), "its containers have more still");
+        allocations.settle(&pod("a", "1"));
         assert_eq!(resize(&pod("b", "3")), Resized::Given, "room was made");
         allocations.forget("a");
         admit(&pod("c", "1")).unwrap();
         assert_eq!(resize(&pod("gone", "1")), Resized::Already);
+    }
+
+    #[test]
+    fn what_an_earlier_agent_promised_is_held() {
+        let mut before = pod("a", "3");
+        let status = json!([{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "allocatedResources": {"cpu": "2"}, "resources": {"requests": {"cpu": "1"}}}]);
+        before.status.get_or_insert_default().container_statuses = serde_json::from_value(status).unwrap();
+        let allocations = Allocations::default();
+        allocations.found(&before);
+        assert!(brain::podsync::resize::is_given(&pod("a", "1"), &allocations.of("a").unwrap()), "not what it asks for now");
+        let fits = |cpu: &str| {
+            let (pod, entries) = (pod("b", cpu), allocations.entries());
+            brain::podsync::resize::check(&to_model::<model::Pod>(&pod).unwrap(), &node(), &others(&entries, "b")).is_ok()
+        };
+        assert!(fits("2") && !fits("3"));
+        allocations.settle(&before);
+        assert!(fits("3"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use brain::podsync::phase::Phase;
-use brain::podsync::{Ended, Memory, Observed, View, admission, is_deleted, status};
+use brain::podsync::{Ended, Memory, Observed, View, admission, is_deleted, resize, status};
 use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -120,7 +120,8 @@ impl Pods {
         self.context.offers.check(pod)?;
         let node = self.context.registration.node().and_then(|node| to_model::<brain::model::Node>(&node));
         let os = pod.spec.as_ref().and_then(|spec| spec.os.as_ref()).map(|os| os.name.as_str());
-        self.context.allocations.admit(pod, |others| match (to_model::<brain::model::Pod>(pod), &node) {
+        let given = resize::with_allocation(pod, &resize::told(pod));
+        self.context.allocations.admit(pod, |others| match (to_model::<brain::model::Pod>(&given), &node) {
             (Some(candidate), Some(node)) => admission::check(&candidate, os, node, others),
             _ => Ok(()),
         })

@@ -11,8 +11,11 @@ use super::{containers, init_containers, is_sidecar};
 /// Kernel figures of cgroup v1.
 const SHARES_PER_CPU: i64 = 1024;
 const MIN_SHARES: i64 = 2;
+const MAX_SHARES: i64 = 1 << 18;
 const PERIOD_US: u64 = 100_000;
 const MIN_QUOTA_US: i64 = 1000;
+/// The kernel's `max_bw_runtime_us`: more is refused.
+const MAX_QUOTA_US: i64 = (1 << 44) - 1;
 
 /// OOM scores of the classes (`pkg/kubelet/qos`): BestEffort goes first.
 const GUARANTEED_OOM_SCORE: i32 = -997;
@@ -150,11 +153,13 @@ pub fn amount(map: &Option<BTreeMap<String, Quantity>>, name: &str) -> Option<i6
 }
 
 fn shares(milli: i64) -> u64 {
-    (milli * SHARES_PER_CPU / 1000).max(MIN_SHARES).unsigned_abs()
+    let shares = i128::from(milli) * i128::from(SHARES_PER_CPU) / 1000;
+    i64::try_from(shares).unwrap_or(MAX_SHARES).clamp(MIN_SHARES, MAX_SHARES).unsigned_abs()
 }
 
 fn quota(milli: i64) -> i64 {
-    (milli * (PERIOD_US as i64) / 1000).max(MIN_QUOTA_US)
+    let quota = i128::from(milli) * i128::from(PERIOD_US) / 1000;
+    i64::try_from(quota).unwrap_or(MAX_QUOTA_US).clamp(MIN_QUOTA_US, MAX_QUOTA_US)
 }
 
 fn oom_score(pod: &Pod, container: &Container, node_memory_bytes: i64) -> i32 {

@@ -74,7 +74,7 @@ pub fn asked(pod: &Pod) -> Allocation {
     resizable(pod).map(|container| (container.name.clone(), limits::requirements(container))).collect()
 }
 
-/// What the pod was given by an earlier agent: it told so of each container that it made. Others are given what they ask for.
+/// What the pod was given by an earlier agent: it told so of each container from its first report on. Others are given what they ask for.
 pub fn told(pod: &Pod) -> Allocation {
     let status = pod.status.as_ref();
     let statuses = || {
@@ -83,12 +83,37 @@ pub fn told(pod: &Pod) -> Allocation {
     };
     let mut allocation = asked(pod);
     for (name, resources) in &mut allocation {
-        let known = statuses().find(|status| status.name == *name && status.container_id.is_some());
+        let known = statuses().find(|status| status.name == *name);
         if let Some(known) = known.and_then(|status| status.resources.clone()) {
             *resources = known;
         }
     }
     allocation
+}
+
+/// The requests that an earlier agent gave the pod, which its containers may not have yet.
+pub fn promised(pod: &Pod) -> Allocation {
+    let status = pod.status.as_ref();
+    let lists = status.map(|status| [&status.container_statuses, &status.init_container_statuses]);
+    let statuses = lists.into_iter().flatten().flat_map(|list| list.iter().flatten());
+    let promised = |requests| ResourceRequirements { requests: Some(requests), ..ResourceRequirements::default() };
+    statuses.filter_map(|status| Some((status.name.clone(), promised(status.allocated_resources.clone()?)))).collect()
+}
+
+/// Of the requests of two the larger ones, for the containers of the first.
+pub fn larger(a: &Allocation, b: &Allocation) -> Allocation {
+    let mut most = a.clone();
+    for (name, resources) in &mut most {
+        let Some(others) = b.get(name).and_then(|other| other.requests.as_ref()) else { continue };
+        let mut requests = resources.requests.clone();
+        for (resource, quantity) in others {
+            if limits::amount(&requests, resource) < limits::amount(&Some(others.clone()), resource) {
+                requests.get_or_insert_default().insert(resource.clone(), quantity.clone());
+            }
+        }
+        resources.requests = requests;
+    }
+    most
 }
 
 /// The pod with what it was given in the place of what it asks for.

@@ -146,6 +146,10 @@ fn check_users(users: Option<UserNamespace>, request: &Request<'_>, user: &User)
     if request.config.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional) {
         return Err(Error::Invalid("bidirectional mount propagation is not for pods with users of their own".to_owned()));
     }
+    if request.config.security.privileged {
+        let text = "a privileged container has the node's devices, which users of the pod's own (hostUsers: false) cannot have: drop one of the two";
+        return Err(Error::Invalid(text.to_owned()));
+    }
     Ok(())
 }
 

@@ -168,6 +168,9 @@ async fn what_is_the_nodes_stays_the_nodes() {
     let error = node.create(&config).await.unwrap_err().to_string();
     assert_eq!(error, "bidirectional mount propagation is not for pods with users of their own");
     config.mounts = Vec::new();
+    let error = node.create(&config).await.unwrap_err().to_string();
+    assert!(error.starts_with("a privileged container has the node's devices, which users of the pod's own"), "{error}");
+    config.security.privileged = false;
     config.security.run_as_user = Some(65_536);
     let error = node.create(&config).await.unwrap_err().to_string();
     assert_eq!(error, "id 65536 is none of the pod's: it has the users and groups 0 to 65535");

@@ -25,7 +25,12 @@ impl Worker {
             return None;
         }
         match self.context.allocations.resize(&self.asked, node) {
-            Resized::Already => self.memory.resize.pending = None,
+            Resized::Already => {
+                self.memory.resize.pending = None;
+                if self.memory.resize.in_progress.is_none() {
+                    self.context.allocations.settle(&self.asked);
+                }
+            }
             Resized::Given => {
                 self.memory.resize.pending = None;
                 self.memory.resize.in_progress = Some(InProgress { error: None, generation });
@@ -54,6 +59,7 @@ impl Worker {
         match self.try_update(observed, updates).await {
             Ok(is_done) => {
                 if is_done && self.memory.resize.in_progress.take().is_some() {
+                    self.context.allocations.settle(&self.asked);
                     let message = resize::event_message("Pod resize completed", &self.pod, "");
                     self.context.events.pod(&self.pod, false, "ResizeCompleted", message);
                 }

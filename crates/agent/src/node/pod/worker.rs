@@ -539,7 +539,7 @@ mod tests {
     fn pod(version: &str, is_deleted: bool) -> Arc<Pod> {
         let mut pod = Pod::default();
         pod.metadata.resource_version = Some(version.to_owned());
-        pod.metadata.deletion_timestamp = is_deleted.then(|| Time(Timestamp::UNIX_EPOCH));
+        pod.metadata.deletion_timestamp = is_deleted.then_some(Time(Timestamp::UNIX_EPOCH));
         Arc::new(pod)
     }
 

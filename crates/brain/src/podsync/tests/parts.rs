@@ -111,6 +111,14 @@ fn classes_and_limits_follow_requests() {
 }
 
 #[test]
+fn limits_beyond_the_kernels_are_the_largest_it_takes() {
+    let pod = pod(json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "100000000000000"}}}]}));
+    for limits in [limits::of_container(&pod, first(&pod), 16 << 30), limits::of_pod(&pod)] {
+        assert_eq!((limits.cpu_shares, limits.cpu_quota_us), (Some(1 << 18), Some((1 << 44) - 1)));
+    }
+}
+
+#[test]
 fn a_pod_needs_the_sum_of_its_containers_or_its_largest_init_container() {
     let cpu = |amount: &str| json!({"requests": {"cpu": amount}});
     let pod = pod(json!({

@@ -104,6 +104,24 @@ fn statuses_show_what_containers_have() {
 }
 
 #[test]
+fn what_a_pod_was_given_before_it_ran_is_told_too() {
+    let mut node = Node::new(json!({"containers": [{"name": "a", "resources": resources("1", "1Gi")}]}));
+    assert_eq!(resize::told(&node.pod), resize::asked(&node.pod), "nothing was told");
+    node.pod.status = Some(crate::podsync::status::report(&node.view(), crate::podsync::status::Ending::No).status);
+    assert!(node.pod.status.as_ref().unwrap().container_statuses.as_ref().unwrap()[0].container_id.is_none());
+    give(&mut node.pod, "a", resources("100", "1Gi"));
+    assert_eq!(resize::told(&node.pod)["a"], requirements(resources("1", "1Gi")));
+}
+
+#[test]
+fn of_two_allocations_the_larger_requests_count() {
+    let of = |cpu: &str, memory: &str| [("a".to_owned(), requirements(resources(cpu, memory)))].into();
+    let most = resize::larger(&of("1", "2Gi"), &of("1500m", "1Gi"));
+    assert_eq!(most["a"].requests, requirements(resources("1500m", "2Gi")).requests);
+    assert_eq!(resize::larger(&of("1", "1Gi"), &resize::Allocation::default()), of("1", "1Gi"));
+}
+
+#[test]
 fn what_is_not_given_is_told_with_the_generation_that_asked() {
     let mut node = Node::new(json!({"containers": [{"name": "a"}]}));
     node.settle();

@@ -123,7 +123,21 @@ fn parse_time(text: &str) -> Option<Timespec> {
     let digits: String = fraction.chars().chain(std::iter::repeat('0')).take(9).collect();
     let nanoseconds: i64 = digits.parse().ok()?;
     if whole.starts_with('-') && nanoseconds > 0 {
-        return Some(Timespec { tv_sec: seconds - 1, tv_nsec: 1_000_000_000 - nanoseconds });
+        return Some(Timespec { tv_sec: seconds.checked_sub(1)?, tv_nsec: 1_000_000_000 - nanoseconds });
     }
     Some(Timespec { tv_sec: seconds, tv_nsec: nanoseconds })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_time;
+
+    #[test]
+    fn times_before_1970_have_fractions_too() {
+        let show = |text: &str| parse_time(text).map(|time| (time.tv_sec, time.tv_nsec));
+        assert_eq!(show("1700000000.5"), Some((1_700_000_000, 500_000_000)));
+        assert_eq!(show("-1.25"), Some((-2, 750_000_000)));
+        assert_eq!(show("-9223372036854775808"), Some((i64::MIN, 0)));
+        assert_eq!(show("-9223372036854775808.5"), None, "before the beginning");
+    }
 }
