@@ -21,9 +21,9 @@ fn a_set_with_a_port_of_the_node_is_rolled_out() {
     });
     cluster.api().create("/apis/apps/v1/namespaces/default/daemonsets", &set);
     let kubectl = cluster.kubectl();
-    for _ in 0..ROLLOUTS {
+    for round in 0..ROLLOUTS {
         kubectl.run("rollout status daemonset/ports --timeout=120s");
-        kubectl.run("rollout restart daemonset/ports");
+        kubectl.run(&format!("set env daemonset/ports ROUND={round}"));
     }
     kubectl.run("rollout status daemonset/ports --timeout=120s");
     let events = cluster.api().get("/api/v1/namespaces/default/events").json();
