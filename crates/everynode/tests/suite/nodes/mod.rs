@@ -9,6 +9,7 @@ mod deletes;
 mod faulty_proxy;
 mod full_disk;
 mod hanging;
+mod host_ports;
 mod kubelet_cases;
 mod leaks;
 mod limits;

@@ -1,7 +1,8 @@
 //! Putting the store back to a copy, with agents and watches that have seen what came after it.
 //!
 //! What went wrong: an agent watched on from a revision that the restored server had not reached. The server waited with it, without a
-//! word: containers of pods made after the copy ran on, new pods stayed Pending on nodes that were Ready.
+//! word: containers of pods made after the copy ran on, new pods stayed Pending on nodes that were Ready. And pods that had ended since then, and
+//! were there again, stayed without containers.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Child;
@@ -14,7 +15,9 @@ use crate::support::cluster::{pod, wait_long};
 fn everything_follows_a_store_that_was_put_back() {
     let Some(cluster) = Cluster::start_or_skip("restore", 1) else { return };
     cluster.create_pod(&on_worker(&cluster, "before"));
+    cluster.create_pod(&on_worker(&cluster, "ended"));
     cluster.wait_ready("before");
+    cluster.wait_ready("ended");
     cluster.api().create("/apis/apps/v1/namespaces/default/daemonsets", &not_ready_yet());
     let member = wait_long("the pod of the set", || {
         let pods = cluster.pods();
@@ -39,6 +42,8 @@ fn everything_follows_a_store_that_was_put_back() {
     let told = follow(&mut watch);
     wait_long("the watch of kubectl", || told.lock().unwrap().contains("watch=true").then_some(()));
 
+    cluster.delete_pod("ended");
+    cluster.wait_gone("ended");
     end_server(&cluster);
     std::fs::copy(&copy, &store).unwrap();
     let agent = cluster.agent(&cluster.worker());
@@ -49,6 +54,9 @@ fn everything_follows_a_store_that_was_put_back() {
         cluster.processes_with(&cluster.worker(), "sleep 99after").is_empty().then_some(())
     });
     assert_eq!(cluster.processes_with(&cluster.worker(), "sleep 99before").len(), 1, "what was there before runs on");
+    wait_long("the container of a pod that is there again", || {
+        (cluster.processes_with(&cluster.worker(), "sleep 99ended").len() == 1).then_some(())
+    });
     assert_eq!(cluster.agent(&cluster.worker()), agent, "the agent was not started again");
     let member = member["metadata"]["name"].as_str().unwrap();
     kubectl.args(&["exec", member, "--", "touch", "/ready"]);
