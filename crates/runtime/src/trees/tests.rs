@@ -179,6 +179,7 @@ fn mounts_of_neighbours_stay() {
 #[test]
 fn a_tree_of_a_hundred_thousand_levels_goes() {
     let world = World::in_memory();
+    let before = measure(&world.path("own/tree")).inodes;
     let mut here = rustix::fs::open(world.path("own/tree"), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
     for level in 0..100_000 {
         rustix::fs::mkdirat(&here, "d", Mode::from_raw_mode(0o700)).unwrap();
@@ -189,7 +190,7 @@ fn a_tree_of_a_hundred_thousand_levels_goes() {
         here = rustix::fs::openat(&here, "d", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
     }
     drop(here);
-    assert!(measure(&world.path("own/tree")).inodes > 1000, "as deep as paths reach");
+    assert_eq!(measure(&world.path("own/tree")).inodes, before + 100_010, "also what no path can name");
     let stack_bytes = 128 * 1024;
     let own = world.own();
     let removing = std::thread::Builder::new().stack_size(stack_bytes).spawn(move || own.remove(Path::new("tree")));
@@ -265,6 +266,23 @@ fn a_tree_that_changes_all_the_time_never_leads_outside() {
 
 /// What is mounted is not even looked at: a server that does not answer would hold up whoever asks. A bind mount of the same file system has
 /// the same device as the folder around it.
+#[test]
+fn folders_with_many_deep_ones_are_measured_whole() {
+    let world = World::new();
+    let before = measure(&world.path("own")).inodes;
+    for branch in ["1", "2", "3"] {
+        // On the way back to each of these folders more are open than may be.
+        let mut path = world.path("own").join(branch);
+        for _ in 0..120 {
+            path.push("d");
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("file"), "x").unwrap();
+            fs::create_dir(path.join("beside")).unwrap();
+        }
+    }
+    assert_eq!(measure(&world.path("own")).inodes, before + 3 * (1 + 120 * 3));
+}
+
 #[test]
 fn what_is_mounted_in_a_tree_is_not_measured() {
     if !is_root() {
