@@ -125,7 +125,12 @@ impl Engine {
 
     fn tell(&mut self, change: &brain::picture::Change) {
         for Slot { controller, queue } in &mut self.slots {
-            controller.concerns(&self.picture, change, &mut |key| queue.add(key));
+            // As for plans: one object must not end all controllers. What a panic leaves behind is the keys that were named before it.
+            let concerns = || controller.concerns(&self.picture, change, &mut |key| queue.add(key));
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(concerns)).is_err() {
+                let key = change.object().meta().key().to_string();
+                tracing::error!(controller = controller.name(), key, "a controller panicked at a change: this is a bug");
+            }
         }
     }
 

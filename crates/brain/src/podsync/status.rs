@@ -193,16 +193,16 @@ fn without_record(view: &View<'_>, container: &Container, role: Role) -> Contain
     });
     let before = reported.and_then(|list| list.iter().find(|status| status.name == container.name));
     let state_before = before.and_then(|status| status.state.as_ref());
-    // What it was given before anything of it ran is known to the next agent by this.
-    let requirements = limits::requirements(container);
+    // What it was given before anything of it ran, where it asks for something else: the next agent knows it by this.
+    let given = view.memory.resize.pending.as_ref().map(|_| limits::requirements(container));
     let fresh = ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
         restart_count: before.map_or(0, |status| status.restart_count),
         state: Some(waiting(first_reason(view), None)),
         last_state: Some(ContainerState::default()),
-        allocated_resources: requirements.requests.clone(),
-        resources: Some(requirements),
+        allocated_resources: given.as_ref().and_then(|given| given.requests.clone()),
+        resources: given,
         ..ContainerStatus::default()
     };
     match (before, state_before) {

@@ -107,6 +107,7 @@ fn statuses_show_what_containers_have() {
 fn what_a_pod_was_given_before_it_ran_is_told_too() {
     let mut node = Node::new(json!({"containers": [{"name": "a", "resources": resources("1", "1Gi")}]}));
     assert_eq!(resize::told(&node.pod), resize::asked(&node.pod), "nothing was told");
+    node.memory.resize.pending = Some(Pending { reason: Reason::Infeasible, message: "never".to_owned(), generation: Some(2) });
     node.pod.status = Some(crate::podsync::status::report(&node.view(), crate::podsync::status::Ending::No).status);
     assert!(node.pod.status.as_ref().unwrap().container_statuses.as_ref().unwrap()[0].container_id.is_none());
     give(&mut node.pod, "a", resources("100", "1Gi"));
