@@ -53,7 +53,7 @@ pub async fn perform(client: Client, name: &'static str, mut work: Work, reporte
     }
     let mut execution = Execution::new(work);
     while let Some(batch) = execution.next_batch() {
-        // Each in a task of its own: in process, the server's work is done by whoever sends.
+        // Each in a task of its own: in process, the sender does the server's work.
         let sent = stream::iter(batch).map(|request| {
             let (client, reporter) = (client.clone(), reporter.clone());
             tokio::spawn(async move { send_and_report(&client, name, request, &reporter).await })

@@ -1,5 +1,5 @@
 //! Calls of file systems that may never return: what pods have mounted may lie on a server that does not answer, and nothing ends such a call
-//! from outside. Each runs on a thread of its own, and whoever waits for it gives up after a while. Threads that hang are bounded, and each pod
+//! from outside. Each runs on a thread of its own, and its caller stops waiting after a while. Threads that hang are bounded, and each pod
 //! has one at most.
 
 use std::collections::BTreeSet;
@@ -62,7 +62,7 @@ impl Threads {
     }
 }
 
-/// One call of somebody's; given back when it is dropped.
+/// One call under way; given back when it is dropped.
 struct Turn {
     busy: Arc<Mutex<BTreeSet<String>>>,
     whom: String,

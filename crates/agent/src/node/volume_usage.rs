@@ -68,7 +68,7 @@ impl VolumeUsages {
         *lock(&self.first) = first + WALKS_MAX;
         let walks = dirs.into_iter().map(|(uid, dir)| {
             let (known, whom) = (self.known.clone(), uid.clone());
-            // Also when nobody waits for it any more.
+            // Also when its caller has stopped waiting.
             let work = move || {
                 let usage = walk(&dir);
                 lock(&known).insert(uid, usage);

@@ -34,7 +34,7 @@ pub struct User {
     pub groups: Vec<String>,
 }
 
-/// The user that a certificate stands for: common name and organizations. As for the API server, one with several names stands for nobody.
+/// The user that a certificate stands for: common name and organizations. As in the API server, a certificate with several names is no user's.
 pub fn certificate_user(certificate: &CertificateDer<'_>) -> Option<User> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let mut names = parsed.subject().iter_common_name();

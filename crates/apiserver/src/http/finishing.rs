@@ -1,11 +1,11 @@
-//! Work that is done to its end, even where nobody waits for it any more.
+//! Work that is done to its end, even when its caller has gone.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 
-/// Work that whoever waits for it does. Where it is dropped before its end, the rest goes on in a task: a task for all of it would wake
+/// Work that its caller polls. Where it is dropped before its end, the rest goes on in a task: a task for all of it would wake
 /// another thread for every request.
 pub struct Finishing<T: Send + 'static> {
     /// None when it is done, or panicked.

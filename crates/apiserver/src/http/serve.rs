@@ -35,7 +35,7 @@ pub async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<ServerConf
     wire::serve(listener, tls, LIMITS, Deadlines::default(), shutdown, make).await;
 }
 
-/// The user that a certificate stands for: common name and organizations. One with several names stands for nobody: which of them counts
+/// The user that a certificate stands for: common name and organizations. One with several names is no user's: which of them counts
 /// would be a matter of who reads it.
 fn certificate_user(certificate: &CertificateDer<'_>) -> Option<User> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;

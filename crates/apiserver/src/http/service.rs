@@ -256,11 +256,11 @@ impl ApiServer {
     }
 }
 
-/// Whoever waits for the answer: closed when nobody does any more.
+/// The client that waits for the answer: closed when it goes.
 #[derive(Debug, Clone)]
 struct Client(watch::Receiver<()>);
 
-/// Work that nobody needs when the client is gone.
+/// Work that is useless when the client is gone.
 async fn while_there<T>(client: &Option<Client>, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let Some(Client(client)) = client else { return work.await };
     let mut client = client.clone();
@@ -272,7 +272,7 @@ async fn while_there<T>(client: &Option<Client>, work: impl Future<Output = Resu
     }
 }
 
-/// For the audit log; nobody reads the answer.
+/// For the audit log; no client reads the answer.
 const CLIENT_GONE: u16 = 499;
 
 /// How a request goes on after it was let in.

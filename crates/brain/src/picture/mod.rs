@@ -1,6 +1,6 @@
-//! The cluster as the deciders see it: objects by key, with the indexes that decisions need. Plain data, kept by whoever watches.
+//! The cluster as the deciders see it: objects by key, with the indexes that decisions need. Plain data, kept by the shell that watches.
 //!
-//! A [`Change`] is what one event of a watch did to it. Controllers are told of changes and say which of their keys these concern.
+//! A [`Change`] is what one event of a watch did to it. Controllers see every change and say which of their keys it concerns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -62,7 +62,7 @@ pub struct Picture {
     pub others: BTreeMap<Resource, Shelf<Key, Meta>>,
     pods_by_owner: Index,
     pods_by_node: Index,
-    /// Pods without a node that nobody deleted.
+    /// Pods without a node that were not deleted.
     unbound: BTreeSet<Key>,
     revisions_by_owner: Index,
     slices_by_service: BTreeMap<Key, BTreeSet<Arc<str>>>,

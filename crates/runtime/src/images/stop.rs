@@ -1,4 +1,4 @@
-//! Tells work on a thread of its own that nobody waits for it any more: the pod was deleted, or the node stops. Such a thread cannot be ended
+//! Tells work on a thread of its own that its result is not wanted any more: the pod was deleted, or the node stops. Such a thread cannot be ended
 //! from outside; it looks at this between two blocks.
 
 use std::io;
@@ -16,11 +16,11 @@ impl Stop {
 
     /// An error once it is set.
     pub fn check(&self) -> io::Result<()> {
-        if self.is_set() { Err(io::Error::other("it was stopped: nobody waits for it any more")) } else { Ok(()) }
+        if self.is_set() { Err(io::Error::other("it was stopped: its result is not wanted any more")) } else { Ok(()) }
     }
 }
 
-/// Kept by whoever waits; sets what it gave out when it is dropped.
+/// Kept by the caller; sets what it gave out when it is dropped.
 #[derive(Debug, Default)]
 pub struct Waiting(Stop);
 

@@ -112,7 +112,7 @@ pub async fn remove(context: &Context, pod: &PodId) -> Result<(), String> {
     Ok(())
 }
 
-/// Containers make these trees as large as they like: they are removed where that holds nobody up.
+/// Containers make these trees as large as they like: they are removed on a thread of their own.
 pub async fn remove_tree(folder: PathBuf, name: OsString) -> Result<(), String> {
     let removed =
         tokio::task::spawn_blocking(move || trees::remove(&folder, &name).map_err(|error| std::io::Error::from(error).to_string()));

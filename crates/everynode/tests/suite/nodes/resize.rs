@@ -60,7 +60,7 @@ fn goes_on_running(cluster: &Cluster, before: &Value) {
         assert_eq!(memory_limits(cluster, uid(&now)), vec![memory.expect("it is a number") << 20; 2]);
     }
     let told = |what: &str| cluster.events("steady").iter().any(|event| event.starts_with(what));
-    cluster.wait_pod("steady", "told of", |_| {
+    cluster.wait_pod("steady", "reported", |_| {
         told("ResizeStarted: Pod resize started: {") && told("ResizeCompleted: Pod resize completed: {")
     });
 }

@@ -26,7 +26,7 @@ const READ_BUFFER_BYTES: usize = 256 * 1024;
 /// However much progress each try makes.
 const RESUMES_MAX: u32 = 50;
 
-/// Brings the layer unless it is here; when somebody else is bringing it, waits. Dropping this ends what it does on other threads, too.
+/// Brings the layer unless it is here; when another pull is bringing it, waits. Dropping this ends what it does on other threads, too.
 pub async fn bring_layer(store: &Arc<Store>, registry: &Registry, layer: &Descriptor, diff_id: &Digest) -> Result<()> {
     let waiting = Waiting::default();
     let Some(partial) = claim(store, layer, diff_id, &waiting.stop()).await? else { return Ok(()) };
@@ -251,7 +251,7 @@ mod tests {
         std::fs::write(&path, &archive).unwrap();
         let claim = || match try_claim(&store, &digest, &digest, &Stop::default()).unwrap() {
             Claim::Ours(partial) => *partial,
-            Claim::Here | Claim::Others => panic!("nobody else is here"),
+            Claim::Here | Claim::Others => panic!("no other pull is here"),
         };
         let waiting = Waiting::default();
         let stop = waiting.stop();

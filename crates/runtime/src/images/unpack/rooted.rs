@@ -1,7 +1,7 @@
 //! Paths inside a directory that is taken for the root, whatever symlinks say.
 //!
 //! Every step is taken from an open directory to a name in it, never following a link in the kernel: links are read and followed here, from
-//! the root that is meant. So no path leads out. One directory is open at a time, however deep a path leads. Assumes that nobody else writes
+//! the root that is meant. So no path leads out. One directory is open at a time, however deep a path leads. Assumes that no other process writes
 //! to the directory meanwhile; it is a scratch directory.
 
 use std::collections::VecDeque;

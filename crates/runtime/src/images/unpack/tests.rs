@@ -245,7 +245,7 @@ impl Read for StopsAfter {
     }
 }
 
-/// A pull that nobody waits for ends, wherever it is: in a file without an end, or in zeros after the archive.
+/// A pull whose caller has gone ends, wherever it is: in a file without an end, or in zeros after the archive.
 #[test]
 fn unpacking_ends_when_it_is_stopped() {
     let file = header(EntryType::Regular, "file", 1 << 30).as_bytes().to_vec();
