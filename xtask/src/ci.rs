@@ -14,7 +14,8 @@ const STEPS: &[&[&str]] = &[
     &["test", "--workspace"],
 ];
 
-/// Whether everything may be given to people (deny.toml). A tool of its own, which takes minutes to install.
+/// Whether everything may be given to people (deny.toml). A tool of its own, which takes minutes to
+/// install.
 const DENY: &[&str] = &["deny", "check", "licenses", "bans", "sources"];
 
 pub fn run() -> anyhow::Result<()> {

@@ -1,6 +1,8 @@
-//! `cargo xtask dist`: what is given to people. A static program, and an archive with it, its manual pages, completions and systemd units.
+//! `cargo xtask dist`: what is given to people. A static program, and an archive with it, its
+//! manual pages, completions and systemd units.
 //!
-//! `target/dist/everynode-VERSION-TARGET.tar.gz`. The same sources make the same archive: files have no times and belong to root.
+//! `target/dist/everynode-VERSION-TARGET.tar.gz`. The same sources make the same archive: files
+//! have no times and belong to root.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -36,7 +38,8 @@ pub fn run() -> anyhow::Result<()> {
     tell(&archive, &entries)
 }
 
-/// The target to build for: musl where its library and its C compiler are installed, else this machine's own with its C library linked in.
+/// The target to build for: musl where its library and its C compiler are installed, else this
+/// machine's own with its C library linked in.
 fn target() -> anyhow::Result<String> {
     let version = output("rustc", &["-vV"])?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
@@ -52,12 +55,13 @@ fn output(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The C library is linked in, and the program is at a fixed address (as other builds are: crates/everynode/build.rs). Randomness
-/// comes from the kernel's call and not from /dev/urandom: a static program cannot look up whether its C library has that call, and
-/// would take the file.
+/// The C library is linked in, and the program is at a fixed address (as other builds are:
+/// crates/everynode/build.rs). Randomness comes from the kernel's call and not from /dev/urandom: a
+/// static program cannot look up whether its C library has that call, and would take the file.
 const FLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static --cfg getrandom_backend=\"linux_getrandom\"";
 
-/// With a target that is named, the flags are not those of build scripts, which have to load shared libraries.
+/// With a target that is named, the flags are not those of build scripts, which have to load shared
+/// libraries.
 fn build(target: &str) -> anyhow::Result<PathBuf> {
     let mut command = Command::new(env!("CARGO"));
     command.args(["build", "--package", "everynode", "--profile", "dist", "--target", target]);

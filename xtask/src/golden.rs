@@ -1,4 +1,5 @@
-//! `cargo xtask golden`: starts the API alone, as the cases were recorded, and replays them against it.
+//! `cargo xtask golden`: starts the API alone, as the cases were recorded, and replays them against
+//! it.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,4 +1,5 @@
-//! A server of the release build, alone and with a data directory of its own: what golden tests and measurements talk to.
+//! A server of the release build, alone and with a data directory of its own: what golden tests and
+//! measurements talk to.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! `cargo xtask tidy`: rules of the house that no other tool checks, with texts that say what to do.
+//! `cargo xtask tidy`: rules of the house that no other tool checks, with texts that say what to
+//! do.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +28,8 @@ const IMPURE: &[&str] = &["tokio", "hyper", "kube", "rand", "uuid", "tracing", "
 const PURE: &[&str] = &["kinds", "brain", "sim"];
 const IMPURE_TEXTS: &[&str] = &["SystemTime::now", "Instant::now", "Timestamp::now", "std::fs", "TcpStream", "UdpSocket", "std::env"];
 
-/// What removes a tree without asking what is mounted in it. Spelt apart, so that this file does not find itself.
+/// What removes a tree without asking what is mounted in it. Spelt apart, so that this file does
+/// not find itself.
 const TREE_REMOVALS: &[&str] = &[concat!("remove_", "dir_all"), concat!("temp", "dir()"), concat!("Temp", "Dir")];
 
 /// Files below this length need no introduction.

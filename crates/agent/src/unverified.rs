@@ -1,4 +1,5 @@
-//! TLS to pods, whose certificates nobody can check: probes, hooks and `pods/proxy` over HTTPS skip verification, as in Kubernetes.
+//! TLS to pods, whose certificates nobody can check: probes, hooks and `pods/proxy` over HTTPS skip
+//! verification, as in Kubernetes.
 
 use std::sync::Arc;
 

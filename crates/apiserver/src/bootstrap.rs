@@ -1,4 +1,5 @@
-//! Objects that every cluster has: namespaces, default roles, priority classes, the Service `kubernetes`.
+//! Objects that every cluster has: namespaces, default roles, priority classes, the Service
+//! `kubernetes`.
 
 use jiff::Timestamp;
 use kinds::rules::Part;
@@ -10,7 +11,8 @@ use crate::auth::{MASTERS, User, default_roles};
 use crate::http::options::WriteOptions;
 use crate::registry::{Registry, Write};
 
-/// Makes what is missing; leaves alone what is there. Everything at once, so that the writes share their syncs.
+/// Makes what is missing; leaves alone what is there. Everything at once, so that the writes share
+/// their syncs.
 pub async fn run(registry: &Registry) -> Result<(), Status> {
     let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"].map(|name| json!({"metadata": {"name": name}}));
     ensure_all(registry, "", "Namespace", "", namespaces.into()).await?;

@@ -1,7 +1,8 @@
 //! Fills in the rules of ClusterRoles that are the sum of others.
 //!
-//! After `pkg/controller/clusterroleaggregation`: the rules of the selected roles, selector by selector and by name, each once. There
-//! are few roles; every change of one is looked at for all sums.
+//! After `pkg/controller/clusterroleaggregation`: the rules of the selected roles, selector by
+//! selector and by name, each once. There are few roles; every change of one is looked at for all
+//! sums.
 
 use std::collections::BTreeSet;
 

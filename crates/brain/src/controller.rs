@@ -11,7 +11,8 @@ pub trait Controller: Send {
     /// As logs and field managers name it: `daemonset-controller`.
     fn name(&self) -> &'static str;
 
-    /// Which of its keys a change concerns. Called for every change, so it must be cheap. `picture` has the change already.
+    /// Which of its keys a change concerns. Called for every change, so it must be cheap. `picture`
+    /// has the change already.
     fn concerns(&mut self, picture: &Picture, change: &Change, add: &mut dyn FnMut(Key));
 
     /// What to do about a key.
@@ -21,7 +22,8 @@ pub trait Controller: Send {
 /// What to do about a key.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Work {
-    /// One after the other; a step that fails ends the work, and the key is planned again after a pause.
+    /// One after the other; a step that fails ends the work, and the key is planned again after a
+    /// pause.
     pub steps: Vec<Step>,
     pub events: Vec<Event>,
     /// Done last, whether the steps succeeded or not: a status.
@@ -49,9 +51,11 @@ impl Work {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Step {
     pub requests: Vec<Request>,
-    /// One first, then twice as many each time, and none any more after one was refused: what one is refused for, the others would be too.
+    /// One first, then twice as many each time, and none any more after one was refused: what one
+    /// is refused for, the others would be too.
     pub slow_start: bool,
-    /// The requests have nothing to do with each other: that one was refused holds up none of the others and no later step.
+    /// The requests have nothing to do with each other: that one was refused holds up none of the
+    /// others and no later step.
     pub independent: bool,
 }
 

@@ -6,8 +6,8 @@ use crate::controller::Controller;
 use crate::picture::Kind;
 use crate::request::{EVENTS, Resource};
 
-/// Those of a cluster of its own. `root_certificate_pem`: of the cluster's authority, for the ConfigMap `kube-root-ca.crt` of every
-/// namespace.
+/// Those of a cluster of its own. `root_certificate_pem`: of the cluster's authority, for the
+/// ConfigMap `kube-root-ca.crt` of every namespace.
 pub fn all(root_certificate_pem: String) -> Vec<Box<dyn Controller>> {
     vec![
         Box::new(crate::service_account::ServiceAccountController { root_certificate_pem }),

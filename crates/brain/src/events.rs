@@ -1,9 +1,11 @@
-//! Events as objects: repeated ones are counted, many similar ones are combined, and nobody may flood the store with them.
+//! Events as objects: repeated ones are counted, many similar ones are combined, and nobody may
+//! flood the store with them.
 //!
-//! The rules are those of client-go's event correlator (`tools/record/events_cache.go`): the same event again raises its count; more
-//! than ten similar ones within ten minutes become one whose message begins "(combined from similar events)"; and of one source about
-//! one object 25 are let through at once, then one in five minutes. Events with an action are those of the newer API, which only
-//! counts repetitions.
+//! The rules are those of client-go's event correlator (`tools/record/events_cache.go`): the same
+//! event again raises its count; more than ten similar ones within ten minutes become one whose
+//! message begins "(combined from similar events)"; and of one source about one object 25 are let
+//! through at once, then one in five minutes. Events with an action are those of the newer API,
+//! which only counts repetitions.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -84,7 +86,8 @@ impl<T> Recent<T> {
 }
 
 impl Correlator {
-    /// The request by which an event is told; None when it is one too many. `host` is the machine that says so.
+    /// The request by which an event is told; None when it is one too many. `host` is the machine
+    /// that says so.
     pub fn request(&mut self, event: &Event, host: &str, now: Timestamp) -> Option<Request> {
         let source = format!("{}/{}", event.component, event.about.uid);
         let is_new_api = event.action.is_some();

@@ -1,5 +1,5 @@
-//! Work on its way: which requests go out next, what their answers mean, and how the work ends. Whoever sends the requests (the shell,
-//! the simulator, a forecast) does so as this says.
+//! Work on its way: which requests go out next, what their answers mean, and how the work ends.
+//! Whoever sends the requests (the shell, the simulator, a forecast) does so as this says.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use crate::request::{Request, Verb};
 /// The first batch of a slow start; each next one is twice as large.
 const SLOW_START_FIRST: usize = 1;
 
-/// Work whose requests are independent of each other is planned again this long after one of them was refused.
+/// Work whose requests are independent of each other is planned again this long after one of them
+/// was refused.
 const INDEPENDENT_RETRY: SignedDuration = SignedDuration::from_secs(1);
 
 /// The requests of a [`Work`], batch by batch. Its events are the sender's.
@@ -39,7 +40,8 @@ impl Execution {
         Execution { steps: work.steps.into(), last: work.last, batch_max: SLOW_START_FIRST, outcome, ..Execution::default() }
     }
 
-    /// The next requests, which may be sent at the same time, once the batch before has been answered. None: the work has ended.
+    /// The next requests, which may be sent at the same time, once the batch before has been
+    /// answered. None: the work has ended.
     pub fn next_batch(&mut self) -> Option<Vec<Request>> {
         debug_assert_eq!(self.unanswered, 0, "the batch before has been answered");
         self.refused = false;
@@ -125,7 +127,8 @@ pub fn judge(request: &Request, answer: &Answer) -> Result<Option<Written>, Unme
     }
 }
 
-/// Whether a refusal with that HTTP code says that nothing is left to do: what was to be deleted is gone, or is another object by now.
+/// Whether a refusal with that HTTP code says that nothing is left to do: what was to be deleted is
+/// gone, or is another object by now.
 pub fn is_done_already(request: &Request, code: u16) -> bool {
     match &request.verb {
         // A refused resourceVersion is another matter: the object may still be there.
@@ -135,7 +138,8 @@ pub fn is_done_already(request: &Request, code: u16) -> bool {
     }
 }
 
-/// Nothing can be made in a namespace that is going away, and nothing needs to be. `causes`: the reasons of the refusal's causes.
+/// Nothing can be made in a namespace that is going away, and nothing needs to be. `causes`: the
+/// reasons of the refusal's causes.
 pub fn ends_with_its_namespace<'a>(mut causes: impl Iterator<Item = &'a str>) -> bool {
     causes.any(|reason| reason == "NamespaceTerminating")
 }
@@ -153,7 +157,8 @@ mod tests {
         Step::all_at_once(names.iter().map(|name| pod(name)).collect())
     }
 
-    /// Answers every batch, refusing the requests of these names. Returns the batches in the order in which they went out.
+    /// Answers every batch, refusing the requests of these names. Returns the batches in the order
+    /// in which they went out.
     fn run(work: Work, refused: &[&str]) -> (Vec<Vec<String>>, Outcome) {
         let mut execution = Execution::new(work);
         let mut batches = Vec::new();

@@ -1,7 +1,8 @@
-//! Small clusters from text, for tests: `node a notready taint=k=v:NoSchedule label=x=y; ds web rev=2 maxUnavailable=1; pod p@a rev=1 ready`.
+//! Small clusters from text, for tests: `node a notready taint=k=v:NoSchedule label=x=y; ds web
+//! rev=2 maxUnavailable=1; pod p@a rev=1 ready`.
 //!
-//! All objects live in the namespace `ns`. A set's template of revision N has the image `app:N` and the revision object `SET-hN`.
-//! Times are seconds after [`NOW`].
+//! All objects live in the namespace `ns`. A set's template of revision N has the image `app:N` and
+//! the revision object `SET-hN`. Times are seconds after [`NOW`].
 
 use std::sync::Arc;
 

@@ -1,7 +1,9 @@
-//! What applying DaemonSets would do: the real deciders, run on a copy of the state until nothing more happens.
+//! What applying DaemonSets would do: the real deciders, run on a copy of the state until nothing
+//! more happens.
 //!
-//! The copy is a [`Server`] of the imagination. Pods that are bound become ready at once, deleted ones go at once; time jumps to when
-//! somebody wants to look again. What only the real world knows (images that cannot be pulled, programs that crash) is not in it.
+//! The copy is a [`Server`] of the imagination. Pods that are bound become ready at once, deleted
+//! ones go at once; time jumps to when somebody wants to look again. What only the real world knows
+//! (images that cannot be pulled, programs that crash) is not in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -43,7 +45,8 @@ pub struct Forecast {
     pub kept: usize,
     /// Pods replaced at the same time, wave after wave.
     pub waves: Vec<Vec<String>>,
-    /// Of the nodes that should run a pod before and after: how many were without an available one at most.
+    /// Of the nodes that should run a pod before and after: how many were without an available one
+    /// at most.
     pub unavailable_at_most: usize,
     /// Pods that were unavailable before anything was done.
     pub unavailable_before: usize,
@@ -73,8 +76,8 @@ impl Forecast {
     }
 }
 
-/// Applies the sets, as the server would store them, to a copy of the state. `state` holds nodes, pods, sets, revisions, budgets and
-/// priority classes.
+/// Applies the sets, as the server would store them, to a copy of the state. `state` holds nodes,
+/// pods, sets, revisions, budgets and priority classes.
 pub fn forecast(state: Server, sets: Vec<Value>, now: Timestamp) -> Vec<Forecast> {
     let mut world = World::new(state, now);
     let before = world.picture.clone();
@@ -152,7 +155,8 @@ impl World {
         key
     }
 
-    /// Takes the server's news into the picture, tells the scheduler, and notes which sets they concern.
+    /// Takes the server's news into the picture, tells the scheduler, and notes which sets they
+    /// concern.
     fn catch_up(&mut self) -> bool {
         let news = self.server.log[self.seen..].to_vec();
         self.seen = self.server.log.len();

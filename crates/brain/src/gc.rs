@@ -1,8 +1,10 @@
-//! Owner references: what lost all its owners is deleted; owners that wait for their dependents are let go when they have none.
+//! Owner references: what lost all its owners is deleted; owners that wait for their dependents are
+//! let go when they have none.
 //!
-//! After `pkg/controller/garbagecollector`. Work is done owner by owner (the key's name is the owner's uid). That an owner is gone is
-//! asked of the server before anything is deleted for it: the picture of one kind may be older than that of another. Owners of kinds
-//! that the server does not have are left alone, as upstream leaves them.
+//! After `pkg/controller/garbagecollector`. Work is done owner by owner (the key's name is the
+//! owner's uid). That an owner is gone is asked of the server before anything is deleted for it:
+//! the picture of one kind may be older than that of another. Owners of kinds that the server does
+//! not have are left alone, as upstream leaves them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -115,7 +117,8 @@ impl GarbageCollector {
         }
     }
 
-    /// Foreground deletion: dependents that block it are deleted; when there are none, the owner may go.
+    /// Foreground deletion: dependents that block it are deleted; when there are none, the owner
+    /// may go.
     fn delete_first(&self, kind: Kind, owner: &Meta, dependents: &[(Kind, &Meta)], more: bool) -> Work {
         let blocks = |meta: &Meta| meta.owner_references.iter().any(|other| other.uid == owner.uid && other.block_owner_deletion);
         let blocking: Vec<&(Kind, &Meta)> = dependents.iter().filter(|(_, meta)| blocks(meta)).collect();
@@ -164,7 +167,8 @@ impl GarbageCollector {
         Work { steps: vec![Step::all_at_once(checks), requests], more, ..Work::default() }
     }
 
-    /// With the propagation that the object's own finalizers ask for; foreground where its dependents would block it anyway.
+    /// With the propagation that the object's own finalizers ask for; foreground where its
+    /// dependents would block it anyway.
     fn delete(&self, kind: Kind, meta: &Meta) -> Request {
         let propagation = if has(meta, ORPHAN) {
             "Orphan"

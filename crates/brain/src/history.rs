@@ -1,8 +1,9 @@
-//! The revisions of a set's template, as `kubectl rollout history` and `undo` read them: which is current, which are made, renumbered,
-//! merged and forgotten.
+//! The revisions of a set's template, as `kubectl rollout history` and `undo` read them: which is
+//! current, which are made, renumbered, merged and forgotten.
 //!
-//! A revision's name ends in a hash of the template. The hash only has to differ between templates and to stay the same for one: it is
-//! opaque, as it is upstream, and is never compared with that of an unchanged template again once the revision exists.
+//! A revision's name ends in a hash of the template. The hash only has to differ between templates
+//! and to stay the same for one: it is opaque, as it is upstream, and is never compared with that
+//! of an unchanged template again once the revision exists.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -190,8 +191,9 @@ pub fn revision_data(set: &DaemonSet) -> Value {
     json!({"spec": {"template": template}})
 }
 
-/// Do two revisions hold the same template? Fields that the server fills in by itself do not make a difference: a server of a newer
-/// version, which fills in more, must not restart every pod (kubernetes/kubernetes 78633).
+/// Do two revisions hold the same template? Fields that the server fills in by itself do not make a
+/// difference: a server of a newer version, which fills in more, must not restart every pod
+/// (kubernetes/kubernetes 78633).
 pub fn same_template(a: &Value, b: &Value) -> bool {
     a == b || defaulted(a) == defaulted(b)
 }
@@ -230,7 +232,8 @@ fn forget(set: &DaemonSet, mut old: Vec<&ControllerRevision>, pods: &[&Pod], act
 /// Characters that stand for the digits of a hash, as in Kubernetes' safe encoding.
 const SAFE: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
-/// A short text that differs between templates: 32-bit FNV-1a over the template's JSON (keys sorted) and the number of collisions.
+/// A short text that differs between templates: 32-bit FNV-1a over the template's JSON (keys
+/// sorted) and the number of collisions.
 pub fn template_hash(template: &Value, collisions: i64) -> String {
     let mut hash = Fnv32(0x811c_9dc5);
     hash_value(template, &mut hash);

@@ -1,8 +1,10 @@
-//! Deciders: pure functions from a view of the cluster to a plan with reasons. No I/O, no clock, no randomness, no logging.
+//! Deciders: pure functions from a view of the cluster to a plan with reasons. No I/O, no clock, no
+//! randomness, no logging.
 //!
-//! A decider sees data (with everything it may look at, the time included) and returns a plan: requests with their preconditions,
-//! status, and notes that say why. The shells in `controllers` keep the picture of the cluster and perform the plans; `why`, `plan`,
-//! the simulator and the model checker use the same deciders.
+//! A decider sees data (with everything it may look at, the time included) and returns a plan:
+//! requests with their preconditions, status, and notes that say why. The shells in `controllers`
+//! keep the picture of the cluster and perform the plans; `why`, `plan`, the simulator and the
+//! model checker use the same deciders.
 
 pub mod controller;
 pub mod controllers;

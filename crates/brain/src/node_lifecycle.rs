@@ -1,8 +1,9 @@
 //! Nodes that fall silent, and the taints that follow from what nodes say of themselves.
 //!
-//! After `pkg/controller/nodelifecycle`. A node whose lease and status stay the same for longer than the grace period gets its
-//! conditions set to Unknown, and its pods are marked not ready. Conditions become taints: NoSchedule at once, NoExecute no faster
-//! than the zone's rate allows, so that a failing network does not evict everything.
+//! After `pkg/controller/nodelifecycle`. A node whose lease and status stay the same for longer
+//! than the grace period gets its conditions set to Unknown, and its pods are marked not ready.
+//! Conditions become taints: NoSchedule at once, NoExecute no faster than the zone's rate allows,
+//! so that a failing network does not evict everything.
 
 mod health;
 mod taints;
@@ -28,7 +29,8 @@ const MONITOR: &str = "monitor";
 /// What may be set.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
-    /// How long a node may be silent. Leases that promise less often than that are given as long again as they promise.
+    /// How long a node may be silent. Leases that promise less often than that are given as long
+    /// again as they promise.
     pub grace_period: SignedDuration,
 }
 
@@ -85,7 +87,8 @@ impl Controller for NodeLifecycle {
 }
 
 impl Node {
-    /// Types and states of its conditions: what taints follow from. Times change with every heartbeat.
+    /// Types and states of its conditions: what taints follow from. Times change with every
+    /// heartbeat.
     fn conditions_text(&self) -> impl PartialEq + '_ {
         self.conditions.iter().map(|condition| (&*condition.kind, &*condition.status)).collect::<Vec<_>>()
     }

@@ -1,6 +1,7 @@
 //! May a pod be on a node? Node selectors, required node affinity, taints and tolerations.
 //!
-//! The rules are those of Kubernetes' component helpers for node affinity and of its toleration matching.
+//! The rules are those of Kubernetes' component helpers for node affinity and of its toleration
+//! matching.
 
 use crate::model::{Node, NodeRequirement, NodeTerm, PodSpec, Taint, Toleration};
 
@@ -24,7 +25,8 @@ pub enum Effects {
     Stay,
 }
 
-/// The first reason against a pod of that spec on the node, in the order affinity, taints. Node names are the caller's matter.
+/// The first reason against a pod of that spec on the node, in the order affinity, taints. Node
+/// names are the caller's matter.
 pub fn misfit(spec: &PodSpec, node: &Node, effects: Effects) -> Option<Misfit> {
     if !affinity_fits(spec, node) {
         return Some(Misfit::Affinity);
@@ -76,7 +78,8 @@ pub fn untolerated_taint<'a>(node: &'a Node, tolerations: &[Toleration], effects
     node.taints.iter().filter(counts).find(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint)))
 }
 
-/// Does the toleration cover the taint? An empty key with `Exists` covers every key, an empty effect every effect.
+/// Does the toleration cover the taint? An empty key with `Exists` covers every key, an empty
+/// effect every effect.
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let differs = |mine: &str, theirs: &str| !mine.is_empty() && mine != theirs;
     if differs(&toleration.effect, &taint.effect) || differs(&toleration.key, &taint.key) {

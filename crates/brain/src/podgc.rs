@@ -1,5 +1,5 @@
-//! Removes pods that nobody else can: of nodes that are gone, deleted before they had a node, on nodes declared out of service, and
-//! ended ones when there are too many.
+//! Removes pods that nobody else can: of nodes that are gone, deleted before they had a node, on
+//! nodes declared out of service, and ended ones when there are too many.
 //!
 //! After `pkg/controller/podgc`.
 
@@ -15,7 +15,8 @@ use crate::model::{Key, Node, Pod};
 use crate::picture::{Change, Object, Picture};
 use crate::request::{NODES, PODS, Request, Verb};
 
-/// A node that is gone may come back this long: what deletes it and makes it anew must not lose its pods.
+/// A node that is gone may come back this long: what deletes it and makes it anew must not lose its
+/// pods.
 const QUARANTINE: SignedDuration = SignedDuration::from_secs(40);
 
 /// Ended pods beyond this number go, oldest first.
@@ -29,7 +30,8 @@ const REMOVALS_MAX: usize = 500;
 
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
-/// The key of the pass over ended pods; other keys are names of nodes, or empty for pods without one.
+/// The key of the pass over ended pods; other keys are names of nodes, or empty for pods without
+/// one.
 const ENDED: &str = "ended";
 
 #[derive(Debug, Default)]

@@ -1,8 +1,10 @@
-//! What a node agent decides about one pod: which containers to start, restart and end, and what to tell the API server.
+//! What a node agent decides about one pod: which containers to start, restart and end, and what to
+//! tell the API server.
 //!
-//! In: the pod as the API server has it, what the container runtime shows ([`Observed`]), and what the agent remembers ([`Memory`]). Out:
-//! [`actions::Actions`] and a `PodStatus`. The rules are those of the kubelet of Kubernetes 1.36; the order of statuses that it publishes
-//! was recorded from a real one. Knows no clock, no container runtime, no files.
+//! In: the pod as the API server has it, what the container runtime shows ([`Observed`]), and what
+//! the agent remembers ([`Memory`]). Out: [`actions::Actions`] and a `PodStatus`. The rules are
+//! those of the kubelet of Kubernetes 1.36; the order of statuses that it publishes was recorded
+//! from a real one. Knows no clock, no container runtime, no files.
 
 pub mod actions;
 pub mod admission;
@@ -106,7 +108,8 @@ impl Observed {
         self.containers.iter().find(|record| record.name == name)
     }
 
-    /// The newest container of that name in the newest sandbox: what ran in an older one has to run again.
+    /// The newest container of that name in the newest sandbox: what ran in an older one has to run
+    /// again.
     pub fn latest_in_sandbox(&self, name: &str) -> Option<&Record> {
         let sandbox = self.sandbox()?;
         self.latest(name).filter(|record| record.sandbox_id == sandbox.id)
@@ -121,7 +124,8 @@ impl Observed {
         self.sandboxes.first()
     }
 
-    /// A container that was made and never started does not run, and will not end either: whoever waited for that would wait for ever.
+    /// A container that was made and never started does not run, and will not end either: whoever
+    /// waited for that would wait for ever.
     pub fn is_anything_running(&self) -> bool {
         self.containers.iter().any(|record| matches!(record.state, State::Running | State::Unknown))
     }
@@ -134,7 +138,8 @@ pub struct StartFailure {
     pub message: String,
 }
 
-/// What the agent remembers of a pod between two looks at it. Lost with the agent, and rebuilt from what is observed.
+/// What the agent remembers of a pod between two looks at it. Lost with the agent, and rebuilt from
+/// what is observed.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     /// By container name: why the last attempt to start it failed.
@@ -180,7 +185,8 @@ pub struct View<'a> {
     pub node_addresses: &'a [String],
 }
 
-/// The containers of a pod that run one after another before the others, and their place in the list.
+/// The containers of a pod that run one after another before the others, and their place in the
+/// list.
 pub fn init_containers(pod: &Pod) -> &[Container] {
     pod.spec.as_ref().and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default()
 }

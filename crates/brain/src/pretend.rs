@@ -1,8 +1,10 @@
-//! An API server of the imagination: takes the requests that controllers plan and answers as a server would, in memory and at once.
+//! An API server of the imagination: takes the requests that controllers plan and answers as a
+//! server would, in memory and at once.
 //!
-//! What it knows: names are unique, versions rise, uids and versions in requests are preconditions, patches merge as Kubernetes merges
-//! them, bindings bind, pods on nodes end gracefully (their agent says when), finalizers hold. What it does not: defaulting,
-//! validation, admission, quotas. The forecast of `everynode plan` and the simulator run the real controllers against it.
+//! What it knows: names are unique, versions rise, uids and versions in requests are preconditions,
+//! patches merge as Kubernetes merges them, bindings bind, pods on nodes end gracefully (their
+//! agent says when), finalizers hold. What it does not: defaulting, validation, admission, quotas.
+//! The forecast of `everynode plan` and the simulator run the real controllers against it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! A queue of keys, and the barrier that keeps a plan from resting on a picture that is older than the writes of the plan before.
+//! A queue of keys, and the barrier that keeps a plan from resting on a picture that is older than
+//! the writes of the plan before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,8 +26,9 @@ pub enum Wrote {
     Deleted,
 }
 
-/// Has the picture seen the write? It has when it shows it, when it shows something later, and when a list that was begun after the
-/// write is complete. `lists_started`: lists of the kind that had been begun when the answer came.
+/// Has the picture seen the write? It has when it shows it, when it shows something later, and when
+/// a list that was begun after the write is complete. `lists_started`: lists of the kind that had
+/// been begun when the answer came.
 pub fn has_seen(picture: &Picture, written: &Written, lists_started: u64) -> bool {
     let Progress { revision, lists_finished, .. } = picture.progress(written.kind);
     if lists_finished > lists_started {
@@ -44,15 +46,16 @@ const BACKOFF_MIN: SignedDuration = SignedDuration::from_millis(100);
 const BACKOFF_MAX: SignedDuration = SignedDuration::from_secs(30);
 const BACKOFF_DOUBLINGS_MAX: u32 = 9;
 
-/// Keys to be planned: each at most once at a time, never before its last writes are in the picture, after failures not at once, and
-/// not more often than it may.
+/// Keys to be planned: each at most once at a time, never before its last writes are in the
+/// picture, after failures not at once, and not more often than it may.
 #[derive(Debug, Clone, Default)]
 pub struct Queue {
     /// Something changed for these.
     changed: BTreeSet<Key>,
     /// Under way.
     busy: BTreeSet<Key>,
-    /// Writes of the last work that the picture has not shown yet, after the number of lists of their kind that had been begun by then.
+    /// Writes of the last work that the picture has not shown yet, after the number of lists of
+    /// their kind that had been begun by then.
     unseen: BTreeMap<Key, Vec<(u64, Written)>>,
     /// To be planned at that time, changed or not.
     wake: BTreeMap<Key, Timestamp>,
@@ -98,7 +101,8 @@ impl Queue {
             && self.unseen.get(key).is_none_or(|writes| writes.iter().rev().all(|(lists, written)| has_seen(picture, written, *lists)))
     }
 
-    /// The work for a key ended. `picture` is the picture as it is when its last answer is taken in.
+    /// The work for a key ended. `picture` is the picture as it is when its last answer is taken
+    /// in.
     pub fn done(&mut self, key: Key, outcome: Outcome, picture: &Picture, now: Timestamp) {
         self.busy.remove(&key);
         self.wake.remove(&key);
@@ -126,7 +130,8 @@ impl Queue {
         }
     }
 
-    /// When to look again if nothing changes. Rests that nothing waits for are forgotten on the way.
+    /// When to look again if nothing changes. Rests that nothing waits for are forgotten on the
+    /// way.
     pub fn next_wake(&mut self, now: Timestamp) -> Option<Timestamp> {
         self.rest.retain(|_, until| *until > now);
         let rests = self.changed.iter().filter(|key| !self.busy.contains(*key)).filter_map(|key| self.rest.get(key));

@@ -1,7 +1,8 @@
 //! What ResourceQuotas say is used.
 //!
-//! After `pkg/controller/resourcequota`. Admission counts for itself, from what is stored; this is for people to see. What the names
-//! mean is in `kinds::quota`. Memory is written the way the limit is (`Mi`, `M`): the picture has bytes.
+//! After `pkg/controller/resourcequota`. Admission counts for itself, from what is stored; this is
+//! for people to see. What the names mean is in `kinds::quota`. Memory is written the way the limit
+//! is (`Mi`, `M`): the picture has bytes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -331,7 +332,8 @@ mod tests {
         }
     }
 
-    /// CPU that a pod with a sidecar of one core asks for, with what its main container and the status say.
+    /// CPU that a pod with a sidecar of one core asks for, with what its main container and the
+    /// status say.
     fn resized(asked: &str, mut status: Value, metadata: Value) -> (Value, Pod) {
         let resources = |cpu: &str| json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}});
         let given = |name: &str, cpu: &str| json!({"name": name, "resources": resources(cpu), "allocatedResources": {"cpu": cpu}});

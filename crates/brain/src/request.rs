@@ -1,7 +1,7 @@
 //! Requests to the API as data: what deciders plan, what shells and the simulator send.
 //!
-//! Every request that changes something carries its own precondition (a uid, a resourceVersion, or a name that is derived), so that
-//! one that comes too late is refused and does no harm.
+//! Every request that changes something carries its own precondition (a uid, a resourceVersion, or
+//! a name that is derived), so that one that comes too late is refused and does no harm.
 
 use std::borrow::Cow;
 use std::sync::Arc;

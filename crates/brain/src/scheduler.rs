@@ -1,12 +1,14 @@
 //! The scheduler: which node a pod gets.
 //!
 //! [`plan`] takes a [`View`] of the cluster with the [`Queue`] of pods that wait for a node, and returns a [`Plan`]: bindings, pods
-//! that fit nowhere with the text that says why, and preemptions. It behaves as the default scheduler of Kubernetes 1.36; where it
-//! differs on purpose, the file that does says so. It refuses to know volumes, images and resource claims: the model has none.
+//! that fit nowhere with the text that says why, and preemptions. It behaves as the default
+//! scheduler of Kubernetes 1.36; where it differs on purpose, the file that does says so. It
+//! refuses to know volumes, images and resource claims: the model has none.
 //!
-//! Reading order: `reason` (why not), `node_info` (what is on nodes), `filters` (may the pod be there), `topology` (what the filters
-//! need to know of other nodes), `scores` (where best), `preemption` (who would have to go), `cycle` (one pod), `queue` (which pod, and
-//! when again), `controller` (plans as requests), `explain` (the same for people who ask).
+//! Reading order: `reason` (why not), `node_info` (what is on nodes), `filters` (may the pod be
+//! there), `topology` (what the filters need to know of other nodes), `scores` (where best),
+//! `preemption` (who would have to go), `cycle` (one pod), `queue` (which pod, and when again),
+//! `controller` (plans as requests), `explain` (the same for people who ask).
 
 mod controller;
 mod cycle;
@@ -116,7 +118,8 @@ pub struct Victim {
     pub uid: Arc<str>,
 }
 
-/// Is it ours to find a node for the pod? Gated pods, deleted ones and those of other schedulers are not.
+/// Is it ours to find a node for the pod? Gated pods, deleted ones and those of other schedulers
+/// are not.
 pub fn is_ours(pod: &Pod) -> bool {
     pod.node.is_none()
         && *pod.spec.scheduler_name == *DEFAULT_SCHEDULER
@@ -125,7 +128,8 @@ pub fn is_ours(pod: &Pod) -> bool {
         && !pod.is_terminal()
 }
 
-/// Decides on the pods whose turn it is, one after the other; earlier decisions count for later pods.
+/// Decides on the pods whose turn it is, one after the other; earlier decisions count for later
+/// pods.
 pub fn plan(view: &View<'_>) -> Plan {
     let mut turn = view.queue.active().peekable();
     let mut plan = Plan { next_start: view.queue.next_start(), ..Plan::default() };

@@ -1,7 +1,9 @@
-//! Which selectors choose an object: those of Services and of disruption budgets, found by a label that they require.
+//! Which selectors choose an object: those of Services and of disruption budgets, found by a label
+//! that they require.
 //!
-//! Most selectors want a label to have a certain value. Those are found by the labels of the object, so that a change of one pod costs
-//! as much as it has labels, however many Services there are; the others are tried one by one.
+//! Most selectors want a label to have a certain value. Those are found by the labels of the
+//! object, so that a change of one pod costs as much as it has labels, however many Services there
+//! are; the others are tried one by one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! What every namespace has: an account `default` for its pods, and the certificate by which they check the API server's.
+//! What every namespace has: an account `default` for its pods, and the certificate by which they
+//! check the API server's.
 
 use std::sync::Arc;
 
@@ -70,7 +71,8 @@ impl Controller for ServiceAccountController {
 }
 
 impl ServiceAccountController {
-    /// Puts back what somebody changed: the map holds the certificate and nothing else (`pkg/controller/certificates/rootcacertpublisher`).
+    /// Puts back what somebody changed: the map holds the certificate and nothing else
+    /// (`pkg/controller/certificates/rootcacertpublisher`).
     fn restore(&self, map: &ConfigMap) -> Option<Request> {
         let is_right = map.data.len() == 1 && map.data.get(DATA_KEY).is_some_and(|text| **text == *self.root_certificate_pem);
         if is_right || map.meta.is_deleted() {

@@ -1,8 +1,9 @@
-//! Evicts the pods that do not tolerate a node's NoExecute taints: at once, or after the seconds that they bear them.
+//! Evicts the pods that do not tolerate a node's NoExecute taints: at once, or after the seconds
+//! that they bear them.
 //!
-//! After `pkg/controller/tainteviction`. The seconds are counted from the time at which the taint was added, so that a restart of the
-//! controller does not give pods more of them. Taints that people set do not say that time: then it is when the pod was first seen
-//! with the taint.
+//! After `pkg/controller/tainteviction`. The seconds are counted from the time at which the taint
+//! was added, so that a restart of the controller does not give pods more of them. Taints that
+//! people set do not say that time: then it is when the pod was first seen with the taint.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,7 +80,8 @@ fn leaves_at(pod: &Pod, node: &Node, first_seen: Timestamp, now: Timestamp) -> O
         if bearing.is_empty() {
             return Some(now);
         }
-        // Of several tolerations of a taint the shortest counts; without seconds it is borne for ever.
+        // Of several tolerations of a taint the shortest counts; without seconds it is borne for
+        // ever.
         let seconds = bearing.iter().filter_map(|toleration| toleration.toleration_seconds).min();
         if let Some(seconds) = seconds {
             // A pod that came later has borne the taint since then.

@@ -1,7 +1,9 @@
-//! Tells kubelets by an annotation of their node how long they may keep Secrets and ConfigMaps: the longer the more nodes there are.
+//! Tells kubelets by an annotation of their node how long they may keep Secrets and ConfigMaps: the
+//! longer the more nodes there are.
 //!
-//! After `pkg/controller/ttl`. Unlike there, nodes are written only when their number has not changed for a while ([`SETTLED_AFTER`]),
-//! and a few at a time: a fleet that registers gets one write for each node, at the end, and not one at each boundary it passes.
+//! After `pkg/controller/ttl`. Unlike there, nodes are written only when their number has not
+//! changed for a while ([`SETTLED_AFTER`]), and a few at a time: a fleet that registers gets one
+//! write for each node, at the end, and not one at each boundary it passes.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;

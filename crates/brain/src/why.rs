@@ -1,7 +1,8 @@
-//! Why a set's pod is or is not on a node: one answer for each node, from the deciders' own verdicts.
+//! Why a set's pod is or is not on a node: one answer for each node, from the deciders' own
+//! verdicts.
 //!
-//! The set's decider says what it wants of a node and why; the scheduler's filters say why a pod is not let in; the pod's and the
-//! node's status say what happened after that.
+//! The set's decider says what it wants of a node and why; the scheduler's filters say why a pod is
+//! not let in; the pod's and the node's status say what happened after that.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -55,7 +56,8 @@ pub struct NodeExplanation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Standing {
-    /// Nothing gets better by waiting alone, as far as one can see: an image that is not there, a full node.
+    /// Nothing gets better by waiting alone, as far as one can see: an image that is not there, a
+    /// full node.
     Stuck,
     /// What a rollout passes through.
     Underway,
@@ -258,7 +260,8 @@ impl Question<'_> {
         format!("the node is not Ready{since}{}", reason.map_or_else(String::new, |reason| format!(" ({reason})")))
     }
 
-    /// A node that went down before the update cannot have got it; one that went down after it may be what the update did.
+    /// A node that went down before the update cannot have got it; one that went down after it may
+    /// be what the update did.
     fn down_with(&self, node: &Node, pod: &Pod) -> String {
         let current = self
             .picture

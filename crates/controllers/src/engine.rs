@@ -1,8 +1,8 @@
-//! The loop around the deciders: one task keeps the picture of the cluster, tells the controllers what changed, plans for the keys
-//! that this concerns, and has the plans performed.
+//! The loop around the deciders: one task keeps the picture of the cluster, tells the controllers
+//! what changed, plans for the keys that this concerns, and has the plans performed.
 //!
-//! It contains no rule of the domain. A key is planned only when the picture shows what its last plan wrote; that barrier and the
-//! pauses after failures are `brain::queue::Queue`'s.
+//! It contains no rule of the domain. A key is planned only when the picture shows what its last
+//! plan wrote; that barrier and the pauses after failures are `brain::queue::Queue`'s.
 
 use std::time::Duration;
 
@@ -47,7 +47,8 @@ struct Engine {
     owners: std::collections::HashMap<Id, (usize, Key)>,
 }
 
-/// Runs the controllers until `shutdown` turns true. `kinds` must hold all that their deciders look at.
+/// Runs the controllers until `shutdown` turns true. `kinds` must hold all that their deciders look
+/// at.
 pub async fn run(
     client: Client,
     kinds: Vec<Kind>,
@@ -125,7 +126,8 @@ impl Engine {
 
     fn tell(&mut self, change: &brain::picture::Change) {
         for Slot { controller, queue } in &mut self.slots {
-            // As for plans: one object must not end all controllers. What a panic leaves behind is the keys that were named before it.
+            // As for plans: one object must not end all controllers. What a panic leaves behind is
+            // the keys that were named before it.
             let concerns = || controller.concerns(&self.picture, change, &mut |key| queue.add(key));
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(concerns)).is_err() {
                 let key = change.object().meta().key().to_string();
@@ -157,7 +159,8 @@ impl Engine {
                 let now = Timestamp::now();
                 let Slot { controller, queue } = &mut self.slots[at];
                 let Some(key) = queue.take(&self.picture, now) else { break };
-                // A plan is pure: what a panic leaves behind is the plan alone. One object must not end all controllers.
+                // A plan is pure: what a panic leaves behind is the plan alone. One object must not
+                // end all controllers.
                 let planned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| controller.plan(&self.picture, &key, now)));
                 let Ok(work) = planned else {
                     tracing::error!(controller = controller.name(), key = key.to_string(), "a plan panicked: this is a bug");

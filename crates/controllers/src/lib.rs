@@ -1,7 +1,9 @@
-//! Shells around the deciders of `brain`: keep a picture of the cluster, plan what changed, perform the plans through the API.
+//! Shells around the deciders of `brain`: keep a picture of the cluster, plan what changed, perform
+//! the plans through the API.
 //!
-//! They speak to any Kubernetes API through `kube::Client`. All controllers of a process share one picture and one loop
-//! ([`engine`]); a controller of its own is a decider of `brain` and a line in [`brain::controllers`].
+//! They speak to any Kubernetes API through `kube::Client`. All controllers of a process share one
+//! picture and one loop ([`engine`]); a controller of its own is a decider of `brain` and a line in
+//! [`brain::controllers`].
 
 mod engine;
 mod perform;
@@ -13,7 +15,8 @@ use kube::Client;
 /// What the controllers need to know besides the API.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The certificate of the cluster's authority, for the ConfigMap `kube-root-ca.crt` of every namespace.
+    /// The certificate of the cluster's authority, for the ConfigMap `kube-root-ca.crt` of every
+    /// namespace.
     pub root_certificate_pem: String,
     /// The machine, as events name it.
     pub host: String,

@@ -1,4 +1,5 @@
-//! Sending what was planned: steps in order, the requests of a step at the same time within a bound.
+//! Sending what was planned: steps in order, the requests of a step at the same time within a
+//! bound.
 
 use std::sync::Arc;
 

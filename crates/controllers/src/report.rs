@@ -1,4 +1,5 @@
-//! Events: told in the background, never in the way of the work they tell of, and dropped when there are too many.
+//! Events: told in the background, never in the way of the work they tell of, and dropped when
+//! there are too many.
 
 use std::collections::VecDeque;
 

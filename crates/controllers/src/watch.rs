@@ -1,7 +1,7 @@
 //! Following the cluster: one watch for each kind, whose events all end up in one channel.
 //!
-//! Kinds of which the deciders see more than the metadata are read straight into `brain::model`; of the others only the metadata is
-//! asked for.
+//! Kinds of which the deciders see more than the metadata are read straight into `brain::model`; of
+//! the others only the metadata is asked for.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

@@ -127,7 +127,8 @@ async fn a_daemon_set_gets_a_pod_on_every_node_and_its_end_takes_them() {
     plane.end().await;
 }
 
-/// What a controller is refused it tries again, and what others change back and forth ends as it should be.
+/// What a controller is refused it tries again, and what others change back and forth ends as it
+/// should be.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_pod_comes_when_it_is_allowed() {
     let plane = Plane::start().await;

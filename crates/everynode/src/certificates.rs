@@ -1,6 +1,7 @@
 //! The cluster's certificate authority, and the certificates it signs.
 //!
-//! `pki/ca.crt` and `pki/ca.key` are kept; server and client certificates are made anew at each start.
+//! `pki/ca.crt` and `pki/ca.key` are kept; server and client certificates are made anew at each
+//! start.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -25,7 +26,8 @@ const KUBERNETES_SERVICE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0,
 const CLUSTER_NAMES: &[&str] =
     &["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
 
-/// How long certificates are valid, as kubeadm has it: the authority's, and those that it signs. Clocks of other machines may be behind a little.
+/// How long certificates are valid, as kubeadm has it: the authority's, and those that it signs.
+/// Clocks of other machines may be behind a little.
 const AUTHORITY_DAYS: u64 = 3650;
 const DAYS: u64 = 365;
 const CLOCK_SKEW: Duration = Duration::from_secs(300);
@@ -102,7 +104,8 @@ impl Authority {
         self.sign(params).with_context(|| format!("cannot make a certificate for {user}"))
     }
 
-    /// TLS for a client of nodes' agents, which proves to be `user` in `groups`. HTTP/1.1 only: streams need its upgrades.
+    /// TLS for a client of nodes' agents, which proves to be `user` in `groups`. HTTP/1.1 only:
+    /// streams need its upgrades.
     pub fn client_config(&self, user: &str, groups: &[&str]) -> anyhow::Result<Arc<ClientConfig>> {
         let identity = self.client(user, groups)?;
         let mut roots = RootCertStore::empty();
@@ -147,7 +150,8 @@ impl Authority {
     }
 }
 
-/// TLS for a node's endpoints, from PEM files; clients' certificates are checked against the authority where they send one.
+/// TLS for a node's endpoints, from PEM files; clients' certificates are checked against the
+/// authority where they send one.
 pub fn node_server_config(files: &TlsFiles) -> anyhow::Result<Arc<ServerConfig>> {
     let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     let identity = Identity { certificate_pem: read(&files.certificate)?, key_pem: read(&files.key)? };
@@ -183,7 +187,8 @@ fn since_epoch() -> anyhow::Result<Duration> {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock of this machine is before 1970")
 }
 
-/// Whether a certificate in a file is to be made anew: it ends soon, ends later than any that is made today, or cannot be read.
+/// Whether a certificate in a file is to be made anew: it ends soon, ends later than any that is
+/// made today, or cannot be read.
 pub fn is_due(certificate_pem: &str) -> bool {
     let Ok(der) = CertificateDer::from_pem_slice(certificate_pem.as_bytes()) else { return true };
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&der) else { return true };

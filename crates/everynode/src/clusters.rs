@@ -1,7 +1,7 @@
 //! Local clusters: where their files are, which of them run, and how to start and stop them.
 //!
-//! A cluster is a data directory; `cluster.json` in it names the process that serves it. The process is told apart from a later one
-//! with the same id by its start time.
+//! A cluster is a data directory; `cluster.json` in it names the process that serves it. The
+//! process is told apart from a later one with the same id by its start time.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -19,7 +19,8 @@ use crate::nodes::process::Process;
 use crate::nodes::{Node, cgroups, network};
 use crate::server_lock::{self, ServerLock};
 
-/// The name of the cluster that is meant where none is named, for those who work with another one all the time.
+/// The name of the cluster that is meant where none is named, for those who work with another one
+/// all the time.
 const NAME_VARIABLE: &str = "EVERYNODE_CLUSTER";
 const NAME: &str = "everynode";
 
@@ -152,7 +153,8 @@ impl Cluster {
             // A group of its own: keys typed at the terminal are not for it.
             .process_group(0);
         let mut child = command.spawn().context("cannot start the server")?;
-        // From here on the server alone holds it: it is found also if this process ends before it has written who serves.
+        // From here on the server alone holds it: it is found also if this process ends before it
+        // has written who serves.
         drop(lock);
         let address = self.wait_until_ready(&mut child)?;
         let process = Process::of(child.id()).context("the server ended right after it was ready")?;
@@ -208,8 +210,9 @@ impl Cluster {
         Ok(())
     }
 
-    /// Whether there is anything that is certainly this cluster's. Its network, control groups and kubectl's context are found by its name alone, which
-    /// somebody may have typed beside another folder: so the folder must say the same name, or lie where clusters of that name do.
+    /// Whether there is anything that is certainly this cluster's. Its network, control groups and
+    /// kubectl's context are found by its name alone, which somebody may have typed beside another
+    /// folder: so the folder must say the same name, or lie where clusters of that name do.
     pub fn is_known(&self) -> anyhow::Result<bool> {
         data_dir::check_removable(&self.dir)?;
         data_dir::check_name(&self.dir, &self.name)?;
@@ -230,7 +233,8 @@ impl Cluster {
         )
     }
 
-    /// Stops everything that runs and removes everything that was made; goes on after a failure and reports the first.
+    /// Stops everything that runs and removes everything that was made; goes on after a failure and
+    /// reports the first.
     pub fn remove(&self) -> anyhow::Result<()> {
         if !self.is_known()? {
             return Ok(());

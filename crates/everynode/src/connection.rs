@@ -1,4 +1,5 @@
-//! Clients of an API server that notice when the network between has gone: what kube's own client leaves to the kernel takes minutes.
+//! Clients of an API server that notice when the network between has gone: what kube's own client
+//! leaves to the kernel takes minutes.
 
 use std::time::Duration;
 
@@ -15,12 +16,14 @@ use tower::{BoxError, ServiceBuilder};
 /// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection on which nothing comes is asked after this time whether its other end is still there, and then as often.
+/// A connection on which nothing comes is asked after this time whether its other end is still
+/// there, and then as often.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What was sent and is not acknowledged for so long, questions included, is the end of a connection: the next one may get through, while
-/// this one's repetitions come at growing distances. (Kubernetes' clients ask after 30 s of silence, and wait 15 s.)
+/// What was sent and is not acknowledged for so long, questions included, is the end of a
+/// connection: the next one may get through, while this one's repetitions come at growing
+/// distances. (Kubernetes' clients ask after 30 s of silence, and wait 15 s.)
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 pub fn client(config: kube::Config) -> anyhow::Result<kube::Client> {

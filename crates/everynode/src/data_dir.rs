@@ -1,7 +1,9 @@
-//! The data directory of a cluster: made for its owner alone, marked as made by everynode, and removed only if it is.
+//! The data directory of a cluster: made for its owner alone, marked as made by everynode, and
+//! removed only if it is.
 //!
-//! `--data-dir` names any folder, and `down` removes what it names. So nothing is removed without the marker that was written when the folder was new or
-//! empty, or without the exact layout that versions before the marker left.
+//! `--data-dir` names any folder, and `down` removes what it names. So nothing is removed without
+//! the marker that was written when the folder was new or empty, or without the exact layout that
+//! versions before the marker left.
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
@@ -11,7 +13,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use runtime::trees::Folder;
 
-/// Says that the folder and everything in it is everynode's, and of a local cluster in its last line which one it is.
+/// Says that the folder and everything in it is everynode's, and of a local cluster in its last
+/// line which one it is.
 const MARKER: &str = ".everynode-data";
 const MARKER_TEXT: &str = "everynode made this folder. `everynode down` removes it with everything in it.\n";
 const NAME_PREFIX: &str = "cluster: ";
@@ -40,7 +43,8 @@ const KNOWN: &[&str] = &[
     "store.redb",
 ];
 
-/// One of these is in every data directory that holds anything. Certificates alone may be anybody's.
+/// One of these is in every data directory that holds anything. Certificates alone may be
+/// anybody's.
 const TELLING: &[&str] = &["cluster.json", "store.redb"];
 
 /// Found in the top folder of a new file system.
@@ -57,7 +61,8 @@ enum Owner {
     Foreign,
 }
 
-/// Makes the directory if it is missing, marks it, and closes it to others. Refuses a folder that holds anything else.
+/// Makes the directory if it is missing, marks it, and closes it to others. Refuses a folder that
+/// holds anything else.
 pub fn prepare(dir: &Path) -> anyhow::Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(MODE).create(dir);
     made.with_context(|| format!("cannot make the data directory {}", dir.display()))?;
@@ -110,7 +115,8 @@ pub fn is_empty(dir: &Path) -> anyhow::Result<bool> {
     Ok(!dir.exists() || owner(dir)? == Owner::Free)
 }
 
-/// Refuses a folder of which nothing says that it is a cluster's; one that is missing or empty is fine.
+/// Refuses a folder of which nothing says that it is a cluster's; one that is missing or empty is
+/// fine.
 pub fn check_removable(dir: &Path) -> anyhow::Result<()> {
     if dir.exists() && owner(dir)? == Owner::Foreign {
         bail!(
@@ -121,7 +127,8 @@ pub fn check_removable(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes the directory and everything in it, but nothing that is mounted in it; the marker goes last, so that what fails can be tried again.
+/// Removes the directory and everything in it, but nothing that is mounted in it; the marker goes
+/// last, so that what fails can be tried again.
 pub fn remove(dir: &Path) -> anyhow::Result<()> {
     let cannot = || format!("cannot remove {}", dir.display());
     // A link leads to the folder that was marked.

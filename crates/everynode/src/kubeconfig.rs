@@ -82,7 +82,8 @@ fn entry_name(cluster: &str) -> String {
     format!("everynode-{cluster}")
 }
 
-/// Merges a cluster's own kubeconfig into the user's and makes it current. Returns the name of the context.
+/// Merges a cluster's own kubeconfig into the user's and makes it current. Returns the name of the
+/// context.
 pub fn merge(own: &Path, cluster: &str) -> anyhow::Result<String> {
     let name = entry_name(cluster);
     let source = read_config(own)?;
@@ -120,7 +121,8 @@ pub fn remove(cluster: &str) -> anyhow::Result<()> {
     if config == before { Ok(()) } else { write_config(&path, &config) }
 }
 
-/// Where a link leads: it stays one, and the file behind it is changed, as kubectl does. A chain ends after so many links.
+/// Where a link leads: it stays one, and the file behind it is changed, as kubectl does. A chain
+/// ends after so many links.
 fn followed(mut path: PathBuf) -> anyhow::Result<PathBuf> {
     for _ in 0..LINKS_MAX {
         match std::fs::read_link(&path) {

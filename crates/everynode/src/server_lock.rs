@@ -1,7 +1,9 @@
-//! Who serves a data directory: a file in it that the server keeps locked as long as it lives, with its process in it.
+//! Who serves a data directory: a file in it that the server keeps locked as long as it lives, with
+//! its process in it.
 //!
-//! A command that starts a server takes the lock and leaves it to the new process. So there is no moment at which a server lives and
-//! `everynode down` does not see it, wherever the command that started it is interrupted.
+//! A command that starts a server takes the lock and leaves it to the new process. So there is no
+//! moment at which a server lives and `everynode down` does not see it, wherever the command that
+//! started it is interrupted.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -46,7 +48,8 @@ impl ServerLock {
     }
 }
 
-/// For a server: takes the lock unless its starter did, and says who it is. None: the lock is held by an inherited file.
+/// For a server: takes the lock unless its starter did, and says who it is. None: the lock is held
+/// by an inherited file.
 pub fn serve(data_dir: &Path) -> anyhow::Result<Option<ServerLock>> {
     let lock = if std::env::var_os(INHERITED).is_some() { None } else { Some(ServerLock::take(data_dir)?) };
     let text = serde_json::to_string(&Process::of(std::process::id())?)?;

@@ -1,7 +1,9 @@
-//! A value together with its place in the object, so that a rule reads like a sentence and an error names its field.
+//! A value together with its place in the object, so that a rule reads like a sentence and an error
+//! names its field.
 //!
-//! Absent is Go's zero value: `str()` of an absent field is `""`, `items()` is empty. A rule that must tell absent
-//! from zero asks `exists()`. Null counts as absent. Wrong types cannot occur (decoding refused them) and read as absent.
+//! Absent is Go's zero value: `str()` of an absent field is `""`, `items()` is empty. A rule that
+//! must tell absent from zero asks `exists()`. Null counts as absent. Wrong types cannot occur
+//! (decoding refused them) and read as absent.
 
 use serde_json::Value;
 
@@ -105,7 +107,8 @@ impl<'a> Cursor<'a> {
         FieldError::required(&self.path, detail)
     }
 
-    /// Refuses the value that is here. An absent value prints as `null`; see [`Cursor::invalid_str`].
+    /// Refuses the value that is here. An absent value prints as `null`; see
+    /// [`Cursor::invalid_str`].
     pub fn invalid(&self, detail: impl Into<String>) -> FieldError {
         FieldError::invalid(&self.path, self.value, detail)
     }

@@ -1,8 +1,10 @@
-//! Holds a document against the schema: what Go's strict JSON decoder into versioned structs, and its encoder, make of it.
+//! Holds a document against the schema: what Go's strict JSON decoder into versioned structs, and
+//! its encoder, make of it.
 //!
-//! In: a [`Node`] and a type. Out: the object as Kubernetes would store it (nulls, unknown fields and the zero values that
-//! `omitempty` drops are gone, those that Go always writes are there, quantities and times are canonical), with the unknown and
-//! duplicate fields found on the way; or the first type error, in Go's words.
+//! In: a [`Node`] and a type. Out: the object as Kubernetes would store it (nulls, unknown fields
+//! and the zero values that `omitempty` drops are gone, those that Go always writes are there,
+//! quantities and times are canonical), with the unknown and duplicate fields found on the way; or
+//! the first type error, in Go's words.
 
 use std::fmt::Write as _;
 
@@ -48,7 +50,8 @@ pub fn decode(node: Node, type_id: TypeId) -> Result<Decoded, TypeError> {
     }
 }
 
-/// Brings a tree that our own code built or patched into the form that decoding gives, without looking for findings.
+/// Brings a tree that our own code built or patched into the form that decoding gives, without
+/// looking for findings.
 pub fn normalize(value: Value, type_id: TypeId) -> Result<Value, TypeError> {
     decode_tree(value, type_id).map(|decoded| decoded.value)
 }
@@ -61,7 +64,8 @@ pub fn decode_tree(mut value: Value, type_id: TypeId) -> Result<Decoded, TypeErr
     }
 }
 
-/// Decodes a JSON text that nothing is to be said about. None for all others, which [`decode`] finds the words for.
+/// Decodes a JSON text that nothing is to be said about. None for all others, which [`decode`]
+/// finds the words for.
 pub fn decode_plain(json: &[u8], type_id: TypeId) -> Option<Value> {
     let mut value = crate::document::parse_plain(json)?;
     settle(&mut value, type_id).ok()?;
@@ -254,7 +258,8 @@ pub(crate) fn is_zero(value: &Value, shape: &Shape) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(b) => !b,
-        // An IntOrString is a struct in Go, optional ones are pointers; a quantity is a struct as well.
+        // An IntOrString is a struct in Go, optional ones are pointers; a quantity is a struct as
+        // well.
         Value::Number(n) => !matches!(shape, Shape::IntOrString) && n.as_f64() == Some(0.0),
         Value::String(s) => s.is_empty() && !matches!(shape, Shape::IntOrString),
         Value::Array(items) => items.is_empty(),

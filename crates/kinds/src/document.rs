@@ -1,18 +1,21 @@
-//! Text to tree: JSON and YAML documents as they were written, with the order of their fields and with duplicates.
+//! Text to tree: JSON and YAML documents as they were written, with the order of their fields and
+//! with duplicates.
 //!
-//! In: bytes of a request. Out: a [`Node`], or a syntax error in the words of Go's decoders. What a field means is not known
-//! here; `decode` holds the tree against the schema.
+//! In: bytes of a request. Out: a [`Node`], or a syntax error in the words of Go's decoders. What a
+//! field means is not known here; `decode` holds the tree against the schema.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 /// Documents nested deeper are refused, whatever their form.
 ///
-/// Readers of JSON, our own among them, stop at 127: an object that could be stored and not be read again would break every list and
-/// watch that it is in. What lies between the two is for what is put around an object: lists, watch events, managedFields.
+/// Readers of JSON, our own among them, stop at 127: an object that could be stored and not be read
+/// again would break every list and watch that it is in. What lies between the two is for what is
+/// put around an object: lists, watch events, managedFields.
 pub const DEPTH_MAX: usize = 100;
 
-/// Objects that are stored are not nested deeper, whatever way they came: managedFields are a few levels deeper than what they are about.
+/// Objects that are stored are not nested deeper, whatever way they came: managedFields are a few
+/// levels deeper than what they are about.
 pub const STORED_DEPTH_MAX: usize = 120;
 
 /// A document's value. Objects keep their fields in the order of the text, duplicates included.
@@ -141,7 +144,8 @@ pub fn parse_json(bytes: &[u8]) -> Result<Node, SyntaxError> {
     serde_json::from_slice(bytes).map_err(|e| json_syntax_error(bytes, &e))
 }
 
-/// Parses a JSON document whose objects have each field once, without keeping their order; None for all others.
+/// Parses a JSON document whose objects have each field once, without keeping their order; None for
+/// all others.
 pub fn parse_plain(bytes: &[u8]) -> Option<Value> {
     if nesting(bytes) > DEPTH_MAX {
         return None;
@@ -323,7 +327,8 @@ fn syntax_context(serde_text: &str) -> &'static str {
     }
 }
 
-/// The first JSON value in the text that Go's decoder would fail at; used where only the message matters.
+/// The first JSON value in the text that Go's decoder would fail at; used where only the message
+/// matters.
 pub fn json_error_of(bytes: &[u8]) -> Option<String> {
     parse_json(bytes).err().map(|e| e.0)
 }

@@ -1,11 +1,13 @@
-//! An object's JSON as it is stored and served: `kind` and `apiVersion` first, so that a list can leave them out by cutting,
-//! and the place of the resourceVersion known, so that the store can put its revision there.
+//! An object's JSON as it is stored and served: `kind` and `apiVersion` first, so that a list can
+//! leave them out by cutting, and the place of the resourceVersion known, so that the store can put
+//! its revision there.
 
 use serde_json::{Map, Value};
 
 use crate::patch::folded::FIELDS;
 
-/// An encoded object. `revision_at` is the offset in `bytes` where the digits of the resourceVersion belong; they are not there yet.
+/// An encoded object. `revision_at` is the offset in `bytes` where the digits of the
+/// resourceVersion belong; they are not there yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoded {
     pub bytes: Vec<u8>,
@@ -36,7 +38,8 @@ pub fn encode(api_version: &str, kind: &str, object: &Value) -> Vec<u8> {
     encode_parts(api_version, kind, object, Revision::AsIs).0
 }
 
-/// What [`encode_template`] made, from the bytes that the store made of it by putting a revision there; None for other bytes.
+/// What [`encode_template`] made, from the bytes that the store made of it by putting a revision
+/// there; None for other bytes.
 pub fn template_of(api_version: &str, kind: &str, bytes: &[u8]) -> Option<Encoded> {
     const BEFORE: &[u8] = b"\"metadata\":{\"resourceVersion\":\"";
     let prefix_len = type_prefix_len(api_version, kind);

@@ -1,7 +1,7 @@
 //! Where in an object something is wrong, and what: Go's `field.Path` and `field.Error`.
 //!
-//! The texts are the ones the Kubernetes API answers (`details.causes` of a `Status`), so clients and people
-//! that know them find them here. Knows nothing about particular kinds.
+//! The texts are the ones the Kubernetes API answers (`details.causes` of a `Status`), so clients
+//! and people that know them find them here. Knows nothing about particular kinds.
 
 use std::cell::OnceCell;
 use std::fmt;
@@ -11,8 +11,8 @@ use serde_json::Value;
 
 /// A place in an object, as in `spec.containers[0].resources.limits[cpu]`.
 ///
-/// Validation makes one for every field that it looks at, and most have nothing below them: only a place that gets children is
-/// put where they can share it.
+/// Validation makes one for every field that it looks at, and most have nothing below them: only a
+/// place that gets children is put where they can share it.
 #[derive(Clone, Debug, Default)]
 pub struct Path {
     /// None for the object itself.
@@ -76,7 +76,8 @@ impl fmt::Display for Node {
             parent.fmt(f)?;
         }
         match &self.segment {
-            // Go tells a name from a subscript by its being non-empty, so an empty name shows as `[]`.
+            // Go tells a name from a subscript by its being non-empty, so an empty name shows as
+            // `[]`.
             Segment::Name("") => f.write_str("[]"),
             Segment::Name(name) if self.parent.is_some() => write!(f, ".{name}"),
             Segment::Name(name) => f.write_str(name),

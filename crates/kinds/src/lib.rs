@@ -1,4 +1,5 @@
-//! The kinds that everynode serves: schema, defaults, validation, patches, tables. No I/O, no clock, no randomness.
+//! The kinds that everynode serves: schema, defaults, validation, patches, tables. No I/O, no
+//! clock, no randomness.
 
 pub mod schema;
 

@@ -1,5 +1,5 @@
-//! What names, keys and values may look like. Every function returns what is wrong with the text, in Go's words;
-//! nothing means it is fine.
+//! What names, keys and values may look like. Every function returns what is wrong with the text,
+//! in Go's words; nothing means it is fine.
 //!
 //! Two length texts exist upstream: label keys and values count `bytes`, older rules `characters`.
 
@@ -12,7 +12,8 @@ const PORT_NAME_MAX: usize = 15;
 const DNS_LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const DNS_SUBDOMAIN: &str = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
 
-/// How a name rule is asked: of a whole name, or of a `generateName` prefix, whose trailing dash is fine.
+/// How a name rule is asked: of a whole name, or of a `generateName` prefix, whose trailing dash is
+/// fine.
 pub type NameRule = fn(name: &str, is_prefix: bool) -> Vec<String>;
 
 pub fn name_is_dns_subdomain(name: &str, is_prefix: bool) -> Vec<String> {
@@ -312,7 +313,8 @@ pub fn regex_error(what: &str, format: &str, examples: &[&str]) -> String {
     format!("{what} (e.g. {}regex used for validation is '{format}')", examples.join(" or "))
 }
 
-/// May a node set this label on itself? Others decide by labels of Kubernetes' domains what runs where.
+/// May a node set this label on itself? Others decide by labels of Kubernetes' domains what runs
+/// where.
 ///
 /// From `pkg/apis` of the kubelet and the NodeRestriction plugin.
 pub fn may_be_set_by_nodes(label: &str) -> bool {

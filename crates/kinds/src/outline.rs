@@ -1,8 +1,8 @@
 //! What selectors ask of an object, read from its JSON without building a tree.
 //!
-//! In: the bytes that our own encoder made. Out: name, namespace, labels and the kind's selectable fields, as places in those
-//! bytes: caches keep thousands of objects and share their bytes, so that another copy of every label would cost more than the
-//! rest of the index.
+//! In: the bytes that our own encoder made. Out: name, namespace, labels and the kind's selectable
+//! fields, as places in those bytes: caches keep thousands of objects and share their bytes, so
+//! that another copy of every label would cost more than the rest of the index.
 
 use std::fmt;
 
@@ -45,7 +45,8 @@ pub struct Outline {
     fields: Box<[Text]>,
 }
 
-/// Fields that are texts for selectors and truth values in objects; most are false, which needs no place.
+/// Fields that are texts for selectors and truth values in objects; most are false, which needs no
+/// place.
 const FLAGS: [&str; 2] = ["spec.unschedulable", "spec.hostNetwork"];
 
 /// Places that every kind is asked for; the selectable fields follow.
@@ -71,7 +72,8 @@ impl Outline {
         Some(Outline { name, namespace, labels: search.labels.into(), fields })
     }
 
-    /// The text that selectors compare a field of the kind with; empty for fields that the object or the kind has no value for.
+    /// The text that selectors compare a field of the kind with; empty for fields that the object
+    /// or the kind has no value for.
     pub fn field<'a>(&'a self, kind: &Kind, name: &str, json: &'a [u8]) -> &'a str {
         match name {
             "metadata.name" => return self.name.of(json),
@@ -145,7 +147,8 @@ impl<'j> Search<'j> {
     }
 }
 
-/// A value above some of the places; `open` has the bits of those that lie below, all with the same first `depth` bytes.
+/// A value above some of the places; `open` has the bits of those that lie below, all with the same
+/// first `depth` bytes.
 struct Below<'s, 'j> {
     search: &'s mut Search<'j>,
     open: u32,

@@ -1,7 +1,9 @@
-//! Kubernetes' protobuf form of objects to the trees of `document`: what clients built on client-go send.
+//! Kubernetes' protobuf form of objects to the trees of `document`: what clients built on client-go
+//! send.
 //!
-//! The field numbers stand in the schema (`wire=`), so that one walk decodes any kind. Structs that Go embeds are messages of their own on
-//! the wire: such a field has a path of numbers. Unknown fields are skipped, as protobuf wants. Bodies only; answers are JSON.
+//! The field numbers stand in the schema (`wire=`), so that one walk decodes any kind. Structs that
+//! Go embeds are messages of their own on the wire: such a field has a path of numbers. Unknown
+//! fields are skipped, as protobuf wants. Bodies only; answers are JSON.
 
 use serde_json::Number;
 
@@ -26,7 +28,8 @@ pub fn has_magic(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
 
-/// Decodes a message that should hold an object of the given type. Its kind and apiVersion are those of the envelope.
+/// Decodes a message that should hold an object of the given type. Its kind and apiVersion are
+/// those of the envelope.
 pub fn parse(bytes: &[u8], type_id: TypeId) -> Result<Node, SyntaxError> {
     let body = bytes.strip_prefix(MAGIC).ok_or_else(|| damaged("the envelope is missing"))?;
     let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
@@ -119,7 +122,8 @@ fn message(bytes: &[u8], type_id: TypeId, depth: usize) -> Result<Fields, Syntax
     Ok(object)
 }
 
-/// Reads the fields whose number at position `at` of their path is in this message; embedded messages are read in place.
+/// Reads the fields whose number at position `at` of their path is in this message; embedded
+/// messages are read in place.
 fn level(bytes: &[u8], known: &[&Field], at: usize, depth: usize, object: &mut Fields) -> Result<(), SyntaxError> {
     if depth > DEPTH_MAX {
         return Err(damaged("messages are nested too deep"));
@@ -315,7 +319,8 @@ mod tests {
         }
     }
 
-    /// What is embedded as JSON is bound to the depth of all documents: stored deeper, it could not be read again.
+    /// What is embedded as JSON is bound to the depth of all documents: stored deeper, it could not
+    /// be read again.
     #[test]
     fn embedded_json_is_no_deeper_than_documents_may_be() {
         let nested = |levels: usize| format!("{}{}", "{\"a\":".repeat(levels), "1".to_owned() + &"}".repeat(levels));

@@ -1,7 +1,8 @@
-//! Kubernetes quantities (`100m`, `1.5Gi`, `1e3`): exact arithmetic, and the text Go writes them back with.
+//! Kubernetes quantities (`100m`, `1.5Gi`, `1e3`): exact arithmetic, and the text Go writes them
+//! back with.
 //!
-//! Simplifying assumption: amounts are kept as 128-bit nano-units, so decimal amounts beyond 1.7e29 saturate.
-//! Amounts below a nano round away from zero, as in Go.
+//! Simplifying assumption: amounts are kept as 128-bit nano-units, so decimal amounts beyond 1.7e29
+//! saturate. Amounts below a nano round away from zero, as in Go.
 
 use std::cmp::Ordering;
 use std::fmt;

@@ -1,7 +1,9 @@
-//! What counts against a ResourceQuota: the names that quotas limit, what objects use of them, and which pods a quota is about.
+//! What counts against a ResourceQuota: the names that quotas limit, what objects use of them, and
+//! which pods a quota is about.
 //!
-//! Admission refuses by it, and the quota controller counts by it. Both read pods in their own way; this is the one place that says what
-//! a name means. After `pkg/quota/v1/evaluator/core` and `apiserver/pkg/quota/v1`.
+//! Admission refuses by it, and the quota controller counts by it. Both read pods in their own way;
+//! this is the one place that says what a name means. After `pkg/quota/v1/evaluator/core` and
+//! `apiserver/pkg/quota/v1`.
 
 use std::collections::BTreeMap;
 
@@ -130,7 +132,8 @@ fn looks_elsewhere(affinity: &Value) -> bool {
     lists.flat_map(|(_, terms)| terms.as_array().into_iter().flatten()).any(is_elsewhere)
 }
 
-/// Is a pod counted as running? One that ended is not, nor one whose time to end has long run out (`QuotaV1Pod`).
+/// Is a pod counted as running? One that ended is not, nor one whose time to end has long run out
+/// (`QuotaV1Pod`).
 pub fn is_live(phase: &str, deleted: Option<(Timestamp, i64)>, now: Timestamp) -> bool {
     !matches!(phase, "Succeeded" | "Failed")
         && deleted.is_none_or(|(at, grace)| now <= at.saturating_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX))
@@ -197,14 +200,16 @@ pub fn amounts(list: &Value) -> Amounts {
     list.as_object().into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), read(value)?))).collect()
 }
 
-/// What a pod asks of its node (`PodRequests`, `PodLimits`): all containers with the sidecars, or one init container with the sidecars
-/// before it if that is more; what the pod says as a whole replaces that; overhead comes on top.
+/// What a pod asks of its node (`PodRequests`, `PodLimits`): all containers with the sidecars, or
+/// one init container with the sidecars before it if that is more; what the pod says as a whole
+/// replaces that; overhead comes on top.
 pub fn totals(pod: &Value, which: &str) -> Amounts {
     totals_of(pod, which, |container| amounts(&container["resources"][which]))
 }
 
-/// What a pod takes of its node (with `UseStatusResources`): while a resize is under way, the larger of what a container asks for and what
-/// it was given; what it was given if its node will never give it what it asks for.
+/// What a pod takes of its node (with `UseStatusResources`): while a resize is under way, the
+/// larger of what a container asks for and what it was given; what it was given if its node will
+/// never give it what it asks for.
 pub fn held(pod: &Value, which: &str) -> Amounts {
     let lists = ["initContainerStatuses", "containerStatuses"].iter();
     let statuses = lists.flat_map(|list| pod["status"][list].as_array().into_iter().flatten());
@@ -222,8 +227,8 @@ pub fn held(pod: &Value, which: &str) -> Amounts {
     })
 }
 
-/// Will the node never give the pod what it asks for? What it said of an earlier generation is not about this one, but of pods that go:
-/// deletion counts as a generation.
+/// Will the node never give the pod what it asks for? What it said of an earlier generation is not
+/// about this one, but of pods that go: deletion counts as a generation.
 fn is_resize_refused(pod: &Value) -> bool {
     let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
     let Some(pending) = conditions.find(|condition| condition["type"] == "PodResizePending") else { return false };

@@ -1,4 +1,5 @@
-//! Which objects are meant: label selectors (as query text and as objects), node selectors, field selectors.
+//! Which objects are meant: label selectors (as query text and as objects), node selectors, field
+//! selectors.
 //!
 //! Parsing refuses with Go's texts. Matching takes label maps as they are in objects.
 

@@ -1,14 +1,16 @@
 //! Decoding in place: brings a tree into the form that `decode` gives without building another one.
 //!
-//! Most trees are nearly in that form already, so this mostly looks. It knows no error texts: at the first thing that `decode`
-//! would report or refuse it gives up, and the caller goes the long way, which finds the words.
+//! Most trees are nearly in that form already, so this mostly looks. It knows no error texts: at
+//! the first thing that `decode` would report or refuse it gives up, and the caller goes the long
+//! way, which finds the words.
 
 use serde_json::{Map, Value};
 
 use crate::decode::{bytes, emit_zeros, is_zero, micro_time, quantity, time, zero};
 use crate::schema::{Shape, Type, TypeId, schema};
 
-/// The tree has something that `decode` would report or refuse. What was settled before it is right.
+/// The tree has something that `decode` would report or refuse. What was settled before it is
+/// right.
 #[derive(Debug, PartialEq)]
 pub struct Irregular;
 
@@ -98,8 +100,8 @@ fn rewritten(shape: &Shape, value: &mut Value) -> Settled<Value> {
     rewritten.map_err(|_| Irregular)
 }
 
-/// A time that parsing and printing would not change; `end` shows what follows the seconds. Days that some months lack, leap
-/// seconds and early years are left to the parser.
+/// A time that parsing and printing would not change; `end` shows what follows the seconds. Days
+/// that some months lack, leap seconds and early years are left to the parser.
 fn is_canonical_time(text: &str, end: &str) -> bool {
     const DATE: &str = "0000-00-00T00:00:00";
     let shape = DATE.bytes().chain(end.bytes());
@@ -123,7 +125,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    /// Settling gives what decoding gives, or gives up where decoding has something to say, which is then as if nothing had been settled.
+    /// Settling gives what decoding gives, or gives up where decoding has something to say, which
+    /// is then as if nothing had been settled.
     fn check(value: Value, kind: &str) {
         let type_id = schema().named(kind).unwrap();
         let mut settled = value.clone();
@@ -182,7 +185,8 @@ mod tests {
         }
     }
 
-    /// The text was taken out of the tree before it was read, and what could not be read became an empty value.
+    /// The text was taken out of the tree before it was read, and what could not be read became an
+    /// empty value.
     #[test]
     fn what_cannot_be_read_stays_in_the_tree() {
         check(json!({"data": {"a": "eA==", "x": "delete"}}), "Secret");

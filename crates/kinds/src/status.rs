@@ -1,4 +1,5 @@
-//! `Status`: how the API says what went wrong. One constructor for each reason, with Kubernetes' messages.
+//! `Status`: how the API says what went wrong. One constructor for each reason, with Kubernetes'
+//! messages.
 
 use serde_json::{Map, Value, json};
 
@@ -15,7 +16,8 @@ pub struct Status {
     pub details: Option<Box<Details>>,
 }
 
-/// Causes past this number are counted only: an object of a megabyte can have a hundred thousand things wrong.
+/// Causes past this number are counted only: an object of a megabyte can have a hundred thousand
+/// things wrong.
 pub const CAUSES_MAX: usize = 1000;
 
 /// What a [`Status`] is about.

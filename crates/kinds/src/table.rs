@@ -1,7 +1,8 @@
-//! The table of everything that is served: one row for each kind, with all there is to say about it.
+//! The table of everything that is served: one row for each kind, with all there is to say about
+//! it.
 //!
-//! Discovery, paths, storage keys, verbs, selectors and rules come from here; adding a kind means adding a row, its types in
-//! `schema/types.txt` and a file of `rules/`.
+//! Discovery, paths, storage keys, verbs, selectors and rules come from here; adding a kind means
+//! adding a row, its types in `schema/types.txt` and a file of `rules/`.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -29,7 +30,8 @@ pub struct Kind {
     pub subresources: &'static [Subresource],
     /// The type's short name in the schema.
     pub type_name: &'static str,
-    /// First part of the storage key. Two rows with the same one are two views of the same objects (events).
+    /// First part of the storage key. Two rows with the same one are two views of the same objects
+    /// (events).
     pub storage: &'static str,
     /// Field selectors besides metadata.name and metadata.namespace.
     pub selectable: Selectable,
@@ -39,8 +41,9 @@ pub struct Kind {
     pub unconditional_update: bool,
     /// DELETE answers with the object rather than with a Status.
     pub delete_returns_object: bool,
-    /// An annotation that Kubernetes makes from an internal field when it converts an object, with that field's zero value. Bookmarks,
-    /// which are converted from nothing, have it; metadata on its own, which is not converted, lacks it.
+    /// An annotation that Kubernetes makes from an internal field when it converts an object, with
+    /// that field's zero value. Bookmarks, which are converted from nothing, have it; metadata on
+    /// its own, which is not converted, lacks it.
     pub converted_annotation: Option<(&'static str, &'static str)>,
     /// Warns every request for the resource.
     pub deprecation: Option<&'static str>,
@@ -388,7 +391,8 @@ impl Kind {
         }
     }
 
-    /// The text that a field selector compares; None for a field that cannot be selected. For single objects: caches keep an [`Outline`].
+    /// The text that a field selector compares; None for a field that cannot be selected. For
+    /// single objects: caches keep an [`Outline`].
     pub fn field_value(&self, object: &Value, field: &str) -> Option<String> {
         let json = object.to_string();
         let outline = Outline::of(self, json.as_bytes()).filter(|_| self.is_selectable(field))?;

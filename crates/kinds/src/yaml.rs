@@ -1,7 +1,8 @@
 //! YAML text to and from the trees of `document`.
 //!
-//! Reading resolves plain scalars by the rules of YAML 1.1, because Kubernetes does: `yes` and `off` are booleans, `0644` is octal;
-//! anchors, aliases and merge keys work. Duplicate keys are reported, the last one wins. Writing gives block style with sorted keys.
+//! Reading resolves plain scalars by the rules of YAML 1.1, because Kubernetes does: `yes` and
+//! `off` are booleans, `0644` is octal; anchors, aliases and merge keys work. Duplicate keys are
+//! reported, the last one wins. Writing gives block style with sorted keys.
 
 use std::collections::HashMap;
 
@@ -10,8 +11,9 @@ use serde_json::{Number, Value};
 
 use crate::document::{DEPTH_MAX, Node, SyntaxError};
 
-/// Bounds what anchors and aliases may blow a document up to, in values (a "billion laughs" text) and in bytes of text (a long text that
-/// is named often). Without aliases no request may have more bytes than [`ALIAS_BYTES_MAX`] either.
+/// Bounds what anchors and aliases may blow a document up to, in values (a "billion laughs" text)
+/// and in bytes of text (a long text that is named often). Without aliases no request may have more
+/// bytes than [`ALIAS_BYTES_MAX`] either.
 const ALIAS_NODES_MAX: usize = 200_000;
 const ALIAS_BYTES_MAX: usize = 3 * 1024 * 1024;
 

@@ -1,8 +1,8 @@
-//! What documents cost as they grow: four times the text may take some four times as long, never sixteen times. So may objects with long
-//! lists, whatever is done with them.
+//! What documents cost as they grow: four times the text may take some four times as long, never
+//! sixteen times. So may objects with long lists, whatever is done with them.
 //!
-//! Time is that of this thread on a processor, so that other work on the machine does not count; and only what takes long enough to be told
-//! from noise is judged.
+//! Time is that of this thread on a processor, so that other work on the machine does not count;
+//! and only what takes long enough to be told from noise is judged.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,8 @@ use kinds::table::{KINDS, Kind};
 use kinds::{document, yaml};
 use serde_json::{Map, Value, json};
 
-/// One large piece of linear work takes as long as many small ones; a quadratic one as many times as long as there are pieces.
+/// One large piece of linear work takes as long as many small ones; a quadratic one as many times
+/// as long as there are pieces.
 const GROWTH_MAX: u64 = 2;
 
 /// What is compared, and what takes long enough to be judged.
@@ -68,7 +69,8 @@ fn too_fast(work: &dyn Fn(usize), sizes: &Sizes) -> Option<String> {
 /// Texts by name, each of any size.
 type Texts = Vec<(&'static str, Box<dyn Fn(usize) -> String>)>;
 
-/// Texts that are made to be expensive, larger than any request may be in parts of what they are made of.
+/// Texts that are made to be expensive, larger than any request may be in parts of what they are
+/// made of.
 #[test]
 fn no_text_takes_the_square_of_its_length() {
     let many = |one: &str, size: usize| one.repeat(20 * size);
@@ -364,7 +366,8 @@ fn entry(kind: &Kind) -> ManagerEntry {
     }
 }
 
-/// What a create makes of an object, whatever is wrong with it. None where it does not even fit its type.
+/// What a create makes of an object, whatever is wrong with it. None where it does not even fit its
+/// type.
 fn created(kind: &Kind, object: &Value) -> Option<Value> {
     let object = normalize(object.clone(), kind.type_id()).ok()?;
     let mut object = kind.view.map_or_else(|| object.clone(), |view| (view.to_stored)(object.clone()));

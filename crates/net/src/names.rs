@@ -1,6 +1,7 @@
 //! Names of network interfaces: a fixed prefix says whose they are, a hash says for what.
 //!
-//! The kernel allows 15 bytes. The same input always gives the same name, so that a later process finds what an earlier one made.
+//! The kernel allows 15 bytes. The same input always gives the same name, so that a later process
+//! finds what an earlier one made.
 
 use sha2::{Digest, Sha256};
 
@@ -28,8 +29,8 @@ pub fn node_link(cluster: &str, node: &str) -> String {
     format!("{}{}", node_links(cluster), digits(node, 6))
 }
 
-/// The hardware address of a bridge or of a node's `eth0`, by the name of its link. Always the same, so that neighbours who remember it are
-/// right after it was made anew.
+/// The hardware address of a bridge or of a node's `eth0`, by the name of its link. Always the
+/// same, so that neighbours who remember it are right after it was made anew.
 pub fn hardware_address(link_name: &str) -> [u8; 6] {
     let hash = Sha256::digest(link_name.as_bytes());
     // Two bits say: of one interface, and not from a maker's range.

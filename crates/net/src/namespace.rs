@@ -1,7 +1,7 @@
 //! Network namespaces: opening them, and doing something inside one.
 //!
-//! A thread changes its namespace, never the process: other threads must not see it. Threads that entered a namespace end there, so none
-//! comes back to a pool with the wrong network.
+//! A thread changes its namespace, never the process: other threads must not see it. Threads that
+//! entered a namespace end there, so none comes back to a pool with the wrong network.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,8 @@ pub fn of_process(pid: u32) -> io::Result<File> {
     File::open(format!("/proc/{pid}/ns/net"))
 }
 
-/// Runs `work` on a thread of its own inside the namespace. What it opens there (sockets) stays in that namespace.
+/// Runs `work` on a thread of its own inside the namespace. What it opens there (sockets) stays in
+/// that namespace.
 pub fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
@@ -29,8 +30,9 @@ pub fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> io::Result<T> + 
     })
 }
 
-/// Sets a value below /proc/sys/net of the calling thread's namespace. A value that is there already is not written: the files may be
-/// read-only in a container where somebody else has set them.
+/// Sets a value below /proc/sys/net of the calling thread's namespace. A value that is there
+/// already is not written: the files may be read-only in a container where somebody else has set
+/// them.
 pub fn set_sysctl(name: &str, value: &str) -> io::Result<()> {
     let path = Path::new("/proc/sys/net").join(name);
     if std::fs::read_to_string(&path)?.trim() == value {
@@ -42,13 +44,15 @@ pub fn set_sysctl(name: &str, value: &str) -> io::Result<()> {
 /// What an interface does with IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ipv6 {
-    /// It neither sends nor takes any: whoever is at its other end could announce itself as a router (CVE-2020-10749).
+    /// It neither sends nor takes any: whoever is at its other end could announce itself as a
+    /// router (CVE-2020-10749).
     Off,
     /// It has it, but believes no router.
     Unrouted,
 }
 
-/// Closes an interface of the calling thread's namespace to what its neighbours say about routes. To be called before it is up.
+/// Closes an interface of the calling thread's namespace to what its neighbours say about routes.
+/// To be called before it is up.
 pub fn close_ipv6(interface: &str, how: Ipv6) -> io::Result<()> {
     let conf = Path::new("ipv6/conf").join(interface);
     let off = (how == Ipv6::Off).then_some(("disable_ipv6", "1"));

@@ -1,9 +1,11 @@
 //! What on a host keeps forwarded packets from passing, whatever our own rules say.
 //!
-//! All tables must let a packet pass: an accept in one does not overrule a drop in another. A forward chain that drops by default (as other
-//! container engines and firewalls set it up) therefore stops pods from reaching anything but their own node. With
-//! bridge-nf-call-iptables such a chain also sees what goes from node to node over one bridge. We do not touch foreign tables; their
-//! administrator has to let the ranges pass. Chains of the older iptables interface are not visible here.
+//! All tables must let a packet pass: an accept in one does not overrule a drop in another. A
+//! forward chain that drops by default (as other container engines and firewalls set it up)
+//! therefore stops pods from reaching anything but their own node. With bridge-nf-call-iptables
+//! such a chain also sees what goes from node to node over one bridge. We do not touch foreign
+//! tables; their administrator has to let the ranges pass. Chains of the older iptables interface
+//! are not visible here.
 
 use ipnet::Ipv4Net;
 
@@ -24,7 +26,8 @@ pub fn of_forwarding(netfilter: &mut Socket, own_table: &str, range: Ipv4Net) ->
         .collect())
 }
 
-/// Whether those chains see packets between neighbours on a bridge too. Of the calling thread's namespace.
+/// Whether those chains see packets between neighbours on a bridge too. Of the calling thread's
+/// namespace.
 pub fn concern_bridges() -> bool {
     std::fs::read_to_string(BRIDGE_CALLS_IPTABLES).is_ok_and(|value| value.trim() == "1")
 }

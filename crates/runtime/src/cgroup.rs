@@ -1,7 +1,8 @@
-//! Control groups: made, limited, read, emptied and removed, on both versions of the kernel's interface.
+//! Control groups: made, limited, read, emptied and removed, on both versions of the kernel's
+//! interface.
 //!
-//! A [`Cgroup`] is a path relative to the root of each hierarchy (v1) or of the one there is (v2). Missing controllers are passed over: a
-//! limit that the kernel cannot hold is not an error here.
+//! A [`Cgroup`] is a path relative to the root of each hierarchy (v1) or of the one there is (v2).
+//! Missing controllers are passed over: a limit that the kernel cannot hold is not an error here.
 
 use std::fs;
 use std::io;
@@ -37,11 +38,13 @@ pub fn is_v2() -> bool {
     Path::new(ROOT).join("cgroup.controllers").exists()
 }
 
-/// Makes the kernel ready for processes that will soon be put into groups; takes as long as that needs, 10 ms or so.
+/// Makes the kernel ready for processes that will soon be put into groups; takes as long as that
+/// needs, 10 ms or so.
 ///
-/// The first such move after a while waits for a grace period of RCU (`cgroup_threadgroup_rwsem`), those that follow closely do not. Moving this
-/// process to where it is already changes nothing and has the kernel wait now, while others prepare what they want to move. Failing is
-/// harmless: then the real move waits.
+/// The first such move after a while waits for a grace period of RCU (`cgroup_threadgroup_rwsem`),
+/// those that follow closely do not. Moving this process to where it is already changes nothing and
+/// has the kernel wait now, while others prepare what they want to move. Failing is harmless: then
+/// the real move waits.
 pub fn expect_moves() {
     let Ok(own) = fs::read_to_string("/proc/self/cgroup") else { return };
     if let Some(dir) = own_group(&own, is_v2()) {
@@ -49,7 +52,8 @@ pub fn expect_moves() {
     }
 }
 
-/// From lines of `/proc/PID/cgroup`: number, controllers, path. Any hierarchy will do: the lock is one for all.
+/// From lines of `/proc/PID/cgroup`: number, controllers, path. Any hierarchy will do: the lock is
+/// one for all.
 fn own_group(lines: &str, v2: bool) -> Option<PathBuf> {
     lines.lines().find_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
@@ -171,7 +175,8 @@ impl Cgroup {
 
     /// With everything below it. Succeeds when it is not there.
     pub fn remove(&self) -> io::Result<()> {
-        // The prefix of all is never removed by mistake: an empty path would be the node's own group.
+        // The prefix of all is never removed by mistake: an empty path would be the node's own
+        // group.
         if self.path.as_os_str().is_empty() {
             return Err(io::Error::other("the root of a hierarchy cannot be removed"));
         }
@@ -238,7 +243,8 @@ fn hierarchies() -> Vec<PathBuf> {
     found
 }
 
-/// v1: the limit with swap may never be below the one without, so which goes first depends on the direction.
+/// v1: the limit with swap may never be below the one without, so which goes first depends on the
+/// direction.
 fn limit_memory_and_swap(memory: &Path, with_swap: &Path, value: &str) -> io::Result<()> {
     let set = |path: &Path| fs::write(path, value).map_err(|e| io::Error::new(e.kind(), format!("set {} to {value}: {e}", path.display())));
     if set(memory).is_ok() {

@@ -1,8 +1,8 @@
 //! Containers on this node.
 //!
-//! [`port`] is what the agent asks for, shaped like Kubernetes' container runtime interface (CRI). [`embedded`] does it with nothing else
-//! installed; [`cri`] asks another runtime on the node. [`images`] pulls, loads, stores and unpacks images. Knows nothing of Kubernetes'
-//! objects.
+//! [`port`] is what the agent asks for, shaped like Kubernetes' container runtime interface (CRI).
+//! [`embedded`] does it with nothing else installed; [`cri`] asks another runtime on the node.
+//! [`images`] pulls, loads, stores and unpacks images. Knows nothing of Kubernetes' objects.
 //! [`trees`] removes trees of files for the whole program.
 
 mod cgroup;

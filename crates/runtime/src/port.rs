@@ -1,9 +1,9 @@
-//! The port between the agent and whatever runs containers, shaped like CRI (`k8s.io/cri-api`, v1): sandboxes, containers, images,
-//! streams, statistics.
+//! The port between the agent and whatever runs containers, shaped like CRI (`k8s.io/cri-api`, v1):
+//! sandboxes, containers, images, streams, statistics.
 //!
-//! A pod is one sandbox (its namespaces, its address) and containers in it. All calls may be repeated: stopping what is stopped and
-//! removing what is gone succeed. What a call made survives the agent: the next agent finds it with [`Runtime::sandboxes`] and
-//! [`Runtime::containers`].
+//! A pod is one sandbox (its namespaces, its address) and containers in it. All calls may be
+//! repeated: stopping what is stopped and removing what is gone succeed. What a call made survives
+//! the agent: the next agent finds it with [`Runtime::sandboxes`] and [`Runtime::containers`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
-/// Why a call failed. The texts reach users in events and container statuses: they say what was wrong and with which part.
+/// Why a call failed. The texts reach users in events and container statuses: they say what was
+/// wrong and with which part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("{kind} {id:?} not found")]
@@ -53,7 +54,8 @@ pub struct HostNamespaces {
     pub ipc: bool,
 }
 
-/// Users of a sandbox's own: its ids from 0 are the node's from `first`, as many as `length`, users and groups alike.
+/// Users of a sandbox's own: its ids from 0 are the node's from `first`, as many as `length`, users
+/// and groups alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserNamespace {
     pub first: u32,
@@ -85,7 +87,8 @@ pub struct SandboxConfig {
     pub host: HostNamespaces,
     /// All containers see each other's processes.
     pub share_process_namespace: bool,
-    /// Relative to the root of each cgroup hierarchy: `/everynode/node/kubepods/burstable/pod<uid>`. Made and limited here.
+    /// Relative to the root of each cgroup hierarchy:
+    /// `/everynode/node/kubepods/burstable/pod<uid>`. Made and limited here.
     pub cgroup_parent: String,
     pub resources: Resources,
     pub sysctls: BTreeMap<String, String>,
@@ -183,7 +186,8 @@ pub enum Propagation {
     Bidirectional,
 }
 
-/// Something of the node that the container sees: the source must exist. Or the content of an image, which has no place on the node.
+/// Something of the node that the container sees: the source must exist. Or the content of an
+/// image, which has no place on the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     pub host_path: PathBuf,
@@ -243,7 +247,8 @@ pub enum Seccomp {
 pub struct SecurityContext {
     /// All capabilities, all devices, nothing masked, nothing read-only.
     pub privileged: bool,
-    /// Names without `CAP_`, or `ALL`; applied to the runtime's default set: first drops, then additions.
+    /// Names without `CAP_`, or `ALL`; applied to the runtime's default set: first drops, then
+    /// additions.
     pub add_capabilities: Vec<String>,
     pub drop_capabilities: Vec<String>,
     /// The image's user when both are None.
@@ -257,7 +262,8 @@ pub struct SecurityContext {
     pub read_only_root: bool,
     pub no_new_privileges: bool,
     pub seccomp: Seccomp,
-    /// Leave /proc as it is (`procMount: Unmasked`). Only in a sandbox with users of its own: root of the node could change the node there.
+    /// Leave /proc as it is (`procMount: Unmasked`). Only in a sandbox with users of its own: root
+    /// of the node could change the node there.
     pub unmasked_proc: bool,
     /// Join the process namespace of that container (ephemeral containers with a target).
     pub target_container: Option<String>,
@@ -283,7 +289,8 @@ pub struct ContainerStatus {
     pub created_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
-    /// 128 + n for a process that signal n ended; 128 with the reason `StartError` for one that never started.
+    /// 128 + n for a process that signal n ended; 128 with the reason `StartError` for one that
+    /// never started.
     pub exit_code: i32,
     /// `Completed`, `Error`, `OOMKilled`, `StartError`, ...; empty while it has not ended.
     pub reason: String,
@@ -376,7 +383,8 @@ pub struct SandboxStats {
 
 /// What runs containers.
 pub trait Runtime: Send + Sync {
-    /// Cheap enough to be asked every few seconds; an error means that the runtime is not usable now.
+    /// Cheap enough to be asked every few seconds; an error means that the runtime is not usable
+    /// now.
     fn version(&self) -> BoxFuture<'_, Result<Version>>;
 
     /// Whether sandboxes can have users of their own.
@@ -403,7 +411,8 @@ pub trait Runtime: Send + Sync {
     ) -> BoxFuture<'a, Result<String>>;
     /// An error leaves the container exited, with the reason in its status.
     fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
-    /// Sends the stop signal, and SIGKILL to all its processes when `grace` is over. Returns when it has ended.
+    /// Sends the stop signal, and SIGKILL to all its processes when `grace` is over. Returns when
+    /// it has ended.
     fn stop_container<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, Result<()>>;
     /// Ends it if it runs. Its log stays.
     fn remove_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
@@ -414,7 +423,8 @@ pub trait Runtime: Send + Sync {
     /// Changes the limits of a running container.
     fn update_resources<'a>(&'a self, id: &'a str, resources: &'a Resources) -> BoxFuture<'a, Result<()>>;
 
-    /// Runs a command to its end, or to `timeout` (then the process is killed and the answer is DeadlineExceeded).
+    /// Runs a command to its end, or to `timeout` (then the process is killed and the answer is
+    /// DeadlineExceeded).
     fn exec_sync<'a>(&'a self, id: &'a str, command: &'a [String], timeout: Option<Duration>) -> BoxFuture<'a, Result<ExecOutput>>;
     fn exec<'a>(&'a self, id: &'a str, request: &'a StreamRequest) -> BoxFuture<'a, Result<Session>>;
     fn attach<'a>(&'a self, id: &'a str, request: &'a StreamRequest) -> BoxFuture<'a, Result<Session>>;
@@ -478,18 +488,20 @@ pub trait Images: Send + Sync {
     fn list(&self) -> BoxFuture<'_, Result<Vec<Image>>>;
     /// Of a reference as users write it, or an id.
     fn status<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<Image>>>;
-    /// Brings the image here (asking the registry also when it is here already) and answers its id. Credentials are tried in order; without
-    /// any, anonymously.
+    /// Brings the image here (asking the registry also when it is here already) and answers its id.
+    /// Credentials are tried in order; without any, anonymously.
     fn pull<'a>(&'a self, reference: &'a str, credentials: &'a [Credentials]) -> BoxFuture<'a, Result<String>>;
     fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
     fn usage(&self) -> BoxFuture<'_, Result<FilesystemUsage>>;
-    /// The images that no container uses. Runtimes that keep no such account answer none: they collect on their own.
+    /// The images that no container uses. Runtimes that keep no such account answer none: they
+    /// collect on their own.
     fn unused(&self) -> BoxFuture<'_, Result<Vec<UnusedImage>>>;
 }
 
 /// The network of sandboxes, for runtimes that make the namespaces but not what connects them.
 pub trait SandboxNetwork: Send + Sync {
-    /// Connects the network namespace at that path; answers the sandbox's addresses. Repeating it answers the same.
+    /// Connects the network namespace at that path; answers the sandbox's addresses. Repeating it
+    /// answers the same.
     fn attach<'a>(
         &'a self,
         sandbox_id: &'a str,

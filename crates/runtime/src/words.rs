@@ -1,5 +1,5 @@
-//! Errors in the words that users of other container runtimes know: the kernel's in lower case, without the numbers and the debug output that
-//! Rust and its libraries add.
+//! Errors in the words that users of other container runtimes know: the kernel's in lower case,
+//! without the numbers and the debug output that Rust and its libraries add.
 
 use std::io;
 
@@ -8,7 +8,8 @@ use nix::errno::Errno;
 /// The kernel's numbers of errors.
 const ERRORS: i32 = 133;
 
-/// `no such file or directory`, not `No such file or directory (os error 2)`; an error that is not the kernel's says what it says.
+/// `no such file or directory`, not `No such file or directory (os error 2)`; an error that is not
+/// the kernel's says what it says.
 pub fn plain(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| plain_text(&error.to_string()), describe)
 }
@@ -43,7 +44,8 @@ pub fn plain_text(text: &str) -> String {
     out + rest
 }
 
-/// A value as Rust's debug output has it, for people: `Some("bind")` is bind, `Nix(ENOENT)` what the kernel means by it.
+/// A value as Rust's debug output has it, for people: `Some("bind")` is bind, `Nix(ENOENT)` what
+/// the kernel means by it.
 pub fn plain_debug(value: &str) -> String {
     let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ':'));
     let mut inner = value.trim();

@@ -1,4 +1,5 @@
-//! What must never be, and what must be at the end. Stated over the server's objects, without asking the deciders.
+//! What must never be, and what must be at the end. Stated over the server's objects, without
+//! asking the deciders.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,8 +44,9 @@ pub struct Judge {
     stranger: Option<Value>,
 }
 
-/// Pods of one set on a node that may live at the same time: the old and the new one while surging. A change of strategy in the middle
-/// of an update leaves two where one is allowed until the next plan, so that two are allowed to all.
+/// Pods of one set on a node that may live at the same time: the old and the new one while surging.
+/// A change of strategy in the middle of an update leaves two where one is allowed until the next
+/// plan, so that two are allowed to all.
 const LIVE_PODS_MAX: usize = 2;
 
 impl Judge {
@@ -70,7 +72,8 @@ impl Judge {
         Ok(())
     }
 
-    /// At the end: every node that should run a pod runs exactly one, ready and of the current template; nobody else does.
+    /// At the end: every node that should run a pod runs exactly one, ready and of the current
+    /// template; nobody else does.
     pub fn settled(&self, server: &Server) -> Result<(), Finding> {
         let unsettled = |what: String| Err(Finding::Unsettled(what));
         for (key, set) in server.list(DAEMON_SETS) {
@@ -79,7 +82,8 @@ impl Judge {
             }
             numbers_differ(server, set)?;
             let image = &set["spec"]["template"]["spec"]["containers"][0]["image"];
-            // With OnDelete people decide; and a pod that nothing has room for uses up the budget of an update for good.
+            // With OnDelete people decide; and a pod that nothing has room for uses up the budget
+            // of an update for good.
             let stuck = pods_of(server, set).any(|pod| pod["spec"].get("nodeName").is_none());
             let may_be_old = set["spec"]["updateStrategy"]["type"] == "OnDelete" || stuck;
             let mut desired = 0;
@@ -88,7 +92,8 @@ impl Judge {
                 match effect(node) {
                     None => {
                         desired += 1;
-                        // Two sets may ask for more than a node has: then the new pod waits, beside the old one while surging.
+                        // Two sets may ask for more than a node has: then the new pod waits, beside
+                        // the old one while surging.
                         let (bound, waiting): (Vec<&Value>, Vec<&Value>) =
                             here.iter().partition(|pod| pod["spec"].get("nodeName").is_some());
                         match (bound.as_slice(), waiting.as_slice()) {
@@ -131,7 +136,8 @@ fn numbers_differ(server: &Server, set: &Value) -> Result<(), Finding> {
     Ok(())
 }
 
-/// The strongest of the taints that daemon pods do not bear. Nodes that are dead have none at the end: all are brought back.
+/// The strongest of the taints that daemon pods do not bear. Nodes that are dead have none at the
+/// end: all are brought back.
 fn effect(node: &Value) -> Option<&str> {
     let taints = node["spec"]["taints"].as_array().map(Vec::as_slice).unwrap_or_default();
     let effects = taints.iter().filter(|taint| taint["key"] == "maint").filter_map(|taint| taint["effect"].as_str());
@@ -149,7 +155,8 @@ fn ever_surged(server: &Server, set_uid: &str) -> bool {
         || server.log.iter().any(|event| event.resource == DAEMON_SETS && event.object.as_ref().is_some_and(|set| set["metadata"]["finalizers"][0] == "orphan"))
 }
 
-/// Adopted pods count as current when their template generation is the set's, whatever their template was.
+/// Adopted pods count as current when their template generation is the set's, whatever their
+/// template was.
 fn is_adopted(pod: &Value, set: &Value) -> bool {
     pod["metadata"]["labels"]["pod-template-generation"] == set["metadata"]["annotations"]["deprecated.daemonset.template.generation"]
 }

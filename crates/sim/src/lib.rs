@@ -1,12 +1,13 @@
 //! The deterministic cluster: all real deciders in one thread, with virtual time and seeded faults.
 //!
-//! Real: every controller of `brain`, their queues and barriers, the events of the watches. Not real: the API server (that of
-//! `brain::pretend`, without defaulting and admission), nodes, people, and the network between them, which loses requests and
-//! replies, delays and cuts watches, and crashes the controllers. One number, the seed, decides everything: the same seed gives the
+//! Real: every controller of `brain`, their queues and barriers, the events of the watches. Not
+//! real: the API server (that of `brain::pretend`, without defaulting and admission), nodes,
+//! people, and the network between them, which loses requests and replies, delays and cuts watches,
+//! and crashes the controllers. One number, the seed, decides everything: the same seed gives the
 //! same run.
 //!
-//! Every run has two parts. While faults go on, only safety is judged ([`judge::Finding`]); when they end, the cluster must come to
-//! rest within a bound, and be right.
+//! Every run has two parts. While faults go on, only safety is judged ([`judge::Finding`]); when
+//! they end, the cluster must come to rest within a bound, and be right.
 
 mod judge;
 mod manager;
@@ -28,14 +29,15 @@ use people::People;
 /// How long faults and people go on, in virtual time.
 const TROUBLE: SignedDuration = SignedDuration::from_mins(20);
 
-/// How long the cluster may take to come to rest afterwards: the longest pause of a failed pod is a quarter of an hour.
+/// How long the cluster may take to come to rest afterwards: the longest pause of a failed pod is a
+/// quarter of an hour.
 const PEACE_MAX: SignedDuration = SignedDuration::from_hours(2);
 
 /// Virtual time passes in steps of this length.
 const STEP: SignedDuration = SignedDuration::from_millis(50);
 
-/// The cluster is at rest when nothing was written for so long, heartbeats apart. Longer than any pause between two plans that
-/// matter, shorter than what retries of refused pods wait.
+/// The cluster is at rest when nothing was written for so long, heartbeats apart. Longer than any
+/// pause between two plans that matter, shorter than what retries of refused pods wait.
 const REST: SignedDuration = SignedDuration::from_mins(3);
 
 /// What a run was like.

@@ -1,4 +1,5 @@
-//! The process with the controllers: its picture of the cluster, which lags behind; its requests, which get lost; its crashes.
+//! The process with the controllers: its picture of the cluster, which lags behind; its requests,
+//! which get lost; its crashes.
 //!
 //! It does what the engine of the crate `controllers` does, one event at a time.
 
@@ -23,7 +24,8 @@ const CERTIFICATE: &str = "certificate";
 /// A controller that crashed is back after this long.
 const RESTART: SignedDuration = SignedDuration::from_secs(3);
 
-/// How bad the network is, in thousandths; every seed has another mixture, and some of the faults not at all.
+/// How bad the network is, in thousandths; every seed has another mixture, and some of the faults
+/// not at all.
 #[derive(Debug, Clone, Copy)]
 pub struct Network {
     lose_request: u32,

@@ -11,7 +11,8 @@ use crate::{Commit, StoreError, Txn, Watch, WatchError};
 pub struct Revision(pub u64);
 
 impl Revision {
-    /// The revision of a store nothing was ever written to (etcd's choice too: 0 stays free to mean "none").
+    /// The revision of a store nothing was ever written to (etcd's choice too: 0 stays free to mean
+    /// "none").
     pub const FIRST: Revision = Revision(1);
 
     pub fn next(self) -> Revision {
@@ -54,8 +55,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Current objects whose key starts with `prefix`, from the first key greater than `after`.
     fn range(&self, prefix: &[u8], after: Option<&[u8]>, limit: Option<usize>) -> Result<Page, StoreError>;
 
-    /// Accepts the transaction or not, in the order of the calls; the answer comes when it is durable.
-    /// Dropping the [`Commit`] does not withdraw the transaction.
+    /// Accepts the transaction or not, in the order of the calls; the answer comes when it is
+    /// durable. Dropping the [`Commit`] does not withdraw the transaction.
     fn commit(&self, txn: Txn) -> Commit;
 
     /// Every change with a key under `prefix` and a revision greater than `after`.

@@ -12,7 +12,8 @@ use crate::{CommitError, Committed, StoreError};
 
 pub(crate) type CommitResult = Result<Committed, CommitError>;
 
-/// Becomes ready once the transaction is durable and visible to readers, or refused. Dropping it withdraws nothing.
+/// Becomes ready once the transaction is durable and visible to readers, or refused. Dropping it
+/// withdraws nothing.
 #[must_use = "a commit is confirmed only by its answer"]
 #[derive(Debug)]
 pub struct Commit(State);

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use crate::Revision;
 
-/// The store itself cannot go on. After `Disk` or `WriterStopped` it refuses everything until it is reopened: what the
-/// disk holds is then unknown, and neither reads nor watches may show it.
+/// The store itself cannot go on. After `Disk` or `WriterStopped` it refuses everything until it is
+/// reopened: what the disk holds is then unknown, and neither reads nor watches may show it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("cannot {operation} the store {path}; it refuses all requests from here on, so check the disk and restart")]
@@ -44,7 +44,8 @@ pub enum CommitError {
     /// Nothing happened; the same transaction may be tried again after a moment.
     #[error("{pending_bytes} bytes wait for the disk already; try again later")]
     Busy { pending_bytes: usize },
-    /// Whether the transaction took place is unknown: after a disk error its bytes may or may not be in the file.
+    /// Whether the transaction took place is unknown: after a disk error its bytes may or may not
+    /// be in the file.
     #[error("the store failed before it could confirm the transaction")]
     Failed(#[source] StoreError),
 }
@@ -66,7 +67,8 @@ fn describe_found(found: &Option<Revision>) -> String {
 /// Why a watch cannot start or go on.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WatchError {
-    /// Changes the watch should have shown are forgotten. List again and watch after the list's revision.
+    /// Changes the watch should have shown are forgotten. List again and watch after the list's
+    /// revision.
     #[error("history before revision {oldest} is forgotten; list again")]
     Compacted {
         /// The smallest revision a new watch may start after.

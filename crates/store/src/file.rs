@@ -1,8 +1,10 @@
-//! The embedded backend: one redb file, all objects in memory as well, one sync for all commits that wait.
+//! The embedded backend: one redb file, all objects in memory as well, one sync for all commits
+//! that wait.
 //!
-//! [`FileStore::commit`] decides at once and queues; the writer thread takes whatever queued up during its last sync,
-//! writes it as one redb transaction, publishes it to readers and watches, and answers, in revision order. Reads and
-//! watches never see what is not durable. Once the disk failed, everything is refused until the file is reopened.
+//! [`FileStore::commit`] decides at once and queues; the writer thread takes whatever queued up
+//! during its last sync, writes it as one redb transaction, publishes it to readers and watches,
+//! and answers, in revision order. Reads and watches never see what is not durable. Once the disk
+//! failed, everything is refused until the file is reopened.
 
 mod checksum;
 mod format;
@@ -28,19 +30,22 @@ use crate::history::WindowLimits;
 use crate::published::Published;
 use crate::{Backend, Commit, Entry, OpenError, Page, Revision, StoreError, Txn, Watch, WatchError};
 
-/// Some two seconds of writing at full speed: past that, waiting only adds latency, and a stuck disk must not take
-/// the memory of the machine.
+/// Some two seconds of writing at full speed: past that, waiting only adds latency, and a stuck
+/// disk must not take the memory of the machine.
 const PENDING_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 #[derive(Clone, Debug)]
 pub struct Options {
     pub window: WindowLimits,
-    /// Bytes of commits that may wait for the disk. Further ones are refused as [`crate::CommitError::Busy`].
+    /// Bytes of commits that may wait for the disk. Further ones are refused as
+    /// [`crate::CommitError::Busy`].
     pub pending_bytes_max: usize,
-    /// Revisions to leave out after those of a file that was written before; nothing is left out of a new one.
+    /// Revisions to leave out after those of a file that was written before; nothing is left out of
+    /// a new one.
     ///
-    /// A file may have been put back from a copy. Its clients then know revisions that it gives out a second time, for other changes. With
-    /// a large number that differs from start to start, what they know is either in the gap or in the future: both are refused.
+    /// A file may have been put back from a copy. Its clients then know revisions that it gives out
+    /// a second time, for other changes. With a large number that differs from start to start, what
+    /// they know is either in the gap or in the future: both are refused.
     pub left_out: u64,
 }
 
@@ -50,13 +55,15 @@ impl Default for Options {
     }
 }
 
-/// Opens the store in this file, making an empty one (readable by its owner only) where there is none.
+/// Opens the store in this file, making an empty one (readable by its owner only) where there is
+/// none.
 pub fn open(path: impl AsRef<Path>, options: Options) -> Result<FileStore, OpenError> {
     let path = path.as_ref();
     FileStore::start(open::open_path(path)?, path, options)
 }
 
-/// Opens the store in any storage of redb's kind: a faulty one in tests and simulation. An empty one is initialised.
+/// Opens the store in any storage of redb's kind: a faulty one in tests and simulation. An empty
+/// one is initialised.
 pub fn open_storage(storage: impl StorageBackend, options: Options) -> Result<FileStore, OpenError> {
     let path = PathBuf::from("(storage)");
     FileStore::start(open::open_storage(&path, Box::new(storage))?, &path, options)
@@ -138,7 +145,8 @@ impl Drop for FileStore {
     fn drop(&mut self) {
         self.queue.close();
         if let Some(writer) = self.writer.take() {
-            // The writer catches its panics and reports them; a second one while doing so has nobody left to tell.
+            // The writer catches its panics and reports them; a second one while doing so has
+            // nobody left to tell.
             let _ = writer.join();
         }
         self.published.end(StoreError::Closed);

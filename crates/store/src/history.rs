@@ -1,11 +1,12 @@
 //! The window of past changes that all watches share, and their cursors into it.
 //!
-//! There is no queue per watch. A cursor knows the earliest change it has yet to yield, or that there is none. The
-//! publisher tests each new change against the cursors without one, so a watch of a quiet prefix neither wakes up nor
-//! ages while other keys change, and a cursor is cut off only by forgetting a change it should have yielded.
+//! There is no queue per watch. A cursor knows the earliest change it has yet to yield, or that
+//! there is none. The publisher tests each new change against the cursors without one, so a watch
+//! of a quiet prefix neither wakes up nor ages while other keys change, and a cursor is cut off
+//! only by forgetting a change it should have yielded.
 //!
-//! Assumption: watches number in the dozens (one per kind and cache, not one per client), since every new change is
-//! compared with the prefix of every idle cursor.
+//! Assumption: watches number in the dozens (one per kind and cache, not one per client), since
+//! every new change is compared with the prefix of every idle cursor.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::task::Waker;
@@ -19,15 +20,17 @@ use crate::{Revision, StoreError, WatchError};
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct WindowLimits {
     pub events_max: usize,
-    /// Bytes held by the history alone; values that are still current are shared and cost nothing more.
+    /// Bytes held by the history alone; values that are still current are shared and cost nothing
+    /// more.
     pub bytes_max: usize,
 }
 
-/// A rollout over 10,000 nodes makes some 60,000 changes within a few seconds. A watch that was cut for about a second
-/// of that resumes; for one that is further behind, a list costs less than the replay.
+/// A rollout over 10,000 nodes makes some 60,000 changes within a few seconds. A watch that was cut
+/// for about a second of that resumes; for one that is further behind, a list costs less than the
+/// replay.
 const WINDOW_EVENTS_MAX: usize = 32_768;
-/// Who watches a store directly is the API server's cache, milliseconds behind, and loads everything anew if it is ever further; what
-/// clients resume in is that cache's own window.
+/// Who watches a store directly is the API server's cache, milliseconds behind, and loads
+/// everything anew if it is ever further; what clients resume in is that cache's own window.
 const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 impl Default for WindowLimits {
@@ -64,7 +67,8 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// History of a store opened at this revision. What led to it is forgotten, except that nothing did at the first.
+    /// History of a store opened at this revision. What led to it is forgotten, except that nothing
+    /// did at the first.
     pub(crate) fn starting_at(current: Revision, limits: WindowLimits) -> History {
         let forgotten = if current == Revision::FIRST { Revision(0) } else { current };
         History {
@@ -213,8 +217,8 @@ fn only_matching(batch: &Batch, prefix: &[u8]) -> Batch {
     Batch { revision: batch.revision, events }
 }
 
-/// What forgetting the batch gives back: the values it replaced and the final states. The values it put are either
-/// current, or replaced by a later batch and counted there.
+/// What forgetting the batch gives back: the values it replaced and the final states. The values it
+/// put are either current, or replaced by a later batch and counted there.
 fn bytes_of(batch: &Batch) -> usize {
     let values = batch.events.iter().map(|event| match &event.change {
         Change::Put { previous, .. } => previous.as_ref().map_or(0, Bytes::len),

@@ -1,15 +1,18 @@
 //! A revisioned key-value store with watches: durable before acknowledged, one global revision.
 //!
-//! In go transactions (guards and writes over byte keys), out come the current objects, the revision of the last
-//! durable change, and watches that replay every change after a revision. The crate knows nothing of Kubernetes, of
-//! JSON or of an async runtime; its futures run on any executor and can be waited for without one.
+//! In go transactions (guards and writes over byte keys), out come the current objects, the
+//! revision of the last durable change, and watches that replay every change after a revision. The
+//! crate knows nothing of Kubernetes, of JSON or of an async runtime; its futures run on any
+//! executor and can be waited for without one.
 //!
-//! Reading order: [`Backend`] is the port everything else uses; `txn` says what can be asked and answered;
-//! `sequencer` decides a transaction, `objects` holds the current state, `history` the window of past changes,
-//! `watch` a cursor into it, `published` keeps these three in step; `mem` and `file` are the two backends.
+//! Reading order: [`Backend`] is the port everything else uses; `txn` says what can be asked and
+//! answered; `sequencer` decides a transaction, `objects` holds the current state, `history` the
+//! window of past changes, `watch` a cursor into it, `published` keeps these three in step; `mem`
+//! and `file` are the two backends.
 //!
-//! Both backends keep current objects in memory and share each value's allocation with their readers. The first
-//! change of an empty store gets revision 2 (as in etcd), so that 0 stays free to mean "none".
+//! Both backends keep current objects in memory and share each value's allocation with their
+//! readers. The first change of an empty store gets revision 2 (as in etcd), so that 0 stays free
+//! to mean "none".
 
 mod backend;
 mod commit;

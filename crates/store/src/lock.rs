@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
-/// Locks. A panic while the lock was held may have left half a change behind, so it spreads to everybody.
+/// Locks. A panic while the lock was held may have left half a change behind, so it spreads to
+/// everybody.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no code panics under this lock; if it did, the state is not to be trusted")
 }
@@ -27,7 +28,8 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     loop {
         match future.as_mut().poll(&mut context) {
             Poll::Ready(output) => return output,
-            // An unpark between the poll and here makes `park` return at once; a spurious return polls once more.
+            // An unpark between the poll and here makes `park` return at once; a spurious return
+            // polls once more.
             Poll::Pending => thread::park(),
         }
     }

@@ -1,4 +1,5 @@
-//! The backend without a file: everything is gone when it is dropped. For tests, simulation and throwaway clusters.
+//! The backend without a file: everything is gone when it is dropped. For tests, simulation and
+//! throwaway clusters.
 
 use std::sync::Mutex;
 use std::task::Waker;

@@ -9,8 +9,9 @@ use crate::objects::Objects;
 use crate::watch::Batch;
 use crate::{Entry, Page, Revision, StoreError, Watch, WatchError};
 
-/// Lock order: `objects`, then `history`. Only [`Published::publish`] holds both, so that whoever saw a revision in one
-/// finds it in the other: a list's revision can be watched after, and a read after an event sees its change.
+/// Lock order: `objects`, then `history`. Only [`Published::publish`] holds both, so that whoever
+/// saw a revision in one finds it in the other: a list's revision can be watched after, and a read
+/// after an event sees its change.
 pub(crate) struct Published {
     objects: RwLock<Objects>,
     history: Arc<Mutex<History>>,
@@ -47,7 +48,8 @@ impl Published {
         lock(&self.history).compact(up_to)
     }
 
-    /// Makes batches visible, in revision order. The caller wakes what it gets once it holds no lock.
+    /// Makes batches visible, in revision order. The caller wakes what it gets once it holds no
+    /// lock.
     #[must_use = "watches sleep until they are woken"]
     pub(crate) fn publish(&self, batches: impl IntoIterator<Item = Batch>) -> Vec<Waker> {
         let mut wake = Vec::new();

@@ -1,8 +1,9 @@
 //! Decides transactions one after another against the latest accepted state.
 //!
-//! Accepted is ahead of published: a backend that syncs to disk accepts further transactions meanwhile, and they are
-//! checked against what is on its way. The sequencer holds that difference only. It does no I/O and keeps no queue;
-//! its caller calls [`Sequencer::decide`] under one lock, so that the order of the calls is the order of revisions.
+//! Accepted is ahead of published: a backend that syncs to disk accepts further transactions
+//! meanwhile, and they are checked against what is on its way. The sequencer holds that difference
+//! only. It does no I/O and keeps no queue; its caller calls [`Sequencer::decide`] under one lock,
+//! so that the order of the calls is the order of revisions.
 
 use std::collections::HashMap;
 
@@ -13,8 +14,9 @@ use crate::objects::Objects;
 use crate::watch::{Batch, Change, Event};
 use crate::{CommitError, Committed, Entry, Expect, Guard, Revision, Template, Txn, Write};
 
-/// Largest key plus value. Kubernetes refuses requests over 3 MiB; the limit only keeps a bug from reaching the disk
-/// with something redb would refuse (over 3 GiB) in the middle of a batch, which would fail the whole store.
+/// Largest key plus value. Kubernetes refuses requests over 3 MiB; the limit only keeps a bug from
+/// reaching the disk with something redb would refuse (over 3 GiB) in the middle of a batch, which
+/// would fail the whole store.
 const OBJECT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Digits of the largest revision, `u64::MAX`.
@@ -24,8 +26,9 @@ pub(crate) enum Decision {
     /// No change of state: refused, or without effect.
     Settled {
         result: CommitResult,
-        /// Whether the outcome rests on a change that may not be durable yet. Then it is to be told only after all
-        /// transactions decided before, else the caller would know of a change that a crash can still undo.
+        /// Whether the outcome rests on a change that may not be durable yet. Then it is to be told
+        /// only after all transactions decided before, else the caller would know of a change that
+        /// a crash can still undo.
         after_earlier: bool,
     },
     /// A change, to be made durable and then published, in order.
@@ -84,8 +87,8 @@ impl Sequencer {
         Decision::Effective { batch: Batch { revision, events }, committed: Committed { revision, values } }
     }
 
-    /// Remembers a decided batch until [`Sequencer::forget`]. A backend that publishes under the lock of the decision
-    /// needs neither.
+    /// Remembers a decided batch until [`Sequencer::forget`]. A backend that publishes under the
+    /// lock of the decision needs neither.
     pub(crate) fn remember(&mut self, batch: &Batch) {
         for event in &batch.events {
             let entry = match &event.change {
@@ -154,7 +157,8 @@ fn build(revision: Revision, write: Write, found: Option<&Entry>) -> (Option<Eve
     (Some(event), value)
 }
 
-/// Writes the revision into the bytes. The result has no spare capacity: it may live as long as the object.
+/// Writes the revision into the bytes. The result has no spare capacity: it may live as long as the
+/// object.
 fn complete(template: Template, revision: Revision) -> Bytes {
     let Some(at) = template.revision_at else {
         return Bytes::from(template.bytes.into_boxed_slice());

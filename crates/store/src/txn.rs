@@ -6,8 +6,8 @@ use crate::Revision;
 
 /// A value to be stored, with the place where the store writes the revision it gets.
 ///
-/// Objects carry their own resourceVersion. Since only the store knows the revision, and since store, caches and
-/// answers are to share one allocation, the store completes the bytes itself.
+/// Objects carry their own resourceVersion. Since only the store knows the revision, and since
+/// store, caches and answers are to share one allocation, the store completes the bytes itself.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Template {
     pub bytes: Vec<u8>,
@@ -66,7 +66,8 @@ impl Write {
     }
 }
 
-/// All writes take place at one revision if all guards hold, else none does. A key may be written once.
+/// All writes take place at one revision if all guards hold, else none does. A key may be written
+/// once.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Txn {
     pub guards: Vec<Guard>,

@@ -43,8 +43,9 @@ pub enum Change {
 
 /// Yields every change under a prefix in revision order, each revision once and whole.
 ///
-/// It owns a position, not a queue. A reader that stays behind until a change it has not seen leaves the window gets
-/// [`WatchError::Compacted`]; changes of other keys never cost it its place. After an error it yields that error.
+/// It owns a position, not a queue. A reader that stays behind until a change it has not seen
+/// leaves the window gets [`WatchError::Compacted`]; changes of other keys never cost it its place.
+/// After an error it yields that error.
 pub struct Watch {
     history: Arc<Mutex<History>>,
     cursor: CursorId,
@@ -82,8 +83,8 @@ impl Watch {
         }
     }
 
-    /// The bookmark: every matching change up to this revision was yielded, so a new watch after it misses nothing.
-    /// Moves on while other keys change.
+    /// The bookmark: every matching change up to this revision was yielded, so a new watch after it
+    /// misses nothing. Moves on while other keys change.
     pub fn progress(&self) -> Revision {
         lock(&self.history).progress(self.cursor)
     }

@@ -1,4 +1,5 @@
-//! What happens on a connection: how many requests are under way, since when it is idle, whether an answer is not read.
+//! What happens on a connection: how many requests are under way, since when it is idle, whether an
+//! answer is not read.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -132,7 +133,8 @@ impl<B: Body + Unpin> Body for Guarded<B> {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(context);
-        // Who asks for a part has room for it; after a part is given, the next question says that it was taken.
+        // Who asks for a part has room for it; after a part is given, the next question says that
+        // it was taken.
         this.under_way.note(matches!(polled, Poll::Ready(Some(Ok(_)))));
         polled
     }

@@ -34,7 +34,8 @@ pub struct Limits {
     pub handshakes: usize,
     /// The same of one peer.
     pub handshakes_per_peer: usize,
-    /// Of one peer, without a client certificate. (Those with one are known, and count only for `connections`.)
+    /// Of one peer, without a client certificate. (Those with one are known, and count only for
+    /// `connections`.)
     pub unproven_per_peer: usize,
 }
 
@@ -71,7 +72,8 @@ impl Default for Deadlines {
 /// Idle HTTP/2 connections are pinged, so that dead ones go away.
 const PING_PERIOD: Duration = Duration::from_secs(30);
 
-/// A peer that is gone without a word (its machine died) is noticed by the kernel after idle + probes * interval.
+/// A peer that is gone without a word (its machine died) is noticed by the kernel after idle +
+/// probes * interval.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES_MAX: u32 = 4;
@@ -118,7 +120,8 @@ pub async fn serve<M, S, F, B>(
     // Closed when the last connection has ended.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     loop {
-        // Both arms only wait; an accepted connection is never lost, because the other arm ends the loop.
+        // Both arms only wait; an accepted connection is never lost, because the other arm ends the
+        // loop.
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = shutdown.wait_for(|&stopping| stopping) => break,
@@ -197,7 +200,8 @@ async fn connection<M, S, F, B>(
     let mut served = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let mut look_again = Instant::now() + shared.deadlines.first_request;
     loop {
-        // None of the arms takes anything that another would miss: the connection goes on where it was.
+        // None of the arms takes anything that another would miss: the connection goes on where it
+        // was.
         tokio::select! {
             // An error here is the client's: it went away or spoke no HTTP.
             _ = served.as_mut() => return,
@@ -223,7 +227,8 @@ async fn shake_hands(tls: Arc<ServerConfig>, stream: TcpStream) -> Option<TlsStr
     hello.into_stream(tls).await.ok()
 }
 
-/// Streams that say nothing for hours are usual (a shell that waits, a followed log); dead ones must end all the same.
+/// Streams that say nothing for hours are usual (a shell that waits, a followed log); dead ones
+/// must end all the same.
 fn keep_alive(stream: &TcpStream) {
     use rustix::net::sockopt;
     // A kernel that refuses one of these does without.

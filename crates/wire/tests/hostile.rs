@@ -1,4 +1,5 @@
-//! Peers that say nothing, say it slowly, or do not read: their connections end, and others are served.
+//! Peers that say nothing, say it slowly, or do not read: their connections end, and others are
+//! served.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! `cargo xtask bench api`: what the API server does in a second, and what it needs for it.
 //!
-//! The server is the release build in a process of its own; requests come from this process, over TLS on the loopback interface. Both share the
-//! machine, so that the figures are those of server and client together. Every phase is bounded in time and count.
+//! The server is the release build in a process of its own; requests come from this process, over
+//! TLS on the loopback interface. Both share the machine, so that the figures are those of server
+//! and client together. Every phase is bounded in time and count.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -245,7 +246,8 @@ async fn list(connection: &Connection, path: &str) -> anyhow::Result<(usize, f64
     Ok((bytes, elapsed.as_secs_f64()))
 }
 
-/// Seconds that it takes to copy so many bytes once and to send them over TCP within the machine: what no list can be faster than by much.
+/// Seconds that it takes to copy so many bytes once and to send them over TCP within the machine:
+/// what no list can be faster than by much.
 async fn copy_over_loopback(bytes: usize) -> anyhow::Result<f64> {
     let source = vec![b'x'; bytes];
     let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen")?;

@@ -1,4 +1,5 @@
-//! A plain client: HTTP/2 over TLS, without what a Kubernetes client does on top, so that most of what is measured is the server.
+//! A plain client: HTTP/2 over TLS, without what a Kubernetes client does on top, so that most of
+//! what is measured is the server.
 
 use std::path::Path;
 use std::sync::Arc;

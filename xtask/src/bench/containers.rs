@@ -1,5 +1,5 @@
-//! `cargo xtask bench containers`: making, starting and ending a container, beside crun and runc: the same program in a root file system of the
-//! same files.
+//! `cargo xtask bench containers`: making, starting and ending a container, beside crun and runc:
+//! the same program in a root file system of the same files.
 
 use std::ffi::OsStr;
 use std::net::IpAddr;
@@ -23,8 +23,9 @@ use crate::server::release_folder;
 
 const BUSYBOX: &str = "/bin/busybox";
 
-/// Between two containers, as on a node where one is started now and then. What the kernel has just done for one container is not there for the
-/// next: without the pause, joining control groups costs only the first of them.
+/// Between two containers, as on a node where one is started now and then. What the kernel has just
+/// done for one container is not there for the next: without the pause, joining control groups
+/// costs only the first of them.
 const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Args)]
@@ -160,7 +161,8 @@ impl Ours {
         self.runtime.create_container(&self.sandbox_id, &self.sandbox, &config).await.context("cannot create a container")
     }
 
-    /// The specification that this runtime makes, for the others: same mounts, namespaces, limits and rights.
+    /// The specification that this runtime makes, for the others: same mounts, namespaces, limits
+    /// and rights.
     fn bundle(&self, dir: &Path, rootfs: &Path) -> anyhow::Result<PathBuf> {
         let id = self.tokio.block_on(self.create("example"))?;
         let path = dir.join("state/containers").join(id).join("bundle/config.json");
@@ -232,7 +234,8 @@ impl SandboxNetwork for NoNetwork {
     }
 }
 
-/// `create` and `start` as a node's agent would call them; it learns of the end by waiting for the process, then deletes.
+/// `create` and `start` as a node's agent would call them; it learns of the end by waiting for the
+/// process, then deletes.
 fn theirs(name: &str, bundle: &Path, round: usize, times: &mut Times) -> anyhow::Result<()> {
     let id = format!("everynode-bench-{}-{round}", std::process::id());
     let pid_file = bundle.join("pid");
@@ -258,7 +261,8 @@ fn pidfd(file: &Path) -> anyhow::Result<OwnedFd> {
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).context("cannot open a process")
 }
 
-/// crun refuses machines that have both versions of control groups mounted: the empty second one is taken away for this thread and what it starts.
+/// crun refuses machines that have both versions of control groups mounted: the empty second one is
+/// taken away for this thread and what it starts.
 fn hide_hybrid_cgroups() -> anyhow::Result<()> {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     const UNIFIED: &str = "/sys/fs/cgroup/unified";

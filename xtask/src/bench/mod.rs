@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: measurements, with the figures that docs/performance.md keeps. They print, and assert nothing about time.
+//! `cargo xtask bench`: measurements, with the figures that docs/performance.md keeps. They print,
+//! and assert nothing about time.
 
 mod api;
 mod client;
@@ -30,7 +31,8 @@ pub enum Bench {
 }
 
 impl Bench {
-    /// Measures with a client of the release build; one built for development would be what is measured.
+    /// Measures with a client of the release build; one built for development would be what is
+    /// measured.
     pub fn run(self) -> anyhow::Result<()> {
         if !cfg!(debug_assertions) {
             return match self {

@@ -1,4 +1,5 @@
-//! The objects that are written: pods like those of a node agent, with all that people put into them.
+//! The objects that are written: pods like those of a node agent, with all that people put into
+//! them.
 
 use serde_json::{Value, json};
 

@@ -1,7 +1,8 @@
-//! `cargo xtask bench pods`: how long a pod takes from being bound to Running, with its image present, and what agent and shims need.
+//! `cargo xtask bench pods`: how long a pod takes from being bound to Running, with its image
+//! present, and what agent and shims need.
 //!
-//! One node of a local cluster, pods of the built-in image, created with `nodeName` set: bound from the beginning. The clock is that of a client
-//! that watches over TLS.
+//! One node of a local cluster, pods of the built-in image, created with `nodeName` set: bound from
+//! the beginning. The clock is that of a client that watches over TLS.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,7 +1,9 @@
-//! `cargo xtask bench rollout`: how long a DaemonSet takes over N simulated nodes, and what the server needs for it.
+//! `cargo xtask bench rollout`: how long a DaemonSet takes over N simulated nodes, and what the
+//! server needs for it.
 //!
-//! The clock is that of a client that watches the pods over TLS: from its POST or PATCH until it has seen every pod Ready. CPU, memory
-//! and writes are those of the server's process, which also plays the nodes.
+//! The clock is that of a client that watches the pods over TLS: from its POST or PATCH until it
+//! has seen every pod Ready. CPU, memory and writes are those of the server's process, which also
+//! plays the nodes.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +22,9 @@ use crate::server::Server;
 
 const SETS: &str = "/apis/apps/v1/namespaces/default/daemonsets";
 
-/// What kube-apiserver, etcd, controller-manager and scheduler 1.36 took together on a machine with two cores, with their rate limits
-/// off: nodes, seconds from apply to all Ready, seconds of an update with maxUnavailable 100 %.
+/// What kube-apiserver, etcd, controller-manager and scheduler 1.36 took together on a machine with
+/// two cores, with their rate limits off: nodes, seconds from apply to all Ready, seconds of an
+/// update with maxUnavailable 100 %.
 const KUBERNETES: [(usize, f64, f64); 2] = [(1_000, 4.8, 9.0), (5_000, 25.8, 48.8)];
 
 /// No phase takes longer, whatever happens.

@@ -1,4 +1,5 @@
-//! What mutation starts from: small objects that are valid, and larger ones that only fit the schema.
+//! What mutation starts from: small objects that are valid, and larger ones that only fit the
+//! schema.
 
 use kinds::schema::{Shape, TypeId, schema};
 use kinds::table::Kind;

@@ -1,8 +1,9 @@
-//! `cargo xtask fuzz`: requests that are nearly right, through everything that needs no I/O and to a server in this process, until something
-//! panics, or the server is at fault.
+//! `cargo xtask fuzz`: requests that are nearly right, through everything that needs no I/O and to
+//! a server in this process, until something panics, or the server is at fault.
 //!
-//! In: seconds and a seed. A case is determined by the seed and its number, so that every finding can be replayed alone. Out: the panics, with
-//! stage, input and command; exit code 1 if there are any. Debug assertions are on, as `cargo xtask` builds for development.
+//! In: seconds and a seed. A case is determined by the seed and its number, so that every finding
+//! can be replayed alone. Out: the panics, with stage, input and command; exit code 1 if there are
+//! any. Debug assertions are on, as `cargo xtask` builds for development.
 
 mod examples;
 mod message;
@@ -29,7 +30,8 @@ use random::Random;
 use requests::Base;
 use stages::{Format, PatchType, Trace};
 
-/// Requests are handled on threads of this size; a case that needs more ends the process, and the name of the thread tells which it was.
+/// Requests are handled on threads of this size; a case that needs more ends the process, and the
+/// name of the thread tells which it was.
 const STACK_BYTES: usize = 2 << 20;
 const CASES_PER_THREAD: u64 = 64;
 

@@ -1,8 +1,10 @@
-//! Requests to a server in this process: objects that are nearly right, created, replaced, patched, read again.
+//! Requests to a server in this process: objects that are nearly right, created, replaced, patched,
+//! read again.
 //!
-//! The objects begin as recorded ones, where there are records (`EVERYNODE_GOLDEN`), and as the small examples otherwise. A server is made for
-//! each case, so that a case can be replayed alone. At fault is the server when it answers that it is, and when what it has stored cannot be
-//! read again in every form, or not be stored again as it is.
+//! The objects begin as recorded ones, where there are records (`EVERYNODE_GOLDEN`), and as the
+//! small examples otherwise. A server is made for each case, so that a case can be replayed alone.
+//! At fault is the server when it answers that it is, and when what it has stored cannot be read
+//! again in every form, or not be stored again as it is.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -240,7 +242,8 @@ impl Server {
     }
 }
 
-/// Does the server say that it is at fault? Kubernetes answers some mistakes of clients with 500, too, but without a reason, or in these words.
+/// Does the server say that it is at fault? Kubernetes answers some mistakes of clients with 500,
+/// too, but without a reason, or in these words.
 fn is_fault(code: u16, text: &str) -> bool {
     const OF_CLIENTS: [&str; 1] = ["failed to allocate"];
     let status: Value = serde_json::from_str(text).unwrap_or_default();

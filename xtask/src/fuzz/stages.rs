@@ -1,4 +1,5 @@
-//! What the server does with a request, without I/O: from bytes to a stored object, from a patch to a changed one, texts of queries.
+//! What the server does with a request, without I/O: from bytes to a stored object, from a patch to
+//! a changed one, texts of queries.
 
 use std::cell::{Cell, RefCell};
 
@@ -98,7 +99,8 @@ pub fn create(kind: &'static Kind, format: Format, body: &[u8], trace: &Trace) -
     Some(object)
 }
 
-/// What reading the object makes of it: bytes, a table, the values of field selectors, YAML, the form of another group.
+/// What reading the object makes of it: bytes, a table, the values of field selectors, YAML, the
+/// form of another group.
 fn show(kind: &'static Kind, object: &Value, trace: &Trace) {
     trace.stage.set("encode");
     let stored = kind.stored();
@@ -185,7 +187,8 @@ pub fn patch(kind: &'static Kind, old: &Value, patch_type: PatchType, body: &[u8
     change(kind, old, object, part, trace);
 }
 
-/// Server-side apply, twice: the second time by another manager and with force, on what the first made of it.
+/// Server-side apply, twice: the second time by another manager and with force, on what the first
+/// made of it.
 fn apply(kind: &'static Kind, old: &Value, body: &[u8], part: Part, trace: &Trace) {
     trace.stage.set("parse_config");
     let Ok(config) = patch::apply::parse_config(kind, body, kind.kind) else { return };

@@ -1,4 +1,5 @@
-//! Scalars that parsers and validators trip over: empty, huge, not ASCII, almost right, and the words that rules look for.
+//! Scalars that parsers and validators trip over: empty, huge, not ASCII, almost right, and the
+//! words that rules look for.
 
 use super::random::Random;
 

@@ -1,4 +1,5 @@
-//! What the pods of this node were given: all decisions about it are made here, one after the other, so that nothing is given twice.
+//! What the pods of this node were given: all decisions about it are made here, one after the
+//! other, so that nothing is given twice.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,7 +46,8 @@ impl Allocations {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a pod on that runs here already, with what it says that it was given; also one that had been released.
+    /// Takes a pod on that runs here already, with what it says that it was given; also one that
+    /// had been released.
     pub fn found(&self, pod: &Pod) {
         let mut entries = self.entries();
         let entry = entries.entry(uid(pod).to_owned()).or_insert_with(|| {
@@ -58,15 +60,16 @@ impl Allocations {
         }
     }
 
-    /// Nothing of the pod runs any more, or its deletion is done for the API server: others may have what it had. Its reports still say what that
-    /// was.
+    /// Nothing of the pod runs any more, or its deletion is done for the API server: others may
+    /// have what it had. Its reports still say what that was.
     pub fn release(&self, uid: &str) {
         if let Some(entry) = self.entries().get_mut(uid) {
             entry.model = None;
         }
     }
 
-    /// Takes on a pod of which nothing runs if `check` agrees, which sees those that are here. An earlier agent may have taken it on.
+    /// Takes on a pod of which nothing runs if `check` agrees, which sees those that are here. An
+    /// earlier agent may have taken it on.
     pub fn admit<E>(&self, pod: &Pod, check: impl FnOnce(&[Arc<model::Pod>]) -> Result<(), E>) -> Result<(), E> {
         let mut entries = self.entries();
         check(&others(&entries, uid(pod)))?;

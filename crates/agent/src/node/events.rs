@@ -1,4 +1,5 @@
-//! Events of this node: told in the background, dropped when there are too many, counted when they repeat.
+//! Events of this node: told in the background, dropped when there are too many, counted when they
+//! repeat.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! What the machine is: processors, memory, disk, kernel, system. Read once; the figures of a Node object.
+//! What the machine is: processors, memory, disk, kernel, system. Read once; the figures of a Node
+//! object.
 
 use std::collections::BTreeMap;
 use std::path::Path;

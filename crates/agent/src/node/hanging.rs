@@ -1,6 +1,7 @@
-//! Calls of file systems that may never return: what pods have mounted may lie on a server that does not answer, and nothing ends such a call
-//! from outside. Each runs on a thread of its own, and its caller stops waiting after a while. Threads that hang are bounded, and each pod
-//! has one at most.
+//! Calls of file systems that may never return: what pods have mounted may lie on a server that
+//! does not answer, and nothing ends such a call from outside. Each runs on a thread of its own,
+//! and its caller stops waiting after a while. Threads that hang are bounded, and each pod has one
+//! at most.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,7 +39,8 @@ impl Threads {
         Threads { places: Arc::new(Semaphore::new(count_max)), busy: Arc::default(), patience }
     }
 
-    /// Runs the work to its end, but waits for it only so long. Nothing is begun for `whom` while something of theirs hangs.
+    /// Runs the work to its end, but waits for it only so long. Nothing is begun for `whom` while
+    /// something of theirs hangs.
     pub async fn run<T: Send + 'static>(&self, whom: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
         let until = Instant::now() + self.patience;
         let turn = Turn::take(&self.busy, whom)?;

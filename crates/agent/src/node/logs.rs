@@ -1,4 +1,5 @@
-//! Logs that grow: a log beyond its limit is moved aside and a new one begun, and only so many are kept.
+//! Logs that grow: a log beyond its limit is moved aside and a new one begun, and only so many are
+//! kept.
 
 use std::path::{Path, PathBuf};
 

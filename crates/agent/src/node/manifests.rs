@@ -1,7 +1,8 @@
 //! Static pods: manifests in a folder of this node, run whether there is an API server or not.
 //!
-//! Each gets the node's name as a suffix, and a mirror pod in the API server, by which it can be seen there. Its file is what counts: a mirror
-//! pod that is deleted comes back, a file that is removed ends the pod.
+//! Each gets the node's name as a suffix, and a mirror pod in the API server, by which it can be
+//! seen there. Its file is what counts: a mirror pod that is deleted comes back, a file that is
+//! removed ends the pod.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -92,7 +93,8 @@ fn parse(path: &Path, node: &str) -> Result<Pod, String> {
     Ok(pod)
 }
 
-/// Stable while the file and the node's name are: 32 hexadecimal digits (FNV-1a, forwards and backwards).
+/// Stable while the file and the node's name are: 32 hexadecimal digits (FNV-1a, forwards and
+/// backwards).
 fn identity(text: &str, node: &str, path: &Path) -> String {
     let all: Vec<u8> = text.bytes().chain([0]).chain(node.bytes()).chain([0]).chain(path.to_string_lossy().bytes()).collect();
     let fnv = |bytes: &mut dyn Iterator<Item = &u8>| {
@@ -131,7 +133,8 @@ fn deleted(pod: &Pod) -> Pod {
     pod
 }
 
-/// Makes the mirror pod if it is not there; one of an older file, or one that somebody deletes, is replaced. Answers whether it was made.
+/// Makes the mirror pod if it is not there; one of an older file, or one that somebody deletes, is
+/// replaced. Answers whether it was made.
 async fn mirror(context: &Context, pod: &Pod) -> bool {
     let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) else { return false };
     let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);

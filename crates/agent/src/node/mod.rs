@@ -1,7 +1,8 @@
 //! The agent of a real node.
 //!
-//! The way of a pod: [`watch`] sees it bound to this node, [`pods`] admits it and gives it a worker ([`pod`]), which looks at what the runtime
-//! shows ([`observer`]), asks `brain::podsync` what to do, does it, and reports. [`registration`] keeps the Node object and its lease alive.
+//! The way of a pod: [`watch`] sees it bound to this node, [`pods`] admits it and gives it a worker
+//! ([`pod`]), which looks at what the runtime shows ([`observer`]), asks `brain::podsync` what to
+//! do, does it, and reports. [`registration`] keeps the Node object and its lease alive.
 
 pub mod allocations;
 pub mod events;
@@ -60,7 +61,8 @@ pub struct Context {
     pub volume_usages: volume_usage::VolumeUsages,
 }
 
-/// Calls on volumes that hang at a time, and the time that a pod waits for one before it reports a failure.
+/// Calls on volumes that hang at a time, and the time that a pod waits for one before it reports a
+/// failure.
 const VOLUME_CALLS_MAX: usize = 64;
 const VOLUME_PATIENCE: Duration = Duration::from_secs(20);
 

@@ -7,7 +7,8 @@ use futures::future::BoxFuture;
 use net::pods::{self, PodNetwork};
 use runtime::port::{Error, PortMapping, Protocol, Result, SandboxNetwork};
 
-/// A node without a range for its pods: those in the node's own network run, others are told why they cannot.
+/// A node without a range for its pods: those in the node's own network run, others are told why
+/// they cannot.
 #[derive(Debug)]
 pub struct NoNetwork;
 

@@ -16,10 +16,12 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
 
-/// Objects are asked for again after this long; a mounted ConfigMap follows its object within this time and the period of its pod.
+/// Objects are asked for again after this long; a mounted ConfigMap follows its object within this
+/// time and the period of its pod.
 const FRESH_FOR: Duration = Duration::from_secs(5);
 
-/// Tokens are renewed when less than a fifth of their time is left, or after a day (as kubelets do).
+/// Tokens are renewed when less than a fifth of their time is left, or after a day (as kubelets
+/// do).
 const TOKEN_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// How long the first pods wait for the list of Services.
@@ -228,7 +230,8 @@ fn key(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> (St
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
-/// None when the object does not exist. An API server out of reach is an error, unless the object was seen before.
+/// None when the object does not exist. An API server out of reach is an error, unless the object
+/// was seen before.
 async fn cached<T>(cache: &Cache<T>, api: Api<T>, namespace: &str, name: &str) -> Result<Option<T>, String>
 where
     T: Clone + serde::de::DeserializeOwned + std::fmt::Debug,

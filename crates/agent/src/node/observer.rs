@@ -1,6 +1,8 @@
-//! What the runtime shows, sorted by pod: the agent's one place that lists sandboxes and containers.
+//! What the runtime shows, sorted by pod: the agent's one place that lists sandboxes and
+//! containers.
 //!
-//! Workers hear of changes of their own pod only. Everything is listed again every few seconds, whatever the runtime tells.
+//! Workers hear of changes of their own pod only. Everything is listed again every few seconds,
+//! whatever the runtime tells.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -13,7 +15,8 @@ use tokio::sync::watch;
 
 use super::pod::message;
 
-/// A runtime that lost a notice is noticed within this time (the kubelet's generic PLEG lists every second).
+/// A runtime that lost a notice is noticed within this time (the kubelet's generic PLEG lists every
+/// second).
 const LIST_PERIOD: Duration = Duration::from_secs(5);
 
 /// Annotations that containers carry for the next agent.
@@ -160,7 +163,8 @@ impl Observer {
         }
     }
 
-    /// The image as statuses name it: its first tag, and the digest it was pulled by or else its id.
+    /// The image as statuses name it: its first tag, and the digest it was pulled by or else its
+    /// id.
     async fn image_names(&self, container: &ContainerStatus) -> (String, String) {
         let known = self.names.lock().unwrap_or_else(PoisonError::into_inner).get(&container.image_id).cloned();
         if let Some(names) = known {

@@ -187,7 +187,8 @@ impl Pods {
         self.all().into_iter().find(matches)
     }
 
-    /// Removes what is left of pods that are gone: workers that finished, containers and folders without a pod.
+    /// Removes what is left of pods that are gone: workers that finished, containers and folders
+    /// without a pod.
     pub async fn keep_house(&self) {
         let mut listed = self.is_listed.subscribe();
         if listed.wait_for(|&listed| listed).await.is_err() {
@@ -224,7 +225,8 @@ impl Pods {
     async fn remove_orphans(&self) {
         let is_known = |uid: &String| self.workers().contains_key(uid);
         let orphans: Vec<String> = self.context.observer.uids().into_iter().filter(|uid| !is_known(uid)).collect();
-        // Each has its moment to end by itself: one after the other would take long after a drain while the agent was away.
+        // Each has its moment to end by itself: one after the other would take long after a drain
+        // while the agent was away.
         let removals: Vec<_> = orphans.into_iter().map(|uid| self.try_remove_orphan(uid)).collect();
         futures::stream::iter(removals).buffer_unordered(ORPHANS_AT_ONCE_MAX).collect::<()>().await;
         let dir = self.context.settings.pods_dir();
@@ -279,7 +281,8 @@ impl Pods {
     }
 }
 
-/// A worker that fails badly is replaced: its pod must not be without one while the API server has it.
+/// A worker that fails badly is replaced: its pod must not be without one while the API server has
+/// it.
 async fn keep_working(context: Arc<Context>, pod: Arc<Pod>, wants: watch::Receiver<Wanted>, ended: watch::Receiver<Option<Ended>>) {
     loop {
         let worker = Worker::new(context.clone(), pod.clone(), wants.clone(), ended.clone());
@@ -307,7 +310,8 @@ fn stand_in(pod_id: &PodId) -> Pod {
     pod
 }
 
-/// Whether a folder among those of pods may be one: UUIDs, and for static pods 32 hexadecimal digits. Others are not ours to remove.
+/// Whether a folder among those of pods may be one: UUIDs, and for static pods 32 hexadecimal
+/// digits. Others are not ours to remove.
 fn is_uid(name: &str) -> bool {
     let digits = name.bytes().filter(u8::is_ascii_hexdigit).count();
     digits == 32 && (name.len() == 32 || name.len() == 36 && [8, 13, 18, 23].iter().all(|&at| name.as_bytes()[at] == b'-'))

@@ -22,7 +22,8 @@ use crate::simulated::send::{JSON, MERGE, is_overtaken, send};
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 
-/// The kubelet's figures: renewals, status when nothing changed, and how often the machine is looked at.
+/// The kubelet's figures: renewals, status when nothing changed, and how often the machine is
+/// looked at.
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i64 = 40;
 const REPORT_PERIOD: Duration = Duration::from_secs(300);
@@ -109,7 +110,8 @@ async fn register(context: &Context) {
     }
 }
 
-/// A node of that name is there, from an earlier life: its labels are brought up to date, its taints stay.
+/// A node of that name is there, from an earlier life: its labels are brought up to date, its
+/// taints stay.
 async fn adopt(context: &Context, nodes: &Api<Node>) -> Result<Node, kube::Error> {
     let labels = new_node(context, false).metadata.labels;
     let patch = Patch::Merge(json!({"metadata": {"labels": labels, "annotations": annotations()}}));
@@ -181,7 +183,8 @@ fn status(context: &Context, before: Option<&NodeStatus>, images: Vec<ContainerI
     }
 }
 
-/// Resources that somebody else said the node has, by a patch of its capacity: all of them are to be had.
+/// Resources that somebody else said the node has, by a patch of its capacity: all of them are to
+/// be had.
 fn with_extended(mut capacity: BTreeMap<String, Quantity>, before: Option<&NodeStatus>) -> BTreeMap<String, Quantity> {
     for (name, quantity) in before.and_then(|status| status.capacity.as_ref()).into_iter().flatten() {
         if name.contains('/') {
@@ -191,7 +194,8 @@ fn with_extended(mut capacity: BTreeMap<String, Quantity>, before: Option<&NodeS
     capacity
 }
 
-/// What containers can be given, by the names of the runtime's ways to run them; the empty one is the usual way.
+/// What containers can be given, by the names of the runtime's ways to run them; the empty one is
+/// the usual way.
 fn handlers(context: &Context) -> Vec<NodeRuntimeHandler> {
     let features =
         NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(context.runtime.has_user_namespaces()) };
@@ -290,7 +294,8 @@ async fn report(context: &Context) {
     }
 }
 
-/// Somebody deleted the Node object while its agent runs: it comes back, as a kubelet's does when it is started again.
+/// Somebody deleted the Node object while its agent runs: it comes back, as a kubelet's does when
+/// it is started again.
 async fn register_again(context: &Context) {
     tracing::warn!(node = context.settings.name.as_str(), "the Node object was deleted; registering again");
     register(context).await;

@@ -40,7 +40,8 @@ pub struct Settings {
     pub pod_cidr: Option<String>,
     /// Sysctls, or prefixes that end in `*`, that pods may set besides the safe ones.
     pub allowed_unsafe_sysctls: Vec<String>,
-    /// Pods with users of their own get ids of the node from here on; Kubernetes' 65536 when None, and no pod gets any when it is 0.
+    /// Pods with users of their own get ids of the node from here on; Kubernetes' 65536 when None,
+    /// and no pod gets any when it is 0.
     pub first_user_id: Option<u32>,
     /// When the node runs short.
     pub thresholds: Thresholds,

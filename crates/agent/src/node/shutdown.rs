@@ -17,7 +17,8 @@ const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
 const POLL_PERIOD: Duration = Duration::from_millis(100);
 
-/// How long pods get, as the kubelet's `shutdownGracePeriod` and `shutdownGracePeriodCriticalPods` say.
+/// How long pods get, as the kubelet's `shutdownGracePeriod` and `shutdownGracePeriodCriticalPods`
+/// say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Periods {
     /// For all pods together.
@@ -54,7 +55,8 @@ async fn end(context: &Context, pods: &Pods, group: &[Arc<Pod>], time: Duration)
     while group.iter().any(runs) && Instant::now() < deadline {
         tokio::time::sleep(POLL_PERIOD).await;
     }
-    // Their workers are about to report the end: an agent that went now would leave them Running for ever.
+    // Their workers are about to report the end: an agent that went now would leave them Running
+    // for ever.
     for pod in group {
         while is_known_as_running(context, pod).await && Instant::now() < deadline {
             tokio::time::sleep(POLL_PERIOD).await;
@@ -62,7 +64,8 @@ async fn end(context: &Context, pods: &Pods, group: &[Arc<Pod>], time: Duration)
     }
 }
 
-/// Whether the API server still takes the pod for one that runs. A server that does not answer is not waited for.
+/// Whether the API server still takes the pod for one that runs. A server that does not answer is
+/// not waited for.
 async fn is_known_as_running(context: &Context, pod: &Pod) -> bool {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
     let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! The users of pods with users of their own, kept in `pods/UID/userns`: a pod has the same as long as it runs, whatever becomes of the agent.
+//! The users of pods with users of their own, kept in `pods/UID/userns`: a pod has the same as long
+//! as it runs, whatever becomes of the agent.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};

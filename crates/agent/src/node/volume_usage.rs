@@ -1,5 +1,6 @@
-//! What the volumes of pods take on the disk. Looked at on threads of its own: a volume may be huge, or its disk slow, and the agent has leases to
-//! renew. A look that takes long goes on beside the next one, which uses the figures of an earlier one.
+//! What the volumes of pods take on the disk. Looked at on threads of its own: a volume may be
+//! huge, or its disk slow, and the agent has leases to renew. A look that takes long goes on beside
+//! the next one, which uses the figures of an earlier one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -128,7 +129,8 @@ mod tests {
         assert_eq!(usage.sum().inodes, 5);
     }
 
-    /// The look ends, the others are measured, no second walk is begun, and the figures come when they come.
+    /// The look ends, the others are measured, no second walk is begun, and the figures come when
+    /// they come.
     #[tokio::test]
     async fn a_volume_that_hangs_holds_up_no_look() {
         let dir = tempfile::tempdir().unwrap();

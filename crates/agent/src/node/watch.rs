@@ -14,8 +14,8 @@ use super::Context;
 use super::manifests::is_mirror;
 use super::pods::Pods;
 
-/// Pauses between attempts to watch. Kubernetes' clients go from 0.8 s to 30 s, which is long for a node whose network, or whose server, has
-/// just come back; one node asks for three things only.
+/// Pauses between attempts to watch. Kubernetes' clients go from 0.8 s to 30 s, which is long for a
+/// node whose network, or whose server, has just come back; one node asks for three things only.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(4);
 

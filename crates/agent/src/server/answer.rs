@@ -1,4 +1,5 @@
-//! Answers: plain texts, JSON, streams; and refusals, which are plain text with a code as the kubelet gives them.
+//! Answers: plain texts, JSON, streams; and refusals, which are plain text with a code as the
+//! kubelet gives them.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};

@@ -1,7 +1,8 @@
-//! Who asks the node, and whether they may: certificates of the cluster's CA, tokens by TokenReview, permission by SubjectAccessReview.
+//! Who asks the node, and whether they may: certificates of the cluster's CA, tokens by
+//! TokenReview, permission by SubjectAccessReview.
 //!
-//! Nobody is anonymous here. Answers of the API server are believed for a short time, so that a metrics collector does not cost two
-//! requests for each of its own.
+//! Nobody is anonymous here. Answers of the API server are believed for a short time, so that a
+//! metrics collector does not cost two requests for each of its own.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -22,7 +23,8 @@ use super::answer::Refusal;
 /// The group that may do everything.
 const MASTERS: &str = "system:masters";
 
-/// How long an answer of the API server is believed. A permission that is taken away holds on for this time.
+/// How long an answer of the API server is believed. A permission that is taken away holds on for
+/// this time.
 const BELIEVED: Duration = Duration::from_secs(10);
 
 /// Answers that are remembered; beyond, all are forgotten.
@@ -34,7 +36,8 @@ pub struct User {
     pub groups: Vec<String>,
 }
 
-/// The user that a certificate stands for: common name and organizations. As in the API server, a certificate with several names is no user's.
+/// The user that a certificate stands for: common name and organizations. As in the API server, a
+/// certificate with several names is no user's.
 pub fn certificate_user(certificate: &CertificateDer<'_>) -> Option<User> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let mut names = parsed.subject().iter_common_name();
@@ -92,7 +95,8 @@ impl Auth {
         Ok(user.username.map(|name| User { name, groups: user.groups.unwrap_or_default() }))
     }
 
-    /// May the user do that to a subresource of this node? Whoever may do it to `proxy` may do it to the finer ones too.
+    /// May the user do that to a subresource of this node? Whoever may do it to `proxy` may do it
+    /// to the finer ones too.
     pub async fn authorize(&self, user: &User, verb: &'static str, node: &str, subresource: &'static str) -> Result<(), Refusal> {
         if user.groups.iter().any(|group| group == MASTERS) {
             return Ok(());

@@ -1,7 +1,8 @@
 //! port-forward: connections to ports of a pod, any number of them within one of the client's.
 //!
-//! Over SPDY (plain or within a WebSocket), each forwarded connection has two streams with the same `requestID`, one for data and one for
-//! what went wrong. Over a WebSocket with channels, each port of the query has one connection and two channels that begin with its number.
+//! Over SPDY (plain or within a WebSocket), each forwarded connection has two streams with the same
+//! `requestID`, one for data and one for what went wrong. Over a WebSocket with channels, each port
+//! of the query has one connection and two channels that begin with its number.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -128,7 +129,8 @@ async fn over_spdy(pod: Pod, io: Box<dyn Duplex>) {
     let mut unpaired: HashMap<String, Incoming> = HashMap::new();
     let mut forwards = JoinSet::new();
     loop {
-        // Both arms are cancel-safe: a stream or a finished task that is not taken stays where it is.
+        // Both arms are cancel-safe: a stream or a finished task that is not taken stays where it
+        // is.
         let stream = tokio::select! {
             stream = incoming.recv() => stream,
             Some(_) = forwards.join_next() => continue,
@@ -181,7 +183,8 @@ async fn exchange(inlet: Inlet, data: Outlet, reader: Reader, writer: Writer) {
     }
 }
 
-/// Hands the client's bytes to the pod. The end of one half leaves the other open, for the pod's answer; a reset ends both.
+/// Hands the client's bytes to the pod. The end of one half leaves the other open, for the pod's
+/// answer; a reset ends both.
 async fn take(mut inlet: Inlet, mut writer: Writer) -> Reset {
     while let Some(piece) = inlet.recv().await {
         match piece {

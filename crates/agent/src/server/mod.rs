@@ -1,7 +1,9 @@
-//! The node's endpoints, as the kubelet serves them on port 10250: logs, exec, attach, port-forward, figures.
+//! The node's endpoints, as the kubelet serves them on port 10250: logs, exec, attach,
+//! port-forward, figures.
 //!
-//! In: HTTPS requests of the API server, of metrics collectors, of operators. Each is authenticated and authorized by the API server's word
-//! ([`auth`]), then answered from the agent's parts and the container runtime. What a connection starts ends with it.
+//! In: HTTPS requests of the API server, of metrics collectors, of operators. Each is authenticated
+//! and authorized by the API server's word ([`auth`]), then answered from the agent's parts and the
+//! container runtime. What a connection starts ends with it.
 
 pub mod auth;
 mod route;
@@ -43,7 +45,8 @@ pub(crate) struct Shared {
 
 /// Serves until `shutdown` turns true.
 ///
-/// `tls` asks for client certificates of the cluster's CA and also lets in those who have none: they may come with a token.
+/// `tls` asks for client certificates of the cluster's CA and also lets in those who have none:
+/// they may come with a token.
 pub async fn serve(agent: Arc<Agent>, listener: TcpListener, tls: Arc<rustls::ServerConfig>, auth: Auth, shutdown: watch::Receiver<bool>) {
     let stats = stats::Collector::new(agent.context.clone());
     let shared = Arc::new(Shared { agent, auth, stats, shutdown: shutdown.clone() });

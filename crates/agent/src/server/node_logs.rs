@@ -1,4 +1,5 @@
-//! `/logs/`: the node's folder of logs, to read. Nothing outside of it, whatever paths and links say.
+//! `/logs/`: the node's folder of logs, to read. Nothing outside of it, whatever paths and links
+//! say.
 
 use std::fmt::Write as _;
 use std::fs::File;

@@ -1,7 +1,8 @@
 //! exec, attach, run: a process of a container and a client, connected.
 //!
-//! The client's side is made by [`client`] (from a WebSocket or SPDY), the process's by the runtime; [`converse`] moves bytes between them until
-//! the process has ended, or the client has gone, and tells the client how it ended.
+//! The client's side is made by [`client`] (from a WebSocket or SPDY), the process's by the
+//! runtime; [`converse`] moves bytes between them until the process has ended, or the client has
+//! gone, and tells the client how it ended.
 
 mod client;
 mod converse;

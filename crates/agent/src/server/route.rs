@@ -1,4 +1,5 @@
-//! Paths of the node's endpoints: what is asked, and which subresource of the Node stands for it when permission is asked.
+//! Paths of the node's endpoints: what is asked, and which subresource of the Node stands for it
+//! when permission is asked.
 
 use http::Method;
 
@@ -99,8 +100,9 @@ impl Route {
     }
 }
 
-/// The verb to ask permission for. Whoever runs processes must be allowed to create, also by the GET that begins a WebSocket; the kubelet
-/// is content with `get` there, which lets readers of figures into containers.
+/// The verb to ask permission for. Whoever runs processes must be allowed to create, also by the
+/// GET that begins a WebSocket; the kubelet is content with `get` there, which lets readers of
+/// figures into containers.
 pub fn verb(method: &Method, route: Option<&Route>) -> &'static str {
     if matches!(route, Some(Route::Exec(_) | Route::Attach(_) | Route::Run(_) | Route::PortForward(_))) {
         return "create";

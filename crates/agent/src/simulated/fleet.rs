@@ -50,7 +50,8 @@ impl Fleet {
         nodes.iter().filter(|(_, state)| **state == State::Alive).map(|(name, _)| name.clone()).collect()
     }
 
-    /// The node after that name that is alive, beginning again after the last; and how many nodes there are.
+    /// The node after that name that is alive, beginning again after the last; and how many nodes
+    /// there are.
     pub fn alive_after(&self, name: &str) -> Option<(String, usize)> {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let after = nodes.range::<str, _>((Bound::Excluded(name), Bound::Unbounded));

@@ -1,8 +1,9 @@
 //! Simulated nodes: any number of nodes in one process, which run pods without containers.
 //!
-//! They register, renew their leases, make the pods bound to them Running and Ready, and let them go when they are deleted.
-//! Annotations on a pod set how it behaves, see [`behaviour`]. Every Node with the label `everynode.dev/simulated: "true"` is
-//! simulated, whoever made it: nodes are added with `kubectl create` and removed with `kubectl delete node`. One with the annotation
+//! They register, renew their leases, make the pods bound to them Running and Ready, and let them
+//! go when they are deleted. Annotations on a pod set how it behaves, see [`behaviour`]. Every Node
+//! with the label `everynode.dev/simulated: "true"` is simulated, whoever made it: nodes are added
+//! with `kubectl create` and removed with `kubectl delete node`. One with the annotation
 //! `sim.everynode.dev/stopped: "true"` is dead: no heartbeats, and nothing happens to its pods.
 
 mod behaviour;
@@ -27,7 +28,8 @@ pub struct Settings {
 /// Runs the nodes until `shutdown` turns true.
 pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiver<bool>) {
     let fleet = Fleet::default();
-    // All arms run until they are dropped; requests under way are then cut off, as on a machine that loses power.
+    // All arms run until they are dropped; requests under way are then cut off, as on a machine
+    // that loses power.
     tokio::select! {
         () = nodes::register(&client, &settings.names) => {}
         () = nodes::follow(&client, &fleet) => {}

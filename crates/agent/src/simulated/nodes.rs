@@ -26,7 +26,8 @@ const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/le
 /// How often a node renews its lease, as the kubelet does.
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(10);
 
-/// All nodes of the process together renew no more leases than this a second: beyond 4,000 nodes they promise to do so less often.
+/// All nodes of the process together renew no more leases than this a second: beyond 4,000 nodes
+/// they promise to do so less often.
 const HEARTBEATS_PER_SECOND_MAX: u32 = 400;
 
 /// Requests under way at once while registering.
@@ -40,7 +41,8 @@ pub fn heartbeat_period(nodes: usize) -> Duration {
     HEARTBEAT_PERIOD.max(Duration::from_secs(1) * nodes / HEARTBEATS_PER_SECOND_MAX)
 }
 
-/// Makes the nodes, unless there are simulated nodes already (a restart does not bring back what was removed). Then waits for ever.
+/// Makes the nodes, unless there are simulated nodes already (a restart does not bring back what
+/// was removed). Then waits for ever.
 pub async fn register(client: &Client, names: &[String]) {
     let nodes: Api<Node> = Api::all(client.clone());
     let known = loop {
@@ -79,7 +81,8 @@ async fn register_one(client: &Client, at: usize, name: &str, period: Duration) 
     }
 }
 
-/// Keeps the fleet as the Node objects are, and has nodes say that they are well that somebody takes for dead.
+/// Keeps the fleet as the Node objects are, and has nodes say that they are well that somebody
+/// takes for dead.
 pub async fn follow(client: &Client, fleet: &Fleet) {
     let config = watcher::Config::default().labels(SIMULATED_SELECTOR);
     let events = watcher(Api::<Node>::all(client.clone()), config).default_backoff();
@@ -135,8 +138,9 @@ fn take_in<'a>(client: &'a Client, fleet: &Fleet, node: &Node) -> Option<BoxFutu
     }))
 }
 
-/// Renews the leases of all nodes that are alive, for ever, one after another and spread over the period: thousands of nodes must not
-/// all write at once, and one that joins must not wait for the others.
+/// Renews the leases of all nodes that are alive, for ever, one after another and spread over the
+/// period: thousands of nodes must not all write at once, and one that joins must not wait for the
+/// others.
 pub async fn beat(client: &Client, fleet: &Fleet) {
     let mut changes = fleet.changes();
     let mut last = String::new();

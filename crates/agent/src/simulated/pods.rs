@@ -21,7 +21,8 @@ use super::send::{JSON, STRATEGIC, is_overtaken, send};
 /// Waits between tries of a request that failed.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
-/// What a simulated node needs to know of a pod. (The whole type of the API costs many times as much to read.)
+/// What a simulated node needs to know of a pod. (The whole type of the API costs many times as
+/// much to read.)
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(from = "Raw")]
 pub struct SimulatedPod {
@@ -145,7 +146,8 @@ impl kube::Resource for SimulatedPod {
 #[derive(Default)]
 struct Done {
     steps: HashMap<String, Step>,
-    /// Pods of nodes that are not alive, by node and uid: what they say is acted upon when the node is.
+    /// Pods of nodes that are not alive, by node and uid: what they say is acted upon when the node
+    /// is.
     parked: HashMap<String, HashMap<String, SimulatedPod>>,
 }
 

@@ -1,4 +1,5 @@
-//! An API server and a node's agent in this process, over TLS, with a pod `p` that has one running container `c`.
+//! An API server and a node's agent in this process, over TLS, with a pod `p` that has one running
+//! container `c`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -181,7 +182,8 @@ fn settings(dir: &tempfile::TempDir, address: SocketAddr) -> Settings {
     }
 }
 
-/// Signs certificates for everybody. Administrators and the API server are of the group that may do everything, `nobody` of none.
+/// Signs certificates for everybody. Administrators and the API server are of the group that may do
+/// everything, `nobody` of none.
 pub struct Authority {
     pub pem: String,
     issuer: Issuer<'static, KeyPair>,

@@ -1,7 +1,8 @@
-//! A node's endpoints over real TLS, behind a real API server in this process, with a runtime that runs processes of this machine.
+//! A node's endpoints over real TLS, behind a real API server in this process, with a runtime that
+//! runs processes of this machine.
 //!
-//! [`cluster`] makes the pair, [`fake`] is the runtime, [`client`] speaks HTTP, WebSocket and SPDY; [`kubectl`] is the real one, where there is
-//! one.
+//! [`cluster`] makes the pair, [`fake`] is the runtime, [`client`] speaks HTTP, WebSocket and SPDY;
+//! [`kubectl`] is the real one, where there is one.
 
 mod client;
 mod cluster;
@@ -134,7 +135,8 @@ async fn logs_in_all_their_forms() {
     assert_eq!(client::frame(&mut following).await, None);
 }
 
-/// As after the server's store was put back: the agent ended a pod, and is told of it again as it was before.
+/// As after the server's store was put back: the agent ended a pod, and is told of it again as it
+/// was before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_is_there_again_runs_again() {
     let cluster = Cluster::start().await;
@@ -146,7 +148,8 @@ async fn a_pod_that_is_there_again_runs_again() {
     let deletion = serde_json::json!({"gracePeriodSeconds": 1}).to_string();
     assert_eq!(client::send(&cluster, "admin", "DELETE", path, deletion).await.0, 200);
     cluster.until("the pod has ended", || cluster.runtime.is_empty() && pods.find("default", "p").is_none()).await;
-    // The real watch may say only now that the pod is gone, and then once more; the agent itself looks after finished workers every ten seconds.
+    // The real watch may say only now that the pod is gone, and then once more; the agent itself
+    // looks after finished workers every ten seconds.
     for _ in 0..20 {
         pods.apply(copy.clone()).await;
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -1,7 +1,8 @@
 //! Cluster addresses and node ports of Services.
 //!
-//! What is taken is kept in memory: loaded from the stored Services at the start, reserved before a write and given back if the
-//! write fails. Kubernetes keeps objects for it (IPAddresses, bitmaps) because several of its servers share them.
+//! What is taken is kept in memory: loaded from the stored Services at the start, reserved before a
+//! write and given back if the write fails. Kubernetes keeps objects for it (IPAddresses, bitmaps)
+//! because several of its servers share them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;

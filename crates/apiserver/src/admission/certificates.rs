@@ -1,4 +1,5 @@
-//! CertificateApproval, CertificateSigning, CertificateSubjectRestriction, and what the server knows about a CertificateSigningRequest: who asks, and when something was decided.
+//! CertificateApproval, CertificateSigning, CertificateSubjectRestriction, and what the server
+//! knows about a CertificateSigningRequest: who asks, and when something was decided.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -79,7 +80,8 @@ fn check_right(registry: &Registry, write: &Write<'_>, request: &Value, verb: &s
     Err(refuse(write, request, &format!("user not permitted to {verb} requests with signerName {signer:?}")))
 }
 
-/// CertificateSubjectRestriction: no certificate for clients of the API server makes its holder a master.
+/// CertificateSubjectRestriction: no certificate for clients of the API server makes its holder a
+/// master.
 pub fn check_subject(write: &Write<'_>, request: &Value) -> Result<(), Status> {
     if !is_request(write) || request["spec"]["signerName"] != CLIENT_SIGNER {
         return Ok(());

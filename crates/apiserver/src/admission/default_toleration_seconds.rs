@@ -1,4 +1,5 @@
-//! DefaultTolerationSeconds: pods bear a node that is not ready or unreachable for five minutes, unless they say otherwise.
+//! DefaultTolerationSeconds: pods bear a node that is not ready or unreachable for five minutes,
+//! unless they say otherwise.
 
 use serde_json::{Value, json};
 

@@ -28,7 +28,8 @@ fn quantity(value: &Value) -> Option<Quantity> {
     Quantity::parse(value.as_str()?).ok()
 }
 
-/// Amounts that are filled in at most: a few texts of a megabyte would otherwise multiply to gigabytes.
+/// Amounts that are filled in at most: a few texts of a megabyte would otherwise multiply to
+/// gigabytes.
 const FILLED_MAX: usize = 20_000;
 
 /// Findings past this number are left out, for the same reason.

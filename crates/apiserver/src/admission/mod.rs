@@ -1,4 +1,5 @@
-//! Admission: what Kubernetes' default plugins add to requests and refuse, between authorization and storage.
+//! Admission: what Kubernetes' default plugins add to requests and refuse, between authorization
+//! and storage.
 //!
 //! One file for each plugin, named after it; the order of calls is Kubernetes'.
 
@@ -111,8 +112,8 @@ pub async fn check_create(registry: &Registry, write: &Write<'_>, object: &Value
     Ok((guard, remarks))
 }
 
-/// Validating plugins for an update. None: to be checked again in the turn of the namespace, see [`take_turn`], which then is held until
-/// the object is stored.
+/// Validating plugins for an update. None: to be checked again in the turn of the namespace, see
+/// [`take_turn`], which then is held until the object is stored.
 pub fn check_update(
     registry: &Registry,
     write: &Write<'_>,

@@ -1,5 +1,6 @@
-//! NodeRestriction: an agent writes its own node, the status of the pods on it and their mirrors, its lease and tokens of its pods; no
-//! labels by which others trust nodes, and nothing that would let it read more than its pods need.
+//! NodeRestriction: an agent writes its own node, the status of the pods on it and their mirrors,
+//! its lease and tokens of its pods; no labels by which others trust nodes, and nothing that would
+//! let it read more than its pods need.
 
 use std::collections::BTreeSet;
 
@@ -187,8 +188,8 @@ pub fn check_delete(write: &Write<'_>, object: &Value) -> Result<(), Status> {
     checked.map_err(|why| refuse(write, object, &why))
 }
 
-/// Checks a request for a token by an agent; `request` is the TokenRequest. The token must be bound to a pod on the node that runs as the
-/// account, and be for somebody whom the pod asks for.
+/// Checks a request for a token by an agent; `request` is the TokenRequest. The token must be bound
+/// to a pod on the node that runs as the account, and be for somebody whom the pod asks for.
 pub fn check_token(registry: &Registry, write: &Write<'_>, request: &Value) -> Result<(), Status> {
     let Some(node) = node_of(write.user) else { return Ok(()) };
     let refused = |why: String| Err(Status::forbidden(write.kind.resource(), write.name, &why));

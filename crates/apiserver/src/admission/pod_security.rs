@@ -1,6 +1,8 @@
-//! PodSecurity: namespaces say by labels which of the Pod Security Standards their pods must keep to, or earn a warning for.
+//! PodSecurity: namespaces say by labels which of the Pod Security Standards their pods must keep
+//! to, or earn a warning for.
 //!
-//! There are no exemptions, and without labels a namespace asks for nothing, as in Kubernetes without a configuration.
+//! There are no exemptions, and without labels a namespace asks for nothing, as in Kubernetes
+//! without a configuration.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -102,7 +104,8 @@ fn check_namespace(registry: &Registry, write: &Write<'_>, namespace: &Value, ol
     Ok(Remarks { warnings, annotations: BTreeMap::new() })
 }
 
-/// Which pods of a namespace a new level would refuse. Of pods with the same owner the first is looked at first: they are alike.
+/// Which pods of a namespace a new level would refuse. Of pods with the same owner the first is
+/// looked at first: they are alike.
 fn warnings_about_pods(registry: &Registry, namespace: &str, enforce: LevelVersion) -> Vec<String> {
     let pods = table::by_resource("", "v1", "pods").expect("the table has pods");
     let objects = registry.caches.of(pods).snapshot(&format!("{namespace}/"), 0).objects;

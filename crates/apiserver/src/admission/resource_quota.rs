@@ -1,8 +1,8 @@
 //! ResourceQuota: what the pods of a namespace may use together, and how many objects it may hold.
 //!
-//! What counts is in `kinds::quota`. Usage is counted from the stored objects rather than from the quota's status, so that it is exact at
-//! once. Creations, and updates by which more is used, go one after another in a namespace with quotas; each sees what the ones before it
-//! stored.
+//! What counts is in `kinds::quota`. Usage is counted from the stored objects rather than from the
+//! quota's status, so that it is exact at once. Creations, and updates by which more is used, go
+//! one after another in a namespace with quotas; each sees what the ones before it stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -88,8 +88,8 @@ pub fn check_update(
     Ok(Verdict::Passed)
 }
 
-/// Updates by which an object can come to use more: resizes, a deadline that moves a pod from one scope to another, and changes of
-/// Services. All else only counts as one object, before and after.
+/// Updates by which an object can come to use more: resizes, a deadline that moves a pod from one
+/// scope to another, and changes of Services. All else only counts as one object, before and after.
 fn may_use_more(write: &Write<'_>, object: &Value, old: &Value) -> bool {
     match write.part {
         Some(Part::Resize) => true,
@@ -99,7 +99,8 @@ fn may_use_more(write: &Write<'_>, object: &Value, old: &Value) -> bool {
     }
 }
 
-/// Waits until it is the turn of a write in a namespace with quotas, and until the caches show what the writes before it stored.
+/// Waits until it is the turn of a write in a namespace with quotas, and until the caches show what
+/// the writes before it stored.
 pub async fn take_turn(registry: &Registry, namespace: &str) -> QuotaGuard {
     let turn = registry.quota_turns.of(namespace).lock_owned().await;
     registry.caches.wait_for(registry.revision()).await;

@@ -1,7 +1,8 @@
 //! The file that events are written to, line by line, and its rotation.
 //!
-//! One thread writes. What waits for it is bounded: when the disk is slow, requests wait, so that no request that was answered is missing.
-//! When the disk refuses, the events are lost, counted and reported, and the server goes on, as Kubernetes does.
+//! One thread writes. What waits for it is bounded: when the disk is slow, requests wait, so that
+//! no request that was answered is missing. When the disk refuses, the events are lost, counted and
+//! reported, and the server goes on, as Kubernetes does.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -35,7 +36,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the file, which is made with its folder when it is not there, readable by its owner only.
+    /// Opens the file, which is made with its folder when it is not there, readable by its owner
+    /// only.
     pub fn open(path: &Path, rotation: Rotation) -> io::Result<Log> {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -64,7 +66,8 @@ impl Log {
         let _ = self.lines.send(line).await;
     }
 
-    /// For where there can be no waiting, the end of a stream: an event that has no room is lost and counted.
+    /// For where there can be no waiting, the end of a stream: an event that has no room is lost
+    /// and counted.
     pub fn write_now(&self, line: String) {
         if self.lines.try_send(line).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);

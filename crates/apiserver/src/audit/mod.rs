@@ -1,7 +1,9 @@
-//! The audit log: who did what, when, from where, and with what success, as `audit.k8s.io/v1` Events.
+//! The audit log: who did what, when, from where, and with what success, as `audit.k8s.io/v1`
+//! Events.
 //!
-//! A policy says of each request how much of it is written ([`policy`]); events are lines of a file ([`log`]). A request that is answered at
-//! once has an event when it came and one when it was answered; one that goes on (a watch, a shell) has one more when its answer began.
+//! A policy says of each request how much of it is written ([`policy`]); events are lines of a file
+//! ([`log`]). A request that is answered at once has an event when it came and one when it was
+//! answered; one that goes on (a watch, a shell) has one more when its answer began.
 
 mod log;
 mod policy;
@@ -20,7 +22,8 @@ pub use log::{Log, Rotation};
 use policy::Decision;
 pub use policy::{Level, Policy, PolicyError, Stage};
 
-/// Bodies that are longer are named with their length instead: the log is for people, and for their disks.
+/// Bodies that are longer are named with their length instead: the log is for people, and for their
+/// disks.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// Where a connection comes from.

@@ -1,4 +1,5 @@
-//! Which requests are written to the audit log, and how much of them: the rules of an `audit.k8s.io/v1` Policy. Pure.
+//! Which requests are written to the audit log, and how much of them: the rules of an
+//! `audit.k8s.io/v1` Policy. Pure.
 //!
 //! The first rule that fits decides. A request that no rule fits is not written.
 
@@ -180,7 +181,8 @@ impl Rule {
 }
 
 impl Resources {
-    /// `pods` are pods alone, `pods/log` their logs, `pods/*` all of their subresources, `*/scale` those of all kinds, `*` everything.
+    /// `pods` are pods alone, `pods/log` their logs, `pods/*` all of their subresources, `*/scale`
+    /// those of all kinds, `*` everything.
     fn fits(&self, resource: &str, subresource: &str) -> bool {
         let fits = |own: &String| match own.split_once('/') {
             None => own == "*" || own == resource && subresource.is_empty(),

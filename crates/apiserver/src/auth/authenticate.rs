@@ -25,7 +25,8 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// The user of a request; credentials that are wrong are refused, none at all is the anonymous user.
+    /// The user of a request; credentials that are wrong are refused, none at all is the anonymous
+    /// user.
     pub fn authenticate(&self, parts: &Parts, registry: &Registry) -> Result<User, Status> {
         if let Some(Local(user)) = parts.extensions.get() {
             return Ok(user.clone());

@@ -1,6 +1,7 @@
 //! The roles and bindings that every cluster has: who may do what before anybody said so.
 //!
-//! Names, aggregation and subjects are Kubernetes'; the rules cover the resources that everynode serves.
+//! Names, aggregation and subjects are Kubernetes'; the rules cover the resources that everynode
+//! serves.
 
 use serde_json::{Value, json};
 
@@ -49,7 +50,8 @@ const AGGREGATE_TO_ADMIN: (&str, &str) = ("rbac.authorization.k8s.io/aggregate-t
 const AGGREGATE_TO_EDIT: (&str, &str) = ("rbac.authorization.k8s.io/aggregate-to-edit", "true");
 const AGGREGATE_TO_VIEW: (&str, &str) = ("rbac.authorization.k8s.io/aggregate-to-view", "true");
 
-/// A role that is the sum of those with a label; its rules are written out as well, for people to read.
+/// A role that is the sum of those with a label; its rules are written out as well, for people to
+/// read.
 fn aggregate(name: &str, own: &[(&str, &str)], label: (&str, &str), parts: &[Value]) -> Value {
     let mut aggregated = role(name, own, parts.iter().filter_map(|part| part["rules"].as_array().cloned()).flatten().collect());
     aggregated["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": {label.0: label.1}}]});

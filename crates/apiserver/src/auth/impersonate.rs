@@ -21,7 +21,8 @@ pub struct Impersonation {
     groups: Vec<String>,
 }
 
-/// What the headers ask for; None without them. A header that cannot be read refuses: without it the request would run as the caller.
+/// What the headers ask for; None without them. A header that cannot be read refuses: without it
+/// the request would run as the caller.
 pub fn requested(headers: &HeaderMap) -> Result<Option<Impersonation>, Status> {
     if headers.keys().all(|name| !name.as_str().starts_with(PREFIX)) {
         return Ok(None);
@@ -75,7 +76,8 @@ fn single(headers: &HeaderMap, name: &str) -> Result<String, Status> {
 
 /// Namespace and name of the service account that a user name stands for, if it is one.
 ///
-/// Both have to be names that accounts can have: anything else is a user who only looks like one, as in Kubernetes.
+/// Both have to be names that accounts can have: anything else is a user who only looks like one,
+/// as in Kubernetes.
 pub fn service_account(user: &str) -> Option<(&str, &str)> {
     let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
     let is_name = names::dns1123_label(namespace).is_empty() && names::dns1123_subdomain(name).is_empty();

@@ -1,6 +1,7 @@
 //! Node authorization: what a node's agent may do with its own certificate.
 //!
-//! An agent may see what the pods of its node need (their Secrets, ConfigMaps, service accounts), and write what is its own.
+//! An agent may see what the pods of its node need (their Secrets, ConfigMaps, service accounts),
+//! and write what is its own.
 
 use serde_json::Value;
 
@@ -67,7 +68,8 @@ fn is_on(registry: &Registry, node: &str, namespace: &str, name: &str) -> bool {
     !name.is_empty() && entry.is_some_and(|entry| parse_stored(&entry.value)["spec"]["nodeName"] == node)
 }
 
-/// Does a pod of the node refer to the object? Mirror pods do not count: an agent makes them itself.
+/// Does a pod of the node refer to the object? Mirror pods do not count: an agent makes them
+/// itself.
 fn is_needed(registry: &Registry, node: &str, namespace: &str, resource: &str, name: &str) -> bool {
     let pods = kinds::table::by_resource("", "v1", "pods").expect("the table has pods");
     let snapshot = registry.caches.of(pods).snapshot(&format!("{namespace}/"), 0);

@@ -1,4 +1,5 @@
-//! RBAC as Kubernetes evaluates it: rules of roles, bound to users, groups and service accounts. Pure.
+//! RBAC as Kubernetes evaluates it: rules of roles, bound to users, groups and service accounts.
+//! Pure.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -71,13 +72,15 @@ impl PolicyRule {
             }
     }
 
-    /// Does this rule grant everything that `other` grants? Takes time in proportion to the lists of both, but for URLs.
+    /// Does this rule grant everything that `other` grants? Takes time in proportion to the lists
+    /// of both, but for URLs.
     fn covers(&self, other: &PolicyRule) -> bool {
         if !all_in(&other.verbs, &self.verbs) {
             return false;
         }
         if !other.non_resource_urls.is_empty() {
-            // The API refuses rules of both kinds; one that is there all the same is compared piece by piece.
+            // The API refuses rules of both kinds; one that is there all the same is compared piece
+            // by piece.
             return other.resources.is_empty() && urls_cover(&self.non_resource_urls, &other.non_resource_urls);
         }
         let names =
@@ -85,7 +88,8 @@ impl PolicyRule {
         names && all_in(&other.api_groups, &self.api_groups) && resources_cover(&self.resources, &other.resources)
     }
 
-    /// Does the rule say of each thing that it grants what it is? Others have no pieces, and grant nothing.
+    /// Does the rule say of each thing that it grants what it is? Others have no pieces, and grant
+    /// nothing.
     fn is_nonempty(&self) -> bool {
         self.piece_count() > 0
     }
@@ -101,7 +105,8 @@ impl PolicyRule {
         self.verbs.len().saturating_mul(resources.saturating_add(self.non_resource_urls.len()))
     }
 
-    /// The rule cut into pieces of one verb, group and resource each: several rules together may cover what none covers alone.
+    /// The rule cut into pieces of one verb, group and resource each: several rules together may
+    /// cover what none covers alone.
     fn pieces(&self) -> Vec<PolicyRule> {
         let mut pieces = Vec::new();
         for verb in &self.verbs {
@@ -130,7 +135,8 @@ impl PolicyRule {
     }
 }
 
-/// Rules are multiplied out into at most this many pieces: a megabyte of verbs, groups and resources would make 10^15.
+/// Rules are multiplied out into at most this many pieces: a megabyte of verbs, groups and
+/// resources would make 10^15.
 const PIECES_MAX: usize = 20_000;
 
 /// Comparisons of pieces with held rules that one check may take.
@@ -141,7 +147,8 @@ const MISSING_MAX: usize = 100;
 
 /// What of `wanted` is not covered by `held`; the first [`MISSING_MAX`] pieces of it.
 ///
-/// A rule that no single held rule covers and that has too many pieces counts as missing: who holds all of it writes it as several rules.
+/// A rule that no single held rule covers and that has too many pieces counts as missing: who holds
+/// all of it writes it as several rules.
 pub fn not_covered(wanted: &[PolicyRule], held: &[PolicyRule]) -> Vec<PolicyRule> {
     let held_size: usize = held.iter().map(PolicyRule::size).sum();
     let mut pieces_left = PIECES_MAX.min(COMPARISONS_MAX / held_size.max(1));
@@ -335,8 +342,9 @@ fn bind(roles: &Roles<'_>, binding: &Value) -> Option<Binding> {
 
 /// The rules that are written in a role.
 ///
-/// The rules of a role with an aggregation rule are written by the controller `clusterrole-aggregation-controller`, as in Kubernetes.
-/// Following aggregation rules here would let roles that select each other recurse without an end.
+/// The rules of a role with an aggregation rule are written by the controller
+/// `clusterrole-aggregation-controller`, as in Kubernetes. Following aggregation rules here would
+/// let roles that select each other recurse without an end.
 pub fn rules_of_role(role: &Value) -> Vec<PolicyRule> {
     role["rules"].as_array().into_iter().flatten().map(PolicyRule::from_value).collect()
 }

@@ -1,4 +1,5 @@
-//! Service-account tokens: JWTs that are signed by the cluster, expire, and hold only as long as what they are bound to.
+//! Service-account tokens: JWTs that are signed by the cluster, expire, and hold only as long as
+//! what they are bound to.
 
 use base64::Engine as _;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};

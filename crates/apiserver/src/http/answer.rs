@@ -80,12 +80,13 @@ pub fn status(status: &Status) -> Response<Body> {
     response
 }
 
-/// Warnings of more characters than this together are cut, each to a length of its own, and left out when that does not help: Kubernetes'
-/// limits.
+/// Warnings of more characters than this together are cut, each to a length of its own, and left
+/// out when that does not help: Kubernetes' limits.
 const WARNING_CHARS_MAX: usize = 4 * 1024;
 const CUT_WARNING_CHARS_MAX: usize = 256;
 
-/// Adds one `Warning` header for each text, as far as there is room. Texts that no header can have are left out.
+/// Adds one `Warning` header for each text, as far as there is room. Texts that no header can have
+/// are left out.
 pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
     let mut seen = HashSet::new();
     let distinct: Vec<&str> = warnings.iter().map(String::as_str).filter(|text| !text.is_empty() && seen.insert(*text)).collect();

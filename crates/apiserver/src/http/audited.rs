@@ -1,4 +1,5 @@
-//! What the audit log gets of requests and answers: their bodies, as far as a policy asks for them, and the end of answers that go on.
+//! What the audit log gets of requests and answers: their bodies, as far as a policy asks for them,
+//! and the end of answers that go on.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -30,7 +31,8 @@ pub fn request(record: &mut Record, call: &Call, target: &Target, bytes: &Bytes)
     record.request_object(|| object(call, target, bytes), bytes.len());
 }
 
-/// The body as JSON, whatever it was sent as. None when it cannot be read; the request is then refused, too.
+/// The body as JSON, whatever it was sent as. None when it cannot be read; the request is then
+/// refused, too.
 fn object(call: &Call, target: &Target, bytes: &Bytes) -> Option<Value> {
     let content_type = call.header(CONTENT_TYPE).unwrap_or_default();
     let body_type = match content_type.split(';').next().unwrap_or_default().trim() {

@@ -1,4 +1,5 @@
-//! Discovery: which groups, versions and resources there are, in the old form and in the aggregated one.
+//! Discovery: which groups, versions and resources there are, in the old form and in the aggregated
+//! one.
 
 use std::collections::BTreeMap;
 

@@ -5,8 +5,8 @@ use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 
-/// Work that its caller polls. Where it is dropped before its end, the rest goes on in a task: a task for all of it would wake
-/// another thread for every request.
+/// Work that its caller polls. Where it is dropped before its end, the rest goes on in a task: a
+/// task for all of it would wake another thread for every request.
 pub struct Finishing<T: Send + 'static> {
     /// None when it is done, or panicked.
     work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,

@@ -1,4 +1,5 @@
-//! The HTTP surface: paths, parameters and media types in, JSON and streams out. What requests mean is `registry`'s.
+//! The HTTP surface: paths, parameters and media types in, JSON and streams out. What requests mean
+//! is `registry`'s.
 
 pub mod service;
 

@@ -1,7 +1,7 @@
 //! OpenAPI: the shape of every kind, as far as `kubectl apply`, `explain` and `diff` look at it.
 //!
-//! Shapes, list types and merge keys come from our schema; the sentences that describe fields come from `k8s-openapi`. Documents are made
-//! when first asked for and kept.
+//! Shapes, list types and merge keys come from our schema; the sentences that describe fields come
+//! from `k8s-openapi`. Documents are made when first asked for and kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -21,7 +21,8 @@ use super::negotiate::Encoding;
 use super::openapi_protobuf;
 use super::service::Call;
 
-/// What the names of that media type have in common: old clients write `@v1.0` at its end, new ones `.v1.0`.
+/// What the names of that media type have in common: old clients write `@v1.0` at its end, new ones
+/// `.v1.0`.
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2";
 
 /// A document with the digest that its address carries.
@@ -139,7 +140,8 @@ fn has_schema(kind: &Kind) -> bool {
     schema().named(kind.type_name).is_some()
 }
 
-/// The paths of a kind with what clients look for: its group, version and kind, and which patches and parameters it takes.
+/// The paths of a kind with what clients look for: its group, version and kind, and which patches
+/// and parameters it takes.
 fn paths_of(kind: &'static Kind) -> Vec<(String, Value)> {
     let base = if kind.group.is_empty() { format!("/api/{}", kind.version) } else { format!("/apis/{}/{}", kind.group, kind.version) };
     let scope = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
@@ -375,7 +377,8 @@ mod tests {
         assert!(containers["description"].as_str().is_some_and(|text| text.contains("containers")));
     }
 
-    /// The schema of ours and the one that `k8s-openapi` was generated from must name the same fields.
+    /// The schema of ours and the one that `k8s-openapi` was generated from must name the same
+    /// fields.
     #[test]
     fn our_types_have_the_fields_of_the_published_schema() {
         let published = Descriptions::collect();

@@ -1,8 +1,10 @@
-//! The OpenAPI v2 document in protobuf, as kubectl before 1.29 reads it before `apply`, `create` and `explain`: it asks for nothing else.
+//! The OpenAPI v2 document in protobuf, as kubectl before 1.29 reads it before `apply`, `create`
+//! and `explain`: it asks for nothing else.
 //!
-//! The messages are gnostic's (`openapiv2/OpenAPIv2.proto`). Written is what clients look at: shapes, descriptions and extensions of
-//! types, and which operations take which parameters. What JSON schema calls `allOf` one type is here the reference itself, and `oneOf`
-//! is the string that Kubernetes makes of it in this version.
+//! The messages are gnostic's (`openapiv2/OpenAPIv2.proto`). Written is what clients look at:
+//! shapes, descriptions and extensions of types, and which operations take which parameters. What
+//! JSON schema calls `allOf` one type is here the reference itself, and `oneOf` is the string that
+//! Kubernetes makes of it in this version.
 
 use serde_json::{Map, Value};
 

@@ -201,7 +201,8 @@ pub fn timeout(query: &Query) -> Result<Option<Duration>, Status> {
 /// The units of Go's durations, in nanoseconds.
 const UNITS: [(&str, f64); 8] = [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("μs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
 
-/// Go's `time.ParseDuration`: numbers with units, as in `1m30s`. What is negative is no time at all.
+/// Go's `time.ParseDuration`: numbers with units, as in `1m30s`. What is negative is no time at
+/// all.
 fn go_duration(text: &str) -> Result<Duration, String> {
     let invalid = || format!("invalid duration {}", go_quote(text));
     let (is_negative, mut rest) = match text.strip_prefix(['-', '+']) {

@@ -1,4 +1,5 @@
-//! PATCH: the four kinds of patches, applied to the current object and again when another writer was faster.
+//! PATCH: the four kinds of patches, applied to the current object and again when another writer
+//! was faster.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -88,7 +89,8 @@ async fn merge(
     }
 }
 
-/// Might the patch name metadata.managedFields, or something above it by another way than by its fields?
+/// Might the patch name metadata.managedFields, or something above it by another way than by its
+/// fields?
 fn may_see_managers(patch_type: PatchType, bytes: &[u8]) -> bool {
     let has = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
     // A name can also be written with escapes.
@@ -131,7 +133,8 @@ fn patched(kind: &Kind, patch_type: PatchType, validation: FieldValidation, old:
     }
 }
 
-/// The object that a patched document is, with warnings. Only a refusal shows the document, which is then made once more.
+/// The object that a patched document is, with warnings. Only a refusal shows the document, which
+/// is then made once more.
 fn decode(
     kind: &'static Kind,
     validation: FieldValidation,
@@ -140,7 +143,8 @@ fn decode(
 ) -> Result<(Value, Vec<String>), Status> {
     let type_id = kind.type_id();
     let Patched { document, mut findings, shown } = patch(old)?;
-    // A strategic merge patch changes an object that has a type already; the others make a text of which the type is read.
+    // A strategic merge patch changes an object that has a type already; the others make a text of
+    // which the type is read.
     let is_retyped = ["apiVersion", "kind"].iter().any(|name| document[name] != old[name]);
     if let (Shown::Document { .. }, true) = (shown, is_retyped)
         && let Some(why) = other_type(&Expected::of(kind), &document)
@@ -170,7 +174,8 @@ fn decode(
     }
 }
 
-/// The patched object carries the version it was made from; only a patch that changed it insists on a version.
+/// The patched object carries the version it was made from; only a patch that changed it insists on
+/// a version.
 fn insist_only_if_patched(old: &Value, object: &mut Value) {
     if object["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
         crate::registry::create::metadata_mut(object).remove("resourceVersion");

@@ -1,6 +1,7 @@
 //! Paths and methods of requests: which resource, which object, which verb.
 //!
-//! The rules are those of Kubernetes' RequestInfoFactory: `/api/v1/namespaces/NS/pods/NAME/log` and so on.
+//! The rules are those of Kubernetes' RequestInfoFactory: `/api/v1/namespaces/NS/pods/NAME/log` and
+//! so on.
 
 use http::Method;
 
@@ -61,7 +62,8 @@ pub fn parse(path: &str) -> Target {
     })
 }
 
-/// `namespaces/NS/pods` is pods in a namespace; `namespaces/NS` and `namespaces/NS/status` are about the namespace itself.
+/// `namespaces/NS/pods` is pods in a namespace; `namespaces/NS` and `namespaces/NS/status` are
+/// about the namespace itself.
 fn split_namespace<'a>(parts: &'a [&'a str]) -> (String, &'a [&'a str]) {
     match parts {
         ["namespaces", name, "status" | "finalize", ..] | ["namespaces", name] => ((*name).to_owned(), parts),

@@ -1,7 +1,8 @@
 //! Bodies of lists, made while they are sent.
 //!
-//! A list is a head, its items and a tail. The items are objects that the cache holds anyway; what is copied for an answer is one piece of
-//! some kilobytes at a time, when the client has room for it. A client that does not read costs a piece, however long the list is.
+//! A list is a head, its items and a tail. The items are objects that the cache holds anyway; what
+//! is copied for an answer is one piece of some kilobytes at a time, when the client has room for
+//! it. A client that does not read costs a piece, however long the list is.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -45,7 +46,8 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// Compact JSON. `write` appends an item as such, and `size` is the length of all of them without commas, where it is known.
+    /// Compact JSON. `write` appends an item as such, and `size` is the length of all of them
+    /// without commas, where it is known.
     pub fn json(around: &Around, objects: Vec<Arc<Object>>, size: Option<usize>, write: WriteItem) -> Pieces {
         let fields: String = around.fields.iter().map(|(name, value)| format!("\"{name}\":{value},")).collect();
         let head = format!("{{{fields}\"{}\":[", around.items).into_bytes();
@@ -55,7 +57,8 @@ impl Pieces {
         Pieces { left, ..Pieces::new(head, objects, b",", tail, write) }
     }
 
-    /// JSON for people, with the fields of every object sorted. `write` appends an item as compact JSON.
+    /// JSON for people, with the fields of every object sorted. `write` appends an item as compact
+    /// JSON.
     pub fn pretty(around: &Around, objects: Vec<Arc<Object>>, write: WriteItem) -> Pieces {
         let (before, after) = around.sorted();
         let mut head = "{".to_owned();
@@ -118,7 +121,8 @@ impl Around {
     }
 }
 
-/// Pretty JSON whose lines but the first begin with so many more spaces. No text in JSON has a line end of its own.
+/// Pretty JSON whose lines but the first begin with so many more spaces. No text in JSON has a line
+/// end of its own.
 fn indented(value: &Value, spaces: usize) -> String {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
     text.replace('\n', &format!("\n{}", " ".repeat(spaces)))
@@ -128,13 +132,14 @@ fn indented(value: &Value, spaces: usize) -> String {
 const INDENTED_TIMES_MAX: usize = 4;
 const INDENTED_BYTES_FREE: usize = 64 * 1024;
 
-/// Whether a value is so deep and full that indenting makes far more of it: a megabyte of brackets would be a hundred. Such values are shown as
-/// they are.
+/// Whether a value is so deep and full that indenting makes far more of it: a megabyte of brackets
+/// would be a hundred. Such values are shown as they are.
 pub fn grows_by_indenting(json: &[u8]) -> bool {
     indented_bytes(json) > INDENTED_TIMES_MAX * json.len() + INDENTED_BYTES_FREE
 }
 
-/// Makes something else of items that are written as compact JSON. What would grow too much stays as it is, between the two texts.
+/// Makes something else of items that are written as compact JSON. What would grow too much stays
+/// as it is, between the two texts.
 fn written_as(write: WriteItem, around: [&'static str; 2], form: fn(&Value) -> String) -> WriteItem {
     Box::new(move |object, piece| {
         let mut json = Vec::new();

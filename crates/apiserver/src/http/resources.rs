@@ -1,4 +1,5 @@
-//! Requests for resources: from path, parameters and body to a call of the registry, and its outcome to an answer.
+//! Requests for resources: from path, parameters and body to a call of the registry, and its
+//! outcome to an answer.
 
 use bytes::Bytes;
 use futures::StreamExt;

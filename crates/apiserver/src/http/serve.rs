@@ -16,8 +16,8 @@ use crate::audit::Remote;
 use crate::auth::User;
 use crate::auth::authenticate::Certificate;
 
-/// Nodes come with certificates, a few connections each, and so do administrators. Pods come with tokens, all pods of a node from one
-/// address, and whole sites may come from one.
+/// Nodes come with certificates, a few connections each, and so do administrators. Pods come with
+/// tokens, all pods of a node from one address, and whole sites may come from one.
 const LIMITS: Limits = Limits { connections: 20_000, handshakes: 2000, handshakes_per_peer: 200, unproven_per_peer: 2000 };
 
 /// Accepts connections until `shutdown` turns true, then lets running requests end.
@@ -35,8 +35,8 @@ pub async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<ServerConf
     wire::serve(listener, tls, LIMITS, Deadlines::default(), shutdown, make).await;
 }
 
-/// The user that a certificate stands for: common name and organizations. One with several names is no user's: which of them counts
-/// would be a matter of who reads it.
+/// The user that a certificate stands for: common name and organizations. One with several names is
+/// no user's: which of them counts would be a matter of who reads it.
 fn certificate_user(certificate: &CertificateDer<'_>) -> Option<User> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let subject = parsed.subject();

@@ -1,4 +1,5 @@
-//! The way of a request: authenticate, impersonate, route, authorize, handle; and whatever goes wrong becomes a Status.
+//! The way of a request: authenticate, impersonate, route, authorize, handle; and whatever goes
+//! wrong becomes a Status.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -33,10 +34,12 @@ use crate::nodes::forward::Carried;
 use crate::nodes::usage::Usage;
 use crate::registry::Registry;
 
-/// How long a request may take that is answered at once, its body and its wait for a seat not counted; Kubernetes' `--request-timeout`.
+/// How long a request may take that is answered at once, its body and its wait for a seat not
+/// counted; Kubernetes' `--request-timeout`.
 const REQUEST_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// The API server: a service for requests from the network and from within the process. Clones share everything.
+/// The API server: a service for requests from the network and from within the process. Clones
+/// share everything.
 #[derive(Clone)]
 pub struct ApiServer {
     pub(crate) inner: Arc<Inner>,
@@ -75,7 +78,8 @@ impl ApiServer {
         ApiServer::with_nodes(registry, authenticator, None, shutdown)
     }
 
-    /// A server that can ask the agents of nodes; [`crate::nodes::usage::run`] collects what they use.
+    /// A server that can ask the agents of nodes; [`crate::nodes::usage::run`] collects what they
+    /// use.
     pub fn with_nodes(
         registry: Arc<Registry>,
         authenticator: Authenticator,
@@ -110,8 +114,9 @@ impl ApiServer {
         LocalService { server: self.clone(), user }
     }
 
-    /// Answers a request to its end, though the client may go before: what is written has its audit event, and what was allocated for it is
-    /// kept or given back. What has not begun, and what would go on, ends when the client goes.
+    /// Answers a request to its end, though the client may go before: what is written has its audit
+    /// event, and what was allocated for it is kept or given back. What has not begun, and what
+    /// would go on, ends when the client goes.
     pub fn respond_to_the_end<B>(&self, mut request: Request<B>) -> Responding
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
@@ -133,7 +138,8 @@ impl ApiServer {
         let (parts, body) = request.into_parts();
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
         let mut record = None;
-        // What a panic leaves behind is dropped with the request; shared state is only ever changed by whole transactions.
+        // What a panic leaves behind is dropped with the request; shared state is only ever changed
+        // by whole transactions.
         let handled = AssertUnwindSafe(self.handle(parts, body, &mut record)).catch_unwind().await;
         let (response, refusal) = match handled {
             Ok(Ok(response)) => (response, None),
@@ -218,7 +224,8 @@ impl ApiServer {
                     let _held = (room, seat);
                     server.dispatch(&call, &path, &target, &verb, RequestBody::Whole(bytes)).await
                 };
-                // The store does not take back what it was given, and what was allocated for it must not be given back either.
+                // The store does not take back what it was given, and what was allocated for it
+                // must not be given back either.
                 let answered = if may_change {
                     tokio::time::timeout(patience, Finishing::new(answering)).await
                 } else {
@@ -264,7 +271,8 @@ struct Client(watch::Receiver<()>);
 async fn while_there<T>(client: &Option<Client>, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let Some(Client(client)) = client else { return work.await };
     let mut client = client.clone();
-    // Dropping the work undoes it: it has changed nothing yet. What is ready at once is done, client or not.
+    // Dropping the work undoes it: it has changed nothing yet. What is ready at once is done,
+    // client or not.
     tokio::select! {
         biased;
         done = work => done,
@@ -309,7 +317,8 @@ fn has_body(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// An answer that goes on, and holds its share until its body, or the connection that it became, ends.
+/// An answer that goes on, and holds its share until its body, or the connection that it became,
+/// ends.
 fn held_open(mut answer: Response<Body>, share: Option<Share>) -> Response<Body> {
     answer.extensions_mut().insert(audited::GoesOn);
     let Some(share) = share else { return answer };

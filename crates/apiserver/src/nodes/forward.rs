@@ -1,4 +1,5 @@
-//! Handing requests on to agents: what goes along, what becomes of the answers, and bytes in both directions after an upgrade.
+//! Handing requests on to agents: what goes along, what becomes of the answers, and bytes in both
+//! directions after an upgrade.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -71,7 +72,8 @@ pub async fn checked(answered: Response<Incoming>, resource: GroupResource<'_>, 
     })
 }
 
-/// What lives as long as a connection that was handed on, though its answer has been given: an extension of that answer.
+/// What lives as long as a connection that was handed on, though its answer has been given: an
+/// extension of that answer.
 #[derive(Clone, Default)]
 pub struct Carried(Arc<Mutex<Vec<Box<dyn Send>>>>);
 
@@ -82,8 +84,8 @@ impl Carried {
     }
 }
 
-/// Hands an upgrade on and carries the bytes of both sides, whatever they mean, until both have closed or the server stops. An agent that
-/// refuses is heard as it is.
+/// Hands an upgrade on and carries the bytes of both sides, whatever they mean, until both have
+/// closed or the server stops. An agent that refuses is heard as it is.
 pub async fn upgrade(
     connector: &NodeConnector,
     endpoint: &Endpoint,
@@ -133,7 +135,8 @@ mod tests {
 
     use super::*;
 
-    /// Both ends of a connection that was upgraded: as `carry` gets it, and as the other side has it.
+    /// Both ends of a connection that was upgraded: as `carry` gets it, and as the other side has
+    /// it.
     async fn upgraded() -> (OnUpgrade, Upgraded) {
         let (near, far) = tokio::io::duplex(1024);
         let (found, mut upgrade) = mpsc::unbounded_channel();

@@ -1,7 +1,8 @@
-//! The way from the API server to the agents of nodes: where they listen, connections to them, what is handed on.
+//! The way from the API server to the agents of nodes: where they listen, connections to them, what
+//! is handed on.
 //!
-//! Connections to agents are verified with the cluster's CA and made as the API server's own user; who the client is was decided before.
-//! Those to ports of pods are neither.
+//! Connections to agents are verified with the cluster's CA and made as the API server's own user;
+//! who the client is was decided before. Those to ports of pods are neither.
 
 pub mod forward;
 pub mod usage;
@@ -86,7 +87,8 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
-/// Why a node's agent does not answer, in the words of Go's network library, which users and tools know.
+/// Why a node's agent does not answer, in the words of Go's network library, which users and tools
+/// know.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("dial tcp {endpoint}: i/o timeout")]
@@ -123,13 +125,15 @@ pub struct NodeConnector {
 }
 
 impl NodeConnector {
-    /// `agents` trusts the cluster's CA and has the API server's client certificate; `pods` takes any certificate and has none, as what pods
-    /// show is nobody's to check. Neither may offer HTTP/2, which has no upgrades.
+    /// `agents` trusts the cluster's CA and has the API server's client certificate; `pods` takes
+    /// any certificate and has none, as what pods show is nobody's to check. Neither may offer
+    /// HTTP/2, which has no upgrades.
     pub fn new(agents: Arc<ClientConfig>, pods: Arc<ClientConfig>) -> NodeConnector {
         NodeConnector { agents: TlsConnector::from(agents), pods: TlsConnector::from(pods) }
     }
 
-    /// Sends a request over a connection of its own, which ends with the answer's body, or lives on as what it is upgraded to.
+    /// Sends a request over a connection of its own, which ends with the answer's body, or lives on
+    /// as what it is upgraded to.
     pub async fn request(&self, endpoint: &Endpoint, outgoing: Outgoing<'_>) -> Result<Response<Incoming>, ConnectError> {
         let dialing = tokio::time::timeout(DIAL_TIMEOUT, self.dial(endpoint));
         let stream = dialing.await.map_err(|_| ConnectError::Timeout { endpoint: endpoint.clone() })??;

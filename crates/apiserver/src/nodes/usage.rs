@@ -1,4 +1,5 @@
-//! What nodes and containers use: asked of all agents every 15 seconds. Processor use is the difference of two answers.
+//! What nodes and containers use: asked of all agents every 15 seconds. Processor use is the
+//! difference of two answers.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -96,7 +97,8 @@ fn figures(before: &Told, now: &Told) -> Option<Figures> {
     })
 }
 
-/// Collects until `shutdown` turns true. Returns at once for a server that knows no way to its nodes.
+/// Collects until `shutdown` turns true. Returns at once for a server that knows no way to its
+/// nodes.
 pub async fn run(server: ApiServer, mut shutdown: watch::Receiver<bool>) {
     let Some(connector) = server.inner.nodes.clone() else { return };
     let mut ticks = tokio::time::interval(PERIOD);

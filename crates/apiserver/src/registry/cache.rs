@@ -1,7 +1,9 @@
-//! The watch cache: for each kind the current objects, indexed for selectors, and a window of recent events.
+//! The watch cache: for each kind the current objects, indexed for selectors, and a window of
+//! recent events.
 //!
-//! One thread follows the store and applies its batches; readers take snapshots under a short read lock. A watcher is a position
-//! in the window, not a queue: a slow one falls out of it and is told to list again, and nobody waits for it.
+//! One thread follows the store and applies its batches; readers take snapshots under a short read
+//! lock. A watcher is a position in the window, not a queue: a slow one falls out of it and is told
+//! to list again, and nobody waits for it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,15 +16,17 @@ use tokio::sync::{Notify, watch};
 
 use super::object::Object;
 
-/// Bounds of a kind's event window. Sized so that a client that pauses for seconds in a rollout over 10,000 nodes still finds its place.
+/// Bounds of a kind's event window. Sized so that a client that pauses for seconds in a rollout
+/// over 10,000 nodes still finds its place.
 const WINDOW_EVENTS_MAX: usize = 50_000;
 const WINDOW_BYTES_MAX: usize = 32 << 20;
 
 /// Watchers take at most this many events at a time, so that the read lock is held briefly.
 const EVENTS_PER_TURN_MAX: usize = 500;
 
-/// So many of the newest events keep their line of a watch stream for the next watcher; those that are further behind make their
-/// own. More than watchers take at a time, and little against the window, which would be twice as large with all lines in it.
+/// So many of the newest events keep their line of a watch stream for the next watcher; those that
+/// are further behind make their own. More than watchers take at a time, and little against the
+/// window, which would be twice as large with all lines in it.
 const LINES_KEPT_MAX: usize = 2 * EVENTS_PER_TURN_MAX;
 
 /// Batches whose watchers are woken together, if they arrive together.
@@ -41,7 +45,8 @@ pub enum EventKind {
 pub struct CacheEvent {
     pub revision: u64,
     pub kind: EventKind,
-    /// The object after the change; for a deletion its last state, with the revision of the deletion.
+    /// The object after the change; for a deletion its last state, with the revision of the
+    /// deletion.
     pub object: Arc<Object>,
     pub previous: Option<Arc<Object>>,
     line: Mutex<Line>,
@@ -164,7 +169,8 @@ impl KindCache {
         self.len() == 0
     }
 
-    /// All objects whose key starts with `prefix`; `applied` is a revision up to which this cache is known to be complete.
+    /// All objects whose key starts with `prefix`; `applied` is a revision up to which this cache
+    /// is known to be complete.
     pub fn snapshot(&self, prefix: &str, applied: u64) -> Snapshot {
         let state = self.read();
         Snapshot { revision: applied.max(state.revision), objects: in_prefix(&state.objects, prefix).cloned().collect() }
@@ -300,7 +306,8 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// Loads everything from the store and returns with the caches complete; a thread follows from there until the store closes.
+    /// Loads everything from the store and returns with the caches complete; a thread follows from
+    /// there until the store closes.
     pub fn start(store: Arc<dyn Backend>) -> Result<Arc<Caches>, StoreError> {
         let mut by_storage = HashMap::new();
         for kind in KINDS.iter().filter(|k| k.is_stored()) {
@@ -339,7 +346,8 @@ impl Caches {
         Ok(caches)
     }
 
-    /// Takes everything from the store again. Watchers lose their place, and list anew as after any expired revision.
+    /// Takes everything from the store again. Watchers lose their place, and list anew as after any
+    /// expired revision.
     fn reload(&self, store: &dyn Backend) -> Result<store::Watch, StoreError> {
         loop {
             let page = store.range(b"", None, None)?;

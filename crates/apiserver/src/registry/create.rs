@@ -132,7 +132,8 @@ pub fn metadata_mut(object: &mut Value) -> &mut Map<String, Value> {
     object["metadata"].as_object_mut().expect("made an object above")
 }
 
-/// The namespace of the path is the object's; one that differs is refused. Kinds without namespaces pass over it.
+/// The namespace of the path is the object's; one that differs is refused. Kinds without namespaces
+/// pass over it.
 pub fn set_namespace(write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
     let own = text_at(object, "namespace");
     if !write.kind.namespaced && write.namespace.is_empty() {

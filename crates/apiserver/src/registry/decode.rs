@@ -1,4 +1,5 @@
-//! Request bodies to objects: syntax, group and kind, schema; with Kubernetes' words for each way to fail.
+//! Request bodies to objects: syntax, group and kind, schema; with Kubernetes' words for each way
+//! to fail.
 
 use kinds::decode::{Decoded, TypeError, decode, decode_plain};
 use kinds::document::{Node, SyntaxError, parse_json};
@@ -11,7 +12,8 @@ use serde_json::Value;
 use crate::http::negotiate::BodyType;
 use crate::http::options::FieldValidation;
 
-/// Kinds of the served groups that Kubernetes has and everynode does not; a body of such a kind is known, but no match.
+/// Kinds of the served groups that Kubernetes has and everynode does not; a body of such a kind is
+/// known, but no match.
 const KNOWN_BUT_NOT_SERVED: &[&str] = &[
     "ComponentStatus",
     "Deployment",
@@ -72,7 +74,8 @@ pub fn body(bytes: &[u8], body_type: BodyType, expected: Expected<'_>, validatio
     }
 }
 
-/// Nearly every body: JSON with nothing wrong and of the type that was expected. All others are looked at closely.
+/// Nearly every body: JSON with nothing wrong and of the type that was expected. All others are
+/// looked at closely.
 fn plain(bytes: &[u8], body_type: BodyType, expected: Expected<'_>) -> Option<Value> {
     if body_type != BodyType::Json {
         return None;
@@ -84,7 +87,8 @@ fn plain(bytes: &[u8], body_type: BodyType, expected: Expected<'_>) -> Option<Va
     is_expected.then_some(object)
 }
 
-/// Parses the text of a body, without holding it against a kind; protobuf cannot be read that way. Also returns one sentence for each duplicate key of a YAML text.
+/// Parses the text of a body, without holding it against a kind; protobuf cannot be read that way.
+/// Also returns one sentence for each duplicate key of a YAML text.
 pub fn parse(bytes: &[u8], body_type: BodyType) -> Result<(Node, Vec<String>), SyntaxError> {
     match body_type {
         BodyType::Json => match parse_json(bytes) {
@@ -204,7 +208,8 @@ fn not_converted(expected: &Expected<'_>, api_version: &str, kind: &str) -> Stri
     }
 }
 
-/// Why a patched document is of another type than the object was; None where it is of the same, or says none.
+/// Why a patched document is of another type than the object was; None where it is of the same, or
+/// says none.
 pub fn other_type(expected: &Expected<'_>, document: &Value) -> Option<String> {
     let wanted = expected.api_version();
     let text = |name: &str| document[name].as_str().filter(|text| !text.is_empty());

@@ -103,7 +103,8 @@ impl Registry {
         Err(Status::stale(kind.resource(), write.name))
     }
 
-    /// Stores a terminating pod once more, with no time left. A race is lost to whoever changed the pod; the caller looks again.
+    /// Stores a terminating pod once more, with no time left. A race is lost to whoever changed the
+    /// pod; the caller looks again.
     async fn give_last_notice(&self, write: &Write<'_>, mut object: Value, entry: &Entry) -> Result<(), Status> {
         shorten_grace(&mut object, 0);
         metadata_mut(&mut object).remove("resourceVersion");
@@ -157,7 +158,8 @@ impl Registry {
     }
 }
 
-/// A pod that was given time and now gets none is seen once more by watchers before it is gone, as in Kubernetes.
+/// A pod that was given time and now gets none is seen once more by watchers before it is gone, as
+/// in Kubernetes.
 fn needs_last_notice(write: &Write<'_>, options: &DeleteOptions, object: &Value) -> bool {
     let metadata = &object["metadata"];
     write.kind.kind == "Pod"
@@ -272,7 +274,8 @@ fn mark_namespace(object: &mut Value, now: Timestamp) -> bool {
     is_finished(object)
 }
 
-/// Is the object being deleted, with no finalizer left (namespaces have some in their spec as well) and no grace period to wait for?
+/// Is the object being deleted, with no finalizer left (namespaces have some in their spec as well)
+/// and no grace period to wait for?
 pub fn is_finished(object: &Value) -> bool {
     let metadata = &object["metadata"];
     let deleting = metadata["deletionTimestamp"].is_string();

@@ -1,7 +1,8 @@
 //! What requests do to objects: reads from the caches and the store, writes as transactions.
 //!
-//! A write runs in Kubernetes' order: decode, default, admit (mutating), prepare, validate, encode, commit. A commit names the version
-//! that the write was based on; when another writer was faster, a write without a version of its own is done again on the newer one.
+//! A write runs in Kubernetes' order: decode, default, admit (mutating), prepare, validate, encode,
+//! commit. A commit names the version that the write was based on; when another writer was faster,
+//! a write without a version of its own is done again on the newer one.
 
 pub mod cache;
 pub mod create;
@@ -30,7 +31,8 @@ use crate::http::options::WriteOptions;
 use cache::Caches;
 use object::store_key;
 
-/// A write that loses this many races in a row is answered with a conflict; the client may come again.
+/// A write that loses this many races in a row is answered with a conflict; the client may come
+/// again.
 const WRITE_ATTEMPTS_MAX: usize = 20;
 
 /// The largest object that is stored: etcd's default limit of a request.
@@ -49,7 +51,8 @@ pub struct Registry {
 /// What the operator chose.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Admission of ServiceAccounts (default account, token volume) can be switched off, as in Kubernetes.
+    /// Admission of ServiceAccounts (default account, token volume) can be switched off, as in
+    /// Kubernetes.
     pub service_account_admission: bool,
 }
 
@@ -60,7 +63,8 @@ pub struct Write<'a> {
     pub namespace: &'a str,
     /// From the path; empty for a create.
     pub name: &'a str,
-    /// Which part of the object is written; None for writes that the kind's rules do not look at (a binding).
+    /// Which part of the object is written; None for writes that the kind's rules do not look at (a
+    /// binding).
     pub part: Option<Part>,
     pub subresource: &'a str,
     pub user: &'a User,
@@ -100,7 +104,8 @@ impl Registry {
         Ok(Registry { store, caches, settings, allocations, quota_turns: Default::default(), policy_cache: Default::default() })
     }
 
-    /// Does the store still take and give objects? After it has failed, nothing but a new start helps.
+    /// Does the store still take and give objects? After it has failed, nothing but a new start
+    /// helps.
     pub fn is_working(&self) -> bool {
         self.store.get(b"").is_ok()
     }
@@ -149,7 +154,8 @@ pub fn read_stored<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> T {
     serde_json::from_slice(bytes).expect("the store holds only what our encoder wrote, and the part fits the schema")
 }
 
-/// Brings an object into the form in which decoding would give it, after rules and plugins worked on it.
+/// Brings an object into the form in which decoding would give it, after rules and plugins worked
+/// on it.
 fn normalized(kind: &'static Kind, object: Value) -> Result<Value, Status> {
     kinds::decode::normalize(object, kind.stored().type_id()).map_err(|e| Status::internal(e.0))
 }

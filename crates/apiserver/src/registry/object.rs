@@ -1,4 +1,5 @@
-//! An object as the caches keep it: its bytes, shared with store and answers, and what selectors ask for.
+//! An object as the caches keep it: its bytes, shared with store and answers, and what selectors
+//! ask for.
 
 use bytes::Bytes;
 use kinds::encode::type_prefix_len;
@@ -43,7 +44,8 @@ impl Object {
         self.outline.field(self.kind, name, &self.bytes)
     }
 
-    /// The object's JSON without `kind` and `apiVersion`, as items of lists have it, less the opening brace.
+    /// The object's JSON without `kind` and `apiVersion`, as items of lists have it, less the
+    /// opening brace.
     pub fn item_tail(&self, kind: &Kind) -> Bytes {
         self.bytes.slice(type_prefix_len(&kind.api_version(), kind.kind)..)
     }

@@ -62,7 +62,8 @@ impl Registry {
             let error = kinds::field::FieldError::invalid(&path, 0i64, "must be specified for an update");
             return Err(Status::invalid(kind.group, kind.kind, write.name, &[error]));
         }
-        // Hardly ever is there a second attempt; as text a copy for it costs a tenth of one as a tree.
+        // Hardly ever is there a second attempt; as text a copy for it costs a tenth of one as a
+        // tree.
         let copy = object.to_string();
         let mut first = Some(object);
         let change = |_: &Value| {
@@ -91,7 +92,8 @@ impl Registry {
         self.create(write, object).await
     }
 
-    /// Reads the object, lets `change` make the new one, checks and stores it; again when another writer was faster.
+    /// Reads the object, lets `change` make the new one, checks and stores it; again when another
+    /// writer was faster.
     ///
     /// A change that sets metadata.resourceVersion insists on that version.
     pub async fn update<F>(&self, write: &Write<'_>, change: F) -> Result<Written, Status>
@@ -148,8 +150,9 @@ impl Registry {
         }
     }
 
-    /// Everything but the commit. Trees live no longer than this: dropping them after the wait for the disk, among those of all other
-    /// writes and perhaps on another thread, costs as much as making them.
+    /// Everything but the commit. Trees live no longer than this: dropping them after the wait for
+    /// the disk, among those of all other writes and perhaps on another thread, costs as much as
+    /// making them.
     fn plan_update<F>(
         &self,
         write: &Write<'_>,

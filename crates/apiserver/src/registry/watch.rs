@@ -1,7 +1,9 @@
-//! Watch streams: a position in a kind's event window, filtered, until the client or the clock ends it.
+//! Watch streams: a position in a kind's event window, filtered, until the client or the clock ends
+//! it.
 //!
-//! The stream is pulled by the connection, which pulls only while the client reads. Nothing is queued for a watcher: one that stops
-//! reading stays where it is, and when the window has moved past it, it is told so (410) and ends.
+//! The stream is pulled by the connection, which pulls only while the client reads. Nothing is
+//! queued for a watcher: one that stops reading stays where it is, and when the window has moved
+//! past it, it is told so (410) and ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +22,15 @@ use super::cache::{CacheEvent, EventKind, event_line};
 use super::object::Object;
 use crate::http::options::{ListOptions, ReadAt};
 
-/// Kubernetes ends watches that name no timeout after a random half to whole hour; spread so that not all come back at once.
+/// Kubernetes ends watches that name no timeout after a random half to whole hour; spread so that
+/// not all come back at once.
 const TIMEOUT_SECONDS_MIN: u64 = 1800;
 
 /// Longer than any watch lasts; more could not be added to the time.
 const TIMEOUT_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 
-/// Bookmarks come once a minute, and shortly before the end of a watch if there was news since the last one.
+/// Bookmarks come once a minute, and shortly before the end of a watch if there was news since the
+/// last one.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 
@@ -134,9 +138,11 @@ impl Registry {
     }
 }
 
-/// The end of a watch after a version that has not come and does not come soon: the server was put back to an earlier state.
+/// The end of a watch after a version that has not come and does not come soon: the server was put
+/// back to an earlier state.
 ///
-/// Waiting on would leave the client deaf. Clients of Kubernetes' own library list anew for the cause, all others for the code 410.
+/// Waiting on would leave the client deaf. Clients of Kubernetes' own library list anew for the
+/// cause, all others for the code 410.
 fn from_the_future(asked: u64, too_large: Status) -> Status {
     let mut status = Status::expired(format!(
         "the resourceVersion for the provided watch is too large ({asked}): the server was restored to an earlier state, list anew"
@@ -190,7 +196,8 @@ impl Watcher {
         }
     }
 
-    /// Waits for the version after which the client wants to watch; when it does not come, the line that says so.
+    /// Waits for the version after which the client wants to watch; when it does not come, the line
+    /// that says so.
     async fn wait_for_start(&mut self) -> Option<Bytes> {
         if self.has_started || self.ended {
             return None;
@@ -254,7 +261,8 @@ impl Watcher {
                 Changes::Kind(changes) => drop(changes.wait_for(|&revision| revision > position).await),
                 Changes::Node(notify) => {
                     let notified = notify.notified();
-                    // Events that came between the last look and the registration must not be slept over.
+                    // Events that came between the last look and the registration must not be slept
+                    // over.
                     if caches.of(kind).events_after(position).is_ok_and(|events| events.is_empty()) {
                         notified.await;
                     }

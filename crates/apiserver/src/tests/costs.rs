@@ -1,4 +1,5 @@
-//! What a request may cost others: bodies that never come, lists that nobody reads, documents made to be expensive.
+//! What a request may cost others: bodies that never come, lists that nobody reads, documents made
+//! to be expensive.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -142,7 +143,8 @@ async fn an_answer_of_a_long_list_comes_in_pieces() {
     assert!(first.len() < 1_000_000, "{} bytes at once", first.len());
 }
 
-/// The turn that config maps in the default namespace then wait for: those who hold it hold them up.
+/// The turn that config maps in the default namespace then wait for: those who hold it hold them
+/// up.
 pub async fn taken_turn(server: &ApiServer) -> tokio::sync::OwnedMutexGuard<()> {
     let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "5"}}});
     assert_eq!(send(server, Method::POST, "/api/v1/namespaces/default/resourcequotas", full(&quota)).await.0, 201);
@@ -221,7 +223,8 @@ async fn limit_ranges_do_not_multiply() {
     assert!(code == 403 && status["message"].as_str().unwrap().len() < 200_000);
 }
 
-/// A write whose time was up was dropped half-way: it could be stored, and what was allocated for it given back.
+/// A write whose time was up was dropped half-way: it could be stored, and what was allocated for
+/// it given back.
 #[tokio::test]
 async fn a_write_that_takes_longer_than_its_client_waits_is_finished() {
     let server = server().await;

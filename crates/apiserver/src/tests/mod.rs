@@ -121,7 +121,8 @@ async fn both_event_groups_show_the_same_objects() {
     assert_eq!((code, &new["regarding"]["name"], &new["note"]), (200, &json!("p"), &json!("m")));
 }
 
-/// The store keeps a single change for its watchers, so that a burst of writes leaves the cache behind for certain.
+/// The store keeps a single change for its watchers, so that a burst of writes leaves the cache
+/// behind for certain.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cache_that_fell_behind_the_store_is_loaded_anew() {
     let store = Arc::new(store::mem::open_with(store::WindowLimits { events_max: 1, bytes_max: 1 }));

@@ -1,4 +1,5 @@
-//! What a node may do with its credential, and what not: a machine that is taken over must not take the cluster.
+//! What a node may do with its credential, and what not: a machine that is taken over must not take
+//! the cluster.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -106,7 +107,8 @@ async fn a_mirror_pod_runs_as_no_account_whoever_makes_it() {
     assert!(code == 403 && answer["message"].as_str().unwrap().contains("a mirror pod may not reference service accounts"), "{answer}");
 }
 
-/// A mirror pod that exists does not open what it names: whoever wrote it into the store, a node may have made it.
+/// A mirror pod that exists does not open what it names: whoever wrote it into the store, a node
+/// may have made it.
 #[tokio::test]
 async fn a_node_reads_what_its_pods_need_and_no_more() {
     let (server, own) = cluster().await;

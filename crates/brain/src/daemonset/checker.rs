@@ -1,13 +1,16 @@
-//! Every state of a small world: the DaemonSet decider with its memory, a picture that lags behind, the barrier that keeps plans from
-//! resting on too old a picture, requests that are done one by one, crashes, answers that get lost, and an environment that does what
-//! environments do. In each state the rules of [`judge`] hold, and from each the system comes to rest as it should.
+//! Every state of a small world: the DaemonSet decider with its memory, a picture that lags behind,
+//! the barrier that keeps plans from resting on too old a picture, requests that are done one by
+//! one, crashes, answers that get lost, and an environment that does what environments do. In each
+//! state the rules of [`judge`] hold, and from each the system comes to rest as it should.
 //!
-//! The enumerator is our own ([`search`], breadth first over hashed states) rather than the library stateright: that one would bring
-//! its actors, its web explorer and their dependencies, and its liveness properties are not sound where paths join, which here they do
-//! all the time. What is needed of it are fifty lines.
+//! The enumerator is our own ([`search`], breadth first over hashed states) rather than the library
+//! stateright: that one would bring its actors, its web explorer and their dependencies, and its
+//! liveness properties are not sound where paths join, which here they do all the time. What is
+//! needed of it are fifty lines.
 //!
-//! Simplifications: the queue's pauses are any time at all; status writes are left out, which only weakens the barrier; a list is the
-//! same as all events at once; seconds are few (what was made since time passed last is of the same second).
+//! Simplifications: the queue's pauses are any time at all; status writes are left out, which only
+//! weakens the barrier; a list is the same as all events at once; seconds are few (what was made
+//! since time passed last is of the same second).
 
 mod controller;
 mod judge;
@@ -35,7 +38,8 @@ fn rules(words: &[&'static str], nodes: u8) -> Rules {
     Rules { translator: Translator::new(words), nodes, barrier: true, derived_names: true, remembers_deletions: true, min_ready }
 }
 
-/// A set with one available pod of the first template on each node, and whatever `change` makes of it.
+/// A set with one available pod of the first template on each node, and whatever `change` makes of
+/// it.
 fn state(rules: &Rules, size: Size, change: impl FnOnce(&mut Objects)) -> State {
     let fine = Node { ready: true, taint: Taint::Absent };
     let mut nodes = [None; world::NODES_MAX];
@@ -176,7 +180,8 @@ fn three_nodes_hold() {
     [ONE_AT_A_TIME, ON_DELETE].iter().for_each(|words| holds(words, Size { nodes: 3, changes: 1, faults: 0 }));
 }
 
-/// The barrier and the memory of deletions each keep the budget when answers arrive; without both, nothing does.
+/// The barrier and the memory of deletions each keep the budget when answers arrive; without both,
+/// nothing does.
 #[test]
 fn without_barrier_and_memory_the_budget_breaks() {
     let size = Size { nodes: 2, changes: 1, faults: 0 };

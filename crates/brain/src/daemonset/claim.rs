@@ -1,5 +1,5 @@
-//! Which pods are the set's: those it controls and selects. Orphans that it selects are adopted, pods that it no longer selects are
-//! let go; a pod of another controller is never touched.
+//! Which pods are the set's: those it controls and selects. Orphans that it selects are adopted,
+//! pods that it no longer selects are let go; a pod of another controller is never touched.
 
 use super::{Action, View};
 use crate::model::Pod;

@@ -15,7 +15,8 @@ use crate::request::{DAEMON_SETS, Event, PODS, REVISIONS, Regarding, Request, Ve
 
 const COMPONENT: &str = "daemonset-controller";
 
-/// After a plan a set rests this long for each of its nodes: at 10,000 nodes a plan looks at much, and much changes meanwhile.
+/// After a plan a set rests this long for each of its nodes: at 10,000 nodes a plan looks at much,
+/// and much changes meanwhile.
 const REST_PER_NODE: SignedDuration = SignedDuration::from_micros(1);
 
 /// Also without any change every set is looked at this often.
@@ -73,7 +74,8 @@ impl Controller for DaemonSetController {
                 concerned_by(picture, &new.meta, add);
             }
             (old, Some(Object::ControllerRevision(revision))) => {
-                // As upstream: a revision that has an owner is no reason to look at the set; one that lost or changed it is.
+                // As upstream: a revision that has an owner is no reason to look at the set; one
+                // that lost or changed it is.
                 let before = old.as_ref().map(Object::meta);
                 let same_owner = before.is_none_or(|before| before.owner_references == revision.meta.owner_references);
                 if revision.meta.controller().is_none() || !same_owner {
@@ -128,7 +130,8 @@ fn concerned_by(picture: &Picture, meta: &Meta, add: &mut dyn FnMut(Key)) {
     }
 }
 
-/// The sets for which the node became something else: heartbeats and other news of a node cost no set anything.
+/// The sets for which the node became something else: heartbeats and other news of a node cost no
+/// set anything.
 fn concerned_by_node(picture: &Picture, old: Option<&Node>, new: Option<&Node>, add: &mut dyn FnMut(Key)) {
     if let (Some(old), Some(new)) = (old, new)
         && old.meta.labels == new.meta.labels
@@ -145,7 +148,8 @@ fn concerned_by_node(picture: &Picture, old: Option<&Node>, new: Option<&Node>, 
         let (before, after) = (old.map(judge), new.map(judge));
         let concerned = match (&before, &after) {
             (Some(before), Some(after)) => before != after && !(never(before) && never(after)),
-            // A node that comes with a taint, as all do, has no pods yet; the set is told when the taint goes.
+            // A node that comes with a taint, as all do, has no pods yet; the set is told when the
+            // taint goes.
             (None, Some(verdict)) => verdict.0 == Eligibility::Runs,
             (Some(verdict), None) => !never(verdict),
             (None, None) => false,
@@ -156,8 +160,8 @@ fn concerned_by_node(picture: &Picture, old: Option<&Node>, new: Option<&Node>, 
     }
 }
 
-/// A plan as requests: revisions first, since pods carry their hash; then adoptions, deletions, creations; then what is forgotten, and
-/// the status.
+/// A plan as requests: revisions first, since pods carry their hash; then adoptions, deletions,
+/// creations; then what is forgotten, and the status.
 pub fn work(set: &DaemonSet, plan: &Plan) -> Work {
     let mut steps = Vec::new();
     let mut step = |requests: Vec<Request>, slow_start: bool| {
@@ -168,7 +172,8 @@ pub fn work(set: &DaemonSet, plan: &Plan) -> Work {
     let adopts = plan.actions.iter().any(|action| matches!(action, Action::Adopt { .. }))
         || plan.history.before.iter().any(|action| matches!(action, history::Action::Adopt { .. }));
     if adopts {
-        // What is adopted for a set that is gone would be collected with it: ask the server, not the picture.
+        // What is adopted for a set that is gone would be collected with it: ask the server, not
+        // the picture.
         step(vec![Request::new(DAEMON_SETS, set.meta.key(), Verb::Check { uid: set.meta.uid.clone() })], false);
     }
     for action in &plan.history.before {

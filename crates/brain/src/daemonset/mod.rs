@@ -1,9 +1,10 @@
-//! Which daemon pods should exist: one on every eligible node, none elsewhere, of the current revision as fast as the update
-//! strategy allows; and what the set's status says about it.
+//! Which daemon pods should exist: one on every eligible node, none elsewhere, of the current
+//! revision as fast as the update strategy allows; and what the set's status says about it.
 //!
-//! [`plan`] sees one set, the nodes, the set's pods and revisions, the time, and what it remembered from its last plan ([`Memory`]).
-//! It returns actions, the status, one reason for each node, and when to look again. It follows Kubernetes' DaemonSet controller
-//! (`pkg/controller/daemon`) rule by rule; where it is better on purpose, docs/kubernetes-differences.md says so.
+//! [`plan`] sees one set, the nodes, the set's pods and revisions, the time, and what it remembered
+//! from its last plan ([`Memory`]). It returns actions, the status, one reason for each node, and
+//! when to look again. It follows Kubernetes' DaemonSet controller (`pkg/controller/daemon`) rule
+//! by rule; where it is better on purpose, docs/kubernetes-differences.md says so.
 
 mod claim;
 mod controller;
@@ -26,7 +27,8 @@ pub use node::{Backoff, Eligibility, eligibility};
 pub use pod::{daemon_pod, owner_reference, pod_name, running_spec};
 pub use rollout::Budget;
 
-/// Creations and deletions of one plan. Upstream stops at 250 to spare the server; here it bounds how old the status may get.
+/// Creations and deletions of one plan. Upstream stops at 250 to spare the server; here it bounds
+/// how old the status may get.
 pub const ACTIONS_MAX: usize = 500;
 
 /// Everything that one decision may look at.
@@ -40,11 +42,13 @@ pub struct View<'a> {
     pub pods: Vec<&'a Pod>,
     /// All pods of the cluster: whose names are taken.
     pub names: &'a BTreeMap<Key, Arc<Pod>>,
-    /// The revisions that the set controls, those of its namespace that nobody does, and any whose name begins with the set's.
+    /// The revisions that the set controls, those of its namespace that nobody does, and any whose
+    /// name begins with the set's.
     pub revisions: Vec<&'a ControllerRevision>,
 }
 
-/// What a set's plans remember from one to the next. Losing it (a restart) costs some pauses, never correctness.
+/// What a set's plans remember from one to the next. Losing it (a restart) costs some pauses, never
+/// correctness.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Memory {
     /// Pauses of nodes whose pods failed.
@@ -53,8 +57,9 @@ pub struct Memory {
     pub made: BTreeMap<Arc<str>, Made>,
     /// Nodes whose last pod was not seen yet.
     pub unseen: BTreeSet<Arc<str>>,
-    /// Uids of the pods that were to be replaced and that the picture still shows alive: nobody knows whether their deletion was
-    /// accepted. No plan counts on them, and they are the next to be replaced: another choice might be one deletion too many.
+    /// Uids of the pods that were to be replaced and that the picture still shows alive: nobody
+    /// knows whether their deletion was accepted. No plan counts on them, and they are the next to
+    /// be replaced: another choice might be one deletion too many.
     pub doomed: BTreeSet<Arc<str>>,
     /// The pods that were there before the first plan were noted.
     pub begun: bool,
@@ -163,7 +168,8 @@ pub enum Verdict {
 /// Decides for one set. `memory` is what the plan before returned.
 pub fn plan(view: &View<'_>, memory: Memory) -> Plan {
     let mut plan = Plan { status: view.set.status.clone(), memory, ..Plan::default() };
-    // A set that is being deleted gets nothing, loses nothing: the garbage collector follows the owner references.
+    // A set that is being deleted gets nothing, loses nothing: the garbage collector follows the
+    // owner references.
     if view.set.meta.is_deleted() || view.set.selector.is_everything() {
         return plan;
     }
@@ -177,7 +183,8 @@ pub fn plan(view: &View<'_>, memory: Memory) -> Plan {
         return plan;
     }
     if plan.history.relabels() {
-        // Pods are about to become pods of the current revision: judging them before that would replace them.
+        // Pods are about to become pods of the current revision: judging them before that would
+        // replace them.
         plan.more = true;
         return plan;
     }
@@ -247,9 +254,10 @@ fn sites<'a>(view: &View<'a>, spec: &PodSpec, by_node: &'a PodsByNode<'a>) -> Ve
 }
 
 impl Context<'_> {
-    /// Is the pod of the current revision? One whose hash no revision of the set has counts as such when its template generation is
-    /// the set's. Upstream looks at the generation first: a set that is made anew begins to count at one, and would take the pods that
-    /// another set of the same selector left for its own, whatever they run.
+    /// Is the pod of the current revision? One whose hash no revision of the set has counts as such
+    /// when its template generation is the set's. Upstream looks at the generation first: a set
+    /// that is made anew begins to count at one, and would take the pods that another set of the
+    /// same selector left for its own, whatever they run.
     pub fn is_updated(&self, pod: &Pod) -> bool {
         match pod.meta.labels.get(HASH_LABEL) {
             Some(hash) if !self.hash.is_empty() && hash == self.hash => true,
@@ -294,7 +302,8 @@ impl Plan {
     }
 
     fn deletes(&self, uid: &str) -> bool {
-        // Only the last few can be of the same node; a pod is asked for once by each part of the plan.
+        // Only the last few can be of the same node; a pod is asked for once by each part of the
+        // plan.
         self.actions.iter().rev().any(|action| matches!(action, Action::Delete { uid: other, .. } if **other == *uid))
     }
 
@@ -311,7 +320,8 @@ pub const GENERATION_LABEL: &str = "pod-template-generation";
 
 type PodsByNode<'a> = BTreeMap<&'a Arc<str>, Vec<&'a Pod>>;
 
-/// Pods by the node they are on or meant for. Pods that ended and are being deleted are somebody else's business.
+/// Pods by the node they are on or meant for. Pods that ended and are being deleted are somebody
+/// else's business.
 fn pods_by_node<'a>(pods: &[&'a Pod]) -> PodsByNode<'a> {
     let mut by_node: PodsByNode<'a> = BTreeMap::new();
     for &pod in pods {

@@ -8,7 +8,8 @@ use super::{Action, Because, Context, Made, Memory, Note, Plan, Site, Verdict, p
 use crate::model::{Key, Node, Phase, Pod, PodSpec, UpdateStrategy};
 use crate::placement::{Effects, Misfit, affinity_fits, untolerated_taint};
 
-/// Pauses between deletions of failed pods of a node: doubling from the first to the last, forgotten after twice the longest.
+/// Pauses between deletions of failed pods of a node: doubling from the first to the last,
+/// forgotten after twice the longest.
 const BACKOFF_MIN: SignedDuration = SignedDuration::from_secs(1);
 const BACKOFF_MAX: SignedDuration = SignedDuration::from_mins(15);
 
@@ -40,7 +41,8 @@ pub enum Eligibility {
     Never(Misfit),
 }
 
-/// NoSchedule taints decide whether to start, NoExecute taints whether to go on. `spec` has the tolerations of daemon pods.
+/// NoSchedule taints decide whether to start, NoExecute taints whether to go on. `spec` has the
+/// tolerations of daemon pods.
 pub fn eligibility(spec: &PodSpec, template_node: Option<&str>, node: &Node) -> Eligibility {
     if template_node.is_some_and(|wanted| *wanted != *node.meta.name) {
         return Eligibility::Never(Misfit::OtherNode);
@@ -66,7 +68,8 @@ impl Context<'_> {
     }
 }
 
-/// Adds what every node needs, a note for each, and removes pods that wait for nodes that do not exist.
+/// Adds what every node needs, a note for each, and removes pods that wait for nodes that do not
+/// exist.
 pub fn plan_nodes(context: &Context<'_>, plan: &mut Plan) {
     plan.notes.reserve(context.sites.len());
     for site in &context.sites {
@@ -85,7 +88,8 @@ pub fn plan_nodes(context: &Context<'_>, plan: &mut Plan) {
     }
 }
 
-/// Bound pods of a node that is gone are the pod garbage collector's; pods that were never bound would wait for ever.
+/// Bound pods of a node that is gone are the pod garbage collector's; pods that were never bound
+/// would wait for ever.
 fn plan_ghost(plan: &mut Plan, pods: &[&Pod]) -> Verdict {
     for pod in pods.iter().filter(|pod| pod.node.is_none()) {
         plan.delete(pod, Because::NodeGone);
@@ -147,8 +151,9 @@ fn keep_one(context: &Context<'_>, plan: &mut Plan, node: &Node, pods: &[&Pod], 
     verdict
 }
 
-/// At most the oldest pod of the current revision and the oldest of another; the latter only while it is ready and the former not yet
-/// available. Where no pod may start any more, one that has not started is not waited for: it would hold up the surge for ever.
+/// At most the oldest pod of the current revision and the oldest of another; the latter only while
+/// it is ready and the former not yet available. Where no pod may start any more, one that has not
+/// started is not waited for: it would hold up the surge for ever.
 fn plan_surging(context: &Context<'_>, plan: &mut Plan, running: &[&Pod], may_start: bool) {
     let is_new = |pod: &&&Pod| pod.meta.labels.get(super::HASH_LABEL) == Some(context.hash);
     let (new, old): (Vec<&&Pod>, Vec<&&Pod>) = running.iter().partition(is_new);
@@ -172,7 +177,8 @@ fn plan_surging(context: &Context<'_>, plan: &mut Plan, running: &[&Pod], may_st
     }
 }
 
-/// A failed pod is deleted, not more often than its node's pause allows: something on the node may refuse it again and again.
+/// A failed pod is deleted, not more often than its node's pause allows: something on the node may
+/// refuse it again and again.
 fn plan_failed(context: &Context<'_>, plan: &mut Plan, node: &Node, pod: &Pod) -> Verdict {
     let now = context.view.now;
     let name = &node.meta.name;
@@ -226,7 +232,8 @@ impl Memory {
         let taken = |name: &str| context.view.names.contains_key(&Key { namespace: set.namespace.clone(), name: name.into() });
         let last = self.made.get(node);
         if let Some(made) = last.filter(|made| self.unseen.contains(node) && !taken(&made.name)) {
-            // Not a name of the current revision if that is another by now: perhaps the pod was made and nobody heard of it.
+            // Not a name of the current revision if that is another by now: perhaps the pod was
+            // made and nobody heard of it.
             return made.name.clone();
         }
         let mut attempt = last.map_or(0, |made| made.attempt.wrapping_add(1));

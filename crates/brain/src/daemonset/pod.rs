@@ -24,7 +24,8 @@ pub fn pod_name(set_name: &str, set_uid: &str, node: &str, hash: &str, attempt: 
     base.chars().chain(suffix).collect()
 }
 
-/// 64-bit FNV-1a over the parts, each ended by a zero byte, and stirred: its low bits are close to each other for short inputs.
+/// 64-bit FNV-1a over the parts, each ended by a zero byte, and stirred: its low bits are close to
+/// each other for short inputs.
 fn fnv1a_64(parts: &[&str]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
@@ -48,7 +49,8 @@ fn tolerations(host_network: bool) -> impl Iterator<Item = (&'static str, &'stat
     TOLERATIONS.into_iter().chain(host_network.then_some(HOST_NETWORK_TOLERATION))
 }
 
-/// The spec that decides where the set's pods may be: the template's with the tolerations of daemon pods.
+/// The spec that decides where the set's pods may be: the template's with the tolerations of daemon
+/// pods.
 pub fn running_spec(template: &PodSpec) -> PodSpec {
     let mut spec = template.clone();
     for (key, effect) in tolerations(spec.host_network) {
@@ -68,7 +70,8 @@ fn replace_or_add<T>(list: &mut Vec<T>, new: T, same: impl Fn(&T, &T) -> bool) {
     }
 }
 
-/// The pod object of the set for a node. The template's node names are replaced, its other requirements stay.
+/// The pod object of the set for a node. The template's node names are replaced, its other
+/// requirements stay.
 pub fn daemon_pod(set: &DaemonSet, node: &str, name: &str, hash: &str) -> Value {
     let mut metadata = Map::new();
     metadata.insert("name".to_owned(), json!(name));

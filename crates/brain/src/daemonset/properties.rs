@@ -1,7 +1,9 @@
-//! What holds of every plan, and where plans lead, for random clusters of up to six nodes and for all with two nodes and two pods.
+//! What holds of every plan, and where plans lead, for random clusters of up to six nodes and for
+//! all with two nodes and two pods.
 //!
-//! The [`judge`] says what is right from Kubernetes' documentation, over the plain data that the clusters are made from. Plans on stale
-//! pictures, lost answers and crashes are the matter of [`super::checker`], whose world is also walked through at random there.
+//! The [`judge`] says what is right from Kubernetes' documentation, over the plain data that the
+//! clusters are made from. Plans on stale pictures, lost answers and crashes are the matter of
+//! [`super::checker`], whose world is also walked through at random there.
 
 mod judge;
 pub(super) mod stage;
@@ -110,8 +112,8 @@ proptest! {
     }
 }
 
-/// Pods start, plans are carried out, and after a bounded number of rounds nothing is left to do. Dead nodes hold up what they hold up:
-/// here all nodes live.
+/// Pods start, plans are carried out, and after a bounded number of rounds nothing is left to do.
+/// Dead nodes hold up what they hold up: here all nodes live.
 fn comes_to_rest(case: &judge::Case) -> Result<(), String> {
     let mut case = case.clone();
     case.set.deleting = false;
@@ -138,7 +140,8 @@ fn comes_to_rest(case: &judge::Case) -> Result<(), String> {
     if stage.set().status != last.status {
         return Err("the status still changes at rest".to_owned());
     }
-    // At most: a pod for each node, one more for each that surges or whose old pod is replaced, and each pod goes once.
+    // At most: a pod for each node, one more for each that surges or whose old pod is replaced, and
+    // each pod goes once.
     if made > 2 * case.nodes.len() || deleted > case.pods.len() + case.nodes.len() {
         return Err(format!("{made} pods were made and {deleted} deleted on the way"));
     }

@@ -1,4 +1,5 @@
-//! Rolling updates: which old pods go now, and which nodes get a second pod, so that the budget holds.
+//! Rolling updates: which old pods go now, and which nodes get a second pod, so that the budget
+//! holds.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ pub struct Budget {
     pub max_surge: usize,
     /// Nodes whose pod is missing, unavailable or being replaced.
     pub unavailable: usize,
-    /// Of these, on nodes that are not Ready: they hold up the rollout until they come back or are removed.
+    /// Of these, on nodes that are not Ready: they hold up the rollout until they come back or are
+    /// removed.
     pub unavailable_on_dead_nodes: usize,
     /// Nodes with a second pod that is not available yet.
     pub surging: usize,
@@ -78,7 +80,8 @@ fn survey<'a>(context: &'a Context<'a>, doomed: &BTreeSet<Arc<str>>) -> Vec<Surv
             slot.get_or_insert(pod);
         }
         if context.surges() && node.new.or(node.old).is_none() {
-            // It has no successor any more: with surge that is a reason to change one's mind, and costs other nodes nothing.
+            // It has no successor any more: with surge that is a reason to change one's mind, and
+            // costs other nodes nothing.
             let alone = node.doomed.take();
             *(if alone.is_some_and(|pod| context.is_updated(pod)) { &mut node.new } else { &mut node.old }) = alone;
         }
@@ -87,8 +90,9 @@ fn survey<'a>(context: &'a Context<'a>, doomed: &BTreeSet<Arc<str>>) -> Vec<Surv
     surveyed
 }
 
-/// Without surge: old pods that are not available are replaced, of the others as many as may be unavailable besides those that are.
-/// Pods on their way out count as unavailable: their successors do not exist yet.
+/// Without surge: old pods that are not available are replaced, of the others as many as may be
+/// unavailable besides those that are. Pods on their way out count as unavailable: their successors
+/// do not exist yet.
 fn plan_replacements(context: &Context<'_>, plan: &mut Plan, nodes: &[Surveyed<'_>], budget: &mut Budget) {
     let (mut candidates, mut broken, mut again) = (Vec::new(), Vec::new(), Vec::new());
     for node in nodes {
@@ -113,12 +117,13 @@ fn plan_replacements(context: &Context<'_>, plan: &mut Plan, nodes: &[Surveyed<'
             // Being made, being deleted, or crowded.
             _ => false,
         };
-        // Only nodes that should run a pod lack one: a pod that cannot start on a node that should not is no reason to wait, and
-        // might be one for ever. Upstream counts it.
+        // Only nodes that should run a pod lack one: a pod that cannot start on a node that should
+        // not is no reason to wait, and might be one for ever. Upstream counts it.
         budget.unavailable += usize::from(node.wanted && !available);
         budget.unavailable_on_dead_nodes += usize::from(node.wanted && !available && !node.ready);
     }
-    // What may be gone already has the first claim on the budget: nothing else is chosen before that is known.
+    // What may be gone already has the first claim on the budget: nothing else is chosen before
+    // that is known.
     let claimed = again.iter().filter(|(node, _)| node.wanted).count();
     let remaining = budget.max_unavailable.saturating_sub(budget.unavailable - claimed);
     let chosen = again.into_iter().chain(candidates).take(remaining).map(|(node, old)| (node, old, Because::Outdated));
@@ -138,8 +143,9 @@ fn replace(plan: &mut Plan, node: &Surveyed<'_>, old: &Pod, because: Because) {
     }
 }
 
-/// With surge: new pods beside old ones, as many as the surge allows; an old pod goes when its successor is available. On nodes that
-/// should no longer run one, an available pod goes only when enough others are available.
+/// With surge: new pods beside old ones, as many as the surge allows; an old pod goes when its
+/// successor is available. On nodes that should no longer run one, an available pod goes only when
+/// enough others are available.
 fn plan_surge(context: &Context<'_>, plan: &mut Plan, nodes: &[Surveyed<'_>], budget: &mut Budget) {
     let available = nodes.iter().filter(|node| node.old.or(node.new).is_some_and(|pod| context.is_available(pod))).count();
     // New pods that are not available, on nodes that live: these are what a bad revision breaks.
@@ -171,9 +177,9 @@ fn plan_surge(context: &Context<'_>, plan: &mut Plan, nodes: &[Surveyed<'_>], bu
     for (node, old) in sunset.into_iter().take(available.saturating_sub(budget.desired)) {
         replace(plan, node, old, Because::Outdated);
     }
-    // Upstream gives every broken pod its successor at once, without a limit (kubernetes/kubernetes 133378): a bad revision then
-    // takes the place of all of them. Here the surge bounds how many unavailable successors there are on nodes that live; nodes that
-    // do not are no reason to wait.
+    // Upstream gives every broken pod its successor at once, without a limit (kubernetes/kubernetes
+    // 133378): a bad revision then takes the place of all of them. Here the surge bounds how many
+    // unavailable successors there are on nodes that live; nodes that do not are no reason to wait.
     let mut for_broken = budget.max_surge.saturating_sub(starting);
     for node in broken {
         if node.ready && for_broken == 0 {
@@ -188,8 +194,8 @@ fn plan_surge(context: &Context<'_>, plan: &mut Plan, nodes: &[Surveyed<'_>], bu
     }
 }
 
-/// With surge, of two pods one that may be gone already: it is not counted on, and goes when the other is available. What no longer helps
-/// goes as it would anyway.
+/// With surge, of two pods one that may be gone already: it is not counted on, and goes when the
+/// other is available. What no longer helps goes as it would anyway.
 fn plan_doomed(context: &Context<'_>, plan: &mut Plan, node: &Surveyed<'_>, doomed: &Pod, other: &Pod) {
     plan.memory.doomed.insert(doomed.meta.uid.clone());
     if context.is_available(other) {

@@ -38,7 +38,8 @@ fn count_desired(context: &Context<'_>, status: &mut DaemonSetStatus, oldest: Op
 
 fn wake_when_available(context: &Context<'_>, plan: &mut Plan, pod: &Pod) {
     if let Some((true, Some(since))) = pod.status.ready.filter(|_| !context.is_available(pod)) {
-        // Times of the API are whole seconds of another machine's clock: a pod "ready" in our future becomes available later, not never.
+        // Times of the API are whole seconds of another machine's clock: a pod "ready" in our
+        // future becomes available later, not never.
         let at = since.saturating_add(SignedDuration::from_secs(context.view.set.min_ready_seconds));
         plan.wake_no_later_than(at.unwrap_or(Timestamp::MAX));
     }

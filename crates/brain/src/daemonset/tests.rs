@@ -451,7 +451,8 @@ fn adopted_pods_of_the_templates_generation_count_as_updated() {
     );
 }
 
-/// A set was deleted with --cascade=orphan and made anew with another template: its generation is one again.
+/// A set was deleted with --cascade=orphan and made anew with another template: its generation is
+/// one again.
 #[test]
 fn adopted_pods_of_a_known_old_revision_are_replaced_whatever_their_generation() {
     check(

@@ -1,9 +1,11 @@
-//! What PodDisruptionBudgets say: how many pods are healthy, how many should be, and how many may be evicted.
+//! What PodDisruptionBudgets say: how many pods are healthy, how many should be, and how many may
+//! be evicted.
 //!
-//! After `pkg/controller/disruption`. The eviction handler of the API server takes disruptions from the status and notes the pods; this
-//! controller counts anew when the pods change. How many pods are expected is asked of their controllers. Of those only DaemonSets
-//! exist here, and those have no scale: a budget that needs the number cannot be computed, as in Kubernetes, and allows nothing.
-//! Those that name a number in `minAvailable` need none.
+//! After `pkg/controller/disruption`. The eviction handler of the API server takes disruptions from
+//! the status and notes the pods; this controller counts anew when the pods change. How many pods
+//! are expected is asked of their controllers. Of those only DaemonSets exist here, and those have
+//! no scale: a budget that needs the number cannot be computed, as in Kubernetes, and allows
+//! nothing. Those that name a number in `minAvailable` need none.
 
 mod status;
 
@@ -114,7 +116,8 @@ fn count_of(pods: &[&Arc<Pod>]) -> i64 {
     i64::try_from(pods.len()).unwrap_or(i64::MAX)
 }
 
-/// The sum of what the pods' controllers want, and whether some pods have none (`getExpectedScale`).
+/// The sum of what the pods' controllers want, and whether some pods have none
+/// (`getExpectedScale`).
 fn scale(pods: &[&Arc<Pod>]) -> Result<(i64, bool), String> {
     match pods.iter().find_map(|pod| pod.meta.controller()) {
         Some(controller) => Err(without_scale(controller)),
@@ -176,7 +179,8 @@ fn still_expected_to_go(
     disrupted
 }
 
-/// By when a pod that was evicted is expected to be gone. The time comes from a status, which anybody may have written.
+/// By when a pod that was evicted is expected to be gone. The time comes from a status, which
+/// anybody may have written.
 fn gone_at(evicted_at: Timestamp) -> Timestamp {
     evicted_at.saturating_add(DELETION_TIMEOUT).unwrap_or(Timestamp::MAX)
 }

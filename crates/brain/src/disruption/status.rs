@@ -22,7 +22,8 @@ pub struct Status {
 }
 
 impl Status {
-    /// None when the budget says so already. The version in the request keeps it from undoing an eviction that came meanwhile.
+    /// None when the budget says so already. The version in the request keeps it from undoing an
+    /// eviction that came meanwhile.
     pub fn write(&self, budget: &PodDisruptionBudget, now: Timestamp) -> Option<Request> {
         let there = &budget.status;
         let number = |field: &str| there[field].as_i64().unwrap_or(0);
@@ -86,7 +87,8 @@ struct Condition<'a> {
 }
 
 impl Condition<'_> {
-    /// The budget's conditions with this one; its time changes with its status (`SetStatusCondition`).
+    /// The budget's conditions with this one; its time changes with its status
+    /// (`SetStatusCondition`).
     fn among(&self, budget: &PodDisruptionBudget, now: Timestamp) -> Value {
         let old = there_condition(budget);
         let since = if old["status"] == self.status { old["lastTransitionTime"].clone() } else { json!(format_time(now)) };

@@ -64,8 +64,8 @@ impl Followed {
         self.selectors.choosing(&pod.meta).into_iter().for_each(add);
     }
 
-    /// The earliest of what changed since the Service was planned last; of one that is planned for the first time, its creation
-    /// (`ComputeEndpointLastChangeTriggerTime`).
+    /// The earliest of what changed since the Service was planned last; of one that is planned for
+    /// the first time, its creation (`ComputeEndpointLastChangeTriggerTime`).
     pub fn trigger_time(&mut self, service: &Service, pods: &[&Arc<Pod>]) -> Option<Timestamp> {
         let known = self.times.get(&service.meta.key());
         let created = service.meta.creation_timestamp;

@@ -1,7 +1,7 @@
 //! Keeps the Endpoints of Services: the older form, of at most a thousand addresses.
 //!
-//! Endpoints without a Service are deleted when they carry this controller's label, or when it saw their Service go. Upstream also
-//! deletes others that it finds when it starts.
+//! Endpoints without a Service are deleted when they carry this controller's label, or when it saw
+//! their Service go. Upstream also deletes others that it finds when it starts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -173,7 +173,8 @@ fn first_address(service: &Service, pod: &Pod) -> Option<Box<str>> {
     addresses(pod, |ip: &IpAddr| ip.is_ipv6() == wants_v6).into_iter().next()
 }
 
-/// Cuts to what one object may hold: ready ones are kept first, each subset in its proportion (`truncateEndpoints`).
+/// Cuts to what one object may hold: ready ones are kept first, each subset in its proportion
+/// (`truncateEndpoints`).
 fn truncate(subsets: &mut [Subset<'_>]) -> bool {
     let ready: usize = subsets.iter().map(|subset| subset.ready.len()).sum();
     let not_ready: usize = subsets.iter().map(|subset| subset.not_ready.len()).sum();

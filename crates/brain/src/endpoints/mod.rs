@@ -1,9 +1,11 @@
 //! The addresses behind Services: EndpointSlices, and the older Endpoints.
 //!
-//! After `pkg/controller/endpointslice` with `staging/src/k8s.io/endpointslice`, and `pkg/controller/endpoint`. Keys are those of
-//! Services. A change of a pod concerns only the Services that select it ([`followed`]); a Service's pods are then gone through once,
-//! at most once in [`REST`], however many of them changed. Services without a selector are left alone: their endpoints are somebody
-//! else's. Left out: mirroring of Endpoints made by hand into slices, and hints for zones.
+//! After `pkg/controller/endpointslice` with `staging/src/k8s.io/endpointslice`, and
+//! `pkg/controller/endpoint`. Keys are those of Services. A change of a pod concerns only the
+//! Services that select it ([`followed`]); a Service's pods are then gone through once, at most
+//! once in [`REST`], however many of them changed. Services without a selector are left alone:
+//! their endpoints are somebody else's. Left out: mirroring of Endpoints made by hand into slices,
+//! and hints for zones.
 
 pub mod legacy;
 pub mod slices;
@@ -44,7 +46,8 @@ fn hostname<'a>(pod: &'a Pod, service: &Service) -> Option<&'a str> {
     pod.host_name.as_ref().filter(|name| *name.subdomain == *service.meta.name).map(|name| &*name.hostname)
 }
 
-/// The ports of a Service as the pod has them; those it does not have are left out (`getEndpointPorts`).
+/// The ports of a Service as the pod has them; those it does not have are left out
+/// (`getEndpointPorts`).
 fn ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
     let resolved = service.ports.iter().filter_map(|port| Some((port, find_port(pod, port)?)));
     let endpoint_port = |(port, number): (&ServicePort, i64)| EndpointPort {
@@ -56,7 +59,8 @@ fn ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
     resolved.map(endpoint_port).collect()
 }
 
-/// The number of a target port: itself, or that of the pod's port of the name and protocol (`FindPort`).
+/// The number of a target port: itself, or that of the pod's port of the name and protocol
+/// (`FindPort`).
 fn find_port(pod: &Pod, port: &ServicePort) -> Option<i64> {
     match port.target_port.as_ref()? {
         Value::Number(number) => number.as_i64(),

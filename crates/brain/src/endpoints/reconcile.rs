@@ -1,7 +1,9 @@
-//! From the slices that are there to the ones that should be, with few changes: what is right stays where it is, gaps are filled
-//! before new slices are made, and what would be deleted is used for what would be made.
+//! From the slices that are there to the ones that should be, with few changes: what is right stays
+//! where it is, gaps are filled before new slices are made, and what would be deleted is used for
+//! what would be made.
 //!
-//! After `reconcileByAddressType` and `reconcileByPortMapping`, which leave to chance what is in order here.
+//! After `reconcileByAddressType` and `reconcileByPortMapping`, which leave to chance what is in
+//! order here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,8 +39,8 @@ struct Identity {
     pod: Option<(Arc<str>, Arc<str>)>,
 }
 
-/// Plans from the Service's own slices (`owned`), others that carry its name (`foreign`), and the endpoints that should be, each with
-/// its ports.
+/// Plans from the Service's own slices (`owned`), others that carry its name (`foreign`), and the
+/// endpoints that should be, each with its ports.
 pub fn reconcile<'a>(
     owned: &[&'a EndpointSlice],
     foreign: &[&'a EndpointSlice],

@@ -1,4 +1,5 @@
-//! Rules of Services' endpoints by example. The requests are answered by a pretended server, so that what is shown is what is stored.
+//! Rules of Services' endpoints by example. The requests are answered by a pretended server, so
+//! that what is shown is what is stored.
 
 use std::sync::Arc;
 
@@ -24,7 +25,8 @@ struct World {
 }
 
 impl World {
-    /// `spec` is what differs from a Service with an address, of pods `app=web`, with port 80 to 8080.
+    /// `spec` is what differs from a Service with an address, of pods `app=web`, with port 80 to
+    /// 8080.
     fn new(spec: Value) -> World {
         let mut server = Server::default();
         for (node, zone) in [("n1", Some("z1")), ("n2", None)] {
@@ -52,7 +54,8 @@ impl World {
         self.server.insert(SERVICES, service);
     }
 
-    /// `NAME@NODE IP` (`-` for none) and words: `ready` (for so many seconds), `deleting`, `failed`, `port=NAME:NUMBER`, `label=VALUE`, `host=NAME`.
+    /// `NAME@NODE IP` (`-` for none) and words: `ready` (for so many seconds), `deleting`,
+    /// `failed`, `port=NAME:NUMBER`, `label=VALUE`, `host=NAME`.
     fn pod(&mut self, text: &str) {
         let words: Vec<&str> = text.split(' ').collect();
         let (name, node) = words[0].split_once('@').expect("NAME@NODE");
@@ -528,7 +531,8 @@ fn controllers_that_start_anew_have_nothing_to_do() {
     assert!(world.sync_slices().is_empty() && world.sync_endpoints().is_empty());
 }
 
-/// What happens to pods `from..from + count`: they come with one of two ports, ready or not, or they go.
+/// What happens to pods `from..from + count`: they come with one of two ports, ready or not, or
+/// they go.
 #[derive(Debug, Clone)]
 struct Happening {
     from: u16,
@@ -544,7 +548,8 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Whatever happens to pods: each is in one slice, no slice is too large, and nothing is left to do.
+    /// Whatever happens to pods: each is in one slice, no slice is too large, and nothing is left
+    /// to do.
     #[test]
     fn every_pod_is_in_one_slice(happenings in happenings()) {
         let mut world = World::new(json!({"ports": [{"protocol": "TCP", "port": 80, "targetPort": "web"}]}));

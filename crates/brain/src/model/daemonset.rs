@@ -18,7 +18,8 @@ pub struct DaemonSet {
     /// The template as the API stores it: what pods and revisions are made from.
     pub template: Arc<Value>,
     pub template_labels: Labels,
-    /// What of the template decides where its pods may be; the tolerations of daemon pods are not among it.
+    /// What of the template decides where its pods may be; the tolerations of daemon pods are not
+    /// among it.
     pub template_spec: PodSpec,
     pub strategy: UpdateStrategy,
     pub min_ready_seconds: i64,
@@ -76,8 +77,8 @@ impl<'de> Deserialize<'de> for IntOrPercent {
     }
 }
 
-/// The counters of `kubectl get daemonset`. Those that are zero and optional are absent in the API. Conditions, which nobody in
-/// Kubernetes sets, are left to whoever does.
+/// The counters of `kubectl get daemonset`. Those that are zero and optional are absent in the API.
+/// Conditions, which nobody in Kubernetes sets, are left to whoever does.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DaemonSetStatus {

@@ -1,7 +1,9 @@
-//! What deciders see of the cluster's objects: the fields that decisions rest on, read from the API's JSON.
+//! What deciders see of the cluster's objects: the fields that decisions rest on, read from the
+//! API's JSON.
 //!
-//! These are deliberately not the API's whole types: ten thousand pods must fit in a few megabytes, and what nobody decides on is
-//! not kept. Unknown fields are skipped, `null` counts as absent. Whoever writes objects writes JSON (see [`crate::request`]).
+//! These are deliberately not the API's whole types: ten thousand pods must fit in a few megabytes,
+//! and what nobody decides on is not kept. Unknown fields are skipped, `null` counts as absent.
+//! Whoever writes objects writes JSON (see [`crate::request`]).
 
 mod daemonset;
 mod network;
@@ -108,7 +110,8 @@ pub struct OwnerReference {
     pub block_owner_deletion: bool,
 }
 
-/// Labels or annotations: sorted by key, each key once. A vector, because objects have few and there are many objects.
+/// Labels or annotations: sorted by key, each key once. A vector, because objects have few and
+/// there are many objects.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Labels(Vec<(Box<str>, Box<str>)>);
 
@@ -166,7 +169,8 @@ impl<'de> Deserialize<'de> for Labels {
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Labels, M::Error> {
                 let mut labels = Labels::default();
                 while let Some(key) = map.next_key::<Box<str>>()? {
-                    // The largest annotation of kubectl repeats the whole object; nobody decides on it.
+                    // The largest annotation of kubectl repeats the whole object; nobody decides on
+                    // it.
                     if &*key == "kubectl.kubernetes.io/last-applied-configuration" {
                         map.next_value::<IgnoredAny>()?;
                         continue;

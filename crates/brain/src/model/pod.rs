@@ -15,7 +15,8 @@ pub struct Pod {
     pub meta: Meta,
     /// The node it is bound to.
     pub node: Option<Arc<str>>,
-    /// The node that its affinity names, when that is all its required node affinity says: what pins a daemon pod.
+    /// The node that its affinity names, when that is all its required node affinity says: what
+    /// pins a daemon pod.
     pub pinned: Option<Arc<str>>,
     /// The name it has in the domain of a Service, if it asks for one.
     pub host_name: Option<Box<HostName>>,
@@ -43,8 +44,8 @@ impl Pod {
         }
     }
 
-    /// What it takes of its node: while a resize is under way the larger of what it asks for and what it was given, and what it was given
-    /// if its node will never give it what it asks for.
+    /// What it takes of its node: while a resize is under way the larger of what it asks for and
+    /// what it was given, and what it was given if its node will never give it what it asks for.
     pub fn requests(&self) -> &Resources {
         self.status.held.as_ref().map_or(&self.spec.requests, |held| &held.requests)
     }
@@ -67,11 +68,13 @@ pub struct HostName {
     pub subdomain: Box<str>,
 }
 
-/// What of a pod's spec decides where it may be. Does not hold the node names: those differ between pods that are otherwise alike.
+/// What of a pod's spec decides where it may be. Does not hold the node names: those differ between
+/// pods that are otherwise alike.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct PodSpec {
     pub node_selector: Labels,
-    /// Required node affinity: one of the terms must match. None when there is none (or only the pin of [`Pod::pinned`]).
+    /// Required node affinity: one of the terms must match. None when there is none (or only the
+    /// pin of [`Pod::pinned`]).
     pub node_affinity: Option<Vec<NodeTerm>>,
     pub preferred_nodes: Vec<WeightedTerm<NodeTerm>>,
     pub pod_affinity: Vec<PodAffinityTerm>,
@@ -125,7 +128,8 @@ pub struct WeightedTerm<T> {
     pub term: T,
 }
 
-/// Selectors are kept as their text: terms are compared and hashed far more often than they are matched.
+/// Selectors are kept as their text: terms are compared and hashed far more often than they are
+/// matched.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct PodAffinityTerm {
     pub topology_key: Box<str>,

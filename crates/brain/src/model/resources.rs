@@ -6,7 +6,8 @@ use std::ops::{AddAssign, SubAssign};
 use kinds::quantity::Quantity;
 use serde::{Deserialize, Deserializer};
 
-/// CPU in thousandths of a core, memory and ephemeral storage in bytes, the rest (`pods` too) in units, by name.
+/// CPU in thousandths of a core, memory and ephemeral storage in bytes, the rest (`pods` too) in
+/// units, by name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Resources {
     pub milli_cpu: i64,
@@ -29,7 +30,8 @@ impl Resources {
         }
     }
 
-    /// Adds to what is not zero, as overhead is added to limits: where there is none there still is none.
+    /// Adds to what is not zero, as overhead is added to limits: where there is none there still is
+    /// none.
     pub fn add_where_some(&mut self, other: &Resources) {
         for (mine, theirs) in [
             (&mut self.milli_cpu, other.milli_cpu),
@@ -85,7 +87,8 @@ impl SubAssign<&Resources> for Resources {
 }
 
 impl<'de> Deserialize<'de> for Resources {
-    /// From a ResourceList; what is not a quantity counts as nothing (the API server refuses it anyway).
+    /// From a ResourceList; what is not a quantity counts as nothing (the API server refuses it
+    /// anyway).
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Resources, D::Error> {
         let list = BTreeMap::<Box<str>, serde_json::Value>::deserialize(deserializer)?;
         let mut resources = Resources::default();

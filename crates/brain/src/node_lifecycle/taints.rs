@@ -25,7 +25,8 @@ const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
-/// Nodes that may get an evicting taint: one in ten seconds, one in a hundred in a large zone of which most is down.
+/// Nodes that may get an evicting taint: one in ten seconds, one in a hundred in a large zone of
+/// which most is down.
 const PERIOD: SignedDuration = SignedDuration::from_secs(10);
 const SECONDARY_PERIOD: SignedDuration = SignedDuration::from_secs(100);
 const LARGE_NODES_MIN: usize = 51;
@@ -113,7 +114,8 @@ fn is_managed(taint: &Taint) -> bool {
     }
 }
 
-/// Sets and lifts the taints of a node. A node that never said how it is keeps what it was registered with.
+/// Sets and lifts the taints of a node. A node that never said how it is keeps what it was
+/// registered with.
 pub fn plan(node: &Node, zones: &mut BTreeMap<Box<str>, Zone>, now: Timestamp) -> Work {
     if node.condition("Ready").is_none() {
         return Work::default();

@@ -1,4 +1,5 @@
-//! The kinds that controllers follow. A new one is a row in [`for_each_followed_kind`], a model, and a shelf in [`Picture`].
+//! The kinds that controllers follow. A new one is a row in [`for_each_followed_kind`], a model,
+//! and a shelf in [`Picture`].
 //!
 //! [`Picture`]: super::Picture
 
@@ -14,7 +15,8 @@ use crate::model::{self, Key, Meta};
 use crate::request::{self, Resource};
 use crate::service_account::ROOT_CERTIFICATE;
 
-/// Hands the table of kinds that are followed in full to a macro: `Kind` and `Object` variant, model, shelf of the picture, resource.
+/// Hands the table of kinds that are followed in full to a macro: `Kind` and `Object` variant,
+/// model, shelf of the picture, resource.
 #[macro_export]
 macro_rules! for_each_followed_kind {
     ($table:ident) => {
@@ -120,7 +122,8 @@ macro_rules! table {
                 }
             }
 
-            /// An object of this kind as deciders see it. None for what they do not understand, and what does not belong to the kind.
+            /// An object of this kind as deciders see it. None for what they do not understand, and
+            /// what does not belong to the kind.
             pub fn read(self, object: &Value) -> Option<Object> {
                 if self.only_name().is_some_and(|name| object["metadata"]["name"] != name) {
                     return None;
@@ -192,7 +195,8 @@ macro_rules! table {
 for_each_followed_kind!(table);
 
 impl Kind {
-    /// The one name under which the kind is followed: ConfigMaps of one name in full, all of them as metadata.
+    /// The one name under which the kind is followed: ConfigMaps of one name in full, all of them
+    /// as metadata.
     pub fn only_name(self) -> Option<&'static str> {
         (self == Kind::RootCertificate).then_some(ROOT_CERTIFICATE)
     }

@@ -1,6 +1,8 @@
-//! The cluster as the deciders see it: objects by key, with the indexes that decisions need. Plain data, kept by the shell that watches.
+//! The cluster as the deciders see it: objects by key, with the indexes that decisions need. Plain
+//! data, kept by the shell that watches.
 //!
-//! A [`Change`] is what one event of a watch did to it. Controllers see every change and say which of their keys it concerns.
+//! A [`Change`] is what one event of a watch did to it. Controllers see every change and say which
+//! of their keys it concerns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! What to do with a pod now: make a sandbox, end containers, start containers (the kubelet's `computePodActions`).
+//! What to do with a pod now: make a sandbox, end containers, start containers (the kubelet's
+//! `computePodActions`).
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
@@ -13,7 +14,8 @@ use super::{
 /// Everything to do, in this order: end, make a sandbox, change limits, start.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Actions {
-    /// End all containers and the sandbox: it is replaced (with `sandbox`), or nothing is left to do in it.
+    /// End all containers and the sandbox: it is replaced (with `sandbox`), or nothing is left to
+    /// do in it.
     pub kill_pod: bool,
     /// Make a sandbox with this attempt.
     pub sandbox: Option<u32>,
@@ -191,7 +193,8 @@ fn kill_unknown(record: &Record, what: &str) -> Kill {
 
 /// Adds what init containers need; answers whether the others may run.
 ///
-/// Walks backwards, because the records of init containers that completed may be gone: the last one with a record tells how far the pod is.
+/// Walks backwards, because the records of init containers that completed may be gone: the last one
+/// with a record tells how far the pod is.
 fn plan_init(view: &View<'_>, actions: &mut Actions) -> bool {
     let init = init_containers(view.pod);
     if init.is_empty() {

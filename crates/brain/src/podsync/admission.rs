@@ -1,4 +1,5 @@
-//! Whether a node takes a pod on that was bound to it: the checks that a kubelet makes whatever the scheduler said.
+//! Whether a node takes a pod on that was bound to it: the checks that a kubelet makes whatever the
+//! scheduler said.
 
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ pub struct Rejection {
     pub message: String,
 }
 
-/// Judges one pod beside those that the node already runs (without terminal ones). `os` is the pod's `spec.os.name`.
+/// Judges one pod beside those that the node already runs (without terminal ones). `os` is the
+/// pod's `spec.os.name`.
 pub fn check(pod: &Pod, os: Option<&str>, node: &Node, others: &[Arc<Pod>]) -> Result<(), Rejection> {
     if os.is_some_and(|os| !os.is_empty() && os != "linux") {
         return Err(reject("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS".to_owned()));

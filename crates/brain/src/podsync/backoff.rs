@@ -1,11 +1,13 @@
-//! Waiting longer after each failure: restarts of containers and pulls of images, 10 s doubled up to 5 minutes, forgotten after 10.
+//! Waiting longer after each failure: restarts of containers and pulls of images, 10 s doubled up
+//! to 5 minutes, forgotten after 10.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// The kubelet's figures: `MaxCrashLoopBackOff` and the initial 10 s; entries expire after twice the longest wait.
+/// The kubelet's figures: `MaxCrashLoopBackOff` and the initial 10 s; entries expire after twice
+/// the longest wait.
 pub const INITIAL: Duration = Duration::from_secs(10);
 pub const MAX: Duration = Duration::from_secs(300);
 

@@ -1,5 +1,5 @@
-//! The conditions of a pod that its node sets: PodReadyToStartContainers, Initialized, Ready, ContainersReady, PodScheduled, and those of a
-//! resize.
+//! The conditions of a pod that its node sets: PodReadyToStartContainers, Initialized, Ready,
+//! ContainersReady, PodScheduled, and those of a resize.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
@@ -9,7 +9,8 @@ use super::phase::Phase;
 use super::resize::Resize;
 use super::{Ended, containers, init_containers, is_sidecar};
 
-/// The types that the node owns; others belong to readiness gates and controllers and stay as they are.
+/// The types that the node owns; others belong to readiness gates and controllers and stay as they
+/// are.
 const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 /// Also the node's; there only while they hold.
@@ -189,7 +190,8 @@ fn gates_ready(pod: &Pod, conditions: &[PodCondition]) -> Option<Verdict> {
     if messages.is_empty() { None } else { Some(Verdict::no("ReadinessGatesNotReady", messages.join(", "))) }
 }
 
-/// A copy of the status with the node's conditions and everything that follows from them, for pods that end without having run.
+/// A copy of the status with the node's conditions and everything that follows from them, for pods
+/// that end without having run.
 pub fn without_containers(pod: &Pod, phase: Phase) -> PodStatus {
     PodStatus { phase: Some(phase.text().to_owned()), observed_generation: pod.metadata.generation, ..PodStatus::default() }
 }

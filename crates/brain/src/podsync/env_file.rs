@@ -1,9 +1,10 @@
-//! Files of environment variables (`valueFrom.fileKeyRef`): one `NAME=VALUE` a line. A container wrote them, so anything may be in them.
+//! Files of environment variables (`valueFrom.fileKeyRef`): one `NAME=VALUE` a line. A container
+//! wrote them, so anything may be in them.
 
 /// The value of `key`; None when the file does not have it. An error says why it is no such file.
 ///
-/// White space around names and values does not count, lines that begin with `#` and empty ones neither. A backslash at the end of a line
-/// joins the next one with a blank.
+/// White space around names and values does not count, lines that begin with `#` and empty ones
+/// neither. A backslash at the end of a line joins the next one with a blank.
 pub fn value(text: &str, key: &str) -> Result<Option<String>, &'static str> {
     let mut joined: Option<String> = None;
     for line in text.lines().map(|line| line.trim_matches([' ', '\t'])) {

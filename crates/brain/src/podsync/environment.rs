@@ -8,7 +8,8 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::env_file;
 use super::fields::{self, Addresses};
 
-/// What environments and volumes are made of. Objects that the pod refers to and that are not here do not exist.
+/// What environments and volumes are made of. Objects that the pod refers to and that are not here
+/// do not exist.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     pub config_maps: BTreeMap<String, ConfigMap>,
@@ -17,11 +18,13 @@ pub struct Sources {
     pub services: Vec<Service>,
     pub addresses: Addresses,
     pub allocatable: BTreeMap<String, Quantity>,
-    /// By volume and path in it: the files that variables are read from, and why one could not be read. Those that are missing are not here.
+    /// By volume and path in it: the files that variables are read from, and why one could not be
+    /// read. Those that are missing are not here.
     pub env_files: BTreeMap<(String, String), Result<String, String>>,
 }
 
-/// Names and values in the order in which they were set, and warnings about names that were left out.
+/// Names and values in the order in which they were set, and warnings about names that were left
+/// out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
     pub variables: Vec<(String, String)>,
@@ -69,13 +72,15 @@ pub fn environment(pod: &Pod, container: &Container, sources: &Sources) -> Resul
     Ok(result)
 }
 
-/// Commands and arguments with `$(NAME)` replaced by what the container's environment says; unknown names stay as they are.
+/// Commands and arguments with `$(NAME)` replaced by what the container's environment says; unknown
+/// names stay as they are.
 pub fn expand_all(texts: &[String], environment: &Environment) -> Vec<String> {
     let known: BTreeMap<&str, &str> = environment.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     texts.iter().map(|text| expand(text, &|name| known.get(name).map(|value| (*value).to_owned()))).collect()
 }
 
-/// Commands of probes know the container's own variables only, and of these the written values: others count as empty, unknown names stay.
+/// Commands of probes know the container's own variables only, and of these the written values:
+/// others count as empty, unknown names stay.
 pub fn expand_static(texts: &[String], container: &Container) -> Vec<String> {
     let variables = container.env.iter().flatten();
     let known: BTreeMap<&str, &str> =
@@ -227,7 +232,8 @@ fn from_source(pod: &Pod, container: &Container, from: &EnvVarSource, sources: &
     Ok(Some(String::new()))
 }
 
-/// `NAME_SERVICE_HOST` and the variables that Docker's links had, for every Service with an address. Without service links only the API's.
+/// `NAME_SERVICE_HOST` and the variables that Docker's links had, for every Service with an
+/// address. Without service links only the API's.
 pub fn service_variables(pod: &Pod, services: &[Service]) -> BTreeMap<String, String> {
     let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();

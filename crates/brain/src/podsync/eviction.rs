@@ -1,7 +1,8 @@
-//! Which pod a node ends when it runs out of memory, disk or process ids, and which images it gives up first.
+//! Which pod a node ends when it runs out of memory, disk or process ids, and which images it gives
+//! up first.
 //!
-//! The kubelet's rules (`pkg/kubelet/eviction`): hard thresholds, one pod at a time, ranked by whether it uses more than it asked for, by
-//! priority, and by how much more.
+//! The kubelet's rules (`pkg/kubelet/eviction`): hard thresholds, one pod at a time, ranked by
+//! whether it uses more than it asked for, by priority, and by how much more.
 
 use std::cmp::Reverse;
 
@@ -54,7 +55,8 @@ impl Default for Thresholds {
 }
 
 impl Thresholds {
-    /// Changes what the text names, in the kubelet's words: `memory.available<100Mi,nodefs.available<10%`.
+    /// Changes what the text names, in the kubelet's words:
+    /// `memory.available<100Mi,nodefs.available<10%`.
     pub fn set(&mut self, text: &str) -> Result<(), String> {
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let (signal, amount) = part.split_once('<').ok_or_else(|| format!("{part:?} is no threshold: write SIGNAL<AMOUNT"))?;
@@ -77,7 +79,8 @@ impl Thresholds {
     }
 }
 
-/// A pressure is told of this long after it was last seen, in seconds: conditions that flap help nobody.
+/// A pressure is told of this long after it was last seen, in seconds: conditions that flap help
+/// nobody.
 pub const PRESSURE_STAYS_SECONDS: i64 = 300;
 
 /// Evicted pods get next to no time.
@@ -137,7 +140,8 @@ pub struct Shortage {
     pub is_disk: bool,
 }
 
-/// All thresholds that are crossed, the most urgent first. Figures of zero capacity are unknown and cross nothing.
+/// All thresholds that are crossed, the most urgent first. Figures of zero capacity are unknown and
+/// cross nothing.
 pub fn shortages(figures: &Figures, thresholds: &Thresholds) -> Vec<Shortage> {
     let mut found = Vec::new();
     let mut check = |resource, available: i64, threshold: i64, is_known: bool, is_disk| {
@@ -195,7 +199,8 @@ pub fn victim<'a>(shortage: &Shortage, pods: &'a [(Pod, Usage)]) -> Option<&'a (
     let evictable = pods.iter().filter(|(pod, _)| priority(pod) < CRITICAL_PRIORITY);
     evictable.min_by_key(|(pod, usage)| {
         let (used, requested) = (usage.of(shortage.resource), requested(pod, shortage.resource));
-        // False sorts first: those beyond their requests go first, then the less important, then who is the most beyond.
+        // False sorts first: those beyond their requests go first, then the less important, then
+        // who is the most beyond.
         (used <= requested, priority(pod), Reverse(used - requested), pod.metadata.name.clone())
     })
 }
@@ -254,8 +259,8 @@ fn quantity(amount: i64, resource: Resource) -> String {
     if amount % (1024 * 1024) == 0 { format!("{}Mi", amount / (1024 * 1024)) } else { format!("{}Ki", amount / 1024) }
 }
 
-/// A volume, pod or container that holds more than it may, in Kubernetes' order. `empty_dirs`: `(name, limit as written, limit, used)` of each
-/// that has a limit.
+/// A volume, pod or container that holds more than it may, in Kubernetes' order. `empty_dirs`:
+/// `(name, limit as written, limit, used)` of each that has a limit.
 pub fn over_limit(pod: &Pod, empty_dirs: &[(String, String, i64, i64)], usage: &Usage) -> Option<Ended> {
     const RESOURCE: &str = "ephemeral-storage";
     if let Some((name, text, ..)) = empty_dirs.iter().find(|(_, _, limit, used)| used > limit) {
@@ -309,7 +314,8 @@ pub struct UnusedImage {
     pub is_pinned: bool,
 }
 
-/// The images to remove: from the high threshold on, those unused the longest, until the low one. With `is_short` as much as there is.
+/// The images to remove: from the high threshold on, those unused the longest, until the low one.
+/// With `is_short` as much as there is.
 pub fn images_to_remove(disk: &Disk, images: &[UnusedImage], is_short: bool, thresholds: &Thresholds) -> Vec<String> {
     if disk.capacity <= 0 {
         return Vec::new();

@@ -14,8 +14,8 @@ pub struct Addresses {
     pub host: Vec<String>,
 }
 
-/// The value of a field of the pod. Maps as a whole are for volumes only; callers in environments get them too, as Kubernetes' validation keeps
-/// them out.
+/// The value of a field of the pod. Maps as a whole are for volumes only; callers in environments
+/// get them too, as Kubernetes' validation keeps them out.
 pub fn field(pod: &Pod, addresses: &Addresses, path: &str) -> Result<String, String> {
     let meta = &pod.metadata;
     if let Some((map, key)) = subscript(path) {
@@ -73,7 +73,8 @@ fn quoted(text: &str) -> String {
     out
 }
 
-/// A limit or request of a container in units of the divisor, rounded up. What is not limited has the whole node.
+/// A limit or request of a container in units of the divisor, rounded up. What is not limited has
+/// the whole node.
 pub fn resource(
     pod: &Pod,
     own: &Container,

@@ -44,7 +44,8 @@ pub fn hostname(pod: &Pod, cluster_domain: &str) -> (String, Option<String>) {
     (name, full)
 }
 
-/// What the kernel is told: the host name, or with `setHostnameAsFQDN` the whole name if it is short enough.
+/// What the kernel is told: the host name, or with `setHostnameAsFQDN` the whole name if it is
+/// short enough.
 pub fn kernel_name(pod: &Pod, cluster_domain: &str) -> Result<String, String> {
     let (name, full) = hostname(pod, cluster_domain);
     match full.filter(|_| pod.spec.as_ref().and_then(|spec| spec.set_hostname_as_fqdn).unwrap_or(false)) {
@@ -89,7 +90,8 @@ pub fn hosts(pod: &Pod, addresses: &[String], cluster_domain: &str, node_hosts: 
     out
 }
 
-/// By `dnsPolicy` and `dnsConfig`; the second part says that the cluster's resolver was asked for and is not there.
+/// By `dnsPolicy` and `dnsConfig`; the second part says that the cluster's resolver was asked for
+/// and is not there.
 pub fn dns(pod: &Pod, settings: &DnsSettings) -> (Dns, bool) {
     let spec = pod.spec.as_ref();
     let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");

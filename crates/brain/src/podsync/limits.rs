@@ -1,4 +1,5 @@
-//! From requests and limits to what the kernel is told: processor shares and quota, memory, OOM score (the kubelet's `cm` package).
+//! From requests and limits to what the kernel is told: processor shares and quota, memory, OOM
+//! score (the kubelet's `cm` package).
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,8 @@ const MAX_QUOTA_US: i64 = (1 << 44) - 1;
 /// OOM scores of the classes (`pkg/kubelet/qos`): BestEffort goes first.
 const GUARANTEED_OOM_SCORE: i32 = -997;
 const BEST_EFFORT_OOM_SCORE: i32 = 1000;
-/// Pods from this priority on are protected like guaranteed ones (`system-node-critical` is 1,000 above it).
+/// Pods from this priority on are protected like guaranteed ones (`system-node-critical` is 1,000
+/// above it).
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,7 +48,8 @@ pub fn of_container(pod: &Pod, container: &Container, node_memory_bytes: i64) ->
     }
 }
 
-/// What holds all containers of a pod: its own resources, or the sum of requests; limits of containers only when every one has one.
+/// What holds all containers of a pod: its own resources, or the sum of requests; limits of
+/// containers only when every one has one.
 pub fn of_pod(pod: &Pod) -> Limits {
     let requirements = pod_requirements(pod);
     let bounded = |name: &str| {
@@ -88,7 +91,8 @@ pub fn requirements(container: &Container) -> ResourceRequirements {
     ResourceRequirements { limits: resources.limits.clone().and_then(some), requests: some(requests), claims: None }
 }
 
-/// What a pod needs in all: its own resources, else containers and sidecars together or its largest init container; and its overhead.
+/// What a pod needs in all: its own resources, else containers and sidecars together or its largest
+/// init container; and its overhead.
 pub fn pod_requirements(pod: &Pod) -> ResourceRequirements {
     let pick = |select: fn(&ResourceRequirements) -> &Option<BTreeMap<String, Quantity>>| {
         let of = |container: &Container| select(&requirements(container)).clone().unwrap_or_default();
@@ -188,7 +192,8 @@ fn unclaimed_memory(pod: &Pod) -> i64 {
     left / i64::try_from(all.len().max(1)).unwrap_or(1)
 }
 
-/// Where a pod's control group lies below the node's: `kubepods/burstable/pod<uid>`; guaranteed pods have no folder for their class.
+/// Where a pod's control group lies below the node's: `kubepods/burstable/pod<uid>`; guaranteed
+/// pods have no folder for their class.
 pub fn cgroup(pod: &Pod) -> String {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     match qos::class(pod) {

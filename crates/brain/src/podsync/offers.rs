@@ -1,5 +1,6 @@
-//! What a node can do for pods beside having room for them: a pod that asks for more is turned away, with the kubelet's words. What a node
-//! would ignore in silence, the pod's owner believes to be in force.
+//! What a node can do for pods beside having room for them: a pod that asks for more is turned
+//! away, with the kubelet's words. What a node would ignore in silence, the pod's owner believes to
+//! be in force.
 
 use k8s_openapi::api::core::v1::{AppArmorProfile, Pod};
 
@@ -7,7 +8,8 @@ use super::admission::Rejection;
 use super::sysctls::Allowlist;
 use super::{containers, ephemeral_containers, init_containers};
 
-/// Annotations that named AppArmor's profiles before fields did. The API server makes fields of them; static pods do not pass there.
+/// Annotations that named AppArmor's profiles before fields did. The API server makes fields of
+/// them; static pods do not pass there.
 const APP_ARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 #[derive(Debug, Clone, Default)]

@@ -126,7 +126,8 @@ impl Counts {
             self.pending_init += 1;
             self.waiting += 1;
         }
-        // One that ended is started again, or goes with the pod: either way it does not make the phase.
+        // One that ended is started again, or goes with the pod: either way it does not make the
+        // phase.
     }
 
     fn add_main(&mut self, status: Option<&ContainerStatus>) {

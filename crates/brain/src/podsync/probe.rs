@@ -1,4 +1,5 @@
-//! From single probe runs to verdicts: thresholds, initial values, and what a verdict makes of the next runs (the kubelet's prober).
+//! From single probe runs to verdicts: thresholds, initial values, and what a verdict makes of the
+//! next runs (the kubelet's prober).
 
 use std::time::Duration;
 
@@ -78,7 +79,8 @@ impl Worker {
         true
     }
 
-    /// Whether it rests: after a verdict that ends the container, and a startup probe that succeeded.
+    /// Whether it rests: after a verdict that ends the container, and a startup probe that
+    /// succeeded.
     pub fn rests(&self) -> bool {
         match self.kind {
             Kind::Startup => self.verdict.is_some(),

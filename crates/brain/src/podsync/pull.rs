@@ -1,4 +1,5 @@
-//! Whether an image has to be fetched before a container can start, and what users are told about it.
+//! Whether an image has to be fetched before a container can start, and what users are told about
+//! it.
 
 use std::time::Duration;
 

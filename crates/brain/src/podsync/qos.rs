@@ -24,7 +24,8 @@ impl Class {
     }
 }
 
-/// Guaranteed when every container limits processor and memory and requests as much; BestEffort when none asks for anything.
+/// Guaranteed when every container limits processor and memory and requests as much; BestEffort
+/// when none asks for anything.
 pub fn class(pod: &Pod) -> Class {
     if let Some(resources) = limits::own_resources(pod) {
         return of_pod(resources);

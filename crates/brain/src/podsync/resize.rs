@@ -1,8 +1,9 @@
-//! In-place resize: what a pod was given, whether it may have what it asks for now, and what that changes for its containers (the kubelet's
-//! `pkg/kubelet/allocation`).
+//! In-place resize: what a pod was given, whether it may have what it asks for now, and what that
+//! changes for its containers (the kubelet's `pkg/kubelet/allocation`).
 //!
-//! Three versions of a container's resources: what the pod asks for (its spec), what the node gave it ([`Allocation`]), and what the limits of
-//! the running container were made for ([`Resize::actuated`]). All else in `podsync` sees pods with what they were given.
+//! Three versions of a container's resources: what the pod asks for (its spec), what the node gave
+//! it ([`Allocation`]), and what the limits of the running container were made for
+//! ([`Resize::actuated`]). All else in `podsync` sees pods with what they were given.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -74,7 +75,8 @@ pub fn asked(pod: &Pod) -> Allocation {
     resizable(pod).map(|container| (container.name.clone(), limits::requirements(container))).collect()
 }
 
-/// What the pod was given by an earlier agent: it told so of each container from its first report on. Others are given what they ask for.
+/// What the pod was given by an earlier agent: it told so of each container from its first report
+/// on. Others are given what they ask for.
 pub fn told(pod: &Pod) -> Allocation {
     let status = pod.status.as_ref();
     let statuses = || {
@@ -160,8 +162,8 @@ pub fn check(pod: &model::Pod, node: &model::Node, others: &[Arc<model::Pod>]) -
     admission::check(pod, None, node, others).map_err(|rejection| (Reason::Deferred, rejection.message))
 }
 
-/// Remembers of containers that were not known what they were made for, and forgets those that are gone. `pod`: with what it was given when they
-/// were made.
+/// Remembers of containers that were not known what they were made for, and forgets those that are
+/// gone. `pod`: with what it was given when they were made.
 pub fn remember(memory: &mut Memory, pod: &Pod, observed: &Observed) {
     let actuated = &mut memory.resize.actuated;
     actuated.retain(|id, _| observed.containers.iter().any(|record| record.id == *id));
@@ -188,7 +190,8 @@ pub fn updates(view: &View<'_>) -> Vec<Update> {
     stay.map(|(container, record)| Update { container_id: record.id.clone(), name: container.name.clone() }).collect()
 }
 
-/// Whether a running container has to be made anew for what it is given now: its policy says so for a resource that changes.
+/// Whether a running container has to be made anew for what it is given now: its policy says so for
+/// a resource that changes.
 pub fn needs_restart(view: &View<'_>, container: &Container, record: &Record) -> bool {
     let Some(made_for) = view.memory.resize.actuated.get(&record.id) else { return false };
     let given = limits::requirements(container);

@@ -1,10 +1,12 @@
-//! Whether a container that ended is to run again, and whether one that runs is still what the pod asks for.
+//! Whether a container that ended is to run again, and whether one that runs is still what the pod
+//! asks for.
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::{Observed, Record, State, is_deleted, is_sidecar, restart_policy};
 
-/// Whether a container that does not run should be started: never tried, or its policy wants it back.
+/// Whether a container that does not run should be started: never tried, or its policy wants it
+/// back.
 pub fn should_run(container: &Container, pod: &Pod, observed: &Observed) -> bool {
     if is_deleted(pod) {
         return false;
@@ -40,18 +42,20 @@ pub fn restarts_after(container: &Container, pod: &Pod, exit_code: i32) -> bool 
     }
 }
 
-/// Whether the pod runs again what fails: decides on replacing a container that its probes found dead.
+/// Whether the pod runs again what fails: decides on replacing a container that its probes found
+/// dead.
 pub fn restarts_on_failure(container: &Container, pod: &Pod) -> bool {
     container.restart_policy.as_deref().unwrap_or(restart_policy(pod)) != "Never"
 }
 
-/// Whether a running container was made from another image than the pod asks for now. Only the image of a running pod can be changed.
+/// Whether a running container was made from another image than the pod asks for now. Only the
+/// image of a running pod can be changed.
 pub fn has_changed(container: &Container, record: &Record) -> bool {
     !record.hash.is_empty() && record.hash != hash(container)
 }
 
-/// Tells two specifications of a container apart: 16 hexadecimal digits over its name and image (FNV-1a), stable between versions of this
-/// program so that an upgrade restarts nothing.
+/// Tells two specifications of a container apart: 16 hexadecimal digits over its name and image
+/// (FNV-1a), stable between versions of this program so that an upgrade restarts nothing.
 pub fn hash(container: &Container) -> String {
     let mut state: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in container.name.bytes().chain([0]).chain(container.image.as_deref().unwrap_or_default().bytes()) {

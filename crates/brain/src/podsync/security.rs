@@ -1,4 +1,5 @@
-//! Who a container runs as and what it may do: the pod's and the container's security contexts together.
+//! Who a container runs as and what it may do: the pod's and the container's security contexts
+//! together.
 
 use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile};
 

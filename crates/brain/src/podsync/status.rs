@@ -49,7 +49,8 @@ pub fn report(view: &View<'_>, ending: Ending) -> Report {
         },
         None => phase(view.pod, &init, &main, ending != Ending::No),
     };
-    // A pod is not reported finished while something of it may run: somebody could start its successor.
+    // A pod is not reported finished while something of it may run: somebody could start its
+    // successor.
     let shown = if computed.is_terminal() && !phase_before.is_terminal() && ending != Ending::Terminated { phase_before } else { computed };
     let ended = view.memory.ended.as_ref().filter(|_| shown.is_terminal());
     let conditions = conditions::conditions(&Facts {
@@ -90,8 +91,8 @@ pub fn report(view: &View<'_>, ending: Ending) -> Report {
     Report { status, phase: computed }
 }
 
-/// A pod that runs once lost its sandbox: nothing of it will be started again, however far it was. Kubelets leave one that was still initializing
-/// Pending for ever.
+/// A pod that runs once lost its sandbox: nothing of it will be started again, however far it was.
+/// Kubelets leave one that was still initializing Pending for ever.
 fn is_abandoned(view: &View<'_>) -> bool {
     let observed = view.observed;
     let lost = observed.sandbox().is_some_and(|sandbox| !sandbox.is_ready) && !observed.containers.is_empty();
@@ -193,7 +194,8 @@ fn without_record(view: &View<'_>, container: &Container, role: Role) -> Contain
     });
     let before = reported.and_then(|list| list.iter().find(|status| status.name == container.name));
     let state_before = before.and_then(|status| status.state.as_ref());
-    // What it was given before anything of it ran, where it asks for something else: the next agent knows it by this.
+    // What it was given before anything of it ran, where it asks for something else: the next agent
+    // knows it by this.
     let given = view.memory.resize.pending.as_ref().map(|_| limits::requirements(container));
     let fresh = ContainerStatus {
         name: container.name.clone(),

@@ -1,12 +1,15 @@
-//! Which sysctls a node lets its pods set: those that Kubernetes calls safe on the node's kernel, and what the administrator added.
+//! Which sysctls a node lets its pods set: those that Kubernetes calls safe on the node's kernel,
+//! and what the administrator added.
 //!
-//! Only sysctls that belong to a namespace of the pod can ever be on the list: any other one is the machine's.
+//! Only sysctls that belong to a namespace of the pod can ever be on the list: any other one is the
+//! machine's.
 
 use k8s_openapi::api::core::v1::Pod;
 
 use super::admission::Rejection;
 
-/// Safe: in a namespace of the pod, and without effect on other pods. With the first kernel that has it in the namespace.
+/// Safe: in a namespace of the pod, and without effect on other pods. With the first kernel that
+/// has it in the namespace.
 const SAFE: [(&str, (u32, u32)); 12] = [
     ("kernel.shm_rmid_forced", (0, 0)),
     ("net.ipv4.ip_local_port_range", (0, 0)),
@@ -47,8 +50,8 @@ pub struct Allowlist {
 }
 
 impl Allowlist {
-    /// `kernel` is the kernel's release (`6.1.0-18-amd64`); one that cannot be read has none of the newer sysctls. `added` are names, or
-    /// prefixes that end in `*`.
+    /// `kernel` is the kernel's release (`6.1.0-18-amd64`); one that cannot be read has none of the
+    /// newer sysctls. `added` are names, or prefixes that end in `*`.
     pub fn new(kernel: &str, added: &[String]) -> Result<Allowlist, Error> {
         let kernel = version(kernel);
         let safe = SAFE.iter().filter(|(_, since)| *since <= kernel).map(|(name, _)| (*name).to_owned());
@@ -112,7 +115,8 @@ pub fn namespace(name: &str) -> Option<Namespace> {
     }
 }
 
-/// `net/ipv4/conf/eth0.1/x` is another way to write `net.ipv4.conf.eth0/1.x`: the first separator says which.
+/// `net/ipv4/conf/eth0.1/x` is another way to write `net.ipv4.conf.eth0/1.x`: the first separator
+/// says which.
 pub fn with_dots(name: &str) -> String {
     let uses_slashes = name.find(['.', '/']).is_some_and(|at| name[at..].starts_with('/'));
     let swap = |c| match c {

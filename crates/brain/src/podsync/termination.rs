@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::actions::KillReason;
 use super::{Ended, init_containers, is_sidecar};
 
-/// No container is ended with less, unless the pod is forced away (the kubelet's `minimumGracePeriodInSeconds`).
+/// No container is ended with less, unless the pod is forced away (the kubelet's
+/// `minimumGracePeriodInSeconds`).
 const MIN_SECONDS: i64 = 2;
 
 /// What a container gets between the stop signal and SIGKILL, `preStop` included.
@@ -30,7 +31,8 @@ pub fn grace(pod: &Pod, container: &Container, reason: Option<KillReason>, ended
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
-/// What is left after a `preStop` hook: at least two seconds, as long as there was any patience at all.
+/// What is left after a `preStop` hook: at least two seconds, as long as there was any patience at
+/// all.
 pub fn grace_after_hook(grace: Duration, hook_took: Duration) -> Duration {
     if grace.is_zero() {
         return grace;
@@ -38,8 +40,8 @@ pub fn grace_after_hook(grace: Duration, hook_took: Duration) -> Duration {
     grace.saturating_sub(hook_took).max(Duration::from_secs(MIN_SECONDS as u64))
 }
 
-/// The order in which the containers of a pod are ended: all main ones together, then sidecars one after another, the last first. Each inner
-/// list ends together.
+/// The order in which the containers of a pod are ended: all main ones together, then sidecars one
+/// after another, the last first. Each inner list ends together.
 pub fn order(pod: &Pod) -> Vec<Vec<String>> {
     let main = pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| container.name.clone());
     let ephemeral = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten()).map(|container| container.name.clone());

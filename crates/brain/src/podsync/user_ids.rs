@@ -1,4 +1,5 @@
-//! Which users of the node are whose: a range of ids for each pod with users of its own (`hostUsers: false`), of which no two overlap.
+//! Which users of the node are whose: a range of ids for each pod with users of its own
+//! (`hostUsers: false`), of which no two overlap.
 
 use std::collections::BTreeMap;
 
@@ -71,7 +72,8 @@ impl Ranges {
         self.taken.iter().find(|(_, owner)| *owner == uid).map(|(first, _)| *first)
     }
 
-    /// A range that was given before, to a pod of an earlier agent. Also one outside of today's bounds: it is in use.
+    /// A range that was given before, to a pod of an earlier agent. Also one outside of today's
+    /// bounds: it is in use.
     pub fn record(&mut self, uid: &str, first: u32) -> Result<(), Error> {
         match (self.taken.get(&first), self.of(uid)) {
             (Some(owner), _) if owner != uid => Err(Error::Taken(uid.to_owned())),

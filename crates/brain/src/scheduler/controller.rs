@@ -1,7 +1,9 @@
-//! Plans of the scheduler as requests: bindings, conditions, nominations, deletions and the events about them.
+//! Plans of the scheduler as requests: bindings, conditions, nominations, deletions and the events
+//! about them.
 //!
-//! There is one key, the empty one: a plan is about all pods whose turn it is. Requests are independent: a pod that is gone, or that
-//! somebody else bound, must not keep the others waiting; what was refused is tried again when its assumption ends (see [`Queue`]).
+//! There is one key, the empty one: a plan is about all pods whose turn it is. Requests are
+//! independent: a pod that is gone, or that somebody else bound, must not keep the others waiting;
+//! what was refused is tried again when its assumption ends (see [`Queue`]).
 
 use std::sync::Arc;
 
@@ -14,7 +16,8 @@ use crate::model::{Key, Pod};
 use crate::picture::{Change, Kind, Picture};
 use crate::request::{Event, PODS, Regarding, Request, Verb};
 
-/// So many pods are decided on in one plan: bindings are sent at the same time, and plans rest on a picture that should not be old.
+/// So many pods are decided on in one plan: bindings are sent at the same time, and plans rest on a
+/// picture that should not be old.
 const PODS_PER_PLAN_MAX: usize = 500;
 
 /// The scheduler with the queue that it keeps between plans.
@@ -60,7 +63,8 @@ struct Requests<'a> {
 }
 
 impl Requests<'_> {
-    /// First bindings, conditions and nominations; then the victims are marked; then they are deleted.
+    /// First bindings, conditions and nominations; then the victims are marked; then they are
+    /// deleted.
     fn work(&self, plan: &Plan) -> Work {
         let displaced = plan.preemptions.iter().flat_map(|preemption| &preemption.displaced);
         let mut decided: Vec<Request> = plan.bindings.iter().filter_map(|binding| self.bind(binding)).collect();
@@ -128,7 +132,8 @@ impl Requests<'_> {
         Some(patch_status(pod, json!({"nominatedNodeName": null})))
     }
 
-    /// The event, when there is something new to say. Kubernetes repeats it for each attempt, as a series.
+    /// The event, when there is something new to say. Kubernetes repeats it for each attempt, as a
+    /// series.
     fn failed(&self, unschedulable: &Unschedulable) -> Option<Event> {
         let pod = self.pod(&unschedulable.key)?;
         let is_new = self.queue.last_message(&unschedulable.key) != Some(&*unschedulable.message);
@@ -152,7 +157,8 @@ fn delete(preemption: &Preemption, pod: &Pod) -> Request {
     Request::delete(PODS, &pod.meta).reporting(Some(event(pod, "Preempted", "Preempting", message)), None)
 }
 
-/// `texts` are status, reason and message. Without `since` the time of the last transition stays what it is.
+/// `texts` are status, reason and message. Without `since` the time of the last transition stays
+/// what it is.
 fn condition(pod: &Pod, since: Option<Timestamp>, kind: &str, texts: [&str; 3]) -> Value {
     let [status, reason, message] = texts;
     let mut condition = json!({"type": kind, "status": status, "lastProbeTime": null, "reason": reason, "message": message});

@@ -1,7 +1,8 @@
 //! One plan in the making: takes pod after pod, finds each a node or says why there is none.
 //!
-//! A pod that names its node is checked against that node alone. For others all nodes are looked at, up to so many feasible ones as
-//! Kubernetes takes (`percentageOfNodesToScore` by its formula); the search goes on where the one before it ended.
+//! A pod that names its node is checked against that node alone. For others all nodes are looked
+//! at, up to so many feasible ones as Kubernetes takes (`percentageOfNodesToScore` by its formula);
+//! the search goes on where the one before it ended.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -69,7 +70,8 @@ impl<'a> Cycle<'a> {
         if feasible.is_empty() {
             return self.explain(&filters, pod, &candidates, &rejected);
         }
-        // The filters share counts with the topology, which would copy them before it counts the pod.
+        // The filters share counts with the topology, which would copy them before it counts the
+        // pod.
         drop(filters);
         match feasible.as_slice() {
             [only] => self.bind(pod, only.clone(), None),
@@ -207,7 +209,8 @@ impl<'a> Cycle<'a> {
     }
 }
 
-/// How many feasible nodes are enough: half of them in small clusters, 5 % in large ones, never fewer than 100.
+/// How many feasible nodes are enough: half of them in small clusters, 5 % in large ones, never
+/// fewer than 100.
 fn feasible_max(nodes: usize) -> usize {
     if nodes < FEASIBLE_MIN {
         return nodes;

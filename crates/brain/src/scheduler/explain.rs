@@ -1,4 +1,5 @@
-//! The same rules for people who ask: why is a pod not on a node, who has what it lacks, and who would have to go.
+//! The same rules for people who ask: why is a pod not on a node, who has what it lacks, and who
+//! would have to go.
 
 use std::sync::Arc;
 
@@ -11,12 +12,14 @@ use super::topology::Topology;
 use crate::model::{Key, Node, Pod, Resources};
 use crate::picture::Picture;
 
-/// May the pod be on the node? The pod need not exist; one that is there already is looked at as if it were not.
+/// May the pod be on the node? The pod need not exist; one that is there already is looked at as if
+/// it were not.
 pub fn explain(picture: &Picture, pod: &Pod, node: &Node) -> Result<(), Rejection> {
     explain_all(picture, pod, node).into_iter().next().map_or(Ok(()), Err)
 }
 
-/// All reasons of the first rule that forbids the node; none when it is allowed. Looks at the whole cluster.
+/// All reasons of the first rule that forbids the node; none when it is allowed. Looks at the whole
+/// cluster.
 pub fn explain_all(picture: &Picture, pod: &Pod, node: &Node) -> Vec<Rejection> {
     let question = Question { picture, pod, node };
     let Some((filters, info, snapshot)) = question.prepare() else { return vec![question.unnamed()] };
@@ -29,8 +32,8 @@ pub fn explain_all(picture: &Picture, pod: &Pod, node: &Node) -> Vec<Rejection> 
     rejections
 }
 
-/// The pods that would be evicted so that the pod fits, the most important first. None when it fits anyway, when it may not evict,
-/// and when that would not help.
+/// The pods that would be evicted so that the pod fits, the most important first. None when it fits
+/// anyway, when it may not evict, and when that would not help.
 pub fn preemption_on(picture: &Picture, pod: &Pod, node: &Node) -> Option<Vec<Key>> {
     let (filters, info, snapshot) = Question { picture, pod, node }.prepare()?;
     let rejections = filters.rejections_with_nominated(&info, &snapshot);

@@ -1,6 +1,8 @@
-//! May a pod be on a node? The filters of the default plugins, in their order; the first that rejects has the word.
+//! May a pod be on a node? The filters of the default plugins, in their order; the first that
+//! rejects has the word.
 //!
-//! What needs to know other nodes comes prepared in [`Filters`]; the rest is between the pod and one [`NodeInfo`].
+//! What needs to know other nodes comes prepared in [`Filters`]; the rest is between the pod and
+//! one [`NodeInfo`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,7 +26,8 @@ pub(super) enum Candidates {
     None,
 }
 
-/// Narrows the search to the nodes that the required affinity names, if each of its terms names some.
+/// Narrows the search to the nodes that the required affinity names, if each of its terms names
+/// some.
 pub(super) fn candidates(pod: &Pod) -> Candidates {
     if let Some(pinned) = &pod.pinned {
         return Candidates::Named(BTreeSet::from([pinned.clone()]));
@@ -125,7 +128,8 @@ pub fn ports_conflict(a: &PodSpec, b: &PodSpec) -> bool {
     a.host_ports.iter().any(|mine| b.host_ports.iter().any(|theirs| conflict(mine, theirs)))
 }
 
-/// Everything of which there is too little, as the plugin NodeResourcesFit lists it: what is not asked for cannot be short.
+/// Everything of which there is too little, as the plugin NodeResourcesFit lists it: what is not
+/// asked for cannot be short.
 fn shortages(spec: &PodSpec, info: &NodeInfo) -> Vec<Rejection> {
     let (wanted, taken, all) = (&spec.requests, &info.requested, &info.node.allocatable);
     let mut rejections = Vec::new();

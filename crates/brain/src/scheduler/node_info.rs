@@ -1,7 +1,8 @@
-//! A node with what its pods take, and all nodes as one plan sees them: the cluster's picture, what earlier plans bound, what this
-//! plan bound so far, and who is nominated where.
+//! A node with what its pods take, and all nodes as one plan sees them: the cluster's picture, what
+//! earlier plans bound, what this plan bound so far, and who is nominated where.
 //!
-//! Nodes are looked at when somebody asks for them: a daemon pod is pinned to one node, and its attempt costs what that node has.
+//! Nodes are looked at when somebody asks for them: a daemon pod is pinned to one node, and its
+//! attempt costs what that node has.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use super::queue::Queue;
 use crate::model::{Key, Node, Pod, Resources};
 use crate::picture::Picture;
 
-/// What pods that ask for nothing are taken to need when nodes are compared (per container in Kubernetes, per pod here).
+/// What pods that ask for nothing are taken to need when nodes are compared (per container in
+/// Kubernetes, per pod here).
 const MILLI_CPU_DEFAULT: i64 = 100;
 const MEMORY_DEFAULT: i64 = 200 * 1024 * 1024;
 
@@ -82,7 +84,8 @@ pub(super) fn comparable(requests: &Resources) -> (i64, i64) {
     (or(requests.milli_cpu, MILLI_CPU_DEFAULT), or(requests.memory, MEMORY_DEFAULT))
 }
 
-/// Does the pod take something of the node it is bound to? It does until it is gone or all its containers have ended.
+/// Does the pod take something of the node it is bound to? It does until it is gone or all its
+/// containers have ended.
 pub(super) fn takes_space(pod: &Pod) -> bool {
     pod.node.is_some() && !pod.is_terminal()
 }
@@ -176,7 +179,8 @@ impl<'a> Snapshot<'a> {
         keys.filter_map(|key| self.picture.pods.get(key)).filter(|pod| pod.node.is_none() && !pod.meta.is_deleted())
     }
 
-    /// The node as the pod must take it: with the pods that are nominated to it and as important as the pod. None when nobody is.
+    /// The node as the pod must take it: with the pods that are nominated to it and as important as
+    /// the pod. None when nobody is.
     pub fn with_nominated(&self, info: &NodeInfo, pod: &Pod) -> Option<NodeInfo> {
         if self.nominated.is_empty() {
             return None;

@@ -1,8 +1,11 @@
-//! Preemption: which less important pods would have to go so that a pod fits, and on which node that costs least.
+//! Preemption: which less important pods would have to go so that a pod fits, and on which node
+//! that costs least.
 //!
-//! The rules are those of Kubernetes' DefaultPreemption: all less important pods of a node are taken away; if the pod fits then, as
-//! many as possible are put back, the most important first, those first whose disruption budget would be violated. Only pods of the
-//! node itself count as victims. Where Kubernetes begins its search at a random node, this one begins at the first by name.
+//! The rules are those of Kubernetes' DefaultPreemption: all less important pods of a node are
+//! taken away; if the pod fits then, as many as possible are put back, the most important first,
+//! those first whose disruption budget would be violated. Only pods of the node itself count as
+//! victims. Where Kubernetes begins its search at a random node, this one begins at the first by
+//! name.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -15,7 +18,8 @@ use super::reason::{Reasons, Rejection};
 use crate::model::{Key, Pod};
 use crate::picture::Picture;
 
-/// How many nodes are compared: at least so many, and at least this share of those where pods could go.
+/// How many nodes are compared: at least so many, and at least this share of those where pods could
+/// go.
 const CANDIDATES_MIN: usize = 100;
 const CANDIDATES_PERCENT: usize = 10;
 
@@ -125,7 +129,8 @@ pub(super) fn victims_on(
     Ok(Candidate { node: info.node.meta.name.clone(), victims, violations })
 }
 
-/// The most important first: higher priority, then running for longer. Pods that have not started are the newest.
+/// The most important first: higher priority, then running for longer. Pods that have not started
+/// are the newest.
 fn importance(pod: &Pod) -> (Reverse<i32>, Timestamp, Key) {
     (Reverse(pod.spec.priority), started(pod), pod.meta.key())
 }
@@ -134,8 +139,8 @@ fn started(pod: &Pod) -> Timestamp {
     pod.status.start_time.unwrap_or(Timestamp::MAX)
 }
 
-/// Those for which a disruption budget has nothing left, and the others; each in the given order. Pods that the budget counts as
-/// disrupted already take nothing of it.
+/// Those for which a disruption budget has nothing left, and the others; each in the given order.
+/// Pods that the budget counts as disrupted already take nothing of it.
 fn split_by_budgets(pods: &[Arc<Pod>], picture: &Picture) -> (Vec<Arc<Pod>>, Vec<Arc<Pod>>) {
     let budgets = picture.budgets.values().filter(|budget| !budget.selector.is_everything());
     let mut left: Vec<_> = budgets.map(|budget| (budget, budget.disruptions_allowed)).collect();

@@ -1,19 +1,22 @@
 //! Which pod is next, and which pods wait for what.
 //!
-//! A pod of ours without a node is active (its turn comes), in backoff (its turn comes later), or waiting: it fitted nowhere, and
-//! nothing changed since that could help. What helps, coarser than in Kubernetes, which asks each plugin:
-//!  - a node that came, or whose labels, taints, cordon or allocatable changed: every pod that could be on that node;
-//!  - a pod that left a node, ended, or was nominated there and is no more: pods that lack ports or resources there, and pods with
-//!    rules about other pods;
-//!  - a pod that came to a node, changed labels or is being deleted, or a namespace that changed: pods with rules about other pods;
+//! A pod of ours without a node is active (its turn comes), in backoff (its turn comes later), or
+//! waiting: it fitted nowhere, and nothing changed since that could help. What helps, coarser than
+//! in Kubernetes, which asks each plugin:
+//!  - a node that came, or whose labels, taints, cordon or allocatable changed: every pod that
+//!    could be on that node;
+//!  - a pod that left a node, ended, or was nominated there and is no more: pods that lack ports or
+//!    resources there, and pods with rules about other pods;
+//!  - a pod that came to a node, changed labels or is being deleted, or a namespace that changed:
+//!    pods with rules about other pods;
 //!  - the pod itself, when its spec or labels changed;
 //!  - five minutes.
 //!
-//! Waiting pods that can only be on one node are found by that node. Unlike Kubernetes since 1.33, which takes pods out of the
-//! backoff when it has nothing else to do, the backoff is always kept.
+//! Waiting pods that can only be on one node are found by that node. Unlike Kubernetes since 1.33,
+//! which takes pods out of the backoff when it has nothing else to do, the backoff is always kept.
 //!
-//! The queue also keeps what plans need and the picture of the cluster lacks: pods that were bound and are not seen as bound yet
-//! ("assumed"), nominations by node, and which pods repel others.
+//! The queue also keeps what plans need and the picture of the cluster lacks: pods that were bound
+//! and are not seen as bound yet ("assumed"), nominations by node, and which pods repel others.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +31,8 @@ use super::{Nomination, Plan, Unschedulable, is_ours};
 use crate::model::{Key, Labels, Node, Pod, PodSpec};
 use crate::picture::{Change, Object, Picture};
 
-/// The pause after an attempt that failed, doubling between these: `podInitialBackoffSeconds`, `podMaxBackoffSeconds`.
+/// The pause after an attempt that failed, doubling between these: `podInitialBackoffSeconds`,
+/// `podMaxBackoffSeconds`.
 const BACKOFF_MIN: SignedDuration = SignedDuration::from_secs(1);
 const BACKOFF_MAX: SignedDuration = SignedDuration::from_secs(10);
 const BACKOFF_DOUBLINGS_MAX: u32 = 4;
@@ -286,7 +290,8 @@ impl Queue {
         self.entries.remove(key);
     }
 
-    /// Brings the queue to a time: who is due becomes active, and whom events helped too, unless a backoff keeps them.
+    /// Brings the queue to a time: who is due becomes active, and whom events helped too, unless a
+    /// backoff keeps them.
     pub fn advance(&mut self, picture: &Picture, now: Timestamp) {
         let happened = std::mem::take(&mut self.happened);
         for key in self.helped(&happened) {
@@ -415,7 +420,8 @@ fn seen_by_others(pod: &Arc<Pod>) -> (&Arc<str>, Option<&Arc<str>>, &Labels, boo
     (&pod.meta.uid, pod.node.as_ref(), &pod.meta.labels, pod.meta.is_deleted())
 }
 
-/// Did something change on a node that filters look at? Heartbeats, conditions and addresses are not among it.
+/// Did something change on a node that filters look at? Heartbeats, conditions and addresses are
+/// not among it.
 fn differs(old: &Node, new: &Node) -> bool {
     old.meta.uid != new.meta.uid
         || old.meta.labels != new.meta.labels

@@ -1,4 +1,5 @@
-//! Why a node does not take a pod, for people ([`Rejection`] and its text) and for the decisions that follow ([`Causes`]).
+//! Why a node does not take a pod, for people ([`Rejection`] and its text) and for the decisions
+//! that follow ([`Causes`]).
 //!
 //! The texts are those of Kubernetes' scheduler plugins; `kubectl describe` shows them counted.
 
@@ -8,7 +9,8 @@ use std::fmt;
 
 use crate::model::{HostPort, Key, Taint};
 
-/// One reason against one node. Which pods are in the way is filled in where somebody asks (see [`super::explain`]), not in plans.
+/// One reason against one node. Which pods are in the way is filled in where somebody asks (see
+/// [`super::explain`]), not in plans.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rejection {
     /// `spec.unschedulable`.
@@ -19,7 +21,8 @@ pub enum Rejection {
     Taint(Taint),
     /// nodeSelector or required node affinity.
     Affinity,
-    /// The pod's affinity names nodes, and this one is not among them: the node was not even looked at.
+    /// The pod's affinity names nodes, and this one is not among them: the node was not even looked
+    /// at.
     NotNamed,
     PortTaken {
         port: HostPort,
@@ -81,7 +84,8 @@ impl Rejection {
         })
     }
 
-    /// Could it end when pods leave the node? What asks for more than the node ever has cannot be helped (golden daemonset/17).
+    /// Could it end when pods leave the node? What asks for more than the node ever has cannot be
+    /// helped (golden daemonset/17).
     pub fn is_resolvable(&self) -> bool {
         match self {
             Rejection::PortTaken { .. }
@@ -140,7 +144,8 @@ impl Reasons {
         }
     }
 
-    /// `0/3 nodes are available: 1 Insufficient cpu, 2 Too many pods.` Sorted as texts, counts included, as in Kubernetes.
+    /// `0/3 nodes are available: 1 Insufficient cpu, 2 Too many pods.` Sorted as texts, counts
+    /// included, as in Kubernetes.
     pub fn message(&self, nodes: usize) -> String {
         let mut listed: Vec<String> = self.0.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         listed.sort();

@@ -1,7 +1,9 @@
-//! Where is a pod best? The scores of the default plugins with their default weights, from 0 to 100 each before weighting.
+//! Where is a pod best? The scores of the default plugins with their default weights, from 0 to 100
+//! each before weighting.
 //!
-//! ImageLocality is left out: the model does not know which images nodes have. Kubernetes breaks ties at random; here the node with
-//! the fewest pods wins, then the first by name, so that pods that are alike spread and equal views give equal plans.
+//! ImageLocality is left out: the model does not know which images nodes have. Kubernetes breaks
+//! ties at random; here the node with the fewest pods wins, then the first by name, so that pods
+//! that are alike spread and equal views give equal plans.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -78,8 +80,9 @@ fn free_share(all: i64, taken: i64) -> i64 {
     if taken > all { 0 } else { (i128::from(all - taken) * i128::from(SCORE_MAX) / i128::from(all)) as i64 }
 }
 
-/// Whether CPU and memory are used more evenly with the pod than without: 75 for no change, from 50 to 100 (since Kubernetes 1.36,
-/// kubernetes/kubernetes#135573). Pods that ask for neither are not balanced.
+/// Whether CPU and memory are used more evenly with the pod than without: 75 for no change, from 50
+/// to 100 (since Kubernetes 1.36, kubernetes/kubernetes#135573). Pods that ask for neither are not
+/// balanced.
 fn balanced(pod: &Pod, info: &NodeInfo) -> i64 {
     let (wanted, taken) = (&pod.spec.requests, &info.requested);
     if wanted.milli_cpu == 0 && wanted.memory == 0 {

@@ -1,4 +1,5 @@
-//! Example tests, one for each rule, in a small language for clusters (see `language`): `node a cpu=4; pod web cpu=1 on=a; pod db`.
+//! Example tests, one for each rule, in a small language for clusters (see `language`): `node a
+//! cpu=4; pod web cpu=1 on=a; pod db`.
 
 mod golden;
 mod language;

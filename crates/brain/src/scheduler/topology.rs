@@ -1,12 +1,14 @@
 //! What other nodes have to do with a pod: inter-pod affinity and anti-affinity, topology spread.
 //!
-//! Both rest on counts: how many pods that a term selects are in each domain (nodes with one value of a label). Counting looks at
-//! every node, so each count is made once per plan, when the first pod needs it, and kept up to date when the plan places pods.
-//! Pods without terms of their own cost nothing but a look at the terms of the pods that repel others.
+//! Both rest on counts: how many pods that a term selects are in each domain (nodes with one value
+//! of a label). Counting looks at every node, so each count is made once per plan, when the first
+//! pod needs it, and kept up to date when the plan places pods. Pods without terms of their own
+//! cost nothing but a look at the terms of the pods that repel others.
 //!
-//! A dry run of a preemption takes pods off one node; [`NodeInfo::removed`] is subtracted from the counts of that node's domain.
-//! Left out: `nodeAffinityPolicy` and `nodeTaintsPolicy` (their defaults, Honor and Ignore, hold) and `matchLabelKeys`, which the
-//! API server of Kubernetes merges into the selectors.
+//! A dry run of a preemption takes pods off one node; [`NodeInfo::removed`] is subtracted from the
+//! counts of that node's domain. Left out: `nodeAffinityPolicy` and `nodeTaintsPolicy` (their
+//! defaults, Honor and Ignore, hold) and `matchLabelKeys`, which the API server of Kubernetes
+//! merges into the selectors.
 
 mod inter_pod;
 mod spread;
@@ -34,7 +36,8 @@ pub(super) type Domains = BTreeMap<Box<str>, i64>;
 pub(super) struct Topology<'a> {
     /// Knows which pods have required anti-affinity.
     queue: &'a Queue,
-    /// Of all the terms that a pod's required affinity has, or of one term alone, in the namespace of the pod that has them.
+    /// Of all the terms that a pod's required affinity has, or of one term alone, in the namespace
+    /// of the pod that has them.
     selected: BTreeMap<(Arc<str>, Vec<PodAffinityTerm>), Arc<Selected>>,
     spreads: BTreeMap<SpreadKey, Arc<SpreadCounts>>,
     /// Required anti-affinity terms of the pods that are there.

@@ -1,7 +1,8 @@
-//! The example of a node agent: says once in a while that it is there, and serves what it knows of its node.
+//! The example of a node agent: says once in a while that it is there, and serves what it knows of
+//! its node.
 //!
-//! `--interval SECONDS` between lines (10), `--port PORT` for /metrics and /healthz (9100), `--message TEXT`. Ends on SIGTERM, as pid 1 must say
-//! so itself.
+//! `--interval SECONDS` between lines (10), `--port PORT` for /metrics and /healthz (9100),
+//! `--message TEXT`. Ends on SIGTERM, as pid 1 must say so itself.
 
 use std::net::TcpListener;
 use std::time::Duration;

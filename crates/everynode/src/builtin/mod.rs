@@ -1,7 +1,9 @@
-//! What the built-in image runs: this program as an agent that logs and serves metrics, and as a few tools.
+//! What the built-in image runs: this program as an agent that logs and serves metrics, and as a
+//! few tools.
 //!
-//! `everynode.dev/agent:builtin` has nothing but this program, so that a machine without any registry has something real to run. No shell:
-//! the tools are for looking around with `kubectl exec`. Each is called by its name, or as `everynode builtin NAME`.
+//! `everynode.dev/agent:builtin` has nothing but this program, so that a machine without any
+//! registry has something real to run. No shell: the tools are for looking around with `kubectl
+//! exec`. Each is called by its name, or as `everynode builtin NAME`.
 
 mod agent;
 mod http;

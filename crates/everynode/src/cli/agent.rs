@@ -13,9 +13,11 @@ use kinds::quantity::Quantity;
 
 use crate::roles;
 
-/// Make this machine a node of a cluster: register it and run the pods bound to it, in the foreground.
+/// Make this machine a node of a cluster: register it and run the pods bound to it, in the
+/// foreground.
 ///
-/// Needs root. SIGTERM and SIGINT stop the agent; its containers go on running, and the next agent finds them.
+/// Needs root. SIGTERM and SIGINT stop the agent; its containers go on running, and the next agent
+/// finds them.
 #[derive(Debug, Args)]
 pub struct Agent {
     /// How to reach the API server, and as whom (user system:node:NAME of the group system:nodes).
@@ -26,7 +28,8 @@ pub struct Agent {
     #[arg(long)]
     node_name: Option<String>,
 
-    /// Addresses of this node, the main one first; the one that leads to the default route when left out.
+    /// Addresses of this node, the main one first; the one that leads to the default route when
+    /// left out.
     #[arg(long = "node-ip", value_delimiter = ',')]
     addresses: Vec<IpAddr>,
 
@@ -74,7 +77,8 @@ pub struct Agent {
     #[arg(long)]
     registries: Option<PathBuf>,
 
-    /// Socket of containerd or CRI-O, to use instead of the embedded runtime: unix:///run/containerd/containerd.sock.
+    /// Socket of containerd or CRI-O, to use instead of the embedded runtime:
+    /// unix:///run/containerd/containerd.sock.
     #[arg(long)]
     container_runtime_endpoint: Option<String>,
 
@@ -97,7 +101,8 @@ pub struct Agent {
     #[arg(long, default_value_t = 10250)]
     port: u16,
 
-    /// Certificate and key of this agent's endpoints, and the authority whose clients may use them; all three or none.
+    /// Certificate and key of this agent's endpoints, and the authority whose clients may use them;
+    /// all three or none.
     #[arg(long, requires_all = ["tls_private_key_file", "client_ca_file"])]
     tls_cert_file: Option<PathBuf>,
 
@@ -107,7 +112,8 @@ pub struct Agent {
     #[arg(long)]
     client_ca_file: Option<PathBuf>,
 
-    /// Seconds that all pods together get to end when the machine goes down (systemd stops it, or SIGPWR); 0 leaves them alone.
+    /// Seconds that all pods together get to end when the machine goes down (systemd stops it, or
+    /// SIGPWR); 0 leaves them alone.
     #[arg(long, default_value_t = 0)]
     shutdown_grace_period: u64,
 
@@ -115,20 +121,24 @@ pub struct Agent {
     #[arg(long, default_value_t = 0)]
     shutdown_grace_period_critical_pods: u64,
 
-    /// When pods are evicted, where it differs from 'memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,pid.available<5%'.
+    /// When pods are evicted, where it differs from
+    /// 'memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,pid.available<5%'.
     #[arg(long, default_value = "", hide_default_value = true)]
     eviction_hard: String,
 
-    /// Sysctls that pods may set besides the safe ones: names, or prefixes that end in '*' (net.core.*). Only those of a pod's own namespaces.
+    /// Sysctls that pods may set besides the safe ones: names, or prefixes that end in '*'
+    /// (net.core.*). Only those of a pod's own namespaces.
     #[arg(long, value_delimiter = ',')]
     allowed_unsafe_sysctls: Vec<String>,
 
-    /// Users of pods with users of their own (hostUsers: false) are those of the machine from here on; agents that share a machine get
-    /// different ones. 65536 when left out; 0: there are none for this agent, and it makes no such pods.
+    /// Users of pods with users of their own (hostUsers: false) are those of the machine from here
+    /// on; agents that share a machine get different ones. 65536 when left out; 0: there are none
+    /// for this agent, and it makes no such pods.
     #[arg(long)]
     first_user_id: Option<u32>,
 
-    /// Images that nothing uses are removed from this percentage of the disk on; 100: only when the disk is short.
+    /// Images that nothing uses are removed from this percentage of the disk on; 100: only when the
+    /// disk is short.
     #[arg(long, default_value_t = 85, value_parser = clap::value_parser!(i64).range(0..=100))]
     image_gc_high_threshold: i64,
 

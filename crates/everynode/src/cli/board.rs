@@ -1,4 +1,5 @@
-//! The board of a cluster: its DaemonSets, and for every node how far it is. State goes in, lines come out; who draws them is not known here.
+//! The board of a cluster: its DaemonSets, and for every node how far it is. State goes in, lines
+//! come out; who draws them is not known here.
 //!
 //! Why a node is not ready yet is said by [`brain::why`]; the board only arranges.
 
@@ -268,7 +269,8 @@ fn state(node: &Node) -> String {
     if node.unschedulable { format!("{ready},SchedulingDisabled") } else { ready.to_owned() }
 }
 
-/// How many of so many rows are shown below an empty line and the titles, when a line has to say how many there are besides.
+/// How many of so many rows are shown below an empty line and the titles, when a line has to say
+/// how many there are besides.
 fn fitting(rows: usize, room: Option<usize>) -> usize {
     match room {
         None => rows,

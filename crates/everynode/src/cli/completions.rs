@@ -6,8 +6,8 @@ use clap::{Args, CommandFactory as _, ValueEnum};
 
 /// Print the completion script for a shell.
 ///
-/// bash: `source <(everynode completions bash)`. zsh: write it to a file `_everynode` in a folder of $fpath. fish: write it to
-/// ~/.config/fish/completions/everynode.fish.
+/// bash: `source <(everynode completions bash)`. zsh: write it to a file `_everynode` in a folder
+/// of $fpath. fish: write it to ~/.config/fish/completions/everynode.fish.
 #[derive(Debug, Args)]
 pub struct Completions {
     shell: Shell,

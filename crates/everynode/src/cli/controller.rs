@@ -11,7 +11,8 @@ use crate::roles::server::{hostname, signalled};
 
 /// Run the DaemonSet controller against an existing Kubernetes.
 ///
-/// Switch upstream's off first: kube-controller-manager --controllers=*,-daemonset-controller. Run one of it. SIGTERM and SIGINT stop it.
+/// Switch upstream's off first: kube-controller-manager --controllers=*,-daemonset-controller. Run
+/// one of it. SIGTERM and SIGINT stop it.
 #[derive(Debug, Args)]
 pub struct Controller {
     #[command(flatten)]

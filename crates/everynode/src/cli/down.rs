@@ -10,7 +10,8 @@ use crate::kubeconfig;
 
 /// Stop a local cluster and remove everything it made.
 ///
-/// Its process, its data directory and its entries in the kubeconfig. Also works after a crash. Nothing to remove is no error.
+/// Its process, its data directory and its entries in the kubeconfig. Also works after a crash.
+/// Nothing to remove is no error.
 #[derive(Debug, Args)]
 pub struct Down {
     #[command(flatten)]

@@ -1,4 +1,5 @@
-//! Following a cluster: the board of now, again and again. What is on it is [`super::board`]'s to say.
+//! Following a cluster: the board of now, again and again. What is on it is [`super::board`]'s to
+//! say.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -15,7 +16,8 @@ use super::target::copy_state;
 /// Pause between two looks of somebody who waits for a rollout.
 const ROLLOUT_PERIOD: Duration = Duration::from_millis(250);
 
-/// Looks take a tenth of the time at most: a list of each kind is little for ten nodes and a lot for ten thousand.
+/// Looks take a tenth of the time at most: a list of each kind is little for ten nodes and a lot
+/// for ten thousand.
 const BUSY_PART: u32 = 10;
 
 /// The board as it is now: one list of each kind.
@@ -24,7 +26,8 @@ pub async fn look(client: &Client, server: &str, wanted: impl Fn(&Key) -> bool) 
     Ok(Board::of(&cluster, server, wanted, Timestamp::now()))
 }
 
-/// Looks again and again and gives every board to `show`. Ends only when the cluster does not answer.
+/// Looks again and again and gives every board to `show`. Ends only when the cluster does not
+/// answer.
 pub async fn follow(
     client: &Client,
     server: &str,
@@ -39,7 +42,8 @@ pub async fn follow(
     }
 }
 
-/// Shows the board of some sets while something is waited for: in place on a terminal, what is new of it elsewhere.
+/// Shows the board of some sets while something is waited for: in place on a terminal, what is new
+/// of it elsewhere.
 pub async fn during<T>(wait: impl Future<Output = T>, client: &Client, server: &str, sets: &[Key], progress: &Progress) -> T {
     let mut last: Option<Board> = None;
     let show = |board: Board| {
@@ -49,7 +53,8 @@ pub async fn during<T>(wait: impl Future<Output = T>, client: &Client, server: &
         }
         last = Some(board);
     };
-    // Both only read: whichever is dropped leaves nothing half done. A board that cannot be read is none; the wait goes on, and says why.
+    // Both only read: whichever is dropped leaves nothing half done. A board that cannot be read is
+    // none; the wait goes on, and says why.
     tokio::select! {
         result = wait => result,
         Ok(never) = follow(client, server, ROLLOUT_PERIOD, |key| sets.contains(key), show) => match never {},

@@ -9,7 +9,8 @@ use runtime::images::{Store, archive};
 
 use super::local::Local;
 
-/// Load images from archives (`docker save`, OCI) or OCI layout directories, for all nodes of a local cluster.
+/// Load images from archives (`docker save`, OCI) or OCI layout directories, for all nodes of a
+/// local cluster.
 #[derive(Debug, Args)]
 pub struct Load {
     /// Archives or directories.

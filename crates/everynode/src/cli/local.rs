@@ -13,7 +13,8 @@ pub struct Local {
     #[arg(long, global = true)]
     pub name: Option<String>,
 
-    /// Where the cluster's state lives. A cluster that was started with it needs it for every command.
+    /// Where the cluster's state lives. A cluster that was started with it needs it for every
+    /// command.
     #[arg(long, global = true)]
     pub data_dir: Option<PathBuf>,
 }
@@ -24,7 +25,8 @@ impl Local {
         Cluster::named(&name, self.data_dir.as_deref())
     }
 
-    /// What has to be written behind other commands for the same cluster; nothing for the default one.
+    /// What has to be written behind other commands for the same cluster; nothing for the default
+    /// one.
     pub fn arguments(&self) -> String {
         let name = self.name.iter().filter(|name| **name != clusters::default_name()).map(|name| format!(" --name {name}"));
         let data_dir = self.data_dir.iter().map(|dir| format!(" --data-dir {}", dir.display()));

@@ -1,4 +1,5 @@
-//! `everynode local-node`: the process of a node of a local cluster. Started by `up`, not by people.
+//! `everynode local-node`: the process of a node of a local cluster. Started by `up`, not by
+//! people.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

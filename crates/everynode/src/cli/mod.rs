@@ -1,7 +1,7 @@
 //! The command line: one file for each subcommand, with its arguments and what it does.
 //!
-//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 refused or failed, 2 wrong usage (and
-//! `plan`: a node would lose its pod).
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 refused or failed, 2 wrong
+//! usage (and `plan`: a node would lose its pod).
 
 mod agent;
 mod completions;
@@ -109,7 +109,8 @@ fn start_logging(verbose: u8) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    // A log on a full disk cannot be written to. Saying so on stderr, which is that log, would panic in whatever wanted to tell something.
+    // A log on a full disk cannot be written to. Saying so on stderr, which is that log, would
+    // panic in whatever wanted to tell something.
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // Colours are for eyes; logs of nodes and servers are files.
     let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());

@@ -20,9 +20,10 @@ const LOSES: u8 = 2;
 
 /// Say what applying DaemonSets would do; change nothing.
 ///
-/// The server checks the manifests as a dry run; then the real deciders run on a copy of the cluster's state, with pods that start at
-/// once: which nodes gain and lose a pod, how many are replaced in which waves, who is evicted, what will not fit. Exit code 2 when a
-/// node would lose its pod for good.
+/// The server checks the manifests as a dry run; then the real deciders run on a copy of the
+/// cluster's state, with pods that start at once: which nodes gain and lose a pod, how many are
+/// replaced in which waves, who is evicted, what will not fit. Exit code 2 when a node would lose
+/// its pod for good.
 #[derive(Debug, Args)]
 pub struct Plan {
     /// Manifests: files, directories, or - for standard input. May be given more than once.

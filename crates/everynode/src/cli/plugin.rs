@@ -1,4 +1,5 @@
-//! `kubectl everynode`: what there is to ask of any cluster, when this program is called by the name that kubectl's plugins have.
+//! `kubectl everynode`: what there is to ask of any cluster, when this program is called by the
+//! name that kubectl's plugins have.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
-//! Progress of a command: a spinner, or a board, that is drawn in place on a terminal; plain lines elsewhere.
+//! Progress of a command: a spinner, or a board, that is drawn in place on a terminal; plain lines
+//! elsewhere.
 
 use std::time::Duration;
 

@@ -12,8 +12,9 @@ use crate::roles;
 
 /// Run the control plane in the foreground.
 ///
-/// Serves the Kubernetes API, keeps its state in the data directory and runs the controllers. Once it serves, it writes
-/// DATA_DIR/admin.kubeconfig (for cluster administrators, mode 0600) and prints `ready https://ADDRESS:PORT`. SIGTERM and SIGINT stop it.
+/// Serves the Kubernetes API, keeps its state in the data directory and runs the controllers. Once
+/// it serves, it writes DATA_DIR/admin.kubeconfig (for cluster administrators, mode 0600) and
+/// prints `ready https://ADDRESS:PORT`. SIGTERM and SIGINT stop it.
 #[derive(Debug, Args)]
 pub struct Server {
     /// Where state, certificates and admin.kubeconfig live; made if missing.

@@ -17,7 +17,8 @@ use crate::{connection, kubeconfig};
 
 /// Show the nodes and DaemonSets of a cluster.
 ///
-/// Of a local cluster; or, with --kubeconfig or --context, of any. Of all namespaces, unless -n names one.
+/// Of a local cluster; or, with --kubeconfig or --context, of any. Of all namespaces, unless -n
+/// names one.
 #[derive(Debug, Args)]
 pub struct Status {
     #[command(flatten)]
@@ -30,7 +31,8 @@ pub struct Status {
 /// What is asked of a cluster, whichever it is.
 #[derive(Debug, Args)]
 pub struct Asked {
-    /// Follow what happens, until interrupted: drawn in place on a terminal, printed again after every change elsewhere.
+    /// Follow what happens, until interrupted: drawn in place on a terminal, printed again after
+    /// every change elsewhere.
     #[arg(short, long)]
     watch: bool,
 

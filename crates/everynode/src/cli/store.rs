@@ -1,4 +1,5 @@
-//! `everynode store`: looking after the file that holds a cluster's objects, while no server has it open.
+//! `everynode store`: looking after the file that holds a cluster's objects, while no server has it
+//! open.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -10,7 +11,8 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-/// What a server manages: it makes these fields itself, and refuses new objects that have some of them.
+/// What a server manages: it makes these fields itself, and refuses new objects that have some of
+/// them.
 const MANAGED: &[&str] = &["resourceVersion", "uid", "creationTimestamp", "generation", "managedFields", "selfLink"];
 
 /// Check, repair or export the objects of a cluster. Its server must not run.
@@ -22,12 +24,14 @@ pub struct Store {
 
 #[derive(Debug, Subcommand)]
 enum StoreCommand {
-    /// Read everything and check it. Exit code 0: whole; 1: damaged, and stderr says where; nothing is changed.
+    /// Read everything and check it. Exit code 0: whole; 1: damaged, and stderr says where; nothing
+    /// is changed.
     Check(Place),
-    /// Save what can be read of a damaged store to a new one in its place. The damaged file is kept beside it, and stderr says what was lost.
+    /// Save what can be read of a damaged store to a new one in its place. The damaged file is kept
+    /// beside it, and stderr says what was lost.
     Repair(Place),
-    /// Write all objects to stdout, one JSON object a line, as `kubectl apply -f -` takes them. Works on a damaged store as far as it can be
-    /// read; then the exit code is 1.
+    /// Write all objects to stdout, one JSON object a line, as `kubectl apply -f -` takes them.
+    /// Works on a damaged store as far as it can be read; then the exit code is 1.
     Export(Export),
 }
 

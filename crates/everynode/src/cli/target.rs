@@ -1,4 +1,5 @@
-//! Which API server a command speaks to, as kubectl would choose it, and the state that deciders want to see of it.
+//! Which API server a command speaks to, as kubectl would choose it, and the state that deciders
+//! want to see of it.
 
 use std::path::PathBuf;
 

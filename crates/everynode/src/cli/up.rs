@@ -31,23 +31,26 @@ const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
 /// Start a local cluster and make it kubectl's current one.
 ///
-/// Does nothing to a cluster that runs already, except applying what `-f` names. Returns when all nodes are Ready and every
-/// DaemonSet of `-f` has rolled out. The context is called everynode-NAME and goes into the first file of $KUBECONFIG, or ~/.kube/config.
+/// Does nothing to a cluster that runs already, except applying what `-f` names. Returns when all
+/// nodes are Ready and every DaemonSet of `-f` has rolled out. The context is called everynode-NAME
+/// and goes into the first file of $KUBECONFIG, or ~/.kube/config.
 #[derive(Debug, Args)]
 pub struct Up {
     #[command(flatten)]
     local: Local,
 
-    /// How many workers to run besides the control plane's node, each with real containers, in namespaces of this machine. Needs root.
-    /// Two, unless nodes are simulated.
+    /// How many workers to run besides the control plane's node, each with real containers, in
+    /// namespaces of this machine. Needs root. Two, unless nodes are simulated.
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..=200))]
     workers: Option<u8>,
 
-    /// How many simulated nodes to run: they run pods without containers. Three where there can be no real ones.
+    /// How many simulated nodes to run: they run pods without containers. Three where there can be
+    /// no real ones.
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=20_000))]
     simulate: Option<u32>,
 
-    /// Names for the control plane's node and the workers, in this order, instead of NAME-control-plane, NAME-worker, NAME-worker2, ...
+    /// Names for the control plane's node and the workers, in this order, instead of
+    /// NAME-control-plane, NAME-worker, NAME-worker2, ...
     #[arg(long, value_delimiter = ',')]
     node_names: Vec<String>,
 
@@ -55,7 +58,8 @@ pub struct Up {
     #[arg(long)]
     registries: Option<PathBuf>,
 
-    /// Manifests to apply: files, directories, or - for standard input. May be given more than once.
+    /// Manifests to apply: files, directories, or - for standard input. May be given more than
+    /// once.
     #[arg(short = 'f', long = "filename")]
     files: Vec<PathBuf>,
 
@@ -134,8 +138,8 @@ impl Up {
     }
 }
 
-/// The record of a server that serves. One that was ended a moment ago is still a process, but answers no more: it is waited for until
-/// it is gone.
+/// The record of a server that serves. One that was ended a moment ago is still a process, but
+/// answers no more: it is waited for until it is gone.
 async fn serving(cluster: &Cluster, timeout: Duration, progress: &Progress) -> anyhow::Result<Option<Record>> {
     let deadline = Instant::now() + timeout;
     while let Some(record) = cluster.running() {
@@ -231,8 +235,8 @@ async fn wait_for_nodes(client: &Client, wanted: usize, labels: &Labels<'_>, pro
     }
 }
 
-/// Gives a node the labels that it lacks. Those that say what a node is for are the administrator's to set: by them others decide what
-/// runs there.
+/// Gives a node the labels that it lacks. Those that say what a node is for are the administrator's
+/// to set: by them others decide what runs there.
 async fn label(nodes: &Api<Node>, node: &Node, labels: &Labels<'_>) -> anyhow::Result<()> {
     let name = node.name_any();
     let Some(wanted) = labels.get(name.as_str()) else { return Ok(()) };
@@ -245,8 +249,8 @@ async fn label(nodes: &Api<Node>, node: &Node, labels: &Labels<'_>) -> anyhow::R
     Ok(())
 }
 
-/// Is the node Ready, and does it take pods? The taint of a new node goes a moment after it became Ready: until then a DaemonSet
-/// wants no pod there, and would have rolled out on no node at all.
+/// Is the node Ready, and does it take pods? The taint of a new node goes a moment after it became
+/// Ready: until then a DaemonSet wants no pod there, and would have rolled out on no node at all.
 fn is_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();

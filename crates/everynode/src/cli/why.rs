@@ -12,8 +12,8 @@ use super::target::{Target, copy_state, set_name};
 
 /// Say for every node why it runs a DaemonSet's pod or does not.
 ///
-/// Asks the cluster of the current kubeconfig (any Kubernetes), and changes nothing. One line for each node: its name, `runs`, `waits`
-/// or `-`, the pod, its revision, and the reason.
+/// Asks the cluster of the current kubeconfig (any Kubernetes), and changes nothing. One line for
+/// each node: its name, `runs`, `waits` or `-`, the pod, its revision, and the reason.
 #[derive(Debug, Args)]
 pub struct Why {
     /// The DaemonSet: ds/NAME.

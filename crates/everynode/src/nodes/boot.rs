@@ -1,7 +1,9 @@
-//! The process of a local node: makes its namespaces and folders, then keeps an agent running in them.
+//! The process of a local node: makes its namespaces and folders, then keeps an agent running in
+//! them.
 //!
-//! It speaks with whoever started it in two lines: it says that its namespaces are there, and is told to go on when the network is connected.
-//! It has one thread. It is the parent that orphans of the node get, and starts the agent again when that ends.
+//! It speaks with whoever started it in two lines: it says that its namespaces are there, and is
+//! told to go on when the network is connected. It has one thread. It is the parent that orphans of
+//! the node get, and starts the agent again when that ends.
 
 use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
@@ -31,7 +33,8 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 pub const SHUTDOWN_SECONDS: u64 = 30;
 const SHUTDOWN_CRITICAL_SECONDS: u64 = 10;
 
-/// A workstation's disk is often nearly full, and not its nodes' alone: they act when little is left, not at a share of it.
+/// A workstation's disk is often nearly full, and not its nodes' alone: they act when little is
+/// left, not at a share of it.
 const EVICTION: &str = "nodefs.available<256Mi,imagefs.available<256Mi,nodefs.inodesFree<1%";
 
 /// A node's own /run.
@@ -70,7 +73,8 @@ pub fn run(dir: &Path) -> anyhow::Result<()> {
 
 /// Mounts what the node has for itself; answers where this program is to be found afterwards.
 fn folders(node: &Node) -> anyhow::Result<PathBuf> {
-    // Mounts of the machine come in, those of the node stay in it, and its pods may share theirs with it.
+    // Mounts of the machine come in, those of the node stay in it, and its pods may share theirs
+    // with it.
     remount("/", MsFlags::MS_SLAVE)?;
     remount("/", MsFlags::MS_SHARED)?;
     let (lib, log) = (node.dir.join("lib"), node.dir.join("log"));
@@ -128,8 +132,9 @@ const USER_RANGES: u32 = 500;
 const NODES_WITH_USERS_MAX: u32 = 131;
 const NODES_WITH_USERS_OF_A_CLUSTER: u32 = 11;
 
-/// Nodes of one machine share its users: each has ids of its own for its pods. 0 for those that get none, of large clusters and after many
-/// clusters: two pods with the same users could reach each other's files.
+/// Nodes of one machine share its users: each has ids of its own for its pods. 0 for those that get
+/// none, of large clusters and after many clusters: two pods with the same users could reach each
+/// other's files.
 fn first_user_id(slot: u8, index: u8) -> u32 {
     let (slot, index) = (u32::from(slot), u32::from(index));
     let node = slot * NODES_WITH_USERS_OF_A_CLUSTER + index;

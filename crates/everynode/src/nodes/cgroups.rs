@@ -1,4 +1,5 @@
-//! Control groups of local nodes: whatever runs on a node is in its group, so that all of it can be found and ended.
+//! Control groups of local nodes: whatever runs on a node is in its group, so that all of it can be
+//! found and ended.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,8 @@ pub fn join(group: &str) -> io::Result<()> {
     if joined == 0 { Err(io::Error::other("no control group hierarchy can be written to")) } else { Ok(()) }
 }
 
-/// A new group of the v1 cpuset controller has no processors: nothing may join it before it has its parent's.
+/// A new group of the v1 cpuset controller has no processors: nothing may join it before it has its
+/// parent's.
 fn inherit_cpuset(root: &Path, group: &str) {
     let mut dir = root.to_owned();
     for part in Path::new(group).components() {

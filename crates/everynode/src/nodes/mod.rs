@@ -1,7 +1,9 @@
-//! The nodes of a local cluster: each is a process in namespaces of its own, with its own address, logs and files.
+//! The nodes of a local cluster: each is a process in namespaces of its own, with its own address,
+//! logs and files.
 //!
-//! [`boot`] is that process: it keeps the namespaces and the agent in them. [`cgroups`] finds everything that belongs to a node, whoever its
-//! parent is by now. A node that is stopped is like a machine that was switched off: what runs on it ends.
+//! [`boot`] is that process: it keeps the namespaces and the agent in them. [`cgroups`] finds
+//! everything that belongs to a node, whoever its parent is by now. A node that is stopped is like
+//! a machine that was switched off: what runs on it ends.
 
 pub mod boot;
 pub mod cgroups;
@@ -211,10 +213,12 @@ pub fn name(cluster: &str, index: u8) -> String {
     }
 }
 
-/// So much of a cluster's name is in the names of its nodes; with the rest of a node's name it fits into a label.
+/// So much of a cluster's name is in the names of its nodes; with the rest of a node's name it fits
+/// into a label.
 const BASE_LENGTH_MAX: usize = 45;
 
-/// What the names of a cluster's nodes begin with: the cluster's name, or when that is long its beginning and a hash of all of it.
+/// What the names of a cluster's nodes begin with: the cluster's name, or when that is long its
+/// beginning and a hash of all of it.
 pub fn base(cluster: &str) -> String {
     if cluster.len() <= BASE_LENGTH_MAX {
         return cluster.to_owned();

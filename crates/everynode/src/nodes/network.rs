@@ -1,4 +1,5 @@
-//! The network of a local cluster: a bridge on this machine, a range for its nodes and one for their pods.
+//! The network of a local cluster: a bridge on this machine, a range for its nodes and one for
+//! their pods.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -23,7 +24,8 @@ const PREFIX: u8 = 24;
 /// The first node's place in the range; the gateway has the first.
 const FIRST_NODE: u8 = 2;
 
-/// What was chosen for a cluster; kept, so that it is the same after a restart and can be removed after a crash.
+/// What was chosen for a cluster; kept, so that it is the same after a restart and can be removed
+/// after a crash.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Network {
     /// 172.30.SLOT.0/24.

@@ -1,4 +1,5 @@
-//! Processes that outlive the command that started them, told apart from later ones with the same id by their start time.
+//! Processes that outlive the command that started them, told apart from later ones with the same
+//! id by their start time.
 
 use std::path::Path;
 
@@ -44,8 +45,8 @@ pub fn is_agent(pid: i32) -> bool {
     arguments.split(|byte| *byte == 0).nth(1) == Some(b"agent")
 }
 
-/// When a process started, in the kernel's ticks; None when there is none, or only its remains. While threads of it are still ending it
-/// is one: they hold its files and locks.
+/// When a process started, in the kernel's ticks; None when there is none, or only its remains.
+/// While threads of it are still ending it is one: they hold its files and locks.
 fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command's name may hold anything; the fields begin after its closing parenthesis.

@@ -19,7 +19,8 @@ const NAME_LENGTH_MAX: usize = 63;
 
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
-/// Makes what is missing of a cluster with a control plane and so many workers; nodes that are there stay as they are.
+/// Makes what is missing of a cluster with a control plane and so many workers; nodes that are
+/// there stay as they are.
 pub fn prepare(cluster: &Cluster, workers: u8, names: &[String]) -> anyhow::Result<Vec<Node>> {
     let mut nodes = cluster.nodes()?;
     if !nodes.is_empty() {
@@ -79,7 +80,8 @@ fn make(cluster: &Cluster, network: &Network, index: u8, name: &str, has_workers
     Ok(node)
 }
 
-/// Names that nodes can have: they become folders, host names and values of labels, and are told apart by them.
+/// Names that nodes can have: they become folders, host names and values of labels, and are told
+/// apart by them.
 pub fn check_names(names: &[String]) -> anyhow::Result<()> {
     for (at, name) in names.iter().enumerate() {
         let is_label = name.len() <= NAME_LENGTH_MAX;
@@ -102,7 +104,8 @@ pub fn renew(node: &Node) -> anyhow::Result<()> {
     }
 }
 
-/// Gives a node its credentials: a kubeconfig for its agent, a certificate for the agent's endpoints.
+/// Gives a node its credentials: a kubeconfig for its agent, a certificate for the agent's
+/// endpoints.
 fn certify(pki: &Path, node: &Node) -> anyhow::Result<()> {
     let authority = Authority::load_or_create(pki)?;
     let network = Network { slot: node.spec.slot };

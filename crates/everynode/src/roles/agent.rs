@@ -177,7 +177,8 @@ async fn embedded(options: &Options) -> anyhow::Result<Parts> {
     Ok((Arc::new(runtime), images))
 }
 
-/// The pods' network; after a restart of the agent without what belonged to sandboxes that are gone.
+/// The pods' network; after a restart of the agent without what belonged to sandboxes that are
+/// gone.
 fn network(options: &Options) -> anyhow::Result<Option<PodNetwork>> {
     let Some(range) = &options.pod_cidr else { return Ok(None) };
     let parse = |text: &String| text.parse().with_context(|| format!("{text:?} is no range of addresses"));

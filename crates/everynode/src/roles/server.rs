@@ -127,8 +127,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     failure.map_or(Ok(()), Err)
 }
 
-/// Waits for the end of a part that should not have one: a server that goes on without its controllers looks well and does nothing. A part that
-/// is not there never ends.
+/// Waits for the end of a part that should not have one: a server that goes on without its
+/// controllers looks well and does nothing. A part that is not there never ends.
 async fn ended(what: &str, part: &mut Option<JoinHandle<()>>) -> anyhow::Error {
     let Some(task) = part else { return std::future::pending().await };
     let outcome = task.await;
@@ -142,7 +142,8 @@ async fn ended(what: &str, part: &mut Option<JoinHandle<()>>) -> anyhow::Error {
 /// How often the store is asked whether it still takes writes.
 const STORE_PERIOD: Duration = Duration::from_secs(2);
 
-/// Ends when the store takes no writes any more, after a full disk, say: a server that can only refuse had better be started again.
+/// Ends when the store takes no writes any more, after a full disk, say: a server that can only
+/// refuse had better be started again.
 async fn store_failure(store: &dyn Backend) -> CommitError {
     loop {
         tokio::time::sleep(STORE_PERIOD).await;
@@ -176,8 +177,8 @@ fn local_client(server: &ApiServer, user: User) -> kube::Client {
     kube::Client::new(server.as_user(user), "default")
 }
 
-/// How many revisions this start leaves out, so that clients of a store that was put back from a copy notice: more than are written while
-/// such clients come back, and another number each time.
+/// How many revisions this start leaves out, so that clients of a store that was put back from a
+/// copy notice: more than are written while such clients come back, and another number each time.
 fn left_out_revisions() -> u64 {
     const AT_LEAST: u64 = 1 << 23;
     use std::hash::{BuildHasher as _, RandomState};

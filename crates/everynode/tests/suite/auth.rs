@@ -55,7 +55,8 @@ fn an_accounts_token_works_within_its_roles_until_the_account_is_gone() {
 
     admin.create(&format!("{RBAC}/roles"), &role("reader", &["get", "list"], "configmaps"));
     admin.create(&format!("{RBAC}/rolebindings"), &binding("reader", "Role", "reader"));
-    // Authorizers follow the store; the answer to a write does not wait for them, in Kubernetes neither.
+    // Authorizers follow the store; the answer to a write does not wait for them, in Kubernetes
+    // neither.
     let lists = || robot.get(&format!("{DEFAULT}/configmaps")).code;
     wait_for("the binding to count", || (lists() == 200).then_some(()));
     robot.get("/api/v1/namespaces/kube-system/configmaps").status(403);

@@ -1,4 +1,5 @@
-//! Input that no decent client sends: it gets a clear answer or is cut off, and the server lives on.
+//! Input that no decent client sends: it gets a clear answer or is cut off, and the server lives
+//! on.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

@@ -1,6 +1,8 @@
-//! The smaller controllers from outside: endpoints, disruption budgets, quotas, roles that are sums, what namespaces have.
+//! The smaller controllers from outside: endpoints, disruption budgets, quotas, roles that are
+//! sums, what namespaces have.
 //!
-//! Each test is one story over the real server; the deciders' rules have their own tests in `brain`.
+//! Each test is one story over the real server; the deciders' rules have their own tests in
+//! `brain`.
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,7 @@
 //! DaemonSets from outside: what Kubernetes' own controllers do to three nodes, ours do too.
 //!
-//! Each test is one story over the real server with simulated nodes; the decider's rules have their own tests in `brain`.
+//! Each test is one story over the real server with simulated nodes; the decider's rules have their
+//! own tests in `brain`.
 
 use serde_json::{Value, json};
 
@@ -52,7 +53,8 @@ impl Three {
         self.pods().iter().map(name).collect()
     }
 
-    /// Waits until the set has seen its last change and `pods` of the image are Ready; returns its status.
+    /// Waits until the set has seen its last change and `pods` of the image are Ready; returns its
+    /// status.
     fn settled(&self, image: &str, pods: usize) -> Value {
         wait_for(&format!("{pods} pods of {image}"), || {
             let set = self.api.get(WEB).json();

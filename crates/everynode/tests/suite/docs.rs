@@ -1,7 +1,8 @@
 //! What README and docs tell people to type works: every block that is fenced as `sh` is run.
 //!
-//! The blocks of a page are one bash session, in their order, with a home of its own, the program under test as `everynode`, and the real
-//! kubectl. What cannot run in a test is fenced as `text`. To add a command, write it; there is nothing to be done here.
+//! The blocks of a page are one bash session, in their order, with a home of its own, the program
+//! under test as `everynode`, and the real kubectl. What cannot run in a test is fenced as `text`.
+//! To add a command, write it; there is nothing to be done here.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,8 +13,9 @@ use crate::support::cluster::obstacle;
 /// The folder of the workspace.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// What a reader has and the test does not: cargo, which has built the program under test already, and a cluster that is called `everynode`.
-/// Reports the line of the page at which a command fails: a session has as many lines as its page.
+/// What a reader has and the test does not: cargo, which has built the program under test already,
+/// and a cluster that is called `everynode`. Reports the line of the page at which a command fails:
+/// a session has as many lines as its page.
 const PRELUDE: &str = r#"
 set -eE -o pipefail
 trap 'echo "$PAGE:$LINENO: $BASH_COMMAND: exit code $?" >&2' ERR
@@ -73,7 +75,8 @@ fn run_page(page: &str) {
         eprintln!("skipped: {page}: {reason}");
         return;
     }
-    // Control groups and bridges are the machine's: somebody may have a cluster of the default name.
+    // Control groups and bridges are the machine's: somebody may have a cluster of the default
+    // name.
     let file = Path::new(page).file_stem().expect("a page has a name").to_string_lossy().to_lowercase();
     let cluster = format!("{file}-{}", std::process::id());
     let place = Place::new(&cluster);

@@ -36,7 +36,8 @@ fn acknowledged_objects_survive_kills() {
     assert!(known.acknowledged.len() >= 20 * ROUNDS, "the rounds were rounds of writing");
 }
 
-/// Lets writers write until `acknowledged_min` writes are acknowledged, then kills the server under them.
+/// Lets writers write until `acknowledged_min` writes are acknowledged, then kills the server under
+/// them.
 fn write_until_killed(server: &mut Server, round: usize, acknowledged_min: usize, known: &mut Known) {
     let (client, acknowledged) = (&server.admin(), &AtomicUsize::new(0));
     std::thread::scope(|scope| {

@@ -31,7 +31,8 @@ fn answers_differ_from_kubernetes_only_where_it_is_known() {
         eprintln!("skipped: EVERYNODE_GOLDEN and EVERYNODE_GOLDEN_REPLAY are not set");
         return;
     };
-    // Many cases wait for events that must not come: areas side by side take as long as the longest.
+    // Many cases wait for events that must not come: areas side by side take as long as the
+    // longest.
     let unknown: Vec<String> = std::thread::scope(|scope| {
         let replays: Vec<_> = areas(Path::new(&cases)).into_iter().map(|area| scope.spawn(|| differences(&replay, area))).collect();
         replays.into_iter().flat_map(|replay| replay.join().expect("the replay finishes")).filter(|line| !is_known(line)).collect()

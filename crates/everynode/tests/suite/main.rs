@@ -1,4 +1,5 @@
-//! The binary from outside: every test starts servers of its own, with everything they write in a temporary folder.
+//! The binary from outside: every test starts servers of its own, with everything they write in a
+//! temporary folder.
 
 mod support;
 

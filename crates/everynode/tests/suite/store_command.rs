@@ -1,4 +1,5 @@
-//! `everynode store`: a damaged store is named, repaired as far as it can be, and its objects leave it as kubectl takes them.
+//! `everynode store`: a damaged store is named, repaired as far as it can be, and its objects leave
+//! it as kubectl takes them.
 
 use std::process::Output;
 

@@ -113,7 +113,8 @@ fn down_of_nothing_is_no_error() {
     assert!(!clusters.0.kubeconfig().exists());
 }
 
-/// `--data-dir` names any folder: only what everynode made is removed, and it makes nothing in a folder that holds something else.
+/// `--data-dir` names any folder: only what everynode made is removed, and it makes nothing in a
+/// folder that holds something else.
 #[test]
 fn folders_of_others_are_left_alone() {
     let clusters = Clusters::new();
@@ -139,8 +140,8 @@ fn folders_of_others_are_left_alone() {
     assert!(!dir.exists());
 }
 
-/// `--name` is typed by hand: beside the folder of another cluster it removes neither, and beside a folder with nothing in it not the cluster of
-/// that name.
+/// `--name` is typed by hand: beside the folder of another cluster it removes neither, and beside a
+/// folder with nothing in it not the cluster of that name.
 #[test]
 fn a_name_beside_another_folder_removes_nothing() {
     let clusters = Clusters::new();
@@ -165,7 +166,8 @@ fn a_name_beside_another_folder_removes_nothing() {
     assert!(!clusters.0.path("one").exists());
 }
 
-/// Wherever `up` is interrupted, `down` finds the server that it started, also one that has not said yet that it is there.
+/// Wherever `up` is interrupted, `down` finds the server that it started, also one that has not
+/// said yet that it is there.
 #[test]
 fn an_interrupted_up_leaves_nothing_behind_its_down() {
     let clusters = Clusters::new();
@@ -189,7 +191,8 @@ fn serving(dir: &str) -> Vec<String> {
     processes.filter(|name| name.parse::<u32>().is_ok()).filter(names_it).collect()
 }
 
-/// Several write the kubeconfig at a time, as kubectl does: with its lock, through links, each leaving what the others wrote.
+/// Several write the kubeconfig at a time, as kubectl does: with its lock, through links, each
+/// leaving what the others wrote.
 #[test]
 fn clusters_that_start_together_share_a_kubeconfig() {
     let clusters = Clusters::new();
@@ -364,7 +367,8 @@ struct Terminal {
 
 impl Terminal {
     fn run(mut command: Command) -> Terminal {
-        // Not inherited by what the command leaves running: that would keep the terminal, and this test, from ending.
+        // Not inherited by what the command leaves running: that would keep the terminal, and this
+        // test, from ending.
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = openpt(flags).expect("a terminal can be made");
         grantpt(&master).and_then(|()| unlockpt(&master)).expect("a new terminal is its maker's");
@@ -374,7 +378,8 @@ impl Terminal {
         let slave = || end.try_clone().expect("a file can be opened twice");
         command.env("TERM", "xterm").stdin(slave()).stdout(slave()).stderr(slave());
         let process = command.spawn().expect("the program under test can be started");
-        // The command holds them, too: with its own copies gone the end of the process is the end of the text.
+        // The command holds them, too: with its own copies gone the end of the process is the end
+        // of the text.
         drop((command, end));
         let text = Arc::new(Mutex::new(String::new()));
         let (mut master, shared) = (std::fs::File::from(master), text.clone());

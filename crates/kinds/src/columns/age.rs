@@ -1,4 +1,5 @@
-//! Spans of time in the few characters that Kubernetes spends on them: the longer the span, the coarser.
+//! Spans of time in the few characters that Kubernetes spends on them: the longer the span, the
+//! coarser.
 
 use jiff::Timestamp;
 
@@ -7,7 +8,8 @@ const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
 const YEAR: i64 = 365 * DAY;
 
-/// The time from `then` until now. A client's clock may be ahead by up to two seconds before the answer is `<invalid>`.
+/// The time from `then` until now. A client's clock may be ahead by up to two seconds before the
+/// answer is `<invalid>`.
 pub fn since(then: Timestamp, now: Timestamp) -> String {
     // Whole seconds, towards zero.
     human(now.duration_since(then).as_secs())

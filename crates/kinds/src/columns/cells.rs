@@ -75,7 +75,8 @@ pub fn labels(map: &Cursor<'_>) -> Value {
     or_none(&pairs.join(","))
 }
 
-/// A LabelSelector. Unlike [`crate::selector::Selector`] this tells a label from an expression with one value: `a=b`, `a in (b)`.
+/// A LabelSelector. Unlike [`crate::selector::Selector`] this tells a label from an expression with
+/// one value: `a=b`, `a in (b)`.
 pub fn label_selector(selector: &Cursor<'_>) -> Value {
     let labels = selector.field("matchLabels");
     let equalities = labels.entries().map(|(key, value)| (key, format!("{key}={}", value.str())));

@@ -1,4 +1,5 @@
-//! Tables of the kinds with little to tell: config maps, secrets, service accounts, namespaces, leases, runtime classes.
+//! Tables of the kinds with little to tell: config maps, secrets, service accounts, namespaces,
+//! leases, runtime classes.
 
 use serde_json::{Value, json};
 

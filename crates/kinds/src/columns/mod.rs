@@ -1,7 +1,8 @@
 //! Tables: the columns of each kind and the cells of an object, as `kubectl get` prints them.
 //!
-//! Takes objects in the form in which they are stored (events in the old form, for both groups) and the time of the request; gives
-//! JSON for `meta.k8s.io` Tables. Every cell is filled, also those of wide columns: the client leaves out what it does not show.
+//! Takes objects in the form in which they are stored (events in the old form, for both groups) and
+//! the time of the request; gives JSON for `meta.k8s.io` Tables. Every cell is filled, also those
+//! of wide columns: the client leaves out what it does not show.
 
 mod age;
 mod cells;

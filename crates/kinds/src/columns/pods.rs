@@ -1,5 +1,6 @@
-//! The table of pods. Its STATUS is one word for the state of all containers, worked out here: first what the pod says of itself, then
-//! the first init container that is not done, then the containers, and deletion before all of them.
+//! The table of pods. Its STATUS is one word for the state of all containers, worked out here:
+//! first what the pod says of itself, then the first init container that is not done, then the
+//! containers, and deletion before all of them.
 
 use std::collections::BTreeSet;
 
@@ -85,8 +86,9 @@ impl Summary {
         let running = containers.iter().filter(|container| is_running_ready(container)).count();
         self.ready += running;
         containers.iter().for_each(|container| self.restarts.add(container));
-        // The first container is done, but that is not all there is to tell: others go on, or failed. Recorded of 1.36 (older servers
-        // hid the failure), https://github.com/kubernetes/kubernetes/pull/124766
+        // The first container is done, but that is not all there is to tell: others go on, or
+        // failed. Recorded of 1.36 (older servers hid the failure),
+        // https://github.com/kubernetes/kubernetes/pull/124766
         let failure = containers.iter().filter(|container| has_failed(container)).find_map(terminated);
         if self.status == "Completed" && running > 0 {
             self.status = if any_condition_holds(status, "Ready") { "Running" } else { "NotReady" }.to_owned();

@@ -26,7 +26,8 @@ fn check(group: &str, kind: &str, object: &str, row_out: Expect) {
     row_out.assert_eq(&format!("{}{conditions}", cells.join(" ")));
 }
 
-/// Prints READY, STATUS and RESTARTS of a pod with this status; it has containers c and d, an init container i and a sidecar s.
+/// Prints READY, STATUS and RESTARTS of a pod with this status; it has containers c and d, an init
+/// container i and a sidecar s.
 fn check_pod(status: &str, row_out: Expect) {
     let spec = "{containers: [{name: c}, {name: d}], initContainers: [{name: i}, {name: s, restartPolicy: Always}]}";
     let object = parse(&format!("{{metadata: {{name: p}}, spec: {spec}, status: {status}}}"));

@@ -1,5 +1,5 @@
-//! Server-side apply: merges a configuration into an object, removes what its manager no longer mentions and nobody else owns,
-//! and refuses to change what others own unless forced.
+//! Server-side apply: merges a configuration into an object, removes what its manager no longer
+//! mentions and nobody else owns, and refuses to change what others own unless forced.
 
 use serde_json::{Map, Value};
 
@@ -28,7 +28,8 @@ pub struct Config {
     pub findings: Vec<String>,
 }
 
-/// Reads a configuration and holds it against its kind. `kind_name` is the kind that the path expects.
+/// Reads a configuration and holds it against its kind. `kind_name` is the kind that the path
+/// expects.
 pub fn parse_config(kind: &Kind, text: &[u8], kind_name: &str) -> Result<Config, Status> {
     let undecodable = |why: &str| Status::bad_request(format!("error decoding YAML: {why}"));
     let text = std::str::from_utf8(text).map_err(|_| undecodable("yaml: control characters are not allowed"))?;
@@ -69,7 +70,8 @@ fn subject(kind: &Kind, object: &Value) -> String {
     format!("{}/{}; {}/{}, Kind={}", text("namespace"), text("name"), kind.group, kind.version, kind.kind)
 }
 
-/// Makes of `live` (None: there is none yet) what `config` wants; the result carries its managed fields.
+/// Makes of `live` (None: there is none yet) what `config` wants; the result carries its managed
+/// fields.
 pub fn apply(kind: &Kind, live: Option<&Value>, config: &Value, entry: &ManagerEntry, force: bool) -> Result<Value, PatchError> {
     let mut live = match (live, kind.view) {
         (Some(live), Some(view)) => (view.from_stored)(live.clone()),

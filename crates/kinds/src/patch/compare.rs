@@ -1,5 +1,5 @@
-//! What changed between two states of an object, as sets of fields. Equal subtrees are passed over without building anything:
-//! this runs on every write.
+//! What changed between two states of an object, as sets of fields. Equal subtrees are passed over
+//! without building anything: this runs on every write.
 
 use std::collections::HashMap;
 
@@ -46,7 +46,8 @@ impl Comparison {
     }
 }
 
-/// What changed at one place and below it: for each of the three sets the node of that place, if it has one.
+/// What changed at one place and below it: for each of the three sets the node of that place, if it
+/// has one.
 #[derive(Default)]
 struct Delta {
     added: Option<Map<String, Value>>,
@@ -140,10 +141,12 @@ fn compare_items(old: Option<&Value>, new: Option<&Value>, list: Atom, out: &mut
     }
 }
 
-/// Lists up to this length are searched from their beginning, which costs less than a table of them.
+/// Lists up to this length are searched from their beginning, which costs less than a table of
+/// them.
 const SEARCHED_MAX: usize = 16;
 
-/// The elements of a list with their values, in the order of the list. Elements without a key are left out.
+/// The elements of a list with their values, in the order of the list. Elements without a key are
+/// left out.
 #[derive(Default)]
 struct ByElement<'a> {
     /// Each element once.

@@ -1,6 +1,7 @@
-//! A set of paths into an object, kept in the form in which managedFields store it (`FieldsV1`): a tree of JSON objects whose
-//! keys are path elements (`f:NAME`, `k:{KEY}`, `v:VALUE`, `i:INDEX`). A node without children is a member of the set; one with
-//! children is a member only if it has a `.`. Working on that form saves parsing and printing on every write.
+//! A set of paths into an object, kept in the form in which managedFields store it (`FieldsV1`): a
+//! tree of JSON objects whose keys are path elements (`f:NAME`, `k:{KEY}`, `v:VALUE`, `i:INDEX`). A
+//! node without children is a member of the set; one with children is a member only if it has a
+//! `.`. Working on that form saves parsing and printing on every write.
 
 use serde_json::{Map, Value};
 
@@ -186,7 +187,8 @@ fn union(into: &mut Map<String, Value>, from: Map<String, Value>) {
     }
 }
 
-/// Costs what the smaller of the two has: a change of many fields is taken from each of many managers of a few.
+/// Costs what the smaller of the two has: a change of many fields is taken from each of many
+/// managers of a few.
 fn subtract(from: &mut Map<String, Value>, other: &Map<String, Value>) {
     if from.len() < other.len() {
         from.retain(|element, own| match (own, other.get(element)) {
@@ -309,7 +311,8 @@ pub fn path_text<S: AsRef<str>>(path: &[S]) -> String {
     path.iter().map(|element| element_text(element.as_ref())).collect()
 }
 
-/// The value of a key as error texts show it: an object, which no key should be, without its braces.
+/// The value of a key as error texts show it: an object, which no key should be, without its
+/// braces.
 fn key_text(value: &Value) -> String {
     match value {
         Value::Object(fields) => fields.iter().map(|(name, value)| format!("{name}={}", key_text(value))).collect::<Vec<_>>().join(","),

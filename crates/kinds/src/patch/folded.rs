@@ -1,8 +1,9 @@
 //! Objects with the field sets of metadata.managedFields left as text.
 //!
-//! The sets are a third of a pod's tree, and most writes read none of them: a manager whose fields a write does not touch keeps
-//! them as they are. In a folded object each `fieldsV1` is a string that holds its JSON; `encode` writes that JSON out. Nobody else
-//! meets folded objects than those who ask for them: the writes that cannot see managedFields.
+//! The sets are a third of a pod's tree, and most writes read none of them: a manager whose fields
+//! a write does not touch keeps them as they are. In a folded object each `fieldsV1` is a string
+//! that holds its JSON; `encode` writes that JSON out. Nobody else meets folded objects than those
+//! who ask for them: the writes that cannot see managedFields.
 
 use std::fmt;
 use std::ops::Range;
@@ -86,7 +87,8 @@ fn without(text: &[u8], spans: &[Range<usize>]) -> Vec<u8> {
     out
 }
 
-/// Where the field sets stand in the compact JSON of a stored object; None where it is not as our encoder writes it.
+/// Where the field sets stand in the compact JSON of a stored object; None where it is not as our
+/// encoder writes it.
 fn spans(text: &[u8]) -> Option<Vec<Range<usize>>> {
     const METADATA: &[u8] = b",\"metadata\":{";
     let metadata = text.windows(METADATA.len()).position(|window| window == METADATA)? + METADATA.len() - 1;
@@ -106,7 +108,8 @@ fn spans(text: &[u8]) -> Option<Vec<Range<usize>>> {
     Some(spans)
 }
 
-/// Visits name and place of the fields of the object at a place; the visitor tells where the field's value ends.
+/// Visits name and place of the fields of the object at a place; the visitor tells where the
+/// field's value ends.
 fn object_end(text: &[u8], start: usize, mut visit: impl FnMut(&[u8], usize) -> Option<usize>) -> Option<usize> {
     let mut at = start + 1;
     while *text.get(at)? == b'"' {

@@ -64,7 +64,8 @@ fn number(number: &serde_json::Number) -> String {
     }
 }
 
-/// A patched document as JSON: objects that the patch went through have sorted fields, others those of Go's structs in order.
+/// A patched document as JSON: objects that the patch went through have sorted fields, others those
+/// of Go's structs in order.
 pub fn document_text(document: &Value, type_id: TypeId, opened: &Opened) -> String {
     let mut writer = Writer { out: String::new() };
     writer.write(document, &Shape::Struct(type_id), Some(opened));

@@ -1,5 +1,6 @@
-//! JSON patch (RFC 6902), with the deviations of the library that Kubernetes uses: `replace` adds a missing key, negative
-//! indices count from the end, a missing `value` is null. An operation that does not apply refuses the whole patch.
+//! JSON patch (RFC 6902), with the deviations of the library that Kubernetes uses: `replace` adds a
+//! missing key, negative indices count from the end, a missing `value` is null. An operation that
+//! does not apply refuses the whole patch.
 
 use serde_json::Value;
 
@@ -13,8 +14,9 @@ const OPERATIONS_MAX: usize = 10_000;
 /// Copies may blow a document up exponentially; Kubernetes stops at its request limit of 3 MiB.
 const COPIED_BYTES_MAX: usize = 3 * 1024 * 1024;
 
-/// Steps that the operations of a patch may take together: elements of lists that are moved up or down, values whose depth is looked at.
-/// Ten thousand operations on a list of a hundred thousand elements would hold up the server for minutes.
+/// Steps that the operations of a patch may take together: elements of lists that are moved up or
+/// down, values whose depth is looked at. Ten thousand operations on a list of a hundred thousand
+/// elements would hold up the server for minutes.
 const STEPS_MAX: usize = 50_000_000;
 
 /// An operation that cannot be performed. Kubernetes does not say which one it was.
@@ -132,8 +134,9 @@ impl Patching {
         }
     }
 
-    /// Puts a value in its place by `how`, unless the document would be nested deeper than documents may be. Operations make a document
-    /// deeper than any text of a patch is: each can put what the last one made one level further down.
+    /// Puts a value in its place by `how`, unless the document would be nested deeper than
+    /// documents may be. Operations make a document deeper than any text of a patch is: each can
+    /// put what the last one made one level further down.
     fn put(&mut self, path: &str, value: Value, how: fn(&mut Value, &str, Value) -> Result<usize, Refused>) -> Result<(), Refused> {
         let (depth, nodes) = measured(&value);
         self.spend(nodes)?;
@@ -335,7 +338,8 @@ mod tests {
         check(&patch, expect!["413 Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001"]);
     }
 
-    /// Each operation may put what the last one made further down: the document became so deep that dropping it filled the stack.
+    /// Each operation may put what the last one made further down: the document became so deep that
+    /// dropping it filled the stack.
     #[test]
     fn operations_cannot_nest_a_document_deeper_than_documents_may_be() {
         let nest = |value: &str, how: &str| {

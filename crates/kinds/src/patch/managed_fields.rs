@@ -1,7 +1,7 @@
 //! metadata.managedFields: which manager set which fields.
 //!
-//! In: the object before and after a write, and who writes. Out: the entries of the new object. This runs on every write, so
-//! what did not change costs no more than a comparison.
+//! In: the object before and after a write, and who writes. Out: the entries of the new object.
+//! This runs on every write, so what did not change costs no more than a comparison.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -86,7 +86,8 @@ enum Current {
 }
 
 impl Source {
-    /// A client may send entries of its own, but not through a subresource; what makes no sense is ignored.
+    /// A client may send entries of its own, but not through a subresource; what makes no sense is
+    /// ignored.
     fn of(given: Option<Value>, old: &Value, entry: &ManagerEntry) -> Source {
         let stored = || if old.as_array().is_some_and(|entries| !entries.is_empty()) { Source::Old(old.clone()) } else { Source::Nobody };
         match given {
@@ -125,7 +126,8 @@ fn difference(kind: &Kind, old: Option<&Value>, new: &Value) -> Comparison {
     }
 }
 
-/// Kubernetes keeps a number of its own behind this annotation, so that an object without it still has it, as `0`.
+/// Kubernetes keeps a number of its own behind this annotation, so that an object without it still
+/// has it, as `0`.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 /// The object as Kubernetes compares it.
@@ -142,7 +144,8 @@ fn as_versioned<'a>(kind: &Kind, object: &'a Value) -> Cow<'a, Value> {
     Cow::Owned(object)
 }
 
-/// What Go's zero value of the kind looks like: structs that are always there are not "added" by a create.
+/// What Go's zero value of the kind looks like: structs that are always there are not "added" by a
+/// create.
 pub(super) fn empty_object(kind: &Kind) -> Value {
     crate::decode::normalize(Value::Object(Map::new()), kind.type_id()).unwrap_or_default()
 }

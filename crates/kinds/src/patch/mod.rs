@@ -1,7 +1,9 @@
-//! Patches: JSON patch, merge patch, strategic merge patch, server-side apply, and the record of who manages which field.
+//! Patches: JSON patch, merge patch, strategic merge patch, server-side apply, and the record of
+//! who manages which field.
 //!
-//! In: the current object, a patch as it was sent. Out: the patched document (not decoded, not defaulted) with what strict
-//! decoding of the patch found, or the `Status` that Kubernetes answers. Nothing here knows requests, storage or time.
+//! In: the current object, a patch as it was sent. Out: the patched document (not decoded, not
+//! defaulted) with what strict decoding of the patch found, or the `Status` that Kubernetes
+//! answers. Nothing here knows requests, storage or time.
 
 pub mod apply;
 pub mod folded;
@@ -68,12 +70,14 @@ pub struct Patched {
 pub enum Shown {
     /// The patched document as JSON; the objects that the patch went through are shown sorted.
     Document { opened: Opened },
-    /// The patch as Go prints maps (strategic merge patch), after what was merged by key has been taken out of it.
+    /// The patch as Go prints maps (strategic merge patch), after what was merged by key has been
+    /// taken out of it.
     Patch(Value),
 }
 
 impl Patched {
-    /// Why the document does not decode, in the words of the decoder that Kubernetes uses after this kind of patch.
+    /// Why the document does not decode, in the words of the decoder that Kubernetes uses after
+    /// this kind of patch.
     pub fn misfit(&self, decoding: &str, type_id: TypeId) -> String {
         match self.shown {
             Shown::Document { .. } => decoding.to_owned(),

@@ -1,10 +1,12 @@
-//! The objects that a patch went through: error texts show those with sorted fields, all others in the order of Go's structs.
+//! The objects that a patch went through: error texts show those with sorted fields, all others in
+//! the order of Go's structs.
 
 use std::collections::BTreeMap;
 
 /// An object or list, whether the patch went through it, and the ones in it that lead to such.
 ///
-/// A tree costs no more than the texts of its paths; a list of paths would cost the square of a path's length.
+/// A tree costs no more than the texts of its paths; a list of paths would cost the square of a
+/// path's length.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Opened {
     is_opened: bool,

@@ -1,4 +1,5 @@
-//! Which fields a write of an object or of a subresource does not keep, and so does not own (Kubernetes' reset fields).
+//! Which fields a write of an object or of a subresource does not keep, and so does not own
+//! (Kubernetes' reset fields).
 
 use super::field_set::FieldSet;
 use crate::table::Kind;

@@ -1,7 +1,9 @@
-//! Strategic merge patch: a merge patch that knows, from the schema, which lists merge element by element.
+//! Strategic merge patch: a merge patch that knows, from the schema, which lists merge element by
+//! element.
 //!
-//! Directives: `$patch` (replace, delete), `$retainKeys`, `$setElementOrder/FIELD`, `$deleteFromPrimitiveList/FIELD`. The patch is
-//! taken apart while it is applied, because error texts show what is left of it.
+//! Directives: `$patch` (replace, delete), `$retainKeys`, `$setElementOrder/FIELD`,
+//! `$deleteFromPrimitiveList/FIELD`. The patch is taken apart while it is applied, because error
+//! texts show what is left of it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,7 +20,8 @@ const RETAIN_KEYS: &str = "$retainKeys";
 const SET_ELEMENT_ORDER: &str = "$setElementOrder";
 const DELETE_FROM_PRIMITIVE_LIST: &str = "$deleteFromPrimitiveList";
 
-/// Structs with the patch strategy "replace"; for the schema that is the same as none, which merges.
+/// Structs with the patch strategy "replace"; for the schema that is the same as none, which
+/// merges.
 const REPLACED_STRUCTS: &[(&str, &str)] = &[("PodDisruptionBudgetSpec", "selector")];
 
 /// Merges `patch` into `current`.
@@ -324,7 +327,8 @@ fn element_kind(lists: &[&[Value]]) -> Result<&'static str, PatchError> {
     kind.ok_or_else(|| failure("no elements in any of the given slices".to_owned()))
 }
 
-/// Elements with `$patch`: deletes those of that key, or replaces the list. Returns what remains of both lists.
+/// Elements with `$patch`: deletes those of that key, or replaces the list. Returns what remains of
+/// both lists.
 fn apply_element_directives(current: Vec<Value>, patch: &[Value], key: &str) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
     let mut gone = HashSet::new();
     let mut changes = Vec::new();
@@ -437,8 +441,8 @@ fn in_order(
     Ok(out)
 }
 
-/// Why a patched document does not convert to its type, in the words of Kubernetes' converter from maps to structs; None where
-/// it does.
+/// Why a patched document does not convert to its type, in the words of Kubernetes' converter from
+/// maps to structs; None where it does.
 pub fn misfit(document: &Value, type_id: TypeId) -> Option<String> {
     misfit_of(document, &Shape::Struct(type_id))
 }
@@ -460,7 +464,8 @@ fn misfit_of(value: &Value, shape: &Shape) -> Option<String> {
         (Shape::Struct(_), _) => Some(format!("cannot restore struct from: {}", go_kind(got))),
         (Shape::Map(_), _) => Some(format!("cannot restore map from {}", go_kind(got))),
         (Shape::List(_) | Shape::Bytes, _) => Some(format!("cannot restore slice from {}", go_kind(got))),
-        // Go converts between numbers, and numbers to texts; the converter then refuses what JSON would.
+        // Go converts between numbers, and numbers to texts; the converter then refuses what JSON
+        // would.
         (Shape::Int32 | Shape::Int64, Value::Number(_)) | (Shape::String, Value::Number(_))
             if !(got == "float64" && *shape == Shape::String) =>
         {

@@ -1,4 +1,5 @@
-//! Rules that no single kind of patch owns: nothing panics, applying twice changes nothing, managers share and lose fields.
+//! Rules that no single kind of patch owns: nothing panics, applying twice changes nothing,
+//! managers share and lose fields.
 
 use expect_test::{Expect, expect};
 use proptest::prelude::*;

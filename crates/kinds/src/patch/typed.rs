@@ -1,5 +1,6 @@
-//! Objects as server-side apply sees them: which values are owned as a whole, which field by field, and by what list elements
-//! are told apart. Includes the check of an applied configuration and the set of the fields that an object has.
+//! Objects as server-side apply sees them: which values are owned as a whole, which field by field,
+//! and by what list elements are told apart. Includes the check of an applied configuration and the
+//! set of the fields that an object has.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -103,7 +104,8 @@ fn key_element(fields: &Map<String, Value>, keys: &[&'static str], of: &Type) ->
     Ok(element)
 }
 
-/// What stands for a key that an element leaves out: the default that the schema declares, or the zero value that Go always writes.
+/// What stands for a key that an element leaves out: the default that the schema declares, or the
+/// zero value that Go always writes.
 fn key_default(field: &Field) -> Option<Value> {
     let declared = field.key_default.map(Value::from);
     declared.or_else(|| (field.emits_zero() && !field.pointer).then(|| crate::decode::zero(&field.shape, false)))
@@ -114,7 +116,8 @@ pub fn field_set(object: &Value, atom: Atom) -> FieldSet {
     FieldSet::trusted(Value::Object(collect(object, atom, false).unwrap_or_default()))
 }
 
-/// The node of a place; None where the value mentions nothing. `is_member` says that the place itself is mentioned.
+/// The node of a place; None where the value mentions nothing. `is_member` says that the place
+/// itself is mentioned.
 fn collect(value: &Value, atom: Atom, is_member: bool) -> Option<Map<String, Value>> {
     let mut node = Map::new();
     match (atom, value) {
@@ -251,7 +254,8 @@ impl Errors {
     }
 }
 
-/// The way to a value. Only errors write it down: a long key would cost its length for all that is below it.
+/// The way to a value. Only errors write it down: a long key would cost its length for all that is
+/// below it.
 #[derive(Copy, Clone)]
 enum At<'a> {
     Root,

@@ -1,4 +1,5 @@
-//! Merges an applied configuration into an object: what the configuration mentions wins, field by field, element by element.
+//! Merges an applied configuration into an object: what the configuration mentions wins, field by
+//! field, element by element.
 
 use std::collections::{HashMap, HashSet};
 
@@ -66,7 +67,8 @@ impl<'a> Items<'a> {
     }
 }
 
-/// Elements of the configuration keep its order, those of the object alone stay next to where they were.
+/// Elements of the configuration keep its order, those of the object alone stay next to where they
+/// were.
 fn merge_items(live: Option<&Value>, config: Option<&Value>, list: Atom) -> Option<Value> {
     let (live, config) = (Items::of(live, list), Items::of(config, list));
     let mut shared = config.elements.iter().filter(|element| live.has(element));

@@ -332,7 +332,8 @@ fn seccomp_annotations(pod: &Pod<'_>) -> Option<Violation> {
     violation("seccompProfile", format!("forbidden {what} {}", forbidden.into_iter().collect::<Vec<_>>().join(", ")))
 }
 
-/// What is set wrongly; else the containers for which nothing is set, neither by them nor by the pod.
+/// What is set wrongly; else the containers for which nothing is set, neither by them nor by the
+/// pod.
 fn seccomp_profile<'a>(pod: &Pod<'a>) -> (Option<Violation>, Vec<&'a str>) {
     let mut values = BTreeSet::new();
     let kind = |context: &'a Value| context["seccompProfile"].get("type").map(|kind| kind.as_str().unwrap_or_default());

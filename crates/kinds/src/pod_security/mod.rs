@@ -1,7 +1,8 @@
 //! The Pod Security Standards: what a namespace's labels ask for, and whether a pod keeps to it.
 //!
-//! In: labels of a namespace, metadata and spec of a pod. Out: a policy, and for each check that the pod fails a reason and a detail, in
-//! Kubernetes' words and order. Versions are those of the standards: a namespace may ask for an older one.
+//! In: labels of a namespace, metadata and spec of a pod. Out: a policy, and for each check that
+//! the pod fails a reason and a detail, in Kubernetes' words and order. Versions are those of the
+//! standards: a namespace may ask for an older one.
 
 mod checks;
 mod policy;
@@ -23,7 +24,8 @@ pub struct Violation {
 
 /// A check from a version of the standards on, until there is a newer one of the same name.
 struct Check {
-    /// By which checks are sorted, and by which those of the level restricted replace some of the level baseline.
+    /// By which checks are sorted, and by which those of the level restricted replace some of the
+    /// level baseline.
     id: &'static str,
     since: u32,
     run: fn(&Pod<'_>) -> Option<Violation>,
@@ -55,7 +57,8 @@ pub fn violations(asked: LevelVersion, metadata: &Value, spec: &Value) -> Vec<Vi
     checks.into_iter().filter_map(|check| (check.run)(&pod)).collect()
 }
 
-/// Of each check the one that holds in a version. The tables are sorted by name, and then by version.
+/// Of each check the one that holds in a version. The tables are sorted by name, and then by
+/// version.
 fn newest(table: &'static [Check], version: u32) -> Vec<&'static Check> {
     let mut found: Vec<&Check> = Vec::new();
     for check in table.iter().filter(|check| check.since <= version) {

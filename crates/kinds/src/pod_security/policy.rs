@@ -86,8 +86,8 @@ pub struct Policy {
 
 /// The policy of a namespace with these labels, and what is wrong with them.
 ///
-/// A level that cannot be read enforces the strictest; audit and warn, which refuse nothing, then ask for nothing. Without a level of its
-/// own, warn follows what is enforced.
+/// A level that cannot be read enforces the strictest; audit and warn, which refuse nothing, then
+/// ask for nothing. Without a level of its own, warn follows what is enforced.
 pub fn policy_of(labels: &Value) -> (Policy, Vec<FieldError>) {
     let mut errors = Vec::new();
     let text = |name: &str| labels[format!("{PREFIX}{name}")].as_str();

@@ -1,7 +1,7 @@
 //! ControllerRevisions: versions of a template that can be gone back to.
 //!
-//! Known difference: Kubernetes compares the bytes of `data`, so that a PATCH of data that was created with blanks in
-//! it is refused; here trees are compared.
+//! Known difference: Kubernetes compares the bytes of `data`, so that a PATCH of data that was
+//! created with blanks in it is refused; here trees are compared.
 
 use serde_json::Value;
 

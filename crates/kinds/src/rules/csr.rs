@@ -1,7 +1,7 @@
 //! CertificateSigningRequests: somebody asks for a certificate, somebody approves, a signer signs.
 //!
-//! The request is checked for its form only: PEM around one DER sequence. Who asks (`spec.username` and so on) is filled in by
-//! the API server, which knows, after [`Rules::prepare_create`].
+//! The request is checked for its form only: PEM around one DER sequence. Who asks (`spec.username`
+//! and so on) is filled in by the API server, which knows, after [`Rules::prepare_create`].
 
 use std::collections::BTreeSet;
 
@@ -99,7 +99,8 @@ fn is_decision(condition: &Value) -> bool {
     matches!(condition["type"].as_str(), Some("Approved" | "Denied"))
 }
 
-/// A signer that writes the status from an older copy does not take back what was decided meanwhile.
+/// A signer that writes the status from an older copy does not take back what was decided
+/// meanwhile.
 fn keep_decisions(request: &mut Value, old: &Value) {
     let of = |request: &Value| request["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let (conditions, before) = (of(request), of(old));

@@ -12,7 +12,8 @@ use super::meta::{self, NAMESPACED};
 use super::pod::{go, template};
 use super::{Part, Rules};
 
-/// The number of the template's current version, older than ControllerRevisions and still kept up to date.
+/// The number of the template's current version, older than ControllerRevisions and still kept up
+/// to date.
 pub const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 const REVISION_HISTORY_LIMIT: i64 = 10;

@@ -1,7 +1,8 @@
 //! Events, in their old form (core) and their new one (events.k8s.io).
 //!
-//! They are stored in the old form and both groups show the same objects; rules and validation see the old form, and errors
-//! name its fields, whichever group was asked. The new group is strict, the old one lets nearly everything through.
+//! They are stored in the old form and both groups show the same objects; rules and validation see
+//! the old form, and errors name its fields, whichever group was asked. The new group is strict,
+//! the old one lets nearly everything through.
 
 use serde_json::{Map, Value};
 

@@ -1,8 +1,9 @@
 //! Compares the rules with recorded answers of Kubernetes.
 //!
-//! `EVERYNODE_GOLDEN=…/golden cargo test -p kinds golden -- --nocapture` creates what the recorded requests create,
-//! in a pipeline without admission and storage, and prints every difference in causes or in the defaulted spec. Of updates,
-//! PUTs and merge patches of an object that the case created itself are compared too, by their causes.
+//! `EVERYNODE_GOLDEN=…/golden cargo test -p kinds golden -- --nocapture` creates what the recorded
+//! requests create, in a pipeline without admission and storage, and prints every difference in
+//! causes or in the defaulted spec. Of updates, PUTs and merge patches of an object that the case
+//! created itself are compared too, by their causes.
 
 use std::fs;
 use std::path::Path;
@@ -41,11 +42,13 @@ const PLURALS: &[&str] = &[
     "certificatesigningrequests",
 ];
 
-/// What is not decided by the rules alone; the whole server answers these as recorded, but the first and those with a word on them.
+/// What is not decided by the rules alone; the whole server answers these as recorded, but the
+/// first and those with a word on them.
 const KNOWN: &[&str] = &[
     // A comparison of bytes, blanks included (see `controllerrevision.rs`).
     "crev-revision-up",
-    // Refusals of admission: addresses and ports. The last one comes before validation in Kubernetes; here after it.
+    // Refusals of admission: addresses and ports. The last one comes before validation in
+    // Kubernetes; here after it.
     "svc-clusterip-range",
     "svc-clusterip-taken",
     "svc-nodeport-range",
@@ -54,7 +57,8 @@ const KNOWN: &[&str] = &[
     "newer-pod-gates",
     "differ-059-namespace",
     "newer-rbac-name-colon",
-    // Labels that are an empty map are none after decoding: null is shown, which counts as equivalent.
+    // Labels that are an empty map are none after decoding: null is shown, which counts as
+    // equivalent.
     "differ-009-ds-images",
     "differ-025-ds-lifecycle",
     "differ-038-ds-us-ondelete-with-rolling",
@@ -86,7 +90,8 @@ fn golden() {
     assert!(different.is_empty());
 }
 
-/// Nothing if the case is not about creating one of the kinds; else the difference, if there is one.
+/// Nothing if the case is not about creating one of the kinds; else the difference, if there is
+/// one.
 fn replay(case: &Value) -> Option<Option<String>> {
     let (request, response) = (&case["request"], &case["response"]);
     let kind = kind_of(request)?;

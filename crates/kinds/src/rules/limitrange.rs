@@ -1,4 +1,5 @@
-//! LimitRanges: what containers and pods of a namespace may request, and request if they say nothing.
+//! LimitRanges: what containers and pods of a namespace may request, and request if they say
+//! nothing.
 
 use std::collections::BTreeSet;
 

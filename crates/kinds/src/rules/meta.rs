@@ -1,8 +1,9 @@
 //! The rules of `metadata`, the same for all kinds but for the name.
 //!
 //! A new object is checked by its kind ([`validate`]); a changed one first generally
-//! ([`validate_update_generally`], with which every `validate_update` starts) and then by its kind again, so that a
-//! bad label of a changed object is reported two to four times, as Kubernetes does.
+//! ([`validate_update_generally`], with which every `validate_update` starts) and then by its kind
+//! again, so that a bad label of a changed object is reported two to four times, as Kubernetes
+//! does.
 
 use std::collections::BTreeSet;
 
@@ -32,7 +33,8 @@ pub struct MetaRule {
 pub const NAMESPACED: MetaRule = MetaRule { namespaced: true, name: names::name_is_dns_subdomain };
 pub const CLUSTER_WIDE: MetaRule = MetaRule { namespaced: false, name: names::name_is_dns_subdomain };
 
-/// The kind's own check of `metadata`, for new objects and for those updates whose kind checks everything again.
+/// The kind's own check of `metadata`, for new objects and for those updates whose kind checks
+/// everything again.
 pub fn validate(object: &Value, rule: MetaRule) -> Vec<FieldError> {
     let meta = Cursor::root(object).field("metadata");
     let mut errors = validate_without_finalizer_names(&meta, rule);
@@ -45,7 +47,8 @@ pub fn validate_leniently(object: &Value, rule: MetaRule) -> Vec<FieldError> {
     validate_without_finalizer_names(&Cursor::root(object).field("metadata"), rule)
 }
 
-/// What every new object is checked for after its kind has found nothing, if the kind does not look at `metadata` itself.
+/// What every new object is checked for after its kind has found nothing, if the kind does not look
+/// at `metadata` itself.
 pub fn validate_generally(object: &Value, namespaced: bool) -> Vec<FieldError> {
     validate_leniently(object, MetaRule { namespaced, name: names::name_is_path_segment })
 }
@@ -234,7 +237,8 @@ fn validate_owner_references(references: &Cursor<'_>) -> Vec<FieldError> {
         if reference.field("controller").is_true() {
             let current = format!("{}/{}", reference.field("kind").str(), reference.field("name").str());
             match &controller {
-                // The finding shows the whole list: for each of thousands of references it would be gigabytes.
+                // The finding shows the whole list: for each of thousands of references it would be
+                // gigabytes.
                 Some(_) if errors.len() >= OWNER_FINDINGS_MAX => {}
                 Some(first) => errors.push(references.invalid(format!(
                     "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {current}"

@@ -1,10 +1,11 @@
 //! What is particular to a kind: its defaults, the fields it manages itself, what it refuses.
 //!
-//! In Kubernetes' order a write is decoded, defaulted, prepared, (admitted), validated. Decoding and admission are
-//! not here. One file per kind exports `pub static RULES`; a kind with several nouns is a folder.
+//! In Kubernetes' order a write is decoded, defaulted, prepared, (admitted), validated. Decoding
+//! and admission are not here. One file per kind exports `pub static RULES`; a kind with several
+//! nouns is a folder.
 //!
-//! To add a kind: a file with a unit struct implementing [`Rules`], its metadata checked through [`meta`] with
-//! the kind's name rule, its fields with [`Cursor`](crate::cursor::Cursor).
+//! To add a kind: a file with a unit struct implementing [`Rules`], its metadata checked through
+//! [`meta`] with the kind's name rule, its fields with [`Cursor`](crate::cursor::Cursor).
 
 pub mod check;
 pub mod configmap;
@@ -66,7 +67,8 @@ pub trait Rules: Sync {
     /// Everything wrong with a new object, metadata included, in Kubernetes' order.
     fn validate_create(&self, object: &Value) -> Vec<FieldError>;
 
-    /// Keeps from `old` what a write of this part may not change, and counts generations (strategy `PrepareForUpdate`).
+    /// Keeps from `old` what a write of this part may not change, and counts generations (strategy
+    /// `PrepareForUpdate`).
     fn prepare_update(&self, _object: &mut Value, _old: &Value, _part: Part) {}
 
     /// Everything wrong with the change, metadata included, in Kubernetes' order.

@@ -130,7 +130,8 @@ fn misfits(spec: &Cursor<'_>) -> BTreeMap<&'static str, usize> {
     SCOPES.iter().map(|scope| (*scope, hard.iter().filter(|resource| !fits(scope, resource)).count())).collect()
 }
 
-/// Findings about scopes that show the whole list are left out past this number: for thousands of scopes they would be gigabytes.
+/// Findings about scopes that show the whole list are left out past this number: for thousands of
+/// scopes they would be gigabytes.
 const SCOPE_FINDINGS_MAX: usize = 20;
 
 fn conflicts(scopes: &BTreeSet<&str>) -> usize {

@@ -1,7 +1,8 @@
-//! Questions that the API server answers and does not store: may somebody do something, who is this, a token please.
+//! Questions that the API server answers and does not store: may somebody do something, who is
+//! this, a token please.
 //!
-//! Handlers call the rules of a review's kind: `default`, then `validate_create`; [`bad_request`] are the refusals that
-//! Kubernetes gives without naming a field.
+//! Handlers call the rules of a review's kind: `default`, then `validate_create`; [`bad_request`]
+//! are the refusals that Kubernetes gives without naming a field.
 
 use serde_json::{Value, json};
 
@@ -16,7 +17,8 @@ const TOKEN_SECONDS: i64 = 60 * 60;
 const TOKEN_SECONDS_MIN: i64 = 10 * 60;
 const TOKEN_SECONDS_MAX: i64 = 1 << 32;
 
-/// Reviews without rules: bindings, evictions, metrics, TokenReview, SelfSubjectReview, SelfSubjectRulesReview.
+/// Reviews without rules: bindings, evictions, metrics, TokenReview, SelfSubjectReview,
+/// SelfSubjectRulesReview.
 pub static RULES: ReviewRules = ReviewRules { default: |_| (), validate: |_| Vec::new() };
 
 pub static SUBJECT_ACCESS: ReviewRules = ReviewRules { default: |_| (), validate: validate_subject_access };

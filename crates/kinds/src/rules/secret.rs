@@ -112,7 +112,8 @@ fn json_type(value: &Value) -> &'static str {
     }
 }
 
-/// Whether certificate and key belong together is not checked, only that there is something like them.
+/// Whether certificate and key belong together is not checked, only that there is something like
+/// them.
 fn warn_of_key_pair(secret: &Cursor<'_>) -> Option<String> {
     if secret.field("type").str() != "kubernetes.io/tls" {
         return None;

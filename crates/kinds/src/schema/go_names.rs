@@ -1,4 +1,5 @@
-//! Names of Go's types that error texts show and the schema has no other use for: named strings and maps, and embedded structs.
+//! Names of Go's types that error texts show and the schema has no other use for: named strings and
+//! maps, and embedded structs.
 
 use super::{Field, Shape, Type};
 
@@ -85,7 +86,8 @@ fn named(owner: &str, field: &str) -> Option<&'static str> {
     })
 }
 
-/// The struct that Go embeds in `owner` and that holds the field: it stands in the path of error texts, and not in JSON.
+/// The struct that Go embeds in `owner` and that holds the field: it stands in the path of error
+/// texts, and not in JSON.
 pub fn embedded(owner: &Type, field: &Field) -> Option<&'static str> {
     // On the wire an embedded struct is a message of its own.
     if field.wire.len() < 2 {

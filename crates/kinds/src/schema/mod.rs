@@ -1,8 +1,10 @@
-//! The types of the API as data: which fields a type has, of which JSON type, and how Go treats their zero values.
+//! The types of the API as data: which fields a type has, of which JSON type, and how Go treats
+//! their zero values.
 //!
-//! One table, `types.txt`, drives decoding (unknown fields, type errors, what `omitempty` drops), strategic merge patch,
-//! server-side apply and OpenAPI. Field names, types and required fields are those of Kubernetes' published OpenAPI; pointers,
-//! list types and merge keys are those of its Go types. The format is described at the top of `types.txt`.
+//! One table, `types.txt`, drives decoding (unknown fields, type errors, what `omitempty` drops),
+//! strategic merge patch, server-side apply and OpenAPI. Field names, types and required fields are
+//! those of Kubernetes' published OpenAPI; pointers, list types and merge keys are those of its Go
+//! types. The format is described at the top of `types.txt`.
 
 pub mod go_names;
 
@@ -47,7 +49,8 @@ pub struct Field {
     pub patch: PatchStrategy,
     /// What stands for a missing value where the field is a key of a list.
     pub key_default: Option<&'static str>,
-    /// Its number in protobuf messages, after those of the messages that embed it. Empty for fields that have none.
+    /// Its number in protobuf messages, after those of the messages that embed it. Empty for fields
+    /// that have none.
     pub wire: Vec<u64>,
 }
 

@@ -1,4 +1,5 @@
-//! Field selectors: `metadata.name=web,status.phase!=Running`. Which fields a kind knows is the caller's to say.
+//! Field selectors: `metadata.name=web,status.phase!=Running`. Which fields a kind knows is the
+//! caller's to say.
 
 use super::SelectorError;
 

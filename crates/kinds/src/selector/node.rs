@@ -24,7 +24,8 @@ pub fn node_selector_term_matches(term: &Value, node: &Value) -> bool {
         && fields.iter().all(|expression| expression_matches(expression, field))
 }
 
-/// The preference of a `preferredDuringScheduling…` entry; unlike a required term, an empty one matches everything.
+/// The preference of a `preferredDuringScheduling…` entry; unlike a required term, an empty one
+/// matches everything.
 pub fn preferred_term_matches(term: &Value, node: &Value) -> bool {
     let is_empty = list(term, "matchExpressions").is_empty() && list(term, "matchFields").is_empty();
     is_empty || node_selector_term_matches(term, node)

@@ -37,8 +37,8 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Makes what is missing of the bridge, its address and its rules. `gateway` is its address with the nodes' prefix length, `pods` the
-    /// range of the pods of all nodes.
+    /// Makes what is missing of the bridge, its address and its rules. `gateway` is its address
+    /// with the nodes' prefix length, `pods` the range of the pods of all nodes.
     pub fn ensure(cluster: &str, gateway: Ipv4Net, pods: Ipv4Net) -> Result<Self> {
         namespace::set_sysctl("ipv4/ip_forward", "1").map_err(Error::Forwarding)?;
         let mut route = RouteSocket::open().map_err(Error::Socket)?;
@@ -47,7 +47,8 @@ impl Bridge {
         nftables::replace(&mut netfilter, &desired(&name, gateway.trunc(), pods))?;
         let index = route.ensure_bridge(&name, names::hardware_address(&name))?;
         close_ipv6(&name)?;
-        // Nodes send packets for each other's pods here although they are neighbours: that is as it should be.
+        // Nodes send packets for each other's pods here although they are neighbours: that is as it
+        // should be.
         route.set_up(index, &DeviceSettings { send_redirects: Some(false), ..DeviceSettings::default() })?;
         route.add_address(&Address { link: index, address: gateway, link_only: false })?;
         Ok(Self { cluster: cluster.to_string(), name, index, gateway, route })
@@ -58,8 +59,8 @@ impl Bridge {
         &self.name
     }
 
-    /// Gives the node's namespace an `eth0` on the bridge, and the host the way to the node's pods. A failure leaves at most what a
-    /// repetition or [`Bridge::disconnect`] finds.
+    /// Gives the node's namespace an `eth0` on the bridge, and the host the way to the node's pods.
+    /// A failure leaves at most what a repetition or [`Bridge::disconnect`] finds.
     pub fn connect(&mut self, node: &NodeLink) -> Result<()> {
         let refused = |cause| Error::Namespace { pid: node.pid, cause };
         let namespace = namespace::of_process(node.pid).map_err(refused)?;
@@ -86,7 +87,8 @@ impl Bridge {
         Ok(inside.replace_route(&Route::via(ANYWHERE, self.gateway.addr(), link))?)
     }
 
-    /// Takes the node's link and the routes through it away; succeeds when they are gone, and so is the node.
+    /// Takes the node's link and the routes through it away; succeeds when they are gone, and so is
+    /// the node.
     pub fn disconnect(&mut self, name: &str, address: Ipv4Addr) -> Result<()> {
         let routes = self.route.routes()?;
         for route in routes.iter().filter(|route| route.link == self.index && route.gateway == Some(address)) {
@@ -106,8 +108,9 @@ impl Bridge {
         Ok(found)
     }
 
-    /// Removes all that the cluster has on this host: links of nodes, the bridge with its routes, the rules. Succeeds when nothing is there.
-    /// Forwarding stays on: others may count on it by now.
+    /// Removes all that the cluster has on this host: links of nodes, the bridge with its routes,
+    /// the rules. Succeeds when nothing is there. Forwarding stays on: others may count on it by
+    /// now.
     pub fn remove(cluster: &str) -> Result<()> {
         let mut route = RouteSocket::open().map_err(Error::Socket)?;
         let mut netfilter = Socket::open(Family::Netfilter).map_err(Error::Socket)?;

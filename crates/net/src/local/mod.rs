@@ -1,8 +1,10 @@
-//! Local clusters: the nodes of one cluster as network namespaces on this host, connected by a bridge.
+//! Local clusters: the nodes of one cluster as network namespaces on this host, connected by a
+//! bridge.
 //!
-//! [`choose_subnet`] finds ranges that nothing here uses, [`Bridge::ensure`] makes the bridge with its rules, [`Bridge::connect`] gives a
-//! node's namespace its `eth0`. The host routes between the pods of the nodes and masquerades what leaves the cluster. Everything can be
-//! repeated, and [`Bridge::remove`] finds by names what an earlier process made.
+//! [`choose_subnet`] finds ranges that nothing here uses, [`Bridge::ensure`] makes the bridge with
+//! its rules, [`Bridge::connect`] gives a node's namespace its `eth0`. The host routes between the
+//! pods of the nodes and masquerades what leaves the cluster. Everything can be repeated, and
+//! [`Bridge::remove`] finds by names what an earlier process made.
 //!
 //! All functions block for a few milliseconds and work in the calling thread's network namespace.
 

@@ -1,4 +1,5 @@
-//! Netlink attributes: length, kind, value, padded to four bytes; values may be lists of attributes again.
+//! Netlink attributes: length, kind, value, padded to four bytes; values may be lists of attributes
+//! again.
 
 /// The flag of kinds whose value is a list of attributes.
 const NESTED: u16 = 0x8000;

@@ -1,7 +1,7 @@
 //! Tracked connections: forgetting those of UDP ports whose target changed.
 //!
-//! TCP needs none of this: a connection to a removed pod is reset or times out. UDP has no end; a client that goes on sending keeps its
-//! entry, and with it the old target, for ever.
+//! TCP needs none of this: a connection to a removed pod is reset or times out. UDP has no end; a
+//! client that goes on sending keeps its entry, and with it the old target, for ever.
 
 use std::net::Ipv4Addr;
 
@@ -29,8 +29,8 @@ pub struct UdpPort {
     pub port: u16,
 }
 
-/// Forgets all flows that were first sent to one of these ports; answers how many there were. Reads the whole list of connections, so it
-/// is for the few pods with UDP host ports.
+/// Forgets all flows that were first sent to one of these ports; answers how many there were. Reads
+/// the whole list of connections, so it is for the few pods with UDP host ports.
 pub fn flush_udp(netfilter: &mut Socket, ports: &[UdpPort]) -> Result<usize> {
     if ports.is_empty() {
         return Ok(0);

@@ -69,8 +69,9 @@ pub struct DeviceSettings {
     /// Packets from and to 127/8 may cross this interface.
     pub route_localnet: Option<bool>,
     pub send_redirects: Option<bool>,
-    /// The other end is somebody whom this host does not trust: packets with a source that is not reached by this interface are dropped (ARP
-    /// requests, too), redirects are ignored, and no address is answered for in its stead.
+    /// The other end is somebody whom this host does not trust: packets with a source that is not
+    /// reached by this interface are dropped (ARP requests, too), redirects are ignored, and no
+    /// address is answered for in its stead.
     pub is_untrusted: bool,
 }
 
@@ -98,8 +99,9 @@ impl RouteSocket {
         }
     }
 
-    /// Makes the pair, or finds the one that is there. A link of that name whose other end is not the other namespace's `inside` is what a
-    /// crash or an earlier namespace left, and is replaced.
+    /// Makes the pair, or finds the one that is there. A link of that name whose other end is not
+    /// the other namespace's `inside` is what a crash or an earlier namespace left, and is
+    /// replaced.
     pub fn ensure_veth(&mut self, namespace: &File, inside: &mut RouteSocket, veth: &Veth) -> Result<Pair> {
         if let Some(outside) = self.link(veth.outside)? {
             if let Some(pair) = matching(&outside, inside.link(veth.inside)?) {
@@ -114,7 +116,8 @@ impl RouteSocket {
         }
     }
 
-    /// The other end is born inside its namespace and under its name: it is never seen anywhere else.
+    /// The other end is born inside its namespace and under its name: it is never seen anywhere
+    /// else.
     fn add_veth(&mut self, namespace: &File, veth: &Veth) -> Result<()> {
         let descriptor = u32::try_from(namespace.as_raw_fd()).expect("descriptors are not negative");
         let peer = Attributes::after_header(&header(0, 0))
@@ -131,8 +134,8 @@ impl RouteSocket {
         self.new_link(&format!("make link {}", veth.outside), payload)
     }
 
-    /// Makes the bridge unless it is there; answers its index. Without an address of its own it would take over that of one of its ports, and
-    /// change it when ports come and go.
+    /// Makes the bridge unless it is there; answers its index. Without an address of its own it
+    /// would take over that of one of its ports, and change it when ports come and go.
     pub fn ensure_bridge(&mut self, name: &str, hardware_address: [u8; 6]) -> Result<u32> {
         let info = Attributes::new().bytes(IFLA_INFO_KIND, b"bridge");
         let payload = Attributes::after_header(&header(0, 0))

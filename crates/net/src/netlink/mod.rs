@@ -1,7 +1,8 @@
 //! What the kernel is asked over netlink, with blocking sockets and plain byte encoding.
 //!
-//! A request takes microseconds, so blocking costs less than a task per connection would; callers that are async put a whole piece of
-//! work on a blocking thread. Nothing here knows about pods or clusters.
+//! A request takes microseconds, so blocking costs less than a task per connection would; callers
+//! that are async put a whole piece of work on a blocking thread. Nothing here knows about pods or
+//! clusters.
 
 mod attribute;
 mod conntrack;

@@ -88,10 +88,12 @@ impl Socket {
         namespace::inside(namespace, || Self::open(family))
     }
 
-    /// Sends all messages at once and returns what the kernel answered. The last message asks for an answer unless another one does. The
-    /// first error fails the call, named by `operation` and the message's place.
+    /// Sends all messages at once and returns what the kernel answered. The last message asks for
+    /// an answer unless another one does. The first error fails the call, named by `operation` and
+    /// the message's place.
     ///
-    /// Errors are always answered, success only when asked: one answer for a batch keeps thousands of messages out of the queue.
+    /// Errors are always answered, success only when asked: one answer for a batch keeps thousands
+    /// of messages out of the queue.
     pub fn execute(&mut self, operation: &str, mut messages: Vec<Message>) -> Result<Vec<Reply>> {
         let Some(end) = messages.len().checked_sub(1) else { return Ok(Vec::new()) };
         let asking = messages.iter().rposition(|message| message.flags & ACK != 0).unwrap_or(end);
@@ -101,7 +103,8 @@ impl Socket {
         let mut answers = Vec::new();
         let mut failure = None;
         let mut done = false;
-        // The kernel works inside send(): whatever it has to say is queued already. Only without the last answer is there a wait.
+        // The kernel works inside send(): whatever it has to say is queued already. Only without
+        // the last answer is there a wait.
         while let Some(replies) = self.receive(operation, done || failure.is_some())? {
             for reply in replies.into_iter().filter(|reply| reply.sequence.wrapping_sub(first) <= last.wrapping_sub(first)) {
                 match reply.errno() {

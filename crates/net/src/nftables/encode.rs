@@ -1,4 +1,5 @@
-//! A transaction of nf_tables: messages between a begin and an end, which the kernel takes as a whole or not at all.
+//! A transaction of nf_tables: messages between a begin and an end, which the kernel takes as a
+//! whole or not at all.
 
 use super::expression;
 use super::ruleset::{Chain, ChainKind, Element, Field, Hook, Map, MapKind, Ruleset, Value};
@@ -18,7 +19,8 @@ const NEW_SET: u16 = 9;
 const NEW_ELEMENTS: u16 = 12;
 const DELETE_ELEMENTS: u16 = 14;
 const SET_IS_MAP: u32 = 8;
-/// A list of elements is one attribute, and attributes end at 64 KiB; an element takes at most 60 bytes.
+/// A list of elements is one attribute, and attributes end at 64 KiB; an element takes at most 60
+/// bytes.
 const ELEMENTS_PER_MESSAGE_MAX: usize = 500;
 
 #[derive(Debug, Default)]

@@ -92,7 +92,8 @@ impl Expressions {
             Field::SourceAddress => list.payload(register, NETWORK_HEADER, SOURCE_OFFSET, 4),
             Field::DestinationAddress => list.payload(register, NETWORK_HEADER, DESTINATION_OFFSET, 4),
             Field::Protocol => list.meta(register, META_PROTOCOL),
-            // The same place in TCP, UDP and SCTP; keys have the protocol too, so that others never match.
+            // The same place in TCP, UDP and SCTP; keys have the protocol too, so that others never
+            // match.
             Field::DestinationPort => list.payload(register, TRANSPORT_HEADER, 2, 2),
         })
     }

@@ -1,4 +1,5 @@
-//! What tables there are: enough to compare a table with itself, and to see chains of others that decide about forwarded packets.
+//! What tables there are: enough to compare a table with itself, and to see chains of others that
+//! decide about forwarded packets.
 
 use super::encode::SUBSYSTEM;
 use crate::netlink::{Attribute, Attributes, Message, Reply, Result, Socket, attributes};
@@ -24,7 +25,8 @@ pub struct BaseChain {
     pub drops_by_default: bool,
 }
 
-/// A table as the kernel describes it, in its own encoding: two are equal when nothing changed between them.
+/// A table as the kernel describes it, in its own encoding: two are equal when nothing changed
+/// between them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TableContent {
     pub chains: Vec<Vec<u8>>,

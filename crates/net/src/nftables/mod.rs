@@ -1,8 +1,8 @@
 //! Rules as data, and how they get into the kernel.
 //!
-//! A [`Ruleset`] is one whole table of the `ip` family. [`replace`] puts it in place of what is there, [`update`] only changes elements
-//! of its maps; both are one transaction of the kernel, so a crash leaves the old or the new rules, never half of them. Other tables
-//! are never touched.
+//! A [`Ruleset`] is one whole table of the `ip` family. [`replace`] puts it in place of what is
+//! there, [`update`] only changes elements of its maps; both are one transaction of the kernel, so
+//! a crash leaves the old or the new rules, never half of them. Other tables are never touched.
 
 mod encode;
 mod expression;
@@ -28,7 +28,8 @@ pub fn replace(netfilter: &mut Socket, ruleset: &Ruleset) -> Result<()> {
     netfilter.execute(&format!("replace rules of table {}", ruleset.table), batch.into_messages()).map(drop)
 }
 
-/// Changes the table from `before` to `after`: by single elements when only those differ and the table is as `before` says, else whole.
+/// Changes the table from `before` to `after`: by single elements when only those differ and the
+/// table is as `before` says, else whole.
 pub fn update(netfilter: &mut Socket, before: &Ruleset, after: &Ruleset) -> Result<()> {
     let Some(messages) = plan_update(before, after) else { return replace(netfilter, after) };
     if messages.is_empty() {

@@ -146,7 +146,8 @@ pub enum Action {
     Accept,
     Drop,
     Jump(String),
-    /// The source becomes this host's address towards the destination, on a port that nobody can guess.
+    /// The source becomes this host's address towards the destination, on a port that nobody can
+    /// guess.
     Masquerade,
     /// To the address and port that the map has for the fields; nothing happens when it has none.
     DestinationNat {

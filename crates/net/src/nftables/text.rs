@@ -1,4 +1,5 @@
-//! Rulesets as text, close to what administrators know from `nft list table`: for tests and for reading.
+//! Rulesets as text, close to what administrators know from `nft list table`: for tests and for
+//! reading.
 
 use std::fmt;
 

@@ -1,9 +1,10 @@
 //! Connecting and disconnecting sandboxes: the steps, their order, and how they are taken back.
 //!
-//! An attach writes the file, makes the link, then the rules; a detach takes the rules away, then the entry of the file, then the link. A
-//! crash leaves at worst an allocation without a link, whose sandbox is attached again, detached or not retained, or a link without an
-//! allocation, which the next detach or retain removes. A file that was lost is made up for by the links too: their routes name the
-//! addresses.
+//! An attach writes the file, makes the link, then the rules; a detach takes the rules away, then
+//! the entry of the file, then the link. A crash leaves at worst an allocation without a link,
+//! whose sandbox is attached again, detached or not retained, or a link without an allocation,
+//! which the next detach or retain removes. A file that was lost is made up for by the links too:
+//! their routes name the addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -17,7 +18,8 @@ use crate::namespace::{self, Ipv6};
 use crate::netlink::{self, Address, DeviceSettings, Family, Pair, Route, RouteSocket, Socket, UdpPort, Veth};
 use crate::{names, nftables, obstacles};
 
-/// What pods send everything to. Link-local, so that it is taken from nobody; the same on all links, so that nothing has to be remembered.
+/// What pods send everything to. Link-local, so that it is taken from nobody; the same on all
+/// links, so that nothing has to be remembered.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// An address of a documentation range: only the default route leads there.
 const SOMEWHERE_OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -36,7 +38,8 @@ pub struct Sandbox {
 pub struct Node {
     settings: Settings,
     allocations: Allocations,
-    /// Addresses of links that the file does not know, by link name: of sandboxes that are being detached, or whose file was lost.
+    /// Addresses of links that the file does not know, by link name: of sandboxes that are being
+    /// detached, or whose file was lost.
     ownerless: BTreeMap<String, Ipv4Addr>,
     /// The node's.
     namespace: File,
@@ -139,7 +142,8 @@ impl Node {
         }
     }
 
-    /// Elements for a new sandbox; everything for one that is repaired, whose rules may be what is broken.
+    /// Elements for a new sandbox; everything for one that is repaired, whose rules may be what is
+    /// broken.
     fn apply_rules(&mut self, before: &Allocations, repairing: bool) -> Result<()> {
         if repairing {
             return self.repair_rules();
@@ -148,7 +152,8 @@ impl Node {
         Ok(nftables::update(&mut self.netfilter, &before, &rules::desired(&self.settings, &self.allocations))?)
     }
 
-    /// A sandbox that was attached before keeps its link. Failures here are left to the next detach or retain: the first error counts.
+    /// A sandbox that was attached before keeps its link. Failures here are left to the next detach
+    /// or retain: the first error counts.
     fn take_back(&mut self, sandbox_id: &str, before: Allocations, was_attached: bool) {
         self.allocations = before;
         let link = if was_attached { Ok(()) } else { self.route.delete_link(&names::pod_link(sandbox_id)).map_err(Error::from) };
@@ -159,7 +164,8 @@ impl Node {
         }
     }
 
-    /// The first step of a detach: host ports and the allocation go. The address is not free before the link is gone. Answers the link's name.
+    /// The first step of a detach: host ports and the allocation go. The address is not free before
+    /// the link is gone. Answers the link's name.
     pub fn withdraw(&mut self, sandbox_id: &str) -> Result<String> {
         let name = names::pod_link(sandbox_id);
         let before = self.allocations.clone();
@@ -198,8 +204,8 @@ impl Node {
         Ok(())
     }
 
-    /// Of UDP ports that changed hands. Connections are not always tracked by a part of the kernel that can be asked, and a stale flow is
-    /// no reason to fail a pod.
+    /// Of UDP ports that changed hands. Connections are not always tracked by a part of the kernel
+    /// that can be asked, and a stale flow is no reason to fail a pod.
     fn forget_flows(&mut self, previous: Option<&Allocation>, sandbox_id: &str) {
         let current = self.allocations.sandboxes.get(sandbox_id);
         if previous == current {

@@ -1,11 +1,12 @@
 //! The network of a node's pods: an address, a link and host ports for each sandbox.
 //!
-//! Each pod has a veth pair of its own and no bridge: `eth0` inside with its address as /32 and a default route to a link-local gateway
-//! that every outer end has; outside one /32 route. So all traffic of pods is routed by the node, its rules see all of it, and a pod that
-//! reaches itself through a service or host port needs no special handling of a bridge.
+//! Each pod has a veth pair of its own and no bridge: `eth0` inside with its address as /32 and a
+//! default route to a link-local gateway that every outer end has; outside one /32 route. So all
+//! traffic of pods is routed by the node, its rules see all of it, and a pod that reaches itself
+//! through a service or host port needs no special handling of a bridge.
 //!
-//! [`PodNetwork`] must be opened in the node's network namespace; afterwards it may be used from anywhere. What it made survives the
-//! process; the allocations are in a file.
+//! [`PodNetwork`] must be opened in the node's network namespace; afterwards it may be used from
+//! anywhere. What it made survives the process; the allocations are in a file.
 //!
 //! Rules of others can be in the way of all this; [`PodNetwork::obstacles`] says how.
 
@@ -109,16 +110,19 @@ pub enum Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The pods of one node. Clones share it. Calls for one sandbox are expected one after the other; for several sandboxes they may overlap.
+/// The pods of one node. Clones share it. Calls for one sandbox are expected one after the other;
+/// for several sandboxes they may overlap.
 #[derive(Debug, Clone)]
 pub struct PodNetwork {
     node: Arc<Mutex<Node>>,
-    /// Removing a link takes the kernel tens of milliseconds: long enough not to keep others waiting for the node.
+    /// Removing a link takes the kernel tens of milliseconds: long enough not to keep others
+    /// waiting for the node.
     remover: Arc<Mutex<RouteSocket>>,
 }
 
 impl PodNetwork {
-    /// Reads what was allocated, and makes the node's rules what they should be. Blocks for a few milliseconds.
+    /// Reads what was allocated, and makes the node's rules what they should be. Blocks for a few
+    /// milliseconds.
     pub fn open(settings: Settings) -> Result<Self> {
         namespace::set_sysctl("ipv4/ip_forward", "1").map_err(Error::Forwarding)?;
         let remover = RouteSocket::open().map_err(Error::Socket)?;
@@ -127,8 +131,8 @@ impl PodNetwork {
         Ok(Self { node: Arc::new(Mutex::new(node)), remover: Arc::new(Mutex::new(remover)) })
     }
 
-    /// Connects the namespace and answers the sandbox's addresses. Repeating it repairs what is missing and answers the same; a failure
-    /// leaves nothing behind that was not there before.
+    /// Connects the namespace and answers the sandbox's addresses. Repeating it repairs what is
+    /// missing and answers the same; a failure leaves nothing behind that was not there before.
     pub async fn attach(&self, sandbox_id: &str, netns_path: &Path, ports: &[PortMapping]) -> Result<Vec<IpAddr>> {
         let (sandbox_id, path, ports) = (sandbox_id.to_string(), netns_path.to_path_buf(), ports.to_vec());
         self.with_node(move |node| {
@@ -140,7 +144,8 @@ impl PodNetwork {
         .await
     }
 
-    /// Gives link, address and host ports back. Succeeds when there is nothing (left); the namespace may be gone.
+    /// Gives link, address and host ports back. Succeeds when there is nothing (left); the
+    /// namespace may be gone.
     pub async fn detach(&self, sandbox_id: &str) -> Result<()> {
         let sandbox_id = sandbox_id.to_string();
         let network = self.clone();

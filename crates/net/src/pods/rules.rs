@@ -1,7 +1,8 @@
 //! The rules of a node as data: from allocations to a table.
 //!
-//! Pods coming and going change elements of maps only. The chain `services` is where packets are looked at first; it is empty, and the
-//! place for cluster addresses of Services (maps from address, protocol and port to a chain).
+//! Pods coming and going change elements of maps only. The chain `services` is where packets are
+//! looked at first; it is empty, and the place for cluster addresses of Services (maps from
+//! address, protocol and port to a chain).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -86,13 +87,15 @@ fn chains(settings: &Settings) -> Vec<Chain> {
     vec![
         plain("services", Vec::new()),
         plain("host_ports", host_ports()),
-        // The links let 127/8 pass for the node's own way to host ports, see `leaving`. That must not open the node's local services to pods.
+        // The links let 127/8 pass for the node's own way to host ports, see `leaving`. That must
+        // not open the node's local services to pods.
         Chain {
             name: "guard_loopback".to_string(),
             kind: ChainKind::Filter { hook: Hook::Prerouting, priority: BEFORE_TRACKING },
             rules: vec![Rule::new([of_pods(), Match::DestinationIn(LOOPBACK)], Action::Drop)],
         },
-        // Whoever may make packets (NET_RAW) could speak for another pod, or for the world, past whatever trusts addresses.
+        // Whoever may make packets (NET_RAW) could speak for another pod, or for the world, past
+        // whatever trusts addresses.
         Chain {
             name: "guard_sources".to_string(),
             kind: ChainKind::Filter { hook: Hook::Prerouting, priority: BEFORE_TRACKING },
@@ -119,7 +122,8 @@ fn leaving(settings: &Settings) -> Vec<Rule> {
         to_outside.push(Match::DestinationNotIn(settings.pod_cidr));
     }
     vec![
-        // A pod that gets a packet from itself answers itself, past the node that has to turn the addresses back.
+        // A pod that gets a packet from itself answers itself, past the node that has to turn the
+        // addresses back.
         Rule::new([to_itself], Action::Masquerade),
         // The node connected to 127.0.0.1: the pod's answer would go to the pod's own loopback.
         Rule::new([Match::SourceIn(LOOPBACK), Match::OutputBegins(names::POD_PREFIX.to_string())], Action::Masquerade),

@@ -1,7 +1,8 @@
 //! What was given to which sandbox, and the file that remembers it.
 //!
-//! The file is replaced as a whole by a rename and not synced: it has to survive this process, not the machine, because links and rules do
-//! not survive the machine either. A file that cannot be read after a power loss is therefore taken for an empty one.
+//! The file is replaced as a whole by a rename and not synced: it has to survive this process, not
+//! the machine, because links and rules do not survive the machine either. A file that cannot be
+//! read after a power loss is therefore taken for an empty one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -1,7 +1,8 @@
 //! Pods and local nodes with real namespaces, links, rules and traffic.
 //!
-//! Each test makes its own world: a namespace that plays the node (or the host), others for pods and for a client outside. Nothing in the
-//! namespace of the test process changes. Namespaces live as long as files in this process do, so that nothing outlives a panic.
+//! Each test makes its own world: a namespace that plays the node (or the host), others for pods
+//! and for a client outside. Nothing in the namespace of the test process changes. Namespaces live
+//! as long as files in this process do, so that nothing outlives a panic.
 
 mod local;
 mod pods;

@@ -132,7 +132,8 @@ fn a_host_port_of_one_address_is_not_on_others() {
     assert_eq!(world.client.tcp(NODE.parse::<Ipv4Addr>().expect("an address"), 8081), "error ConnectionRefused");
 }
 
-/// The links let 127/8 pass; a pod that sends there must not reach services that listen on the node's loopback only.
+/// The links let 127/8 pass; a pod that sends there must not reach services that listen on the
+/// node's loopback only.
 #[test]
 fn pods_do_not_reach_the_nodes_loopback() {
     if !may_run() {

@@ -13,7 +13,8 @@ use crate::world::Namespace;
 
 const PORT: u16 = 4000;
 
-/// Gives the pod's interface another address, and sends from there: the kernel then uses it in IPv4 and in ARP.
+/// Gives the pod's interface another address, and sends from there: the kernel then uses it in IPv4
+/// and in ARP.
 fn send(pod: &Namespace, from: &str, to: &str, text: &str) {
     let mut inside = pod.route();
     let link = inside.link("eth0").expect("links can be read").expect("the pod is attached").index;
@@ -43,7 +44,8 @@ fn neighbours(node: &Namespace) -> String {
     node.inside(|| std::fs::read_to_string("/proc/thread-self/net/arp")).expect("neighbours can be read")
 }
 
-/// NET_RAW is enough to make any packet, and what trusts addresses (rules, logs, databases) would believe it.
+/// NET_RAW is enough to make any packet, and what trusts addresses (rules, logs, databases) would
+/// believe it.
 #[test]
 fn a_pod_sends_from_its_own_address_only() {
     if !may_run() {

@@ -66,7 +66,8 @@ impl Namespace {
         nftables::table_content(&mut self.netfilter(), name).expect("rules can be read")
     }
 
-    /// A cable: `outside` here with `here`, `eth0` there with `there`, which sends everything here if `default`.
+    /// A cable: `outside` here with `here`, `eth0` there with `there`, which sends everything here
+    /// if `default`.
     pub fn cable(&self, outside: &str, here: &str, other: &Namespace, there: &str, default: bool) {
         let (here, there): (Ipv4Net, Ipv4Net) = (here.parse().expect("an address"), there.parse().expect("an address"));
         let (mut route, mut inside) = (self.route(), other.route());

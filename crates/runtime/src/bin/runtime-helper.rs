@@ -1,4 +1,5 @@
-//! The runtime's helper processes as a program of their own, for tests: the real ones are modes of the everynode binary.
+//! The runtime's helper processes as a program of their own, for tests: the real ones are modes of
+//! the everynode binary.
 
 use std::process::ExitCode;
 

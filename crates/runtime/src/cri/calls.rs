@@ -24,7 +24,8 @@ const fn change(name: &'static str, seconds_max: u64) -> Method {
     Method { name, limit: Duration::from_secs(seconds_max), is_read: false }
 }
 
-/// The method that may take that much longer: grace periods and timeouts of commands come on top of what it takes itself.
+/// The method that may take that much longer: grace periods and timeouts of commands come on top of
+/// what it takes itself.
 pub fn longer(method: Method, by: Duration) -> Method {
     Method { limit: method.limit.saturating_add(by), ..method }
 }

@@ -11,8 +11,8 @@ pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 pub const POD_UID: &str = "io.kubernetes.pod.uid";
 pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 
-/// Keeps the image's name as the user wrote it: runtimes answer the name that they know the image by. Not among the annotations that the
-/// port shows.
+/// Keeps the image's name as the user wrote it: runtimes answer the name that they know the image
+/// by. Not among the annotations that the port shows.
 pub const IMAGE_ANNOTATION: &str = "io.everynode.container.image";
 
 pub fn sandbox(config: &SandboxConfig) -> cri::PodSandboxConfig {
@@ -25,7 +25,8 @@ pub fn sandbox(config: &SandboxConfig) -> cri::PodSandboxConfig {
             namespace: config.pod.namespace.clone(),
             attempt: config.attempt,
         }),
-        // The node's own name space of names cannot be given another name; kubelets leave it empty, too.
+        // The node's own name space of names cannot be given another name; kubelets leave it empty,
+        // too.
         hostname: if config.host.network { String::new() } else { config.hostname.clone() },
         log_directory: config.log_dir.to_string_lossy().into_owned(),
         dns_config: Some(cri::DnsConfig {
@@ -45,8 +46,8 @@ fn linux_sandbox(config: &SandboxConfig) -> cri::LinuxPodSandboxConfig {
         cgroup_parent: config.cgroup_parent.clone(),
         security_context: Some(cri::LinuxSandboxSecurityContext {
             namespace_options: Some(namespaces(config.host, config.share_process_namespace, None)),
-            // Permission for privileged containers to come, which are not known yet; without it runtimes refuse them. It changes nothing for
-            // the others.
+            // Permission for privileged containers to come, which are not known yet; without it
+            // runtimes refuse them. It changes nothing for the others.
             privileged: true,
             seccomp: Some(cri::SecurityProfile { profile_type: profile_type::RUNTIME_DEFAULT, localhost_ref: String::new() }),
         }),

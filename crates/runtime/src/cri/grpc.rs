@@ -1,7 +1,9 @@
-//! Unary calls of gRPC over HTTP/2 on a unix socket: a message in, a message out, a limit of time for each.
+//! Unary calls of gRPC over HTTP/2 on a unix socket: a message in, a message out, a limit of time
+//! for each.
 //!
-//! There is one connection; when the runtime restarts, the next call makes another. Compression, deadlines told to the server and streaming
-//! calls are not here: a call that takes too long is given up, which resets its stream and lets the server stop.
+//! There is one connection; when the runtime restarts, the next call makes another. Compression,
+//! deadlines told to the server and streaming calls are not here: a call that takes too long is
+//! given up, which resets its stream and lets the server stop.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -130,7 +132,8 @@ impl Channel {
         let stream = UnixStream::connect(&self.path).await.map_err(|e| self.unreachable(e))?;
         let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|e| self.unreachable(e))?;
-        // Ends when the last sender is dropped or the server goes away; whoever calls finds out why.
+        // Ends when the last sender is dropped or the server goes away; whoever calls finds out
+        // why.
         tokio::spawn(async move { drop(connection.await) });
         sender.ready().await.map_err(|e| self.unreachable(e))?;
         Ok(sender)
@@ -214,7 +217,8 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Servers that are clients of others repeat what those said with `rpc error: code = Unknown desc = ` before it, which tells users nothing.
+/// Servers that are clients of others repeat what those said with `rpc error: code = Unknown desc =
+/// ` before it, which tells users nothing.
 fn plain(message: &str) -> String {
     const HEAD: &str = "rpc error: code = ";
     const DESCRIPTION: &str = " desc = ";

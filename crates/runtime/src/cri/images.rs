@@ -10,7 +10,8 @@ use super::messages as cri;
 use super::{Client, calls, errors, statuses};
 use crate::port::{Credentials, Error, FilesystemUsage, Image, Result, UnusedImage};
 
-/// The account that CRI does not keep. It begins with this process: what was not used since counts as used when it was first seen.
+/// The account that CRI does not keep. It begins with this process: what was not used since counts
+/// as used when it was first seen.
 #[derive(Default)]
 pub struct ImageUse {
     last_used: Mutex<BTreeMap<String, Timestamp>>,

@@ -1,15 +1,17 @@
-//! Containers by another container runtime: containerd, CRI-O, or whatever else serves CRI v1 on a unix socket.
+//! Containers by another container runtime: containerd, CRI-O, or whatever else serves CRI v1 on a
+//! unix socket.
 //!
-//! [`Client`] implements both ports. It keeps nothing that is not also with the runtime, but for two caches: statuses of containers, and
-//! when images were last used.
+//! [`Client`] implements both ports. It keeps nothing that is not also with the runtime, but for
+//! two caches: statuses of containers, and when images were last used.
 //!
 //! ```text
 //! port -> configs (words of CRI) -> grpc -> the runtime's socket -> statuses (words of the port)
 //! streams: a URL from the socket -> spdy over TCP to the runtime's streaming server
 //! ```
 //!
-//! Of the runtime it is assumed that it uses the cgroupfs driver (the pod's cgroup is named by a path, and made and limited here) and serves
-//! its streams without TLS on this machine, which are the defaults of containerd.
+//! Of the runtime it is assumed that it uses the cgroupfs driver (the pod's cgroup is named by a
+//! path, and made and limited here) and serves its streams without TLS on this machine, which are
+//! the defaults of containerd.
 
 mod calls;
 mod changes;
@@ -52,8 +54,8 @@ struct Shared {
 }
 
 impl Client {
-    /// Of an endpoint like `unix:///run/containerd/containerd.sock`, or the path alone. Fails when nothing answers there; once there was an
-    /// answer, the runtime may come and go.
+    /// Of an endpoint like `unix:///run/containerd/containerd.sock`, or the path alone. Fails when
+    /// nothing answers there; once there was an answer, the runtime may come and go.
     pub async fn connect(endpoint: &str) -> Result<Self> {
         let path = parse_endpoint(endpoint)?;
         let shared = Arc::new(Shared {

@@ -1,4 +1,5 @@
-//! Sandboxes, and the cgroups of their pods: runtimes put containers below a pod's group, but limiting and removing it is ours.
+//! Sandboxes, and the cgroups of their pods: runtimes put containers below a pod's group, but
+//! limiting and removing it is ours.
 
 use futures::StreamExt;
 use futures::stream;
@@ -8,7 +9,8 @@ use super::{Client, blocking, calls, configs, errors, statuses};
 use crate::cgroup::Cgroup;
 use crate::port::{Error, Resources, Result, SandboxConfig, SandboxStatus, Version};
 
-/// Finds the pod's cgroup again when only the sandbox's id is known. Not among the annotations that the port shows.
+/// Finds the pod's cgroup again when only the sandbox's id is known. Not among the annotations that
+/// the port shows.
 pub const CGROUP_ANNOTATION: &str = "io.everynode.sandbox.cgroup";
 
 /// Statuses asked for at once; the runtime answers each from its memory.
@@ -84,8 +86,9 @@ impl Client {
         Ok(all)
     }
 
-    /// Unless another sandbox of the pod is there: a container that starts in it may have no process yet to hold its group. A group that is
-    /// left is empty and is found again by the pod's next sandbox; no reason to keep a pod from going.
+    /// Unless another sandbox of the pod is there: a container that starts in it may have no
+    /// process yet to hold its group. A group that is left is empty and is found again by the pod's
+    /// next sandbox; no reason to keep a pod from going.
     async fn remove_cgroup(&self, path: String) {
         let is_used = match self.listed_sandboxes().await {
             Ok(listed) => listed.iter().any(|s| s.annotations.get(CGROUP_ANNOTATION) == Some(&path)),

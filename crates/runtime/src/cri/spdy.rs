@@ -1,9 +1,11 @@
 //! The client's half of SPDY/3.1, as far as streaming servers of container runtimes need it.
 //!
-//! The streams are opened at once, in order; then data goes both ways and each side ends its half of each stream. WebSockets would be less
-//! work, but the dialect that all runtimes know has no end of standard input. Header blocks are sent without the protocol's dictionary, which
-//! receivers must allow, and those that come are not read: they say nothing here. Windows are not kept either, since no implementation that
-//! Kubernetes uses knows them; what bounds memory is that a stream nobody reads holds up the connection.
+//! The streams are opened at once, in order; then data goes both ways and each side ends its half
+//! of each stream. WebSockets would be less work, but the dialect that all runtimes know has no end
+//! of standard input. Header blocks are sent without the protocol's dictionary, which receivers
+//! must allow, and those that come are not read: they say nothing here. Windows are not kept
+//! either, since no implementation that Kubernetes uses knows them; what bounds memory is that a
+//! stream nobody reads holds up the connection.
 
 use std::io;
 

@@ -90,7 +90,8 @@ struct Place {
 fn with_place(mut stats: ContainerStats, places: &BTreeMap<String, Place>) -> ContainerStats {
     let Some(place) = places.get(&stats.container_id) else { return stats };
     stats.log_used_bytes = fs::metadata(&place.log).map_or(0, |m| m.len());
-    // As containerd and CRI-O name the groups of containers; one that is not there has no processes.
+    // As containerd and CRI-O name the groups of containers; one that is not there has no
+    // processes.
     let names = [stats.container_id.clone(), format!("crio-{}", stats.container_id)];
     let groups = place.pod.iter().flat_map(|pod| names.iter().map(|name| pod.child(name)));
     stats.processes = groups.map(|group| group.usage().processes).sum();

@@ -38,7 +38,8 @@ pub fn sandbox(status: cri::PodSandboxStatus) -> SandboxStatus {
     }
 }
 
-/// A status does not tell the sandbox, nor what the image was asked for by; the entry of the list does.
+/// A status does not tell the sandbox, nor what the image was asked for by; the entry of the list
+/// does.
 pub fn container(listed: &cri::Container, status: cri::ContainerStatus) -> ContainerStatus {
     let metadata = status.metadata.unwrap_or_default();
     let mut annotations = status.annotations;
@@ -86,8 +87,8 @@ fn state(state: i32) -> ContainerState {
     }
 }
 
-/// Runtimes older than the field for it answer the id as the reference, or the reference by digest; what the container was asked to be made
-/// of is always the id.
+/// Runtimes older than the field for it answer the id as the reference, or the reference by digest;
+/// what the container was asked to be made of is always the id.
 pub fn image_id(listed: &cri::Container, told: &str) -> String {
     let asked = listed.image.as_ref().map(|i| i.image.as_str()).unwrap_or_default();
     let known = [told, &listed.image_id, asked, &listed.image_ref];
@@ -123,7 +124,8 @@ pub fn image(image: cri::Image) -> Image {
     }
 }
 
-/// As the kubelet shows versions: `v2.0.1` is `2.0.1`, and a distribution's own ending (`1.6.20~ds1`) is left out.
+/// As the kubelet shows versions: `v2.0.1` is `2.0.1`, and a distribution's own ending
+/// (`1.6.20~ds1`) is left out.
 pub fn version(text: &str) -> String {
     let text = text.trim().trim_start_matches('v');
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());

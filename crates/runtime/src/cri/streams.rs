@@ -1,7 +1,8 @@
 //! Sessions: commands with streams, attachments, forwarded ports.
 //!
-//! The runtime answers such a call with a URL of its streaming server, which is good for one request within a minute. The request turns
-//! into SPDY; each stream tells in its headers what it is.
+//! The runtime answers such a call with a URL of its streaming server, which is good for one
+//! request within a minute. The request turns into SPDY; each stream tells in its headers what it
+//! is.
 
 use std::io;
 use std::pin::Pin;
@@ -31,8 +32,8 @@ const UPGRADE_SECONDS_MAX: u64 = 30;
 /// People resize windows slowly; the last size counts.
 const RESIZES_MAX: usize = 16;
 
-/// The server says nothing when it has connected to the port, only when it cannot; it says that within a few milliseconds, or else it is told
-/// when the stream is read.
+/// The server says nothing when it has connected to the port, only when it cannot; it says that
+/// within a few milliseconds, or else it is told when the stream is read.
 const REFUSAL_MILLISECONDS_MAX: u64 = 30;
 
 /// A status is a few hundred bytes; errors may quote commands.
@@ -143,7 +144,8 @@ async fn session(url: &str, request: &StreamRequest) -> Result<Session> {
     Ok(session)
 }
 
-/// The session lasts while somebody waits for its end; what was sent before the end is still read after it.
+/// The session lasts while somebody waits for its end; what was sent before the end is still read
+/// after it.
 async fn attended(running: impl Future<Output = io::Result<()>>, status: DuplexStream, mut exit: oneshot::Sender<Result<i32>>) {
     let mut running = std::pin::pin!(running);
     let mut status = std::pin::pin!(whole(status));
@@ -167,8 +169,9 @@ async fn whole(stream: DuplexStream) -> io::Result<String> {
     Ok(text)
 }
 
-/// A `Status` of Kubernetes: an exit code is among the causes of a failure for the reason `NonZeroExitCode`. Nothing at all means that the
-/// streams ended without a word, as those of an attachment may.
+/// A `Status` of Kubernetes: an exit code is among the causes of a failure for the reason
+/// `NonZeroExitCode`. Nothing at all means that the streams ended without a word, as those of an
+/// attachment may.
 fn parse_exit(text: &str) -> Result<i32> {
     if text.is_empty() {
         return Ok(0);

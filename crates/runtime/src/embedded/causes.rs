@@ -1,8 +1,8 @@
 //! Why a container could not be made.
 //!
-//! The library answers with a few general words; the reason is in the events that it traces, and those of the container's own first process
-//! come from another process. All of them write into one anonymous file that the shim reads when something failed. The file is not passed
-//! on to programs.
+//! The library answers with a few general words; the reason is in the events that it traces, and
+//! those of the container's own first process come from another process. All of them write into one
+//! anonymous file that the shim reads when something failed. The file is not passed on to programs.
 
 use std::fmt::Write as _;
 use std::fs::File;

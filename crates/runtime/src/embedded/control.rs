@@ -1,5 +1,6 @@
-//! The words between agent and shims: lines of JSON over a Unix socket in the container's directory, with descriptors beside them for
-//! attaching. One request per connection, but [`Request::Resize`], which may follow an attachment. A shim that is gone ends all connections.
+//! The words between agent and shims: lines of JSON over a Unix socket in the container's
+//! directory, with descriptors beside them for attaching. One request per connection, but
+//! [`Request::Resize`], which may follow an attachment. A shim that is gone ends all connections.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -59,7 +60,8 @@ pub fn line<T: Serialize>(message: &T) -> Vec<u8> {
     line
 }
 
-/// Connects to the shim of the container in `dir`. The name goes over the directory's descriptor: paths of sockets are short by law.
+/// Connects to the shim of the container in `dir`. The name goes over the directory's descriptor:
+/// paths of sockets are short by law.
 pub fn connect(dir: &Path) -> io::Result<UnixStream> {
     let dir = File::open(dir)?;
     let stream = UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd()))?;

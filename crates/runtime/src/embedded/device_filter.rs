@@ -1,9 +1,10 @@
-//! Which devices a container may open or make, on cgroup v2: the kernel asks a small program that is attached to its group. (On v1 there is
-//! a controller with files, which the library writes.)
+//! Which devices a container may open or make, on cgroup v2: the kernel asks a small program that
+//! is attached to its group. (On v1 there is a controller with files, which the library writes.)
 //!
-//! The program goes through the specification's rules and a few that every container has, and refuses what none of them allows. Its
-//! instructions and the context it reads are the kernel's: `Documentation/bpf/standardization/instruction-set.rst`,
-//! `struct bpf_cgroup_dev_ctx` in `include/uapi/linux/bpf.h`.
+//! The program goes through the specification's rules and a few that every container has, and
+//! refuses what none of them allows. Its instructions and the context it reads are the kernel's:
+//! `Documentation/bpf/standardization/instruction-set.rst`, `struct bpf_cgroup_dev_ctx` in
+//! `include/uapi/linux/bpf.h`.
 
 use std::fs::File;
 use std::io;
@@ -27,8 +28,8 @@ pub struct Rule {
     pub access: String,
 }
 
-/// Has the kernel refuse everything that the rules and [`everywhere`] do not allow to the processes of the group, for as long as it exists.
-/// Does nothing when the rules allow everything.
+/// Has the kernel refuse everything that the rules and [`everywhere`] do not allow to the processes
+/// of the group, for as long as it exists. Does nothing when the rules allow everything.
 pub fn attach(group: &Path, rules: &[Rule]) -> io::Result<()> {
     if rules.iter().any(Rule::is_everything) {
         return Ok(());
@@ -77,7 +78,8 @@ impl Rule {
 /// Make, read and write.
 const ALL: i32 = 7;
 
-/// What every container may: make any node, and use the harmless devices that it finds in /dev. The same as the library's on v1.
+/// What every container may: make any node, and use the harmless devices that it finds in /dev. The
+/// same as the library's on v1.
 fn everywhere() -> Vec<Rule> {
     let rule = |kind: &str, numbers: Option<(u32, Option<u32>)>, access: &str| Rule {
         allow: true,
@@ -93,7 +95,8 @@ fn everywhere() -> Vec<Rule> {
     rules
 }
 
-/// One instruction: operation, registers (destination in the low half), jump distance or offset, number.
+/// One instruction: operation, registers (destination in the low half), jump distance or offset,
+/// number.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Instruction {
@@ -163,7 +166,8 @@ const ATTACH_CGROUP_DEVICE: u32 = 6;
 /// Beside those of the groups above, which must agree, too.
 const ATTACH_ALLOW_MULTI: u32 = 2;
 
-/// The parts of `union bpf_attr` that are used; the kernel takes shorter ones for filled up with zeros.
+/// The parts of `union bpf_attr` that are used; the kernel takes shorter ones for filled up with
+/// zeros.
 #[repr(C)]
 struct Load {
     kind: u32,
@@ -188,7 +192,8 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
         instructions: program.as_ptr() as u64,
         license: license.as_ptr() as u64,
     };
-    // SAFETY: the attributes are of the form that this command reads; what they point to outlives the call.
+    // SAFETY: the attributes are of the form that this command reads; what they point to outlives
+    // the call.
     let fd = unsafe { bpf(PROG_LOAD, &mut attributes) }?;
     // SAFETY: the descriptor is new and ours; the kernel sets close-on-exec on it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -214,7 +219,8 @@ mod tests {
     struct Group(PathBuf);
 
     impl Group {
-        /// None, and a line that says why, where the kernel has no cgroup v2 or this process may not use it.
+        /// None, and a line that says why, where the kernel has no cgroup v2 or this process may
+        /// not use it.
         fn make(name: &str) -> Option<Group> {
             let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
             let root = roots.into_iter().find(|root| root.join("cgroup.controllers").exists());
@@ -242,7 +248,8 @@ mod tests {
         }
     }
 
-    /// Makes nodes of devices that every kernel has, and tries to open each for reading and for writing.
+    /// Makes nodes of devices that every kernel has, and tries to open each for reading and for
+    /// writing.
     fn try_devices(group: &Group) -> String {
         let node = tempfile::tempdir().expect("a temporary folder can be made");
         let script = "for device in null:3 zero:5 urandom:9 kmsg:11; do name=${device%:*}; mknod $name c 1 ${device#*:} || exit; \

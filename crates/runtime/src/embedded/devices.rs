@@ -1,4 +1,5 @@
-//! The device nodes of a container beside the usual ones: those it asks for, or for privileged ones all that the node has.
+//! The device nodes of a container beside the usual ones: those it asks for, or for privileged ones
+//! all that the node has.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};

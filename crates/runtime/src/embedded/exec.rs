@@ -1,5 +1,6 @@
-//! The exec helper: one process per command run in a container. It joins the container, tells over descriptor 3 that the command runs (with
-//! the terminal's controlling end if there is one) and how it ended, and kills it when anything is written there.
+//! The exec helper: one process per command run in a container. It joins the container, tells over
+//! descriptor 3 that the command runs (with the terminal's controlling end if there is one) and how
+//! it ended, and kills it when anything is written there.
 //!
 //! The command's streams are the helper's own: nothing is copied.
 
@@ -39,7 +40,8 @@ pub fn main(dir: &Path, process: &Path) -> ExitCode {
         Ok(code) => tell(&channel, &Report::Exited(code), None),
         Err(text) => {
             tell(&channel, &Report::Failed(plain_text(&text)), None);
-            // What the library began in the container's process namespace has ended, and the namespace waits for its burial.
+            // What the library began in the container's process namespace has ended, and the
+            // namespace waits for its burial.
             reap();
         }
     }

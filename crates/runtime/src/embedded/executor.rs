@@ -1,7 +1,9 @@
-//! The last steps inside a container before its program runs: find the program, put signals back, drop what the filter needed, filter.
+//! The last steps inside a container before its program runs: find the program, put signals back,
+//! drop what the filter needed, filter.
 //!
-//! Runs in a process that the library cloned from a single-threaded one, so allocating is fine. What goes wrong while the container is made
-//! is told to [`Causes`], in the words that users know from other runtimes.
+//! Runs in a process that the library cloned from a single-threaded one, so allocating is fine.
+//! What goes wrong while the container is made is told to [`Causes`], in the words that users know
+//! from other runtimes.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -34,7 +36,8 @@ impl Executor for Program {
         })
     }
 
-    /// The default takes variables apart into a map and loses their order; [`Executor::exec`] passes them on as they are.
+    /// The default takes variables apart into a map and loses their order; [`Executor::exec`]
+    /// passes them on as they are.
     fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         Ok(())
     }
@@ -76,9 +79,10 @@ impl Program {
         }
     }
 
-    /// A filter needs SYS_ADMIN unless no_new_privs is on, which the program is not to have. So the bounding set is limited first: running
-    /// the program takes away whatever is outside of it, and no filter has a say in that. Giving up the capability with a call after the
-    /// filter would depend on the filter, which may refuse the call or pretend that it was made.
+    /// A filter needs SYS_ADMIN unless no_new_privs is on, which the program is not to have. So the
+    /// bounding set is limited first: running the program takes away whatever is outside of it, and
+    /// no filter has a say in that. Giving up the capability with a call after the filter would
+    /// depend on the filter, which may refuse the call or pretend that it was made.
     fn confine(&self) -> Result<(), String> {
         if !self.no_new_privileges {
             capabilities::limit_bounding(self.capabilities).map_err(|e| format!("drop capabilities: {}", plain(&e)))?;
@@ -136,14 +140,17 @@ fn check_program(path: &Path) -> io::Result<()> {
     if allowed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// What Rust's start-up code, a shell or a service manager chose to ignore or block is no business of the container.
+/// What Rust's start-up code, a shell or a service manager chose to ignore or block is no business
+/// of the container.
 fn reset_signals() {
-    /// The kernel's number of signals; libc's wrapper refuses the two that it keeps for itself, so the call is made without it.
+    /// The kernel's number of signals; libc's wrapper refuses the two that it keeps for itself, so
+    /// the call is made without it.
     const SIGNALS: i32 = 64;
     // The kernel's sigaction: handler, flags, restorer, mask. All zero is SIG_DFL.
     let default = [0u64; 4];
     for signal in 1..=SIGNALS {
-        // SAFETY: the record has the size of the kernel's structure; KILL and STOP answer EINVAL, which changes nothing.
+        // SAFETY: the record has the size of the kernel's structure; KILL and STOP answer EINVAL,
+        // which changes nothing.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u8>(), 8) };
     }
     let none = 0u64;

@@ -1,4 +1,5 @@
-//! The hidden modes of the program that this runtime is part of. They must run before the program has made any thread.
+//! The hidden modes of the program that this runtime is part of. They must run before the program
+//! has made any thread.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,7 +11,8 @@ pub const EXEC: &str = "everynode-exec";
 pub const PAUSE: &str = "everynode-pause";
 pub const USERS: &str = "everynode-users";
 
-/// To be called first in `main`. Some: this process was one of the runtime's helpers and is to end with that code.
+/// To be called first in `main`. Some: this process was one of the runtime's helpers and is to end
+/// with that code.
 pub fn main_if_asked() -> Option<ExitCode> {
     let args: Vec<_> = std::env::args_os().take(4).collect();
     let path = |n: usize| args.get(n).map(Path::new);

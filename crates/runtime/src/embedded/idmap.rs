@@ -1,4 +1,5 @@
-//! Mounts that show files as other users': what is root's on the disk is root's in a container with users of its own.
+//! Mounts that show files as other users': what is root's on the disk is root's in a container with
+//! users of its own.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -41,7 +42,8 @@ fn set_attributes(tree: &OwnedFd, flags: libc::c_int, attributes: &libc::mount_a
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Shows the files of the topmost mount as those of `users`. What is mounted below keeps its owners, whom the container knows as nobody.
+/// Shows the files of the topmost mount as those of `users`. What is mounted below keeps its
+/// owners, whom the container knows as nobody.
 pub fn map(tree: &OwnedFd, users: &File, path: &Path) -> io::Result<()> {
     let attributes = libc::mount_attr { attr_set: MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd: users.as_raw_fd() as u64 };
     let Err(error) = set_attributes(tree, libc::AT_EMPTY_PATH, &attributes) else { return Ok(()) };

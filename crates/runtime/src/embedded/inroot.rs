@@ -1,4 +1,5 @@
-//! Paths of a container resolved as the container would: symbolic links lead nowhere outside of its root, however they were laid.
+//! Paths of a container resolved as the container would: symbolic links lead nowhere outside of its
+//! root, however they were laid.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -36,7 +37,8 @@ pub fn find(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     open(&open_root(root)?, path, libc::O_PATH)
 }
 
-/// Makes the directories of `path` below `root` that are missing; they belong to `owner`, or to whoever asks.
+/// Makes the directories of `path` below `root` that are missing; they belong to `owner`, or to
+/// whoever asks.
 pub fn create_dir_all(root: &Path, path: &Path, owner: Option<u32>) -> io::Result<()> {
     let root = open_root(root)?;
     let mut done = PathBuf::from("/");
@@ -59,7 +61,8 @@ pub fn create_dir_all(root: &Path, path: &Path, owner: Option<u32>) -> io::Resul
     Ok(())
 }
 
-/// The file's text as the stacked layers (topmost first) show it; None when no layer has it or an upper one hides it.
+/// The file's text as the stacked layers (topmost first) show it; None when no layer has it or an
+/// upper one hides it.
 pub fn read_from_layers(layers: &[PathBuf], path: &Path) -> io::Result<Option<String>> {
     for layer in layers {
         if is_whiteout(&layer.join(path)) || path.parent().is_some_and(|dir| is_whiteout(&layer.join(dir))) {
@@ -67,7 +70,8 @@ pub fn read_from_layers(layers: &[PathBuf], path: &Path) -> io::Result<Option<St
         }
         let file = match open(&open_root(layer)?, path, libc::O_PATH) {
             Ok(file) => File::from(file),
-            // A link may lead to another layer; few images do that to these files, and those get the default.
+            // A link may lead to another layer; few images do that to these files, and those get
+            // the default.
             Err(_) if is_opaque(layer, path) => return Ok(None),
             Err(_) => continue,
         };

@@ -1,5 +1,5 @@
-//! A command in a container with users of its own. The library enters all namespaces of a container but the users', so its commands would
-//! run as the node's root: these are run without it.
+//! A command in a container with users of its own. The library enters all namespaces of a container
+//! but the users', so its commands would run as the node's root: these are run without it.
 //!
 //! ```text
 //! helper ─fork─► scout: waits until it is in the container's control groups, enters the namespaces ─clone─► the command, the helper's child
@@ -86,7 +86,8 @@ pub fn join(dir: &ContainerDir, launch: &Launch, users: &OwnUsers, process: Proc
     }
 }
 
-/// The namespaces that are not our own. Those of a process that took the number of one that ended are refused.
+/// The namespaces that are not our own. Those of a process that took the number of one that ended
+/// are refused.
 fn foreign(pid: i32, users: &OwnUsers) -> io::Result<CloneFlags> {
     let identity = |path: &Path| std::fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
     let theirs = Path::new("/proc").join(pid.to_string()).join("ns");
@@ -126,10 +127,11 @@ fn follow(mut pid: PipeReader, trouble: PipeReader) -> Result<Pid, String> {
 fn scout(way: &Way, mut go: PipeReader, mut tell_pid: PipeWriter, mut tell_trouble: PipeWriter, socket: &UnixStream) -> ! {
     let mut step = || -> io::Result<()> {
         go.read_exact(&mut [0])?;
-        // Processes of the container must not look into this one while it holds what is the node's: only the node's root may.
-        // SAFETY: prctl with these arguments takes numbers only.
+        // Processes of the container must not look into this one while it holds what is the node's:
+        // only the node's root may. SAFETY: prctl with these arguments takes numbers only.
         unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
-        // SAFETY: the descriptor is open over the call; the flags are a number. All namespaces are entered, or none.
+        // SAFETY: the descriptor is open over the call; the flags are a number. All namespaces are
+        // entered, or none.
         if unsafe { libc::setns(way.pidfd.as_raw_fd(), way.namespaces.bits()) } != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -195,7 +197,8 @@ fn take_terminal(socket: &UnixStream, uid: u32) -> io::Result<()> {
     let unlocked = 0;
     // SAFETY: TIOCSPTLCK reads one number, which lives over the call.
     let done = unsafe { libc::ioctl(controlling.as_raw_fd(), libc::TIOCSPTLCK, &unlocked) };
-    // SAFETY: opens the other end by the descriptor alone, whatever the container put into /dev/pts.
+    // SAFETY: opens the other end by the descriptor alone, whatever the container put into
+    // /dev/pts.
     let fd = unsafe { libc::ioctl(controlling.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) };
     if done != 0 || fd < 0 {
         return Err(io::Error::last_os_error());

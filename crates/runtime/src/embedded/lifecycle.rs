@@ -70,7 +70,8 @@ impl Runtime {
         Ok(id)
     }
 
-    /// On a thread that may hang, and with an end to waiting: a volume may lie on a server that does not answer.
+    /// On a thread that may hang, and with an end to waiting: a volume may lie on a server that
+    /// does not answer.
     async fn check_mounts(&self, config: &ContainerConfig) -> Result<()> {
         let late = || Error::DeadlineExceeded(format!("what is to be mounted does not answer within {MOUNTS_SECONDS_MAX} s"));
         let until = Instant::now() + Duration::from_secs(MOUNTS_SECONDS_MAX);
@@ -248,10 +249,12 @@ fn hold_back(container: &Container) -> bool {
     })
 }
 
-/// The writable part first: without its record a container is rubbish that the next agent clears away.
+/// The writable part first: without its record a container is rubbish that the next agent clears
+/// away.
 pub(super) fn remove_directories(layout: &Layout, id: &str) -> io::Result<()> {
     let dir = layout.container(id);
-    // A shim that an agent started before it was killed may be about to begin: with the lock taken, or nothing to lock, it does not.
+    // A shim that an agent started before it was killed may be about to begin: with the lock taken,
+    // or nothing to lock, it does not.
     let _no_shim = hold_shim_back(&dir)?;
     // There only for containers whose mounts the node shares.
     let _ = nix::mount::umount2(&dir.rootfs(), nix::mount::MntFlags::MNT_DETACH);
@@ -259,7 +262,8 @@ pub(super) fn remove_directories(layout: &Layout, id: &str) -> io::Result<()> {
     remove_own_dir(&layout.containers(), &dir.0)
 }
 
-/// The lock that a shim holds while it lives; one that has written down how its container ended lets go in a moment.
+/// The lock that a shim holds while it lives; one that has written down how its container ended
+/// lets go in a moment.
 fn hold_shim_back(dir: &ContainerDir) -> io::Result<Option<Flock<File>>> {
     let mut lock = match File::options().create(true).append(true).open(dir.lock()) {
         Ok(lock) => lock,

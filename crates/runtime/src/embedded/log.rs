@@ -1,7 +1,8 @@
 //! A container's log in the format of CRI: `2026-01-02T03:04:05.678901234Z stdout F line`.
 //!
-//! Lines over [`LINE_BYTES_MAX`] are cut into pieces tagged `P`, and so is what a stream ends with when it is not a whole line (as containerd
-//! does it). A full disk loses lines, never the container: writes that fail are dropped.
+//! Lines over [`LINE_BYTES_MAX`] are cut into pieces tagged `P`, and so is what a stream ends with
+//! when it is not a whole line (as containerd does it). A full disk loses lines, never the
+//! container: writes that fail are dropped.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

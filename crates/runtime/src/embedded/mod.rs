@@ -1,15 +1,17 @@
 //! Containers without anything else installed.
 //!
-//! [`Runtime`] implements the port. What it makes lives on without it: namespaces are kept by bind mounts, each running container has a
-//! [`shim`] of its own, and what there is to know is in files ([`paths`], [`record`]) that the next agent loads.
+//! [`Runtime`] implements the port. What it makes lives on without it: namespaces are kept by bind
+//! mounts, each running container has a [`shim`] of its own, and what there is to know is in files
+//! ([`paths`], [`record`]) that the next agent loads.
 //!
 //! ```text
 //! request -> prepare (checks, OCI specification) -> lifecycle -> shim -> library -> executor -> the program
 //! ```
 //!
-//! The container library clones its caller and goes on in the clone as if it were alone, so it is never called in the agent: only in the
-//! helpers ([`helper`]), which have one thread. A container's shim is started with the container, not with its creation: what the runtime
-//! finds wrong with a program is an error of the start, as with other runtimes.
+//! The container library clones its caller and goes on in the clone as if it were alone, so it is
+//! never called in the agent: only in the helpers ([`helper`]), which have one thread. A
+//! container's shim is started with the container, not with its creation: what the runtime finds
+//! wrong with a program is an error of the start, as with other runtimes.
 
 mod capabilities;
 mod causes;
@@ -90,7 +92,8 @@ struct Shared {
     has_user_namespaces: bool,
     table: table::Table,
     disk_usage: stats::DiskUsage,
-    /// Held by whoever has the kernel prepare for moves between control groups: one at a time is enough.
+    /// Held by whoever has the kernel prepare for moves between control groups: one at a time is
+    /// enough.
     expecting_moves: Arc<Mutex<()>>,
     /// Threads that may hang in what containers are to mount.
     mount_checks: Arc<Semaphore>,
@@ -100,7 +103,8 @@ struct Shared {
 const MOUNT_CHECKS_MAX: usize = 64;
 
 impl Runtime {
-    /// Finds what earlier agents left, running or not, and takes apart what they did not finish. To be called in a tokio runtime.
+    /// Finds what earlier agents left, running or not, and takes apart what they did not finish. To
+    /// be called in a tokio runtime.
     pub async fn open(settings: Settings) -> Result<Self> {
         let layout = paths::Layout { state: settings.state_dir, root: settings.root_dir };
         let program = settings.helper;
@@ -133,7 +137,8 @@ impl Runtime {
         Ok(runtime)
     }
 
-    /// A container will be started soon: what the kernel needs time for begins now, beside everything else.
+    /// A container will be started soon: what the kernel needs time for begins now, beside
+    /// everything else.
     fn expect_start(&self) {
         let one = Arc::clone(&self.shared.expecting_moves);
         tokio::task::spawn_blocking(move || {
@@ -143,7 +148,8 @@ impl Runtime {
         });
     }
 
-    /// Runs `task` to its end even when the caller stops waiting: half a start or removal would be nobody's.
+    /// Runs `task` to its end even when the caller stops waiting: half a start or removal would be
+    /// nobody's.
     fn whole<T: Send + 'static>(&self, task: impl Future<Output = Result<T>> + Send + 'static) -> BoxFuture<'static, Result<T>> {
         let task = tokio::spawn(task);
         async move { task.await.unwrap_or_else(|e| Err(Error::Failed(format!("the runtime's task failed: {e}")))) }.boxed()

@@ -1,6 +1,8 @@
-//! Namespaces without processes: made and entered by threads that live for one task, kept by bind mounts.
+//! Namespaces without processes: made and entered by threads that live for one task, kept by bind
+//! mounts.
 //!
-//! A thread that has entered another namespace is never given back: it ends. Nothing is forked, so this is safe in a threaded program.
+//! A thread that has entered another namespace is never given back: it ends. Nothing is forked, so
+//! this is safe in a threaded program.
 
 use std::fs::{self, File};
 use std::io;
@@ -33,7 +35,8 @@ fn apart<T: Send + 'static>(task: impl FnOnce() -> io::Result<T> + Send + 'stati
     thread.join().unwrap_or_else(|_| Err(io::Error::other("a namespace thread panicked")))
 }
 
-/// Makes the namespaces and keeps them in `dir/{net,ipc,uts}`; of users of their own if there are any, which are kept in `dir/user`.
+/// Makes the namespaces and keeps them in `dir/{net,ipc,uts}`; of users of their own if there are
+/// any, which are kept in `dir/user`.
 pub fn pin(dir: &Path, wanted: Wanted, users: Option<UserNamespace>, helper: &Path) -> io::Result<()> {
     match users {
         None => make(dir, wanted),

@@ -1,4 +1,5 @@
-//! Where the embedded runtime keeps what: one type that knows all names, so that no other file joins paths by hand.
+//! Where the embedded runtime keeps what: one type that knows all names, so that no other file
+//! joins paths by hand.
 //!
 //! ```text
 //! STATE/helper                     the program itself, bound read-only
@@ -9,8 +10,8 @@
 //! ROOT/sandboxes/ID/{resolv.conf,hostname}
 //! ```
 //!
-//! STATE is lost when the node restarts and nothing runs any more, and is kept in memory: nothing that containers can write to is in it. ROOT is
-//! neither.
+//! STATE is lost when the node restarts and nothing runs any more, and is kept in memory: nothing
+//! that containers can write to is in it. ROOT is neither.
 
 use std::path::{Path, PathBuf};
 
@@ -158,8 +159,9 @@ pub fn is_id(name: &str) -> bool {
 /// As many hex digits as other runtimes use, for tools that know container ids by their shape.
 pub const ID_LENGTH: usize = 64;
 
-/// Removes a directory that this runtime made, after what is mounted in it: all that is the runtime's, or came from a container that has
-/// ended. Refuses one that is not below `parent` or has no id for a name.
+/// Removes a directory that this runtime made, after what is mounted in it: all that is the
+/// runtime's, or came from a container that has ended. Refuses one that is not below `parent` or
+/// has no id for a name.
 pub fn remove_own_dir(parent: &Path, dir: &Path) -> std::io::Result<()> {
     let own = dir.parent() == Some(parent) && dir.file_name().and_then(|n| n.to_str()).is_some_and(is_id);
     if !own {

@@ -1,6 +1,8 @@
-//! The process that holds a shared process namespace: its first process, which buries orphans and does nothing else.
+//! The process that holds a shared process namespace: its first process, which buries orphans and
+//! does nothing else.
 //!
-//! [`start`] runs as `everynode-pause DIR`: it makes the namespace, starts the process in it under the name `/pause` and tells its id.
+//! [`start`] runs as `everynode-pause DIR`: it makes the namespace, starts the process in it under
+//! the name `/pause` and tells its id.
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -15,7 +17,8 @@ pub const NAME: &str = "/pause";
 /// Nobody, as in the image that other clusters use for this.
 const USER: u32 = 65535;
 
-/// Joins the sandbox's other namespaces (those that are pinned in `DIR/ns`), so that the process holds them too.
+/// Joins the sandbox's other namespaces (those that are pinned in `DIR/ns`), so that the process
+/// holds them too.
 pub fn start(dir: &Path) -> ExitCode {
     match try_start(dir) {
         Ok(pid) => {
@@ -96,11 +99,13 @@ fn confine() -> io::Result<()> {
 
 /// Leaves all file systems of the node for an empty one, in a mount namespace of its own.
 ///
-/// Containers of the pod see this process as /proc/1, and `/proc/1/root/..` leads out of a changed root: the kernel holds `..` against the
-/// root of who asks. With a namespace whose only mount is empty there is nothing above.
+/// Containers of the pod see this process as /proc/1, and `/proc/1/root/..` leads out of a changed
+/// root: the kernel holds `..` against the root of who asks. With a namespace whose only mount is
+/// empty there is nothing above.
 fn leave_file_systems() -> io::Result<()> {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
-    // Any folder that root of a pod's own users may enter, too; in this namespace nothing else sees what is mounted there.
+    // Any folder that root of a pod's own users may enter, too; in this namespace nothing else sees
+    // what is mounted there.
     const PLACE: &str = "/proc";
     let nothing: Option<&str> = None;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;

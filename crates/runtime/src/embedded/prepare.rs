@@ -1,4 +1,5 @@
-//! From a request to a container on disk: everything that can be found wrong before a process exists is found here. Blocks.
+//! From a request to a container on disk: everything that can be found wrong before a process
+//! exists is found here. Blocks.
 
 use std::fs;
 use std::io;
@@ -178,8 +179,8 @@ fn read_profile(path: &Path) -> io::Result<String> {
     fs::read_to_string(path)
 }
 
-/// Installing a filter without no_new_privs takes capabilities that the program is not to have: the executor takes them from its bounding
-/// set before.
+/// Installing a filter without no_new_privs takes capabilities that the program is not to have: the
+/// executor takes them from its bounding set before.
 fn granted(wanted: u64, filtered: bool, no_new_privileges: bool) -> u64 {
     if filtered && !no_new_privileges { wanted | capabilities::SYS_ADMIN | capabilities::SETPCAP } else { wanted }
 }
@@ -225,8 +226,9 @@ fn make_volumes(writable: &Path, declared: &[String]) -> io::Result<Vec<Mount>> 
     Ok(mounts)
 }
 
-/// Where a working directory that is missing is to be made: where the container would see it. Nothing is made behind a read-only mount or in an image: a
-/// container that wants its directory there does not start, as with other runtimes.
+/// Where a working directory that is missing is to be made: where the container would see it.
+/// Nothing is made behind a read-only mount or in an image: a container that wants its directory
+/// there does not start, as with other runtimes.
 fn working_dir_place(mounts: &[&Mount], dir: PathBuf) -> WorkingDirPlace {
     let covering = mounts.iter().filter(|mount| dir.starts_with(&mount.container_path));
     // Of those as deep as each other the last one hides the others.

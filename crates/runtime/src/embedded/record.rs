@@ -1,6 +1,7 @@
 //! What survives the agent: one JSON file per fact, each written once and whole.
 //!
-//! A sandbox or container exists as soon as its record does; a directory without one is a creation that a crash interrupted.
+//! A sandbox or container exists as soon as its record does; a directory without one is a creation
+//! that a crash interrupted.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -63,7 +64,8 @@ pub struct Launch {
     pub shared_mounts: bool,
     pub own_pid_namespace: bool,
     pub seccomp: Option<super::seccomp::Profile>,
-    /// Bit n is capability n. What the process has when it runs; the specification may give it more until the filter is in place.
+    /// Bit n is capability n. What the process has when it runs; the specification may give it more
+    /// until the filter is in place.
     pub capabilities: u64,
     pub no_new_privileges: bool,
     #[serde(default)]

@@ -1,4 +1,5 @@
-//! Making and unmaking a sandbox on the node: its control group, namespaces, files. All calls block; the network is the caller's.
+//! Making and unmaking a sandbox on the node: its control group, namespaces, files. All calls
+//! block; the network is the caller's.
 
 use std::fs;
 use std::io;
@@ -41,8 +42,8 @@ pub fn make(layout: &Layout, record: &SandboxRecord, helper: &Path) -> io::Resul
     if config.share_process_namespace && !config.host.pid { start_pause(dir, record, helper).map(Some) } else { Ok(None) }
 }
 
-/// The files that its containers share and may write to, unless they are there: containers changed them, or an agent made the sandbox that did not
-/// keep them here.
+/// The files that its containers share and may write to, unless they are there: containers changed
+/// them, or an agent made the sandbox that did not keep them here.
 pub fn write_files(layout: &Layout, record: &SandboxRecord) -> io::Result<()> {
     let shared = layout.sandbox_shared(&record.id);
     fs::create_dir_all(&shared.0)?;
@@ -50,7 +51,8 @@ pub fn write_files(layout: &Layout, record: &SandboxRecord) -> io::Result<()> {
     files.iter().filter(|(path, _)| !path.exists()).try_for_each(|(path, text)| fs::write(path, text))
 }
 
-/// Users of its own in a namespace of the node's would have no rights there, and its containers' root none over their network.
+/// Users of its own in a namespace of the node's would have no rights there, and its containers'
+/// root none over their network.
 fn check_users(config: &SandboxConfig) -> io::Result<()> {
     let host = config.host;
     match config.user_namespace {
@@ -150,7 +152,8 @@ pub struct Inhabitant<'a> {
     pub id: &'a str,
     /// The process namespace of that process instead of one of its own.
     pub target: Option<i32>,
-    /// Its root is read-only, and then so are the files that it has from the sandbox, as with containerd.
+    /// Its root is read-only, and then so are the files that it has from the sandbox, as with
+    /// containerd.
     pub is_read_only: bool,
 }
 

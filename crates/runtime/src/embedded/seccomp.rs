@@ -1,8 +1,10 @@
-//! Seccomp profiles in the format that Docker and `containers/common` share, made into the kernel's filters.
+//! Seccomp profiles in the format that Docker and `containers/common` share, made into the kernel's
+//! filters.
 //!
-//! The compiler underneath knows one action per filter beside the default, so a profile becomes several filters: the first lets through
-//! every call that any rule names and gives the rest the default action; one more for each other action turns its calls away again. The
-//! kernel runs all of them and the strictest answer counts.
+//! The compiler underneath knows one action per filter beside the default, so a profile becomes
+//! several filters: the first lets through every call that any rule names and gives the rest the
+//! default action; one more for each other action turns its calls away again. The kernel runs all
+//! of them and the strictest answer counts.
 //!
 //! Only the processor's own calls are known; programs for its 32-bit ancestor are killed.
 
@@ -13,7 +15,8 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, Sec
 use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
-/// This runtime's own list: what nearly all programs need and what has not been the way out of containers.
+/// This runtime's own list: what nearly all programs need and what has not been the way out of
+/// containers.
 const DEFAULT: &str = include_str!("seccomp_default.json");
 
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +161,8 @@ impl Rule {
         Ok(())
     }
 
-    /// Several conditions on one argument are alternatives, on different ones all must hold (libseccomp's users rely on it).
+    /// Several conditions on one argument are alternatives, on different ones all must hold
+    /// (libseccomp's users rely on it).
     fn rules(&self) -> Result<Vec<SeccompRule>, Error> {
         let args = self.args.as_deref().unwrap_or_default();
         if args.is_empty() {
@@ -221,10 +225,12 @@ fn action(name: &str, errno: Option<u32>) -> Result<SeccompAction, Error> {
     })
 }
 
-/// Puts the filter on this thread for good. Needs SYS_ADMIN or no_new_privs; unlike the compiler's own function it does not set the latter.
+/// Puts the filter on this thread for good. Needs SYS_ADMIN or no_new_privs; unlike the compiler's
+/// own function it does not set the latter.
 pub fn install(program: &BpfProgram) -> Result<(), Error> {
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut().cast() };
-    // SAFETY: the kernel copies the program, which lives over the call; both sock_filter types are the kernel's.
+    // SAFETY: the kernel copies the program, which lives over the call; both sock_filter types are
+    // the kernel's.
     let done = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &filter) };
     if done == 0 { Ok(()) } else { Err(Error::Install(std::io::Error::last_os_error())) }
 }

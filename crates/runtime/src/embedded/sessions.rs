@@ -1,4 +1,5 @@
-//! Commands run in containers, and clients attached to them: the agent's side of the exec helper and of the shim's streams.
+//! Commands run in containers, and clients attached to them: the agent's side of the exec helper
+//! and of the shim's streams.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -246,7 +247,8 @@ fn spawn(program: &PathBuf, dir: &ContainerDir, process: &PathBuf, request: &Str
     command.arg(helper::EXEC).arg(&dir.0).arg(process).env_clear().current_dir("/");
     command.stdin(piped(request.stdin)).stdout(piped(request.stdout)).stderr(piped(request.stderr));
     let channel = channel.as_raw_fd();
-    // SAFETY: between fork and exec only dup2 and fcntl are called, which are async-signal-safe; the descriptor is open until after spawn.
+    // SAFETY: between fork and exec only dup2 and fcntl are called, which are async-signal-safe;
+    // the descriptor is open until after spawn.
     unsafe {
         command.pre_exec(move || {
             let done = if channel == CHANNEL { libc::fcntl(channel, libc::F_SETFD, 0) } else { libc::dup2(channel, CHANNEL) };
@@ -284,7 +286,8 @@ impl AsyncRead for Terminal {
     }
 }
 
-/// What a stream has brought so far, and the task that reads on: the command never blocks, and what is over the limit is thrown away.
+/// What a stream has brought so far, and the task that reads on: the command never blocks, and what
+/// is over the limit is thrown away.
 struct Collected {
     bytes: Arc<Mutex<Vec<u8>>>,
     task: JoinHandle<()>,

@@ -1,5 +1,6 @@
-//! From a container's configuration and image to the OCI specification that the library carries out. Pure but for looking at the node's
-//! devices and kernel; the caller has resolved user, capabilities and sources of mounts.
+//! From a container's configuration and image to the OCI specification that the library carries
+//! out. Pure but for looking at the node's devices and kernel; the caller has resolved user,
+//! capabilities and sources of mounts.
 
 use std::collections::hash_map::{Entry, HashMap};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,8 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 /// What the sandbox decides for its containers. A namespace that is not listed is the node's.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
-    /// The kernel's name (`network`, `ipc`, `uts`, `pid`) and the file to join; a new one when None.
+    /// The kernel's name (`network`, `ipc`, `uts`, `pid`) and the file to join; a new one when
+    /// None.
     pub namespaces: BTreeMap<&'static str, Option<PathBuf>>,
     pub hostname: String,
     /// Files and directories that containers get unless they mount something there themselves.
@@ -38,7 +40,8 @@ pub struct Inputs<'a> {
     pub surroundings: &'a Surroundings,
     /// Directories for the volumes that the image declares.
     pub volumes: &'a [Mount],
-    /// What the specification grants: more than the container gets in the end when a filter is to be installed.
+    /// What the specification grants: more than the container gets in the end when a filter is to
+    /// be installed.
     pub capabilities: u64,
 }
 
@@ -206,14 +209,15 @@ fn mounts(inputs: &Inputs<'_>) -> Vec<Value> {
     list
 }
 
-/// Whether a mount is laid out before the library sees it: it shows files as other users', it is an image, or it must not follow what the
-/// node mounts later, which the library's own mounts do.
+/// Whether a mount is laid out before the library sees it: it shows files as other users', it is an
+/// image, or it must not follow what the node mounts later, which the library's own mounts do.
 pub fn is_staged(inputs: &Inputs<'_>, mount: &Mount) -> bool {
     let own_users = inputs.surroundings.namespaces.contains_key("user");
     own_users || mount.image.is_some() || (is_private(inputs.config, mount) && mount.host_path.is_dir())
 }
 
-/// Not beside mounts that the node is to see: these containers are made where the node's mounts are.
+/// Not beside mounts that the node is to see: these containers are made where the node's mounts
+/// are.
 pub fn is_private(config: &ContainerConfig, mount: &Mount) -> bool {
     let shares = config.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
     mount.propagation == Propagation::Private && !shares && config.mounts.contains(mount)
@@ -236,7 +240,8 @@ fn kernel_mount(destination: &str, kind: &str, source: &str, options: &[&str]) -
     json!({"destination": destination, "type": kind, "source": source, "options": options})
 }
 
-/// v1: the library's own mount can be written to by the container, which could lift its limits; binding each directory read-only holds.
+/// v1: the library's own mount can be written to by the container, which could lift its limits;
+/// binding each directory read-only holds.
 fn cgroup_mounts(inputs: &Inputs<'_>, access: &str) -> Vec<Value> {
     const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "cpuset", "memory", "pids"];
     if cgroup::is_v2() {

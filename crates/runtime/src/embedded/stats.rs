@@ -1,5 +1,5 @@
-//! What containers and sandboxes use now. The kernel counts most of it; what a container has written must be walked, which is done at most
-//! every [`WALK_SECONDS`].
+//! What containers and sandboxes use now. The kernel counts most of it; what a container has
+//! written must be walked, which is done at most every [`WALK_SECONDS`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,5 @@
-//! Sysctls of a sandbox: only those of the sandbox's own namespaces are written, whatever the caller decided. Any other is the machine's.
+//! Sysctls of a sandbox: only those of the sandbox's own namespaces are written, whatever the
+//! caller decided. Any other is the machine's.
 
 use std::path::{Path, PathBuf};
 
@@ -14,8 +15,8 @@ pub enum Error {
     Malformed(String),
 }
 
-/// The file of a sysctl below /proc/sys. Between the parts of a name are dots, and then slashes in the parts stand for dots; or the other
-/// way round.
+/// The file of a sysctl below /proc/sys. Between the parts of a name are dots, and then slashes in
+/// the parts stand for dots; or the other way round.
 pub fn file(name: &str, host: HostNamespaces) -> Result<PathBuf, Error> {
     let uses_slashes = name.find(['.', '/']).is_some_and(|at| name[at..].starts_with('/'));
     let swap = |c| match c {

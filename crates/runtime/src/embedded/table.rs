@@ -1,4 +1,5 @@
-//! What the agent knows of its sandboxes and containers: kept in memory, loaded from disk once, changed by the calls and by shims that end.
+//! What the agent knows of its sandboxes and containers: kept in memory, loaded from disk once,
+//! changed by the calls and by shims that end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

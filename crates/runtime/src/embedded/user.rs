@@ -1,6 +1,8 @@
-//! Who a container runs as: the pod's wishes, the image's `User`, and the image's /etc/passwd and /etc/group, made into numbers.
+//! Who a container runs as: the pod's wishes, the image's `User`, and the image's /etc/passwd and
+//! /etc/group, made into numbers.
 //!
-//! A number is a number: no line of the image's files makes another user of it. What the pod decided must hold whatever image it runs.
+//! A number is a number: no line of the image's files makes another user of it. What the pod
+//! decided must hold whatever image it runs.
 
 use crate::port::{SecurityContext, User};
 
@@ -122,7 +124,8 @@ fn accounts<'a>(files: Databases<'a>) -> impl Iterator<Item = Account<'a>> {
         .filter_map(|[name, _, uid, gid, _, home]| Some(Account { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home }))
 }
 
-/// The first six fields of each line, empty where there are fewer. A line of many costs no more than its bytes.
+/// The first six fields of each line, empty where there are fewer. A line of many costs no more
+/// than its bytes.
 fn entries(text: &str) -> impl Iterator<Item = [&str; 6]> {
     text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(|line| {
         let mut fields = line.split(':');

@@ -1,7 +1,9 @@
-//! Users of a sandbox's own: a user namespace, and the sandbox's other namespaces inside of it. Root of its containers is nobody on the node.
+//! Users of a sandbox's own: a user namespace, and the sandbox's other namespaces inside of it.
+//! Root of its containers is nobody on the node.
 //!
-//! Only a process with one thread can make a user namespace, and only another one with the privilege can map its ids. [`start`], which
-//! runs as `everynode-users`, makes the namespaces step by step; [`pin`] maps the ids, keeps the namespaces by bind mounts, and lets it go.
+//! Only a process with one thread can make a user namespace, and only another one with the
+//! privilege can map its ids. [`start`], which runs as `everynode-users`, makes the namespaces step
+//! by step; [`pin`] maps the ids, keeps the namespaces by bind mounts, and lets it go.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -98,7 +100,8 @@ fn map(pid: u32, users: UserNamespace) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether this kernel can do it, and the file systems below these folders can show their files to other users. An error says what is missing.
+/// Whether this kernel can do it, and the file systems below these folders can show their files to
+/// other users. An error says what is missing.
 pub fn check(state: &Path, folders: &[&Path], program: &Path) -> io::Result<()> {
     /// As good as any: nothing is made with it.
     const SOME: UserNamespace = UserNamespace { first: 65_536, length: 65_536 };

@@ -1,4 +1,5 @@
-//! Following shims: what an agent finds when it starts, and what it does when a shim ends, with or without having written down why.
+//! Following shims: what an agent finds when it starts, and what it does when a shim ends, with or
+//! without having written down why.
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
@@ -69,7 +70,8 @@ impl Runtime {
         });
     }
 
-    /// Waits until the shim says that its container runs, then watches it to its end in the background.
+    /// Waits until the shim says that its container runs, then watches it to its end in the
+    /// background.
     pub(super) async fn follow(&self, container: &Container) -> Result<()> {
         let dir = self.shared.layout.container(&container.record.id);
         let (stream, started) = blocking(move || watch(&dir)).await?;
@@ -87,7 +89,8 @@ impl Runtime {
         Ok(())
     }
 
-    /// The shim is gone. If it did not tell how the container ended, nobody knows, and nothing of it may go on unwatched.
+    /// The shim is gone. If it did not tell how the container ended, nobody knows, and nothing of
+    /// it may go on unwatched.
     pub(super) async fn bury(&self, container: &Container) {
         let (dir, record) = (self.shared.layout.container(&container.record.id), Arc::clone(&container.record));
         let exit = blocking(move || Ok(exit_of(&dir, &record))).await.unwrap_or_else(|_| unknown());
@@ -188,7 +191,8 @@ fn find_containers(layout: &Layout) -> Result<Vec<Container>> {
 fn find_container(dir: &ContainerDir) -> Found {
     let Ok(Some(record)) = record::read::<ContainerRecord>(&dir.record()) else { return Found::Rubbish };
     let started: Option<StartRecord> = record::read(&dir.started()).ok().flatten();
-    // Alive is asked first: a shim writes the exit before it ends, so one that is dead has written what it ever will.
+    // Alive is asked first: a shim writes the exit before it ends, so one that is dead has written
+    // what it ever will.
     let phase = if is_alive(dir) {
         Phase::Starting
     } else if dir.begun().exists() || dir.exit().exists() {
@@ -209,8 +213,8 @@ fn ids(dir: &Path) -> Result<Vec<String>> {
     Ok(ids)
 }
 
-/// Helpers run inside containers for a moment, where `/proc/self/exe` leads to the program itself: through a read-only mount nobody can
-/// write to it there. Falls back to the program as it is.
+/// Helpers run inside containers for a moment, where `/proc/self/exe` leads to the program itself:
+/// through a read-only mount nobody can write to it there. Falls back to the program as it is.
 pub(super) fn protect_helper(layout: &Layout, program: &Path) -> PathBuf {
     let path = layout.helper();
     let protect = || -> std::io::Result<()> {

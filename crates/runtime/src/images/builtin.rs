@@ -1,6 +1,7 @@
 //! The built-in image: this program itself, for pods that need only what it brings along.
 //!
-//! Its layer is no archive: it is named by a digest of the program's identity and of the recipe below instead of a diff id.
+//! Its layer is no archive: it is named by a digest of the program's identity and of the recipe
+//! below instead of a diff id.
 
 use std::fs;
 use std::io;
@@ -25,7 +26,8 @@ pub struct Builtin<'a> {
     /// `everynode.dev/agent:builtin`.
     pub name: &'a str,
     pub program: &'a Path,
-    /// What a program that is not static needs: its libraries and its loader. They are found in /lib and /lib64.
+    /// What a program that is not static needs: its libraries and its loader. They are found in
+    /// /lib and /lib64.
     pub libraries: &'a [PathBuf],
     pub version: &'a str,
     /// Names in /bin that lead to the program; it looks at the name that it was started by.
@@ -33,7 +35,8 @@ pub struct Builtin<'a> {
 }
 
 impl Store {
-    /// Makes the image unless it is here; one of an older program loses the name, and goes if nobody holds it. Answers the id.
+    /// Makes the image unless it is here; one of an older program loses the name, and goes if
+    /// nobody holds it. Answers the id.
     pub fn add_builtin(&self, builtin: &Builtin<'_>) -> Result<Digest> {
         let name = reference::parse(builtin.name)?.canonical();
         let before = self.status(&name)?.map(|image| image.id);
@@ -98,7 +101,8 @@ fn config(layer: &Digest, version: &str) -> Vec<u8> {
     serde_json::to_vec(&config).expect("strings always become JSON")
 }
 
-/// A copy, not a hard link: who writes a new program over the old one must not change what containers run from.
+/// A copy, not a hard link: who writes a new program over the old one must not change what
+/// containers run from.
 fn fill(root: &Path, builtin: &Builtin<'_>) -> io::Result<()> {
     for (name, mode) in [("", 0o755), ("bin", 0o755), ("lib", 0o755), ("etc", 0o755), ("tmp", 0o1777)] {
         let path = root.join(name);

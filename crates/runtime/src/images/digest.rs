@@ -1,6 +1,7 @@
 //! Digests: the names that content has by what it is.
 //!
-//! Only SHA-256 is taken: registries know nothing else in practice, and one algorithm keeps one name per content.
+//! Only SHA-256 is taken: registries know nothing else in practice, and one algorithm keeps one
+//! name per content.
 
 use std::fmt;
 use std::io::{self, Read};

@@ -1,4 +1,5 @@
-//! Files of the store: written whole or not at all, locked between processes, scratch directories that vanish.
+//! Files of the store: written whole or not at all, locked between processes, scratch directories
+//! that vanish.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -33,7 +34,8 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 /// Different for all processes and calls on this machine.
 pub fn unique() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    // Process numbers come again after a reboot, and are the same in different containers; the time tells those apart.
+    // Process numbers come again after a reboot, and are the same in different containers; the time
+    // tells those apart.
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
     format!("{}-{time:x}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
@@ -76,7 +78,8 @@ pub struct Lock {
 }
 
 impl Drop for Lock {
-    /// Closing is not enough: a process that was just forked has the file open too, until it runs its program.
+    /// Closing is not enough: a process that was just forked has the file open too, until it runs
+    /// its program.
     fn drop(&mut self) {
         let _ = self.file.unlock();
     }
@@ -113,7 +116,8 @@ pub fn try_lock_file(file: &File, path: &Path) -> Result<bool> {
     }
 }
 
-/// Whether the path still leads to that open file: whoever held the lock before may have removed it.
+/// Whether the path still leads to that open file: whoever held the lock before may have removed
+/// it.
 pub fn is_same_file(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
         (Ok(open), Ok(named)) => open.ino() == named.ino() && open.dev() == named.dev(),
@@ -121,7 +125,8 @@ pub fn is_same_file(file: &File, path: &Path) -> bool {
     }
 }
 
-/// A directory to work in, removed when dropped. Its lock tells other processes that its maker lives.
+/// A directory to work in, removed when dropped. Its lock tells other processes that its maker
+/// lives.
 #[derive(Debug)]
 pub struct Scratch {
     parent: PathBuf,
@@ -131,7 +136,8 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// The caller holds the store's lock: between making and locking the directory nobody may clean up.
+    /// The caller holds the store's lock: between making and locking the directory nobody may clean
+    /// up.
     pub fn create(parent: &Path) -> Result<Scratch> {
         let name = unique();
         let path = parent.join(&name);
@@ -155,8 +161,9 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes what crashed processes left in the directory of scratch directories, and nothing else: a folder `tmp` may be somebody else's, too,
-/// when the store was put in an odd place. The caller holds the store's lock.
+/// Removes what crashed processes left in the directory of scratch directories, and nothing else: a
+/// folder `tmp` may be somebody else's, too, when the store was put in an odd place. The caller
+/// holds the store's lock.
 pub fn remove_abandoned(parent: &Path) -> Result<()> {
     for name in names_in(parent)?.into_iter().filter(|name| is_unique(name)) {
         let path = parent.join(&name);

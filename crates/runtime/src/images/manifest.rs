@@ -1,4 +1,5 @@
-//! Manifests, indexes and configurations, in Docker's format and OCI's: what is read of them, and which entry of an index is for this machine.
+//! Manifests, indexes and configurations, in Docker's format and OCI's: what is read of them, and
+//! which entry of an index is for this machine.
 //!
 //! Written by strangers: fields that are not needed are not looked at, missing ones are empty.
 
@@ -106,12 +107,14 @@ impl Platform {
         Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: variant.map(str::to_owned) }
     }
 
-    /// How well an image for `other` runs on this platform, the smaller the better; None when it does not.
+    /// How well an image for `other` runs on this platform, the smaller the better; None when it
+    /// does not.
     fn rank(&self, other: &Platform) -> Option<u32> {
         if other.os != self.os || other.architecture != self.architecture {
             return None;
         }
-        // An amd64 variant above v1 may use instructions that this processor lacks; all processors run the plain one.
+        // An amd64 variant above v1 may use instructions that this processor lacks; all processors
+        // run the plain one.
         let newest = if self.architecture == "amd64" { 1 } else { level(self.variant.as_deref()).unwrap_or(0) };
         match level(other.variant.as_deref()) {
             None => Some(if other.variant.is_none() { 50 } else { 100 }),
@@ -174,12 +177,14 @@ pub struct RunConfig {
     pub labels: Option<BTreeMap<String, serde::de::IgnoredAny>>,
 }
 
-/// Each volume is a folder and a mount of every container, and each layer one of the kernel's, which stacks 500 of them at most.
+/// Each volume is a folder and a mount of every container, and each layer one of the kernel's,
+/// which stacks 500 of them at most.
 const VOLUMES_MAX: usize = 1000;
 const LAYERS_MAX: usize = 500;
 /// Beyond any image's: some carry a few hundred labels.
 const NAMES_MAX: usize = 10_000;
-/// Arguments and variables of a program have 2 MiB together in Linux, and the pod's are added to the image's.
+/// Arguments and variables of a program have 2 MiB together in Linux, and the pod's are added to
+/// the image's.
 const WORDS_BYTES_MAX: usize = 1024 * 1024;
 
 impl ConfigFile {

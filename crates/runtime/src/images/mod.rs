@@ -1,7 +1,8 @@
 //! Images: pulled, loaded, stored, unpacked.
 //!
-//! [`Service`] is what the agent and the runtime talk to. [`store`] keeps images on the disk, [`pull`] brings them from registries,
-//! [`archive`] from files, `unpack` makes directories of layers. Nothing here decides which images are to be here.
+//! [`Service`] is what the agent and the runtime talk to. [`store`] keeps images on the disk,
+//! [`pull`] brings them from registries, [`archive`] from files, `unpack` makes directories of
+//! layers. Nothing here decides which images are to be here.
 
 pub mod archive;
 pub mod builtin;
@@ -31,7 +32,8 @@ pub use store::Store;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
     pub id: String,
-    /// Unpacked layers for overlayfs, the topmost first. Shared between containers and nodes: never written to.
+    /// Unpacked layers for overlayfs, the topmost first. Shared between containers and nodes: never
+    /// written to.
     pub layers: Vec<PathBuf>,
     pub entrypoint: Vec<String>,
     pub cmd: Vec<String>,
@@ -46,7 +48,8 @@ pub struct Content {
     pub volumes: Vec<String>,
 }
 
-/// Where the runtime finds what it runs. The store of this crate is the one in use; tests have smaller ones.
+/// Where the runtime finds what it runs. The store of this crate is the one in use; tests have
+/// smaller ones.
 pub trait Contents: Send + Sync {
     /// The image with that id, unpacked.
     fn content(&self, image_id: &str) -> crate::port::Result<Content>;

@@ -1,7 +1,8 @@
 //! Image names as users write them, read as Docker and the kubelet read them.
 //!
-//! `busybox` is `docker.io/library/busybox:latest`. The grammar is the one of github.com/distribution/reference; the texts of the errors
-//! are what users see with the reason InvalidImageName.
+//! `busybox` is `docker.io/library/busybox:latest`. The grammar is the one of
+//! github.com/distribution/reference; the texts of the errors are what users see with the reason
+//! InvalidImageName.
 
 use std::fmt;
 
@@ -111,7 +112,8 @@ fn parse_parts(name: &str) -> Result<Reference, Why> {
     }
 }
 
-/// The first component is a registry when it looks like a host; what is on Docker Hub without a namespace is an official image.
+/// The first component is a registry when it looks like a host; what is on Docker Hub without a
+/// namespace is an official image.
 fn split_registry(name: &str) -> (String, String) {
     let (registry, rest) = match name.split_once('/') {
         Some((first, rest)) if first == LEGACY_DEFAULT_REGISTRY => (DEFAULT_REGISTRY, rest),

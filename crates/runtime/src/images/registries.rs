@@ -10,14 +10,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Registries {
-    /// By the registry's name in references (`docker.io`): endpoints that are asked before it, in order, without credentials. An endpoint
-    /// is `https://host[:port]`, `http://host[:port]` or `host[:port]`.
+    /// By the registry's name in references (`docker.io`): endpoints that are asked before it, in
+    /// order, without credentials. An endpoint is `https://host[:port]`, `http://host[:port]` or
+    /// `host[:port]`.
     pub mirrors: BTreeMap<String, Vec<String>>,
-    /// Registries (`host[:port]`) that are spoken to without TLS. Those on the loopback interface always are.
+    /// Registries (`host[:port]`) that are spoken to without TLS. Those on the loopback interface
+    /// always are.
     pub insecure: Vec<String>,
     /// A connection that sends nothing for that long is given up.
     pub stall_seconds: u64,
-    /// Tries for a request that fails on the way or in the registry. A layer that makes progress is tried again that often each time.
+    /// Tries for a request that fails on the way or in the registry. A layer that makes progress is
+    /// tried again that often each time.
     pub attempts: u32,
     /// Waited before the second try, doubled before each one after.
     pub backoff_milliseconds: u64,

@@ -1,5 +1,6 @@
-//! Tells work on a thread of its own that its result is not wanted any more: the pod was deleted, or the node stops. Such a thread cannot be ended
-//! from outside; it looks at this between two blocks.
+//! Tells work on a thread of its own that its result is not wanted any more: the pod was deleted,
+//! or the node stops. Such a thread cannot be ended from outside; it looks at this between two
+//! blocks.
 
 use std::io;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! How much a tree takes on its file system. Containers make these trees: the walk is bounded in memory and open files, however deep they are,
-//! and nothing that is mounted in it is looked at: the server behind a mount may hang.
+//! How much a tree takes on its file system. Containers make these trees: the walk is bounded in
+//! memory and open files, however deep they are, and nothing that is mounted in it is looked at:
+//! the server behind a mount may hang.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -27,19 +28,22 @@ impl Measure {
 
 const BLOCK_BYTES: u64 = 512;
 
-/// Names of folders that wait to be read, and files with several names that are remembered; beyond that each name counts.
+/// Names of folders that wait to be read, and files with several names that are remembered; beyond
+/// that each name counts.
 const REMEMBERED_MAX: usize = 1_000_000;
 
 /// After so many entries the walk ends with the folder it is in: what was counted so far counts.
 const ENTRIES_MAX: usize = 5_000_000;
 
-/// Each file once, however many names it has. What is mounted below is not counted. What cannot be read counts nothing.
+/// Each file once, however many names it has. What is mounted below is not counted. What cannot be
+/// read counts nothing.
 pub fn measure(dir: &Path) -> Measure {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(dir, flags, Mode::empty()).map_or_else(|_| Measure::default(), |root| walk(&root, Path::new("")))
 }
 
-/// As [`measure`], of a folder in one that is the caller's: nothing when something is mounted there, or a link.
+/// As [`measure`], of a folder in one that is the caller's: nothing when something is mounted
+/// there, or a link.
 pub fn measure_in(folder: &Path, name: &OsStr) -> Measure {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(folder, flags, Mode::empty());
@@ -85,7 +89,8 @@ fn walk(root: &OwnedFd, top: &Path) -> Measure {
         match (level.waiting.pop(), &level.open) {
             (Some(name), Some(open)) => {
                 walk.waiting -= 1;
-                // Through no link and over no mount: a container may have put one there since its parent was read.
+                // Through no link and over no mount: a container may have put one there since its
+                // parent was read.
                 if let Found::Dir(open) = open_dir(open, Path::new(&name)) {
                     walk.enter(open);
                 }
@@ -125,7 +130,8 @@ impl Walk {
         }
     }
 
-    /// Back to the folder above. One that was moved away meanwhile is not found again, and what waits in it is passed over.
+    /// Back to the folder above. One that was moved away meanwhile is not found again, and what
+    /// waits in it is passed over.
     fn leave(&mut self) {
         let left = self.levels.pop();
         while let Some(level) = self.levels.last_mut().filter(|level| level.open.is_none()) {

@@ -1,11 +1,14 @@
 //! Trees of files: the one place of the program that removes them, and the one that measures them.
 //!
-//! Whoever removes a tree opens a [`Folder`] that it owns and names what is to go below it. Nothing leads out of that folder: no link is
-//! followed, `..` is refused, and no mount is crossed, not even a bind mount of the same file system (`openat2` with `RESOLVE_NO_XDEV` decides that for
-//! each folder at the moment it is opened). What is mounted below, and is known to belong there, is detached first ([`Folder::detach`]).
+//! Whoever removes a tree opens a [`Folder`] that it owns and names what is to go below it. Nothing
+//! leads out of that folder: no link is followed, `..` is refused, and no mount is crossed, not
+//! even a bind mount of the same file system (`openat2` with `RESOLVE_NO_XDEV` decides that for
+//! each folder at the moment it is opened). What is mounted below, and is known to belong there, is
+//! detached first ([`Folder::detach`]).
 //!
-//! Containers make the trees, so that depth, number and names are theirs: memory and open files are bounded whatever is found, and what cannot be
-//! removed is reported after the rest is gone. Needs Linux 5.6 or newer; an older kernel removes nothing.
+//! Containers make the trees, so that depth, number and names are theirs: memory and open files are
+//! bounded whatever is found, and what cannot be removed is reported after the rest is gone. Needs
+//! Linux 5.6 or newer; an older kernel removes nothing.
 
 mod measure;
 mod mounts;
@@ -118,7 +121,8 @@ impl Folder {
         removal.finish(&self.path)
     }
 
-    /// Detaches everything that is mounted at `below` or deeper. Mounts made by containers come here by propagation.
+    /// Detaches everything that is mounted at `below` or deeper. Mounts made by containers come
+    /// here by propagation.
     pub fn detach(&self, below: &Path) -> Result<(), Error> {
         let (parents, name) = self.split(below)?;
         mounts::detach(&self.fd, &self.path, &parents.join(name))
@@ -146,7 +150,8 @@ pub fn remove(folder: &Path, below: impl AsRef<Path>) -> Result<(), Error> {
     }
 }
 
-/// Detaches what is mounted at `below` or deeper, then removes it: for trees whose mounts are all the caller's.
+/// Detaches what is mounted at `below` or deeper, then removes it: for trees whose mounts are all
+/// the caller's.
 pub fn detach_and_remove(folder: &Path, below: impl AsRef<Path>) -> Result<(), Error> {
     match Folder::open(folder)? {
         Some(folder) => folder.detach(below.as_ref()).and_then(|()| folder.remove(below.as_ref())),
@@ -154,7 +159,8 @@ pub fn detach_and_remove(folder: &Path, below: impl AsRef<Path>) -> Result<(), E
     }
 }
 
-/// Removes one entry of an open folder, and everything below it; `path` is the entry's, for messages.
+/// Removes one entry of an open folder, and everything below it; `path` is the entry's, for
+/// messages.
 pub(crate) fn remove_entry(folder: &OwnedFd, path: &Path, name: &OsStr) -> Result<(), Error> {
     let folder_path = path.parent().unwrap_or(Path::new("")).to_owned();
     let mut removal = Removal::new(folder, folder_path.clone());

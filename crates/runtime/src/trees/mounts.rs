@@ -1,6 +1,7 @@
 //! What is mounted below a folder, and detaching it.
 //!
-//! The kernel's list of mounts is read again after each round: what a mount covered shows then, and whether anything is left.
+//! The kernel's list of mounts is read again after each round: what a mount covered shows then, and
+//! whether anything is left.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -20,7 +21,8 @@ const ROUNDS_MAX: usize = 16;
 
 /// Detaches everything at `below` in the folder, and deeper.
 ///
-/// The outermost mounts go first: what is inside them goes with them, and no name is looked up inside a file system whose server may hang.
+/// The outermost mounts go first: what is inside them goes with them, and no name is looked up
+/// inside a file system whose server may hang.
 pub fn detach(folder: &OwnedFd, path: &Path, below: &Path) -> Result<(), Error> {
     let real = std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).map_err(Error::Mounts)?;
     let top = real.join(below);
@@ -40,7 +42,8 @@ pub fn detach(folder: &OwnedFd, path: &Path, below: &Path) -> Result<(), Error> 
     }
 }
 
-/// By way of its parent, opened without following links: a container could have put one there since the mounts were listed.
+/// By way of its parent, opened without following links: a container could have put one there since
+/// the mounts were listed.
 fn detach_one(folder: &OwnedFd, inside: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (inside.parent(), inside.file_name()) else { return Ok(()) };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };

@@ -1,5 +1,6 @@
-//! Removing one tree: down into a folder, up when it is empty. What is too deep is moved up to the top of the tree first, so that few folders are
-//! open at a time, however deep a container has built.
+//! Removing one tree: down into a folder, up when it is empty. What is too deep is moved up to the
+//! top of the tree first, so that few folders are open at a time, however deep a container has
+//! built.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -18,7 +19,8 @@ const DEPTH_MAX: usize = 48;
 /// A folder in which entries appear while it is emptied is read again this often.
 const PASSES_MAX: u32 = 64;
 
-/// What is too deep is moved up this often: trees of 50 million levels. More is a process that builds while we remove.
+/// What is too deep is moved up this often: trees of 50 million levels. More is a process that
+/// builds while we remove.
 const MOVES_MAX: u64 = 1 << 20;
 
 /// Names that are tried for what is moved up.
@@ -39,7 +41,8 @@ pub enum Found {
     Error(Errno),
 }
 
-/// Opens a folder below another one: through no link, over no mount. An empty path is the folder itself.
+/// Opens a folder below another one: through no link, over no mount. An empty path is the folder
+/// itself.
 pub fn open_dir(parent: impl AsFd, path: &Path) -> Found {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -140,7 +143,8 @@ impl<'a> Removal<'a> {
             match rustix::fs::unlinkat(self.here(), name, AtFlags::empty()) {
                 Ok(()) => return self.progress(),
                 Err(Errno::NOENT) => return,
-                // A folder after all. (PERM is what POSIX wants for folders, and what immutable files get.)
+                // A folder after all. (PERM is what POSIX wants for folders, and what immutable
+                // files get.)
                 Err(Errno::ISDIR | Errno::PERM) => {}
                 Err(error) => return self.note_busy(name, error),
             }
@@ -169,7 +173,8 @@ impl<'a> Removal<'a> {
         }
     }
 
-    /// From the deepest folder that is open to the one on top, which is read again when all below it is done.
+    /// From the deepest folder that is open to the one on top, which is read again when all below
+    /// it is done.
     fn move_up(&mut self, name: &OsStr) {
         if self.moves >= MOVES_MAX {
             return self.note(Some(name), "it is too deep");
@@ -196,7 +201,8 @@ impl<'a> Removal<'a> {
         }
     }
 
-    /// Everything that was listed is done: the folder goes, or is read again if something came meanwhile.
+    /// Everything that was listed is done: the folder goes, or is read again if something came
+    /// meanwhile.
     fn end_folder(&mut self) {
         let Some(frame) = self.frames.pop() else { return };
         let result = rustix::fs::unlinkat(self.here(), &frame.name, AtFlags::REMOVEDIR);

@@ -1,4 +1,5 @@
-//! Trees as containers might leave them: deep, wide, full of links and mounts, and changing while they are removed.
+//! Trees as containers might leave them: deep, wide, full of links and mounts, and changing while
+//! they are removed.
 
 use std::ffi::CString;
 use std::fs;
@@ -264,8 +265,8 @@ fn a_tree_that_changes_all_the_time_never_leads_outside() {
     world.assert_outside_is_whole();
 }
 
-/// What is mounted is not even looked at: a server that does not answer would hold up the caller. A bind mount of the same file system has
-/// the same device as the folder around it.
+/// What is mounted is not even looked at: a server that does not answer would hold up the caller. A
+/// bind mount of the same file system has the same device as the folder around it.
 #[test]
 fn folders_with_many_deep_ones_are_measured_whole() {
     let world = World::new();

@@ -1,5 +1,6 @@
-//! A containerd of its own for each test: configuration, directories, socket, network, cgroup. Cleans up after itself, also when the test
-//! fails: first the sandboxes, then containerd and whatever shims are left, each by its pid.
+//! A containerd of its own for each test: configuration, directories, socket, network, cgroup.
+//! Cleans up after itself, also when the test fails: first the sandboxes, then containerd and
+//! whatever shims are left, each by its pid.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -210,7 +211,8 @@ fn unmount_all(prefix: &str) {
 }
 
 fn terminate(containerd: &mut Child) {
-    // SAFETY: kill takes two numbers and touches no memory; the child was not waited for yet, so the pid is its own.
+    // SAFETY: kill takes two numbers and touches no memory; the child was not waited for yet, so
+    // the pid is its own.
     unsafe { libc::kill(containerd.id() as i32, libc::SIGTERM) };
     let until = Instant::now() + Duration::from_secs(10);
     while Instant::now() < until && matches!(containerd.try_wait(), Ok(None)) {

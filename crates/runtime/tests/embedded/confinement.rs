@@ -41,7 +41,8 @@ async fn the_defaults() {
     ] {
         assert_eq!(status[name], value, "{name}");
     }
-    // Where the kernel shows its memory in /proc there is a link to it, which leads to a masked file.
+    // Where the kernel shows its memory in /proc there is a link to it, which leads to a masked
+    // file.
     let devices = left.lines().last().unwrap().trim().replace("kcore ", "");
     assert_eq!(devices, "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero");
     let mut unmasked = node
@@ -146,7 +147,8 @@ async fn seccomp_filters() {
         node.runtime.remove_container(&id).await.unwrap();
     }
     let profile = node.place.dir.path().join("profile.json");
-    // Whatever a profile lets through, forbids or pretends: what was dropped stays dropped, also from commands.
+    // Whatever a profile lets through, forbids or pretends: what was dropped stays dropped, also
+    // from commands.
     let allow = r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#;
     let pretend =
         r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["capset","prctl","capget"],"action":"SCMP_ACT_ERRNO","errnoRet":0}]}"#;
@@ -310,7 +312,8 @@ async fn image_volumes() {
     assert!(node.create(&config).await.unwrap_err().to_string().contains("image \"missing\" not found"));
 }
 
-/// A pod could have its folders made in what it may only read: in hostPaths that are read-only, and in the layers of images.
+/// A pod could have its folders made in what it may only read: in hostPaths that are read-only, and
+/// in the layers of images.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_made_behind_a_read_only_mount() {
     let Some(node) = Node::new().await else { return };

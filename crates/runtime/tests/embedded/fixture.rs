@@ -1,4 +1,5 @@
-//! A node of its own for each test: directories, cgroup, image, network. Cleans up after itself, also when the test fails.
+//! A node of its own for each test: directories, cgroup, image, network. Cleans up after itself,
+//! also when the test fails.
 
 use std::fs;
 use std::net::IpAddr;

@@ -10,7 +10,8 @@ use crate::fixture::Node;
 async fn exit_codes_and_reasons() {
     let Some(node) = Node::new().await else { return };
     for (script, code, reason) in [("true", 0, "Completed"), ("exit 3", 3, "Error"), ("kill -9 $$; sleep 5", 137, "Error")] {
-        // The first process of a namespace cannot kill itself, so that one ends by another's signal.
+        // The first process of a namespace cannot kill itself, so that one ends by another's
+        // signal.
         let left = if code == 137 {
             let id = node.start(&node.script("sleep 60")).await;
             node.runtime.stop_container(&id, Duration::ZERO).await.unwrap();

@@ -1,4 +1,5 @@
-//! The embedded runtime on a real kernel. Needs root, namespaces and a static busybox; says so and passes when it has none of these.
+//! The embedded runtime on a real kernel. Needs root, namespaces and a static busybox; says so and
+//! passes when it has none of these.
 
 mod confinement;
 mod fixture;

@@ -76,7 +76,8 @@ async fn halves_are_cleared_away() {
     assert!(place.dir.path().join("root/containers/of-somebody-else").exists());
 }
 
-/// The agent of this test is a process of its own: this test program again, with a variable that makes this function the agent.
+/// The agent of this test is a process of its own: this test program again, with a variable that
+/// makes this function the agent.
 #[test]
 fn an_agent_that_is_killed_leaves_everything_running() {
     const PLACE: &str = "EVERYNODE_TEST_AGENT";

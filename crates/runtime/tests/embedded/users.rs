@@ -1,4 +1,5 @@
-//! Sandboxes with users of their own: root inside is nobody on the node, and what it sees and makes is still its own.
+//! Sandboxes with users of their own: root inside is nobody on the node, and what it sees and makes
+//! is still its own.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};

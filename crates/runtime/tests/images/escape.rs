@@ -98,7 +98,8 @@ fn headers_do_not_fill_the_memory() {
     unpack(&node(), layer).unwrap();
 }
 
-/// Ten kilobytes may stand for any number of bytes: a hole stays one, and what could not fit is refused before it is written.
+/// Ten kilobytes may stand for any number of bytes: a hole stays one, and what could not fit is
+/// refused before it is written.
 #[test]
 fn holes_stay_holes_and_are_counted() {
     let sparse = |real_size: u64| {

@@ -169,7 +169,8 @@ async fn pulls_at_once_share_downloads() {
     assert!(proxy.bytes() < size + size / 4, "{} bytes came for {size}", proxy.bytes());
 }
 
-/// A registry that answers requests other than `/v2/` with these, one after the other, the last for ever.
+/// A registry that answers requests other than `/v2/` with these, one after the other, the last for
+/// ever.
 fn scripted(answers: Vec<(&'static str, &'static str)>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -262,7 +263,8 @@ async fn a_full_disk_is_named_and_nothing_breaks() {
 
 #[test]
 fn proxies_do_not_matter_on_the_loopback_interface() {
-    // The environment is read when a client is made, and must not be changed in a process with threads: another one does it.
+    // The environment is read when a client is made, and must not be changed in a process with
+    // threads: another one does it.
     let program = std::env::current_exe().unwrap();
     let mut command = std::process::Command::new(program);
     for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {

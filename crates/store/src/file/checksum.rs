@@ -1,4 +1,5 @@
-//! Checksums of format 2: one for each record, one over the numbers of the store, and a sum over all records that tells when one is missing or old.
+//! Checksums of format 2: one for each record, one over the numbers of the store, and a sum over
+//! all records that tells when one is missing or old.
 
 use std::hash::Hasher as _;
 
@@ -25,8 +26,8 @@ pub(super) fn numbers(numbers: &[u64]) -> u64 {
     XxHash3_64::oneshot(&bytes)
 }
 
-/// Over all records: how many there are, and their contents added up. A page that is older than the others holds good records that are not the
-/// current ones; only all together tell.
+/// Over all records: how many there are, and their contents added up. A page that is older than the
+/// others holds good records that are not the current ones; only all together tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sum {
     pub(super) records: u64,

@@ -17,8 +17,8 @@ pub(super) const FORMAT: u64 = 2;
 /// The first one, without checksums. It is read, and brought to the current one.
 const FORMAT_WITHOUT_CHECKSUMS: u64 = 1;
 
-/// Numbers about the whole store. This table, its types and `format` in it stay as they are in all future formats, so
-/// that every program can tell which format it meets.
+/// Numbers about the whole store. This table, its types and `format` in it stay as they are in all
+/// future formats, so that every program can tell which format it meets.
 const META: TableDefinition<&str, u64> = TableDefinition::new("everynode.meta");
 const META_FORMAT: &str = "format";
 const META_REVISION: &str = "revision";
@@ -29,7 +29,8 @@ const META_CHECKSUM: &str = "checksum";
 /// The current objects: key to header and value.
 const OBJECTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("everynode.objects");
 
-/// Revision of creation, then of the last change, then the checksum, each as 8 bytes, little endian.
+/// Revision of creation, then of the last change, then the checksum, each as 8 bytes, little
+/// endian.
 const HEADER_BYTES: usize = 24;
 
 /// The header of format 1: without the checksum.

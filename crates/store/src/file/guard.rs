@@ -1,4 +1,5 @@
-//! Reading what may be damaged: redb takes its own pages for true, and panics where they contradict each other.
+//! Reading what may be damaged: redb takes its own pages for true, and panics where they contradict
+//! each other.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};

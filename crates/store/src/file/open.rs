@@ -14,8 +14,8 @@ use super::held_back::HeldBack;
 use crate::OpenError;
 use crate::objects::Objects;
 
-/// redb caches pages to answer reads; ours come from memory, so it only needs the upper levels of its trees and the
-/// pages one group of commits changes (a tenth of this).
+/// redb caches pages to answer reads; ours come from memory, so it only needs the upper levels of
+/// its trees and the pages one group of commits changes (a tenth of this).
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
 /// An open file, and everything that it holds.
@@ -33,7 +33,8 @@ pub(super) fn open_path(path: &Path) -> Result<Opened, OpenError> {
     }
 }
 
-/// Opens or makes a store in any storage. The path is for messages. Everything is read and checked before anything is written.
+/// Opens or makes a store in any storage. The path is for messages. Everything is read and checked
+/// before anything is written.
 pub(super) fn open_storage(path: &Path, storage: Box<dyn StorageBackend>) -> Result<Opened, OpenError> {
     let empty = storage.len().map_err(|source| OpenError::Io { path: path.to_owned(), operation: "read the length of", source })? == 0;
     let (held_back, release) = HeldBack::new(storage);
@@ -60,7 +61,8 @@ pub(super) fn database(path: &Path, storage: impl StorageBackend) -> Result<Data
     Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage).map_err(|error| database_error(path, error))
 }
 
-/// Checks the pages of the container: one that is wrongly taken for free would be overwritten later.
+/// Checks the pages of the container: one that is wrongly taken for free would be overwritten
+/// later.
 pub(super) fn check_pages(mut database: Database, path: &Path) -> Result<Database, OpenError> {
     match database.check_integrity() {
         Ok(true) => Ok(database),
@@ -73,7 +75,8 @@ fn write_error(path: &Path, source: redb::Error) -> OpenError {
     OpenError::Disk { path: path.to_owned(), operation: "write to", source: Box::new(source) }
 }
 
-/// The file at this path, unless there is none. An empty one was cut off: a new store is complete when it gets its name.
+/// The file at this path, unless there is none. An empty one was cut off: a new store is complete
+/// when it gets its name.
 pub(super) fn find(path: &Path) -> Result<Option<File>, OpenError> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
@@ -98,7 +101,8 @@ fn open_file(path: &Path, file: File) -> Result<Opened, OpenError> {
     open_storage(path, Box::new(storage))
 }
 
-/// Makes the store under another name first: a crash on the way leaves nothing at `path`, never half a store.
+/// Makes the store under another name first: a crash on the way leaves nothing at `path`, never
+/// half a store.
 fn create(path: &Path) -> Result<Opened, OpenError> {
     let directory = directory_of(path);
     if !directory.is_dir() {
@@ -113,8 +117,8 @@ fn create(path: &Path) -> Result<Opened, OpenError> {
         }
         Err(TryLockError::Error(error)) => return Err(io_error(&new_path, "lock", error)),
     }
-    // Whoever held the lock before may have finished: then what we hold is the store, under its name already, or a
-    // second new file that nobody wants.
+    // Whoever held the lock before may have finished: then what we hold is the store, under its
+    // name already, or a second new file that nobody wants.
     if let Some(file) = find(path)? {
         return open_file(path, file);
     }
@@ -137,7 +141,8 @@ pub(super) fn open_new(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Without this a power cut may lose the name of the file, and with it every commit acknowledged in it.
+/// Without this a power cut may lose the name of the file, and with it every commit acknowledged in
+/// it.
 pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }

@@ -14,11 +14,13 @@ use crate::sequencer::{Decision, Sequencer};
 use crate::watch::Batch;
 use crate::{Commit, CommitError, Revision, StoreError, Txn, Write};
 
-/// Commits the writer takes into one transaction on disk. Bounds how long the first of a group waits for the last.
+/// Commits the writer takes into one transaction on disk. Bounds how long the first of a group
+/// waits for the last.
 const GROUP_COMMITS_MAX: usize = 2_048;
 /// The same bound for large objects.
 const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// What a waiting commit costs beside its keys and values, so that the bound on bytes bounds the number too.
+/// What a waiting commit costs beside its keys and values, so that the bound on bytes bounds the
+/// number too.
 const PENDING_OVERHEAD_BYTES: usize = 256;
 
 /// An answer to give, in order, and what must be durable before.
@@ -88,7 +90,8 @@ impl Queue {
         }
     }
 
-    /// Decides the transaction and queues its answer, unless the answer needs nothing from the disk.
+    /// Decides the transaction and queues its answer, unless the answer needs nothing from the
+    /// disk.
     pub(super) fn commit(&self, published: &Published, txn: Txn) -> Commit {
         let bytes = PENDING_OVERHEAD_BYTES + bytes_of(&txn);
         let mut state = lock(&self.state);
@@ -119,7 +122,8 @@ impl Queue {
         commit
     }
 
-    /// To be called before the answers are given, so that whoever got one finds its bytes free again.
+    /// To be called before the answers are given, so that whoever got one finds its bytes free
+    /// again.
     pub(super) fn strike_off(&self, done: Done) {
         let mut state = lock(&self.state);
         state.bytes -= done.bytes;
@@ -157,7 +161,8 @@ impl Queue {
 
     /// No commit will follow; lets the writer finish what waits.
     pub(super) fn close(&self) {
-        // A poisoned lock means the writer is gone already, and panicking while closing would only hide why.
+        // A poisoned lock means the writer is gone already, and panicking while closing would only
+        // hide why.
         if let Ok(mut state) = self.state.lock() {
             if matches!(state.phase, Phase::Open) {
                 state.phase = Phase::Closing;

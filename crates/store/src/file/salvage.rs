@@ -1,4 +1,5 @@
-//! What a file still holds, whatever happened to it: for checking, exporting and repairing. Nothing here writes to the file itself.
+//! What a file still holds, whatever happened to it: for checking, exporting and repairing. Nothing
+//! here writes to the file itself.
 
 use std::fs;
 use std::ops::Bound;
@@ -39,7 +40,8 @@ pub struct Repaired {
     pub kept_as: PathBuf,
 }
 
-/// Reads everything that can be read and checks it. Fails when nothing can, or when the file is in use or none of ours.
+/// Reads everything that can be read and checks it. Fails when nothing can, or when the file is in
+/// use or none of ours.
 pub fn survey(path: &Path) -> Result<Survey, OpenError> {
     let mut survey = Survey { revision: Revision(0), records: Vec::new(), problems: Vec::new() };
     match guarded(|| open_held_back(path).and_then(|database| Ok((format::check(&database, path)?, database)))) {
@@ -63,7 +65,8 @@ pub fn survey(path: &Path) -> Result<Survey, OpenError> {
     Ok(survey)
 }
 
-/// What the pages of a file hold whose index cannot be read. `error` says why not; it is what comes of it when there are no records.
+/// What the pages of a file hold whose index cannot be read. `error` says why not; it is what comes
+/// of it when there are no records.
 fn scanned(path: &Path, error: OpenError) -> Result<Survey, OpenError> {
     let reason = match &error {
         OpenError::Damaged { reason, .. } | OpenError::NotOurs { reason, .. } => reason.clone(),
@@ -76,7 +79,8 @@ fn scanned(path: &Path, error: OpenError) -> Result<Survey, OpenError> {
     Ok(Survey { revision: latest, records, problems: vec![format!("{reason}: {found}")] })
 }
 
-/// Writes what can be read of a damaged file to a new one in its place, and keeps the damaged one beside it. None: nothing is damaged.
+/// Writes what can be read of a damaged file to a new one in its place, and keeps the damaged one
+/// beside it. None: nothing is damaged.
 pub fn repair(path: &Path) -> Result<Option<Repaired>, OpenError> {
     let survey = survey(path)?;
     if survey.problems.is_empty() {

@@ -1,8 +1,9 @@
-//! The records of a file whose index cannot be read, found page by page: every record has a checksum of its own, so that what looks like one
-//! and is none is told apart.
+//! The records of a file whose index cannot be read, found page by page: every record has a
+//! checksum of its own, so that what looks like one and is none is told apart.
 //!
-//! redb's leaf pages (its docs/design.md): the byte 1, a byte, the number of pairs as u16, where each key ends and where each value ends as u32
-//! from the beginning of the page, the keys, the values; all little endian. A page begins at a multiple of 4 KiB and may be longer than that.
+//! redb's leaf pages (its docs/design.md): the byte 1, a byte, the number of pairs as u16, where
+//! each key ends and where each value ends as u32 from the beginning of the page, the keys, the
+//! values; all little endian. A page begins at a multiple of 4 KiB and may be longer than that.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +16,12 @@ use crate::{Entry, Revision};
 const PAGE_BYTES: usize = 4096;
 const LEAF: u8 = 1;
 
-/// What looks like records is checked up to so many times the file's length: a file that is made to look like more must end, too.
+/// What looks like records is checked up to so many times the file's length: a file that is made to
+/// look like more must end, too.
 const CHECKED_TIMES_MAX: usize = 16;
 
-/// The newest record of each key. What was deleted may be among them, as long as its page was not used again.
+/// The newest record of each key. What was deleted may be among them, as long as its page was not
+/// used again.
 pub(super) fn records(file: &[u8]) -> BTreeMap<Bytes, Entry> {
     // No revision is too high without the store's own numbers.
     let meta = Meta { format: format::FORMAT, revision: Revision(u64::MAX), sum: Sum::default() };

@@ -39,7 +39,8 @@ impl Writer {
     fn write_groups(&mut self) -> Result<(), StoreError> {
         while let Some(mut group) = self.queue.next_group() {
             if let Err(error) = self.write(&group) {
-                // Readers learn of it before any committer does, so that nobody who was told can still read.
+                // Readers learn of it before any committer does, so that nobody who was told can
+                // still read.
                 self.fail(&error);
                 group.into_iter().for_each(|pending| refuse(pending, &error));
                 return Err(error);

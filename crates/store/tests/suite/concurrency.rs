@@ -1,4 +1,5 @@
-//! Writers, watchers and a compactor at once; afterwards the six promises are judged against what was committed.
+//! Writers, watchers and a compactor at once; afterwards the six promises are judged against what
+//! was committed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -148,7 +149,8 @@ fn check(store: Store, seed: u64) {
             })
             .collect();
         let written: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
-        // Before anything is asserted: the others run until they are told to stop, and a panic here waits for them.
+        // Before anything is asserted: the others run until they are told to stop, and a panic here
+        // waits for them.
         stop.store(true, Ordering::Relaxed);
         drop(store);
         compactor.join().expect("the compactor does not panic");
@@ -161,7 +163,8 @@ fn check(store: Store, seed: u64) {
 /// Replays the commits in revision order: each must succeed in the model and get the same revision.
 fn judge_all(mut log: Vec<(Committed, Txn)>, diaries: &[Diary], seed: u64) {
     log.sort_by_key(|(committed, _)| committed.revision);
-    // All deletions here show a last state, so a transaction had no effect when it has no value to answer with.
+    // All deletions here show a last state, so a transaction had no effect when it has no value to
+    // answer with.
     let (effective, without_effect): (Vec<_>, Vec<_>) =
         log.into_iter().partition(|(committed, _)| committed.values.iter().any(Option::is_some));
     let mut model = Model::unbounded();

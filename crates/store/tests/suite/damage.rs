@@ -1,4 +1,5 @@
-//! Files whose bytes changed: they open with every record as it was, or are refused and stay as they are. Nothing in between, and no panic.
+//! Files whose bytes changed: they open with every record as it was, or are refused and stay as
+//! they are. Nothing in between, and no panic.
 
 use std::fs;
 use std::path::Path;
@@ -14,8 +15,9 @@ const DAMAGES: u64 = 60;
 
 type Content = (Revision, Vec<(Bytes, Entry)>);
 
-/// A store after some life, closed or as a kill leaves it; and what it may hold: after a kill the last commit may be one that was never
-/// acknowledged, so one that is damaged is left out, as redb cannot tell them apart.
+/// A store after some life, closed or as a kill leaves it; and what it may hold: after a kill the
+/// last commit may be one that was never acknowledged, so one that is damaged is left out, as redb
+/// cannot tell them apart.
 fn lived(path: &Path, is_closed: bool) -> (Vec<u8>, Vec<Content>) {
     let store = file::open(path, Options::default()).expect("creates");
     for round in 0..4u32 {
@@ -115,7 +117,8 @@ fn damaged_files_open_whole_or_are_refused_and_untouched() {
     println!("{damages} damaged files: {opened} opened whole, {refused} refused, {salvaged} of these repaired");
 }
 
-/// What a repair keeps is as it was, the damaged file stays, and the repaired one opens. False: nothing could be read.
+/// What a repair keeps is as it was, the damaged file stays, and the repaired one opens. False:
+/// nothing could be read.
 fn check_repair(path: &Path, bytes: &[u8], expected: &[Content], what: &str) -> bool {
     let Ok(Some(repaired)) = file::repair(path) else {
         assert!(fs::read(path).expect("reads") == bytes, "{what}: not repaired and changed");
@@ -126,13 +129,15 @@ fn check_repair(path: &Path, bytes: &[u8], expected: &[Content], what: &str) -> 
     let store = file::open(path, Options::default()).unwrap_or_else(|error| panic!("{what}: the repaired file: {error}"));
     let (_, entries) = content(&store);
     assert!(!repaired.survey.problems.is_empty() && entries == repaired.survey.records, "{what}");
-    // An old page in the place of a newer one brings back what was true once: it is one of the four values that the key had.
+    // An old page in the place of a newer one brings back what was true once: it is one of the four
+    // values that the key had.
     let is_written = |entry: &(Bytes, Entry)| expected[0].1.contains(entry) || entry.1.value.iter().skip(1).all(|&byte| byte == b'x');
     assert!(entries.iter().all(is_written), "{what}: a record is not what was written");
     true
 }
 
-/// Of a store that was killed, one page that held the root of the index lost everything; every record can be told by its own checksum.
+/// Of a store that was killed, one page that held the root of the index lost everything; every
+/// record can be told by its own checksum.
 #[test]
 fn a_page_that_is_lost_loses_what_was_on_it() {
     let place = tempfile::tempdir().expect("a place for files");

@@ -1,4 +1,5 @@
-//! A disk in memory that can fail, can hold syncs back, and keeps a journal from which power cuts are made.
+//! A disk in memory that can fail, can hold syncs back, and keeps a journal from which power cuts
+//! are made.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -32,7 +33,8 @@ pub enum Operation {
     Sync,
 }
 
-/// Changing operations from number `from` (exclusive of `until`) fail, counted from when the fault was set.
+/// Changing operations from number `from` (exclusive of `until`) fail, counted from when the fault
+/// was set.
 #[derive(Copy, Clone, Debug)]
 pub struct Fault {
     pub from: u64,
@@ -84,7 +86,8 @@ impl Disk {
         self.state().journal.take().unwrap_or_default()
     }
 
-    /// Lets no sync finish until the guard is dropped, also by a failing test: a store that closes waits for its syncs.
+    /// Lets no sync finish until the guard is dropped, also by a failing test: a store that closes
+    /// waits for its syncs.
     #[must_use]
     pub fn hold_syncs(&self) -> SyncsHeld {
         self.state().syncs_held = true;

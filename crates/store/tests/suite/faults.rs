@@ -36,7 +36,8 @@ fn check_refuses_everything(store: &dyn Backend) {
     assert!(matches!(commit, Err(CommitError::Failed(error)) if failed(&error)));
 }
 
-/// The disk fails at operation `at`, for good or only once; what was acknowledged is there afterwards.
+/// The disk fails at operation `at`, for good or only once; what was acknowledged is there
+/// afterwards.
 fn check_fault(at: u64, until: u64) -> bool {
     let disk = Disk::default();
     let store = file::open_storage(disk.clone(), Options::default()).expect("opens");

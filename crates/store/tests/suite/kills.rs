@@ -1,7 +1,9 @@
-//! A process that writes under load is killed again and again; what it was told is committed has to be there.
+//! A process that writes under load is killed again and again; what it was told is committed has to
+//! be there.
 //!
-//! The test starts its own binary as the child. A kill keeps what the kernel was given, so this is about the order of
-//! answers and writes and about opening an unclosed file; lost and torn writes are the business of `power_cuts`.
+//! The test starts its own binary as the child. A kill keeps what the kernel was given, so this is
+//! about the order of answers and writes and about opening an unclosed file; lost and torn writes
+//! are the business of `power_cuts`.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -21,7 +23,8 @@ const ROUNDS: usize = 20;
 /// Keys each thread goes round in.
 const RING: u64 = 20;
 
-/// Step `n` of a thread: counts, writes one key of its ring and deletes the one opposite, all in one transaction.
+/// Step `n` of a thread: counts, writes one key of its ring and deletes the one opposite, all in
+/// one transaction.
 fn step(thread: u64, n: u64) -> Txn {
     let writes = vec![
         write(&format!("{thread}/count"), &n.to_string()),
@@ -61,7 +64,8 @@ fn child_that_writes_until_it_is_killed() {
                 for n in count(store, thread) + 1.. {
                     let committed = store.commit(step(thread, n)).wait().expect("commits");
                     let line = format!("ack {thread} {n} {}\n", committed.revision);
-                    // Not `println!`, which the test harness captures. The parent is gone when this fails.
+                    // Not `println!`, which the test harness captures. The parent is gone when this
+                    // fails.
                     if std::io::stdout().write_all(line.as_bytes()).is_err() {
                         std::process::exit(1);
                     }
@@ -104,7 +108,8 @@ impl Acknowledged {
     }
 }
 
-/// Runs the child until it has acknowledged so many commits, kills it, and returns all it acknowledged.
+/// Runs the child until it has acknowledged so many commits, kills it, and returns all it
+/// acknowledged.
 fn run_and_kill(path: &Path, lines: usize) -> Acknowledged {
     let child = Command::new(env::current_exe().expect("this test has a binary"))
         .args(["--exact", "kills::child_that_writes_until_it_is_killed", "--nocapture"])

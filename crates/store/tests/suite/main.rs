@@ -1,7 +1,8 @@
-//! The tests of the store, in one binary: against a model, over faulty disks, through power cuts and kills.
+//! The tests of the store, in one binary: against a model, over faulty disks, through power cuts
+//! and kills.
 //!
-//! `model` and `disk` and `promises` are the tools (a reference store, a disk that fails, the judges of watches), the
-//! other files are tests.
+//! `model` and `disk` and `promises` are the tools (a reference store, a disk that fails, the
+//! judges of watches), the other files are tests.
 
 mod damage;
 mod disk;

@@ -33,7 +33,8 @@ impl Place {
         file::open(self.path(), Options::default())
     }
 
-    /// Opening fails with this text (DIR stands for the place) and leaves the file's bytes and times as they were.
+    /// Opening fails with this text (DIR stands for the place) and leaves the file's bytes and
+    /// times as they were.
     fn check_refused(&self, text: &str) {
         let before = fingerprint(&self.path());
         let error = self.open().err().expect("refused");
@@ -75,7 +76,8 @@ fn what_an_interrupted_creation_left_becomes_a_store() {
     assert_eq!(place.open().expect("opens").revision(), Revision(2));
 }
 
-/// A new store is complete when it gets its name: what is empty was cut off, and starting anew would lose a cluster without a word.
+/// A new store is complete when it gets its name: what is empty was cut off, and starting anew
+/// would lose a cluster without a word.
 #[test]
 fn an_empty_file_is_refused_and_untouched() {
     let place = Place::new();

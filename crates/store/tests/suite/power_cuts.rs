@@ -1,7 +1,7 @@
 //! Power cuts at every operation of a workload, with unsynced writes lost, torn or kept.
 //!
-//! The workload runs once and is recorded. Each cut is then built from the journal: what was synced stays, each later
-//! write independently arrives whole, in part or not at all.
+//! The workload runs once and is recorded. Each cut is then built from the journal: what was synced
+//! stays, each later write independently arrives whole, in part or not at all.
 
 use std::collections::BTreeMap;
 
@@ -167,7 +167,8 @@ fn every_power_cut_leaves_a_whole_state_no_older_than_the_last_answer() {
     }
 }
 
-/// Opening repairs, and repairing writes: a second power cut in the middle of it must not matter either.
+/// Opening repairs, and repairing writes: a second power cut in the middle of it must not matter
+/// either.
 #[test]
 fn a_power_cut_during_the_repair_after_a_power_cut_is_no_worse() {
     let recording = record(3, 8);

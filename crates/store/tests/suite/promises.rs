@@ -1,6 +1,7 @@
 //! The six promises of a watch, as judges over what a watch was seen to yield.
 //!
-//! After etcd's tests/robustness/validate/watch.go. The truth is the model's history of everything that happened.
+//! After etcd's tests/robustness/validate/watch.go. The truth is the model's history of everything
+//! that happened.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -17,7 +17,8 @@ use super::id;
 use crate::node::Context;
 use crate::node::observer::{HASH, MESSAGE_POLICY};
 
-/// The sandbox of a pod, and a warning when it asks for the cluster's resolver and there is none. An error says why the node cannot make it.
+/// The sandbox of a pod, and a warning when it asks for the cluster's resolver and there is none.
+/// An error says why the node cannot make it.
 pub fn sandbox(context: &Context, pod: &Pod, attempt: u32) -> Result<(SandboxConfig, Option<String>), String> {
     let pod_id = id(pod);
     let spec = pod.spec.clone().unwrap_or_default();

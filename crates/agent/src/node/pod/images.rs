@@ -75,7 +75,8 @@ async fn fetch(worker: &mut Worker, pod: &Pod, container: &Container, name: &str
     Ok(image)
 }
 
-/// What the pod's pull secrets say about the image's registry. Secrets that are missing or malformed are left out, as the kubelet does.
+/// What the pod's pull secrets say about the image's registry. Secrets that are missing or
+/// malformed are left out, as the kubelet does.
 async fn credentials(context: &Context, pod: &Pod, image: &str) -> Vec<Credentials> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let mut found = Vec::new();
@@ -95,7 +96,8 @@ async fn credentials(context: &Context, pod: &Pod, image: &str) -> Vec<Credentia
     found
 }
 
-/// `.dockerconfigjson` or `.dockercfg`: the entries whose key is the image's registry, or registry and path.
+/// `.dockerconfigjson` or `.dockercfg`: the entries whose key is the image's registry, or registry
+/// and path.
 fn from_secret(secret: &Secret, image: &str) -> Vec<Credentials> {
     let data = secret.data.as_ref();
     let parse =

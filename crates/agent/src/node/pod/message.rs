@@ -38,7 +38,8 @@ fn read_file(path: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What a line of a log holds: a whole line of the program's, or the piece of one, which has no end.
+/// What a line of a log holds: a whole line of the program's, or the piece of one, which has no
+/// end.
 fn piece(line: &str) -> Option<String> {
     let mut fields = line.splitn(4, ' ').skip(2);
     let (tag, text) = (fields.next()?, fields.next()?);

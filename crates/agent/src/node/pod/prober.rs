@@ -1,4 +1,5 @@
-//! Running a probe once: exec, httpGet, tcpSocket, grpc. The texts are those of the kubelet, which speaks Go.
+//! Running a probe once: exec, httpGet, tcpSocket, grpc. The texts are those of the kubelet, which
+//! speaks Go.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -129,7 +130,8 @@ impl HttpGet {
         }
     }
 
-    /// Sends it and follows redirects on the same host; answers the status and the beginning of the body.
+    /// Sends it and follows redirects on the same host; answers the status and the beginning of the
+    /// body.
     pub async fn send(mut self, timeout: Duration) -> Result<(u16, Bytes), String> {
         let shown = self.url();
         let exchange = async {

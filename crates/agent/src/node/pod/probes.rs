@@ -52,7 +52,8 @@ impl Probes {
     fn begin(&mut self, pod: &Arc<Pod>, container: &Container, record: &Record, memory: &mut Memory) {
         let was_ready = was_ready(pod, record);
         let results = *memory.probes.entry(record.id.clone()).or_insert_with(|| ProbeResults {
-            // After a restart of the agent a container stays what it was until its probes say otherwise.
+            // After a restart of the agent a container stays what it was until its probes say
+            // otherwise.
             readiness: container.readiness_probe.as_ref().map(|_| was_ready.unwrap_or(false)),
             startup: if was_ready.is_some_and(|ready| ready) { Some(true) } else { None },
             liveness: None,

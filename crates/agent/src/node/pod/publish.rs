@@ -23,8 +23,9 @@ pub fn version(pod: &Pod) -> u64 {
 /// What is told when the server refuses a status and does not say which field of it.
 const ESSENTIAL: [&str; 5] = ["phase", "reason", "message", "conditions", "containerStatuses"];
 
-/// Patches what differs, without the fields that the server refuses: one of them must not keep all others from being told, or a pod could never
-/// end. Answers the pod as it is then, or None when nothing differs or the pod is gone or another one.
+/// Patches what differs, without the fields that the server refuses: one of them must not keep all
+/// others from being told, or a pod could never end. Answers the pod as it is then, or None when
+/// nothing differs or the pod is gone or another one.
 pub async fn status(client: &Client, pod: &Pod, status: PodStatus) -> Result<Option<Pod>, kube::Error> {
     let before = pod.status.clone().unwrap_or_default();
     let Some(changes) = difference(&before, &status) else { return Ok(None) };
@@ -55,7 +56,8 @@ pub async fn status(client: &Client, pod: &Pod, status: PodStatus) -> Result<Opt
     }
 }
 
-/// The changes without those that the server found wrong; None when it was something else that it found.
+/// The changes without those that the server found wrong; None when it was something else that it
+/// found.
 fn acceptable(changes: &Map<String, Value>, error: &kube::Error) -> Option<Map<String, Value>> {
     let kube::Error::Api(status) = error else { return None };
     if status.code != UNPROCESSABLE {

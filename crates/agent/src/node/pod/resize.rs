@@ -12,7 +12,8 @@ use super::{config, uid};
 use crate::node::allocations::{Resized, to_model};
 use crate::node::manifests::is_static;
 
-/// Room that others leave is looked for this often, and limits that could not be changed are tried again.
+/// Room that others leave is looked for this often, and limits that could not be changed are tried
+/// again.
 const RETRY: SignedDuration = SignedDuration::from_secs(10);
 
 impl Worker {
@@ -50,8 +51,8 @@ impl Worker {
         None
     }
 
-    /// Changes limits of running containers while a resize is under way, and ends it once they all have what the pod was given; answers when to
-    /// try again.
+    /// Changes limits of running containers while a resize is under way, and ends it once they all
+    /// have what the pod was given; answers when to try again.
     pub async fn update(&mut self, observed: &Observed, updates: &[Update]) -> Option<Timestamp> {
         if updates.is_empty() && self.memory.resize.in_progress.is_none() {
             return None;
@@ -78,8 +79,9 @@ impl Worker {
         }
     }
 
-    /// The pod's own limits grow before those of its containers, also of those that are made anew, and shrink after them: a part may never have
-    /// more than the whole. True: nothing is left to change.
+    /// The pod's own limits grow before those of its containers, also of those that are made anew,
+    /// and shrink after them: a part may never have more than the whole. True: nothing is left to
+    /// change.
     async fn try_update(&mut self, observed: &Observed, updates: &[Update]) -> Result<bool, String> {
         let before = limits::of_pod(&resize::actuated(&self.view(observed, Timestamp::now())));
         let after = limits::of_pod(&self.pod);

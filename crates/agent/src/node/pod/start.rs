@@ -1,4 +1,5 @@
-//! Starting one container: image, environment, mounts, creation, hook. Every failure has the reason that `kubectl get` shows.
+//! Starting one container: image, environment, mounts, creation, hook. Every failure has the reason
+//! that `kubectl get` shows.
 
 use std::collections::BTreeMap;
 

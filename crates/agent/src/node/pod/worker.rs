@@ -1,4 +1,5 @@
-//! The worker of one pod: looks, asks `podsync`, acts, reports, waits. It contains no rule about pods.
+//! The worker of one pod: looks, asks `podsync`, acts, reports, waits. It contains no rule about
+//! pods.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use super::probes::{Probes, Verdict};
 use super::{config, end, publish, start, uid};
 use crate::node::{Context, volumes};
 
-/// A pod is looked at again at least this often: mounted ConfigMaps and tokens are brought up to date then.
+/// A pod is looked at again at least this often: mounted ConfigMaps and tokens are brought up to
+/// date then.
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// After a failure that no back-off of its own bounds.
@@ -33,17 +35,19 @@ const REPORT_RETRY: Duration = Duration::from_secs(1);
 const MOUNT_RETRY_MIN: Duration = Duration::from_millis(500);
 const MOUNT_RETRY_MAX: Duration = Duration::from_secs(122);
 
-/// How long the end of a pod waits for what is being made, before it looks again; and in all. A start of a container is given up before that. What
-/// hangs longer than any of that, in a file system that does not answer, holds the end up no more: what it makes after all belongs to no pod then,
-/// and is removed as such.
+/// How long the end of a pod waits for what is being made, before it looks again; and in all. A
+/// start of a container is given up before that. What hangs longer than any of that, in a file
+/// system that does not answer, holds the end up no more: what it makes after all belongs to no pod
+/// then, and is removed as such.
 const CALLS_TIMEOUT: Duration = Duration::from_secs(10);
 const CALLS_WAITS_MAX: u32 = 18;
 
 /// Verdicts of probes that wait for the worker.
 const VERDICTS_WAITING_MAX: usize = 64;
 
-/// Whether what is told now is from a time that had passed: the server's store was put back, and what it says counts, not what is newer. A list
-/// may also say the same once more; only a deletion that the server has answered with is not given up for that.
+/// Whether what is told now is from a time that had passed: the server's store was put back, and
+/// what it says counts, not what is newer. A list may also say the same once more; only a deletion
+/// that the server has answered with is not given up for that.
 fn is_back(before: &Wanted, asked: &Pod, told: &Pod) -> bool {
     let Wanted::Pod(before) = before else { return true };
     match publish::version(told).cmp(&publish::version(before)) {
@@ -70,7 +74,8 @@ pub struct Worker {
     pub pod: Arc<Pod>,
     /// What came last from the API server's list and watch.
     told: Wanted,
-    /// The pod that this worker was ending is there again, as it was before: another worker begins with nothing of what this one remembers.
+    /// The pod that this worker was ending is there again, as it was before: another worker begins
+    /// with nothing of what this one remembers.
     is_outdated: bool,
     wanted: watch::Receiver<Wanted>,
     ends: watch::Receiver<Option<Ended>>,
@@ -86,8 +91,8 @@ pub struct Worker {
     calls_waits: u32,
 }
 
-/// Calls of the runtime that make something. They go on when the sync that made them is dropped, and the end of the pod waits for them: nothing
-/// else would see what they made.
+/// Calls of the runtime that make something. They go on when the sync that made them is dropped,
+/// and the end of the pod waits for them: nothing else would see what they made.
 #[derive(Debug, Clone, Default)]
 pub struct Calls(Arc<tokio::sync::Mutex<()>>);
 
@@ -164,7 +169,8 @@ impl Worker {
         self.pod = differs.map_or_else(|| self.asked.clone(), |given| Arc::new(resize::with_allocation(&self.asked, &given)));
     }
 
-    /// Until nothing of the pod is left, or the agent goes (then it is dropped, and the containers stay).
+    /// Until nothing of the pod is left, or the agent goes (then it is dropped, and the containers
+    /// stay).
     pub async fn run(mut self) -> Outcome {
         loop {
             let next = self.sync_until_ended().await;
@@ -283,7 +289,8 @@ impl Worker {
         let wake = self.perform(&observed, actions).await;
         let latest = self.context.observer.observed(uid(&self.pod));
         if latest == observed {
-            // What failed to start shows in the status at once; what started shows with its record, at the next look.
+            // What failed to start shows in the status at once; what started shows with its record,
+            // at the next look.
             let report = status::report(&self.view(&latest, Timestamp::now()), Ending::No);
             self.report(report.status).await;
         }
@@ -296,7 +303,8 @@ impl Worker {
         View { now, pod: &self.pod, observed, memory: &self.memory, node_addresses: &self.context.node_addresses }
     }
 
-    /// Ends containers, makes a sandbox, starts containers; answers when something of it is due again.
+    /// Ends containers, makes a sandbox, starts containers; answers when something of it is due
+    /// again.
     async fn perform(&mut self, observed: &Observed, actions: Actions) -> Option<Timestamp> {
         if actions.kill_pod {
             if actions.sandbox.is_some() && !observed.sandboxes.is_empty() {
@@ -466,7 +474,8 @@ impl Worker {
         self.finish(gone).await
     }
 
-    /// Everything has ended: what is deleted goes for good, what merely ended keeps its logs until it is deleted.
+    /// Everything has ended: what is deleted goes for good, what merely ended keeps its logs until
+    /// it is deleted.
     async fn finish(&mut self, gone: bool) -> Next {
         if !gone && !is_deleted(&self.pod) {
             return Next::At(Timestamp::now() + PERIOD);
@@ -484,7 +493,8 @@ impl Worker {
         }
     }
 
-    /// Ends all containers. A deletion that leaves less time than the one before it takes effect at once.
+    /// Ends all containers. A deletion that leaves less time than the one before it takes effect at
+    /// once.
     async fn kill_all(&mut self, gone: bool) -> Result<(), String> {
         loop {
             let mut pod = self.pod.as_ref().clone();

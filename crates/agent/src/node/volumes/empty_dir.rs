@@ -15,7 +15,8 @@ pub fn set_up(path: &Path, source: &EmptyDirVolumeSource, group: Option<i64>) ->
         return Ok(());
     }
     make_closed_dir(path)?;
-    // Another medium is a hint that this node cannot follow: an ordinary folder, as kubelets without huge pages have it.
+    // Another medium is a hint that this node cannot follow: an ordinary folder, as kubelets
+    // without huge pages have it.
     if source.medium.as_deref() == Some("Memory") {
         let limit = source.size_limit.as_ref().and_then(|limit| kinds::quantity::Quantity::parse(&limit.0).ok());
         mount_tmpfs(path, limit.map(|limit| limit.value()).filter(|&bytes| bytes > 0))?;

@@ -1,4 +1,5 @@
-//! Reading files of variables from volumes: a container wrote them and what leads to them, and must not make the agent read anything else.
+//! Reading files of variables from volumes: a container wrote them and what leads to them, and must
+//! not make the agent read anything else.
 
 use std::fs::File;
 use std::io::Read as _;

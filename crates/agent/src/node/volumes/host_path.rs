@@ -12,7 +12,8 @@ pub fn set_up(path: &Path, kind: &str) -> Result<(), String> {
     let shown = path.display();
     let failed = |error: std::io::Error| format!("{shown}: {error}");
     match kind {
-        // Not there is the container runtime's matter, which makes a folder: so do we, as the kubelet's runtimes do.
+        // Not there is the container runtime's matter, which makes a folder: so do we, as the
+        // kubelet's runtimes do.
         "" if path.exists() => Ok(()),
         "" => make_dir(path).map_err(failed),
         "DirectoryOrCreate" if !path.exists() => make_dir(path).map_err(failed),

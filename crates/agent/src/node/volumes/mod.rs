@@ -1,6 +1,8 @@
-//! The volumes of pods: set up below the agent's folder, mounted into containers, removed with the pod.
+//! The volumes of pods: set up below the agent's folder, mounted into containers, removed with the
+//! pod.
 //!
-//! The folders are where Kubernetes has them (`pods/UID/volumes/kubernetes.io~configmap/NAME`): agents of the field look there.
+//! The folders are where Kubernetes has them (`pods/UID/volumes/kubernetes.io~configmap/NAME`):
+//! agents of the field look there.
 
 mod empty_dir;
 mod env_file;
@@ -73,7 +75,8 @@ fn place(context: &Context, pod: &Pod, volume: &Volume) -> Option<PathBuf> {
     }
 }
 
-/// Makes all volumes of a pod, or brings those made from objects up to date. The error is the sentence of the event FailedMount.
+/// Makes all volumes of a pod, or brings those made from objects up to date. The error is the
+/// sentence of the event FailedMount.
 pub async fn set_up(context: &Context, pod: &Pod) -> Result<(), String> {
     let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.fs_group);
     for volume in volumes(pod) {
@@ -117,7 +120,8 @@ async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, group: Option
     }
 }
 
-/// Looks into a volume, or where one is to be, on a thread that may hang: containers mount there, and hostPaths lie on any file system.
+/// Looks into a volume, or where one is to be, on a thread that may hang: containers mount there,
+/// and hostPaths lie on any file system.
 async fn call<T: Send + 'static>(
     context: &Context,
     pod: &Pod,
@@ -151,7 +155,8 @@ pub fn images(pod: &Pod, container: &Container) -> Vec<(String, String, Option<S
     mounted.filter_map(image).collect()
 }
 
-/// What a container sees of its pod's volumes. `images`: the ids of those that are images, by the volume's name.
+/// What a container sees of its pod's volumes. `images`: the ids of those that are images, by the
+/// volume's name.
 pub async fn mounts(
     context: &Context,
     pod: &Pod,
@@ -192,7 +197,8 @@ fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<Str
     Ok(mount.sub_path.clone().filter(|path| !path.is_empty()))
 }
 
-/// Volumes made from objects are read-only, whatever the pod says: the agent follows the links in them when it brings them up to date.
+/// Volumes made from objects are read-only, whatever the pod says: the agent follows the links in
+/// them when it brings them up to date.
 fn bind(mount: &VolumeMount, host_path: PathBuf, is_payload: bool) -> Mount {
     Mount {
         host_path,
@@ -208,10 +214,11 @@ fn bind(mount: &VolumeMount, host_path: PathBuf, is_payload: bool) -> Mount {
     }
 }
 
-/// Unmounts everything below a pod's folder, then removes its volumes; what lies behind a hostPath is not touched.
+/// Unmounts everything below a pod's folder, then removes its volumes; what lies behind a hostPath
+/// is not touched.
 ///
-/// Containers mount, too: what one with Bidirectional propagation mounted inside a volume is here, and may be a folder of the node. While
-/// anything is mounted, nothing is removed.
+/// Containers mount, too: what one with Bidirectional propagation mounted inside a volume is here,
+/// and may be a folder of the node. While anything is mounted, nothing is removed.
 pub async fn tear_down(context: &Context, uid: &str) -> std::io::Result<()> {
     let (pods, uid) = (context.settings.pods_dir(), PathBuf::from(uid));
     let work = move || {

@@ -1,7 +1,8 @@
 //! Volumes made from objects, written so that a reader sees all of a change or nothing of it.
 //!
-//! The files lie in a folder with a time in its name; `..data` is a link to it, and what users see are links through `..data`. A change writes
-//! a new folder and swaps the link with one rename. This is the layout that Kubernetes has, and programs that watch for `..data` rely on it.
+//! The files lie in a folder with a time in its name; `..data` is a link to it, and what users see
+//! are links through `..data`. A change writes a new folder and swaps the link with one rename.
+//! This is the layout that Kubernetes has, and programs that watch for `..data` rely on it.
 
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, symlink};
@@ -54,7 +55,8 @@ pub fn write(place: &Path, in_memory: bool, files: &Files, group: Option<i64>) -
     }
 }
 
-/// Whether `..data` leads to a folder that was made here: a link elsewhere would have what is there removed (CVE-2017-1002102).
+/// Whether `..data` leads to a folder that was made here: a link elsewhere would have what is there
+/// removed (CVE-2017-1002102).
 fn is_folder_name(target: &Path) -> bool {
     let name = target.to_str().and_then(|name| name.strip_prefix(".."));
     name.is_some_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'_' | b'.')))

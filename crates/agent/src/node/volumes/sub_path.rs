@@ -1,8 +1,10 @@
-//! subPath: a part of a volume. It may not lead out of the volume, through `..` or through links that a container left there.
+//! subPath: a part of a volume. It may not lead out of the volume, through `..` or through links
+//! that a container left there.
 //!
-//! What was checked could be replaced by a link before the runtime mounts it. So it is opened from the volume's folder on without following any
-//! link, and what was opened, not its name, is bound to a place of the agent's own, as kubelets do it (`volume-subpaths/VOLUME/CONTAINER/N` of
-//! the pod's folder). The runtime mounts that place.
+//! What was checked could be replaced by a link before the runtime mounts it. So it is opened from
+//! the volume's folder on without following any link, and what was opened, not its name, is bound
+//! to a place of the agent's own, as kubelets do it (`volume-subpaths/VOLUME/CONTAINER/N` of the
+//! pod's folder). The runtime mounts that place.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
@@ -17,7 +19,8 @@ use crate::node::settings::make_closed_dir;
 /// As kubelets make missing folders.
 const DIR_MODE: u32 = 0o750;
 
-/// Binds the part `sub` of the volume to `place`, anew if something is bound there; folders that are missing in the volume are made.
+/// Binds the part `sub` of the volume to `place`, anew if something is bound there; folders that
+/// are missing in the volume are made.
 pub fn bind(volume: &Path, sub: &str, place: &Path) -> Result<(), String> {
     let part = open(volume, sub)?;
     let words = |error: std::io::Error| format!("{}: {error}", place.display());
@@ -49,7 +52,8 @@ fn open(volume: &Path, sub: &str) -> Result<OwnedFd, String> {
     Ok(opened)
 }
 
-/// The real place of that part of `sub` which is there, wherever it is, and the names of what is not.
+/// The real place of that part of `sub` which is there, wherever it is, and the names of what is
+/// not.
 fn resolve(root: &Path, sub: &Path) -> Result<(PathBuf, Vec<OsString>), String> {
     let mut there = root.to_owned();
     let mut names = sub.components().filter(|part| *part != Component::CurDir).map(|part| part.as_os_str().to_owned());

@@ -1,4 +1,5 @@
-//! The files of one container's log: the current one, those that were rotated away, and the place where the last lines begin.
+//! The files of one container's log: the current one, those that were rotated away, and the place
+//! where the last lines begin.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -94,7 +95,8 @@ pub struct Tail {
     pub lines: u64,
 }
 
-/// Where the last `wanted` lines of a file begin, found from its end. Lines of the file that are parts of one line count as one.
+/// Where the last `wanted` lines of a file begin, found from its end. Lines of the file that are
+/// parts of one line count as one.
 pub fn tail(file: &File, wanted: u64) -> io::Result<Tail> {
     let size = file.metadata()?.len();
     let mut found = Tail { offset: last_line_end(file, size)?, lines: 0 };

@@ -1,7 +1,8 @@
 //! Container logs: which file is meant, and its lines as the client wants them.
 //!
-//! [`options`] is what the client wants; [`line`] the format of the files; [`files`] finds a container's files and the place to begin at;
-//! [`reader`] turns them to output, piece by piece; here, the container is chosen and the pieces are sent.
+//! [`options`] is what the client wants; [`line`] the format of the files; [`files`] finds a
+//! container's files and the place to begin at; [`reader`] turns them to output, piece by piece;
+//! here, the container is chosen and the pieces are sent.
 
 mod files;
 mod line;
@@ -61,13 +62,15 @@ fn streamed(receiver: mpsc::Receiver<Result<Bytes, std::io::Error>>) -> Response
     response
 }
 
-/// Reads on until everything is read, or, following, until the container has ended and everything is read; or the client goes.
+/// Reads on until everything is read, or, following, until the container has ended and everything
+/// is read; or the client goes.
 async fn send(shared: Arc<Shared>, mut reader: Reader, uid: String, id: String, pieces: mpsc::Sender<Result<Bytes, std::io::Error>>) {
     let is_followed = reader.options().follow;
     let mut shutdown = shared.shutdown.clone();
     let mut had_ended = false;
     loop {
-        // Asked before reading: what a container wrote before it ended is then read after it is known to have ended.
+        // Asked before reading: what a container wrote before it ended is then read after it is
+        // known to have ended.
         let has_ended = !is_followed || !is_running(&shared, &uid, &id);
         let read = tokio::task::spawn_blocking(move || {
             let piece = reader.next();
@@ -106,7 +109,8 @@ fn is_running(shared: &Shared, uid: &str, id: &str) -> bool {
     observed.containers.iter().any(|record| record.id == id && record.state == State::Running)
 }
 
-/// The container whose log is meant; the texts of refusals are the kubelet's. `records` has the newest first.
+/// The container whose log is meant; the texts of refusals are the kubelet's. `records` has the
+/// newest first.
 fn choose<'a>(records: &'a [Record], pod: &Pod, container: &str, previous: bool) -> Result<&'a Record, String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let mut started = records.iter().filter(|record| record.name == container && record.state != State::Created);

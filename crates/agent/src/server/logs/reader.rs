@@ -1,4 +1,5 @@
-//! From log files to output, one piece at a time: parts of lines joined, what is too old or of another stream left out, cut at the limit.
+//! From log files to output, one piece at a time: parts of lines joined, what is too old or of
+//! another stream left out, cut at the limit.
 //!
 //! Reads on over rotations: a file is read to its end before the one that replaced it.
 

@@ -12,7 +12,8 @@ use super::outcome::Outcome;
 use super::{Act, Task};
 use crate::server::streams::{Inlet, Outlet, PIECE_BYTES};
 
-/// When the process has ended and something else holds its output open (a child in the background), silence this long is the end.
+/// When the process has ended and something else holds its output open (a child in the background),
+/// silence this long is the end.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Sizes are small; more than this without a whole one is no size.
@@ -22,7 +23,8 @@ pub async fn run(runtime: &dyn Runtime, client: Client, task: Task) {
     let Client { connection, stdin, stdout, stderr, error, resize, form } = client;
     let streams = Streams { stdin, stdout, stderr, resize };
     let gone = connection.gone();
-    // Dropping the conversation closes the process's streams; nobody is left to be told how it ends.
+    // Dropping the conversation closes the process's streams; nobody is left to be told how it
+    // ends.
     let outcome = tokio::select! {
         outcome = converse(runtime, streams, &task) => outcome,
         () = gone => return,
@@ -108,7 +110,8 @@ async fn silence(mut end: watch::Receiver<bool>) {
     tokio::time::sleep(SILENCE_TIMEOUT).await;
 }
 
-/// Hands the client's input to the process, and its end. A process that closed its input lets the inlet drop: the rest is thrown away.
+/// Hands the client's input to the process, and its end. A process that closed its input lets the
+/// inlet drop: the rest is thrown away.
 async fn feed(inlet: Option<Inlet>, writer: Option<Writer>) {
     let (Some(mut inlet), Some(mut writer)) = (inlet, writer) else { return };
     while let Some(Ok(bytes)) = inlet.recv().await {

@@ -68,7 +68,8 @@ fn number_after(text: &str, name: &str) -> u64 {
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
-/// user, nice, system, irq, softirq, steal: all but idling and waiting for disks. Guests are counted in user already.
+/// user, nice, system, irq, softirq, steal: all but idling and waiting for disks. Guests are
+/// counted in user already.
 fn busy_ticks(stat: &str) -> u64 {
     let line = stat.lines().next().unwrap_or_default();
     let ticks: Vec<u64> = line.split_whitespace().skip(1).map(|ticks| ticks.parse().unwrap_or(0)).collect();

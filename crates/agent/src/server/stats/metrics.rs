@@ -1,4 +1,5 @@
-//! `/metrics` and what is below it: figures in Prometheus' text format, under the names that dashboards know.
+//! `/metrics` and what is below it: figures in Prometheus' text format, under the names that
+//! dashboards know.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -180,7 +181,8 @@ fn cadvisor(shared: &Shared, samples: &Samples, pods: &[Running], page: &mut Pag
 
 type Specification = (&'static str, &'static str, fn(&Labelled<'_>) -> Option<f64>);
 
-/// What containers were made with; a limit that there is not has no line, but for memory, where it is 0.
+/// What containers were made with; a limit that there is not has no line, but for memory, where it
+/// is 0.
 const SPECIFICATIONS: [Specification; 5] = [
     ("container_spec_cpu_period", "CPU period of the container.", |c| c.limits.cpu_period_us.map(|us| us as f64)),
     ("container_spec_cpu_quota", "CPU quota of the container.", |c| c.limits.cpu_quota_us.map(|us| us as f64)),

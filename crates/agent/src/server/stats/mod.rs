@@ -1,4 +1,5 @@
-//! Figures of the node, its pods and its containers: gathered here, written by [`summary`] and [`metrics`].
+//! Figures of the node, its pods and its containers: gathered here, written by [`summary`] and
+//! [`metrics`].
 
 pub mod machine;
 pub mod metrics;

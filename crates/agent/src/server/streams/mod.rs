@@ -1,8 +1,10 @@
-//! Several streams over one connection that began as an HTTP request: SPDY/3.1, WebSockets, and SPDY within WebSockets.
+//! Several streams over one connection that began as an HTTP request: SPDY/3.1, WebSockets, and
+//! SPDY within WebSockets.
 //!
-//! Both kinds end in the same parts, so that processes and forwarded ports know neither: an [`Inlet`] gives what the client sends on one
-//! stream, an [`Outlet`] takes what is sent to it, a [`Connection`] tells when the client is gone. Every queue is bounded: a client that
-//! does not read stops whoever writes to it, a process that does not read stops the client.
+//! Both kinds end in the same parts, so that processes and forwarded ports know neither: an
+//! [`Inlet`] gives what the client sends on one stream, an [`Outlet`] takes what is sent to it, a
+//! [`Connection`] tells when the client is gone. Every queue is bounded: a client that does not
+//! read stops whoever writes to it, a process that does not read stops the client.
 
 pub mod query;
 pub mod upgrade;
@@ -128,8 +130,9 @@ impl Connection {
         async move { while gone.changed().await.is_ok() {} }
     }
 
-    /// Sends what is left, says goodbye and waits a little for the client to do the same: closing with something unread would cut off what
-    /// the client has not read yet. Outlets must be dropped by then.
+    /// Sends what is left, says goodbye and waits a little for the client to do the same: closing
+    /// with something unread would cut off what the client has not read yet. Outlets must be
+    /// dropped by then.
     pub async fn close(self) {
         let Connection { pieces, mut writer, mut reader, .. } = self;
         drop(pieces);

@@ -1,4 +1,5 @@
-//! A byte stream within a WebSocket, as `kubectl port-forward` wraps its SPDY: messages are pieces of it, their borders mean nothing.
+//! A byte stream within a WebSocket, as `kubectl port-forward` wraps its SPDY: messages are pieces
+//! of it, their borders mean nothing.
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -8,7 +9,8 @@ use tokio_tungstenite::tungstenite::Message;
 use super::PIECE_BYTES;
 use super::websocket::{Socket, goodbye};
 
-/// The stream within; ends with the socket. The future does the work and ends when both directions are closed.
+/// The stream within; ends with the socket. The future does the work and ends when both directions
+/// are closed.
 pub fn open(socket: Socket) -> (DuplexStream, impl Future<Output = ()> + Send) {
     let (near, far) = tokio::io::duplex(PIECE_BYTES);
     (near, carry(socket, far))

@@ -1,4 +1,5 @@
-//! How a request becomes a connection: which protocol the client offers, and the answer that accepts one.
+//! How a request becomes a connection: which protocol the client offers, and the answer that
+//! accepts one.
 
 use http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -8,7 +9,8 @@ use hyper_util::rt::TokioIo;
 use super::Duplex;
 use crate::server::answer::{Body, Refusal, full};
 
-/// SPDY clients offer the protocols that they speak within its streams here, and are told the one that was taken.
+/// SPDY clients offer the protocols that they speak within its streams here, and are told the one
+/// that was taken.
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 const ACCEPTED_STREAM_PROTOCOLS: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
 
@@ -50,8 +52,8 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator<Ite
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|token| !token.is_empty())
 }
 
-/// The protocol to speak: of the server's, which has the best first, the first that the client offers. A client that offers none means
-/// `""`.
+/// The protocol to speak: of the server's, which has the best first, the first that the client
+/// offers. A client that offers none means `""`.
 fn choose(headers: &HeaderMap, name: &HeaderName, served: &[&'static str]) -> Result<&'static str, Vec<String>> {
     let offered: Vec<&str> = tokens(headers, name).collect();
     if offered.is_empty() {

@@ -1,5 +1,6 @@
-//! Channels over a WebSocket: the first byte of a message is the number of its channel (`channel.k8s.io`), as a digit with base64 after it in
-//! the variants for browsers (`base64.channel.k8s.io`).
+//! Channels over a WebSocket: the first byte of a message is the number of its channel
+//! (`channel.k8s.io`), as a digit with base64 after it in the variants for browsers
+//! (`base64.channel.k8s.io`).
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,8 @@ use super::{Connection, Duplex, Inlet, InletSender, Piece, inlet};
 /// Clients send what they like in one message; it is held whole.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// In `v5.channel.k8s.io`, a message on this channel closes the client's half of the channel that it names.
+/// In `v5.channel.k8s.io`, a message on this channel closes the client's half of the channel that
+/// it names.
 const CLOSE_CHANNEL: u8 = 255;
 
 /// How messages are written.
@@ -51,7 +53,8 @@ pub fn channels(socket: Socket, dialect: Dialect, written_by_client: &[u8]) -> (
 
 async fn write(mut sink: futures::stream::SplitSink<Socket, Message>, dialect: Dialect, mut pieces: mpsc::Receiver<Piece>) {
     while let Some(piece) = pieces.recv().await {
-        // A channel of the server has no end of its own: the status, or the connection's end, says that all was sent.
+        // A channel of the server has no end of its own: the status, or the connection's end, says
+        // that all was sent.
         let Piece::Data(channel, bytes) = piece else { continue };
         if sink.send(encode(dialect, channel, &bytes)).await.is_err() {
             return;

@@ -1,4 +1,5 @@
-//! The seats of one level: taken at once while there are some, in turns of the flows when there are none.
+//! The seats of one level: taken at once while there are some, in turns of the flows when there are
+//! none.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,7 +47,8 @@ pub struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        // Seats are handed on outside the lock's reach: a waiting request that has gone drops its permit at once, and comes here again.
+        // Seats are handed on outside the lock's reach: a waiting request that has gone drops its
+        // permit at once, and comes here again.
         let mut seated = self.level.give_back(&self.flow, self.seats);
         while let Some((waiting, permit)) = seated.pop() {
             drop(waiting.send(permit));
@@ -125,8 +127,9 @@ impl Level {
         self.next(&mut state)
     }
 
-    /// Seats who is next, flow by flow, as long as there is room. The first flow in turn that lacks room for a large request keeps the
-    /// others from passing it, unless it has all seats that a flow may have.
+    /// Seats who is next, flow by flow, as long as there is room. The first flow in turn that lacks
+    /// room for a large request keeps the others from passing it, unless it has all seats that a
+    /// flow may have.
     fn next(self: &Arc<Level>, state: &mut State) -> Vec<(oneshot::Sender<Permit>, Permit)> {
         let mut seated = Vec::new();
         let mut passed = 0;

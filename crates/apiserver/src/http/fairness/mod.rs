@@ -1,12 +1,16 @@
-//! Priority and fairness: how many requests run at once, and who comes next when more come than run.
+//! Priority and fairness: how many requests run at once, and who comes next when more come than
+//! run.
 //!
-//! A request belongs to a *level* (nodes' leases, other nodes, accounts of kube-system, other accounts, other users, nobody) and in it to a
-//! *flow* (a user; of service accounts their namespace, because who may make one account may make many). Each level has seats of its own;
-//! a large body takes several. A flow gets no more than half of them, and when seats come free, flows take turns. What waits has an end:
-//! so many of each flow, so long; then the answer is 429 with `Retry-After`. After Kubernetes' API Priority and Fairness, with its suggested
-//! levels; they cannot be configured.
+//! A request belongs to a *level* (nodes' leases, other nodes, accounts of kube-system, other
+//! accounts, other users, nobody) and in it to a *flow* (a user; of service accounts their
+//! namespace, because who may make one account may make many). Each level has seats of its own; a
+//! large body takes several. A flow gets no more than half of them, and when seats come free, flows
+//! take turns. What waits has an end: so many of each flow, so long; then the answer is 429 with
+//! `Retry-After`. After Kubernetes' API Priority and Fairness, with its suggested levels; they
+//! cannot be configured.
 //!
-//! Bodies are read before a request takes its seat, so that who sends slowly holds none. Their bytes are counted for each flow instead.
+//! Bodies are read before a request takes its seat, so that who sends slowly holds none. Their
+//! bytes are counted for each flow instead.
 
 mod level;
 
@@ -24,15 +28,18 @@ pub use level::Permit;
 /// How long a request waits for its seat: what Kubernetes leaves of a request's minute.
 const WAIT_MAX: Duration = Duration::from_secs(15);
 
-/// What one flow may have in bodies that are read or worked on at once; never more than half of its level's.
+/// What one flow may have in bodies that are read or worked on at once; never more than half of its
+/// level's.
 const BODY_MEBIBYTES_OF_A_FLOW_MAX: usize = 24;
 
-/// A body takes another seat for so many bytes: decoding and checking it costs as much as a small request.
+/// A body takes another seat for so many bytes: decoding and checking it costs as much as a small
+/// request.
 const BYTES_OF_A_SEAT: usize = 64 * 1024;
 
 const RETRY_SECONDS: u32 = 1;
 
-/// What the requests of a level have to themselves, so that no number of users takes what nodes need.
+/// What the requests of a level have to themselves, so that no number of users takes what nodes
+/// need.
 struct Room {
     name: &'static str,
     /// Kubernetes shares 600 out by the same order.

@@ -128,7 +128,8 @@ fn set_scheduled(pod: &mut Value) {
 mod tests {
     use super::*;
 
-    /// Kubernetes since 1.35 (ClearingNominatedNodeNameAfterBinding): `kubectl get pods -o wide` showed a nomination for ever.
+    /// Kubernetes since 1.35 (ClearingNominatedNodeNameAfterBinding): `kubectl get pods -o wide`
+    /// showed a nomination for ever.
     #[test]
     fn a_nomination_ends_with_the_binding() {
         let pod = json!({"metadata": {"name": "p"}, "spec": {}, "status": {"phase": "Pending", "nominatedNodeName": "a"}});

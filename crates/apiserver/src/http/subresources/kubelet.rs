@@ -1,4 +1,5 @@
-//! pods/log, exec, attach, portforward: what can be refused is refused here, the rest is asked of the agent of the pod's node.
+//! pods/log, exec, attach, portforward: what can be refused is refused here, the rest is asked of
+//! the agent of the pod's node.
 
 use std::fmt::Write as _;
 

@@ -1,5 +1,6 @@
-//! A log over a WebSocket: each piece of it is a message, as bytes (`binary.k8s.io`, or no protocol at all) or as base64 for browsers
-//! (`base64.binary.k8s.io`). What the client sends means nothing; that it goes ends the log.
+//! A log over a WebSocket: each piece of it is a message, as bytes (`binary.k8s.io`, or no protocol
+//! at all) or as base64 for browsers (`base64.binary.k8s.io`). What the client sends means nothing;
+//! that it goes ends the log.
 
 use std::time::Duration;
 
@@ -122,7 +123,8 @@ async fn carry(client: OnUpgrade, log: Body, dialect: Dialect, mut shutdown: wat
     }
 }
 
-/// The first message is empty: it says that the log is open, which may have nothing to say for a while.
+/// The first message is empty: it says that the log is open, which may have nothing to say for a
+/// while.
 async fn write(sink: &mut (impl Sink<Message, Error = Error> + Unpin), mut log: Body, dialect: Dialect) -> Result<(), Error> {
     sink.send(message(dialect, &Bytes::new())).await?;
     while let Some(Ok(frame)) = log.frame().await {
@@ -184,7 +186,8 @@ mod tests {
         (answer, messages)
     }
 
-    /// What Kubernetes' test "should support retrieving logs from the container over websockets" asks for.
+    /// What Kubernetes' test "should support retrieving logs from the container over websockets"
+    /// asks for.
     #[tokio::test]
     async fn a_log_comes_in_messages_after_an_empty_one_and_is_closed() {
         let (answer, messages) = read(&["binary.k8s.io"], "container is alive\n").await;

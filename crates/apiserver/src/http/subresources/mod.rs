@@ -1,4 +1,5 @@
-//! Paths below an object (status, binding, eviction, token, log ...) and the kinds that are answered, not stored (reviews, metrics).
+//! Paths below an object (status, binding, eviction, token, log ...) and the kinds that are
+//! answered, not stored (reviews, metrics).
 
 mod binding;
 mod eviction;

@@ -20,14 +20,16 @@ pub async fn node(request: &ResourceCall<'_>, body: RequestBody) -> Result<Respo
     hand_on(request, connector, &endpoint, body).await
 }
 
-/// The agent takes a GET with an upgrade for a request to run something, and asks who may `create`. This server speaks to it with all
-/// rights, so it asks itself: `get` on nodes/proxy alone runs no command in any pod of the node.
+/// The agent takes a GET with an upgrade for a request to run something, and asks who may `create`.
+/// This server speaks to it with all rights, so it asks itself: `get` on nodes/proxy alone runs no
+/// command in any pod of the node.
 fn check_process(request: &ResourceCall<'_>) -> Result<(), Status> {
     let below = path_below(request.call.parts.uri.path(), &request.path.name);
     if starts_process(&below) { kubelet::check_permission(request) } else { Ok(()) }
 }
 
-/// Does a path of the agent lead into containers? However its first part is escaped: the agent decodes parts, and skips empty ones.
+/// Does a path of the agent lead into containers? However its first part is escaped: the agent
+/// decodes parts, and skips empty ones.
 fn starts_process(below: &str) -> bool {
     let mut decoded = decode_path(below);
     while decoded.contains('%') {
@@ -52,8 +54,8 @@ pub async fn pod(request: &ResourceCall<'_>, body: RequestBody) -> Result<Respon
     hand_on(request, connector, &Endpoint::of_pod(ip, port, is_tls), body).await
 }
 
-/// Whoever may write a pod's status must not reach what listens on the API server's own machine only: Go's `IsGlobalUnicast`, which
-/// Kubernetes asks.
+/// Whoever may write a pod's status must not reach what listens on the API server's own machine
+/// only: Go's `IsGlobalUnicast`, which Kubernetes asks.
 fn may_be_a_pod(ip: &IpAddr) -> bool {
     let is_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),

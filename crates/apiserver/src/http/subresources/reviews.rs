@@ -1,4 +1,5 @@
-//! Reviews: who am I, may somebody do something, is this token good. Answered at once, stored nowhere.
+//! Reviews: who am I, may somebody do something, is this token good. Answered at once, stored
+//! nowhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! metrics.k8s.io: what nodes and pods use, for `kubectl top`. Made of what was collected, for objects that still exist.
+//! metrics.k8s.io: what nodes and pods use, for `kubectl top`. Made of what was collected, for
+//! objects that still exist.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! The controller with its queue against a pretended server: its picture shows what it is told to show.
+//! The controller with its queue against a pretended server: its picture shows what it is told to
+//! show.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! The controller of the model: what `controllers::engine`, its queue and its memory are to the real one, in values that hash.
+//! The controller of the model: what `controllers::engine`, its queue and its memory are to the
+//! real one, in values that hash.
 
 use std::sync::Arc;
 
@@ -104,8 +105,8 @@ impl Controller {
         self.desired = desired as u8;
     }
 
-    /// A write was refused, or nobody knows: the others of its step were sent with it, later steps are not. Creations start slowly:
-    /// none is sent after one that was refused.
+    /// A write was refused, or nobody knows: the others of its step were sent with it, later steps
+    /// are not. Creations start slowly: none is sent after one that was refused.
     pub fn refused(&mut self, step: u8, write: Write) {
         self.failed = true;
         let alone = matches!(write, Write::Create { .. });
@@ -138,7 +139,8 @@ impl Controller {
     pub fn may_plan(&self, seen: &Objects, translator: &Translator) -> bool {
         self.unseen.iter().all(|accepted| match *accepted {
             Accepted::Change { stream, after } => {
-                // Versions that say the same: the picture is at 1000, the events to come follow one by one.
+                // Versions that say the same: the picture is at 1000, the events to come follow one
+                // by one.
                 let kind = if stream == PODS { Kind::Pod } else { Kind::ControllerRevision };
                 let mut picture = Picture::default();
                 picture.remove(kind, &Key::default(), 1000);

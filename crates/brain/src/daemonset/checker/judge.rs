@@ -1,9 +1,11 @@
-//! The rules, stated over the real cluster and without calling the decider. Err tells which one was broken, and how.
+//! The rules, stated over the real cluster and without calling the decider. Err tells which one was
+//! broken, and how.
 //!
-//! What stale pictures and a barrier can promise, and what not: the environment may make pods unavailable behind the controller's back,
-//! so "never more than maxUnavailable are unavailable" is nobody's to promise. Promised is: of the nodes that should run a pod, never
-//! more than maxUnavailable lack one *because the controller deleted an available pod for an update* and has not got its successor
-//! available since.
+//! What stale pictures and a barrier can promise, and what not: the environment may make pods
+//! unavailable behind the controller's back, so "never more than maxUnavailable are unavailable" is
+//! nobody's to promise. Promised is: of the nodes that should run a pod, never more than
+//! maxUnavailable lack one *because the controller deleted an available pod for an update* and has
+//! not got its successor available since.
 
 use super::controller::{Planned, Why, Write};
 use super::state::{Rules, State};
@@ -19,7 +21,8 @@ pub fn plan(seen: &Objects, doomed: &[Id], planned: &Planned, rules: &Rules) -> 
     planned_budget(seen, doomed, planned, rules)
 }
 
-/// In the picture itself the budget is exact: after the plan no more nodes lack an available pod than may, unless they did before.
+/// In the picture itself the budget is exact: after the plan no more nodes lack an available pod
+/// than may, unless they did before.
 fn planned_budget(seen: &Objects, doomed: &[Id], planned: &Planned, rules: &Rules) -> Result<(), String> {
     let UpdateStrategy::RollingUpdate { max_unavailable, .. } = rules.translator.strategy() else { return Ok(()) };
     let gone = |pod: &Pod| planned.writes.iter().any(|(_, write)| matches!(write, Write::Delete { id, .. } if *id == pod.id));
@@ -59,7 +62,8 @@ fn planned_write(seen: &Objects, doomed: &[Id], write: Write, rules: &Rules) -> 
                     fits(others.count() > 0, "the only pod of a node is deleted as a duplicate")
                 }
                 Why::Outdated | Why::Broken | Why::Surged => {
-                    // A deletion that may have been done already is repeated, whatever the template is by now.
+                    // A deletion that may have been done already is repeated, whatever the template
+                    // is by now.
                     let again = doomed.contains(&id);
                     fits(again || pod.template != seen.set.template, "a pod of the current template is replaced")?;
                     fits(rules.translator.strategy() != UpdateStrategy::OnDelete, "OnDelete replaces a pod")
@@ -81,8 +85,8 @@ pub fn deletion(pod: &Pod, why: Why) -> Result<(), String> {
     Ok(())
 }
 
-/// Does the deletion of the pod leave its node without one, where there was one? What was available once and is not any more was not
-/// taken away by the controller.
+/// Does the deletion of the pod leave its node without one, where there was one? What was available
+/// once and is not any more was not taken away by the controller.
 pub fn takes_away(state: &State, pod: &Pod) -> bool {
     let others = state.real.pods.iter().filter(|other| other.node == pod.node && other.id != pod.id && other.owner == Owner::Ours);
     state.real.wants(pod.node)
@@ -104,8 +108,9 @@ pub fn budget(state: &State, rules: &Rules) -> Result<(), String> {
     Ok(())
 }
 
-/// May a pod of the template be made for the node? Without surge there must be no other that was made for it, on its way out or not;
-/// with surge none alive of the same template, and none besides one of the other.
+/// May a pod of the template be made for the node? Without surge there must be no other that was
+/// made for it, on its way out or not; with surge none alive of the same template, and none besides
+/// one of the other.
 pub fn creation(state: &State, node: u8, template: u8, rules: &Rules) -> Result<(), String> {
     let others: Vec<&Pod> = state.real.pods.iter().filter(|pod| pod.node == node && pod.past.made && !pod.is_ended()).collect();
     let fine = if surges(rules) {
@@ -117,7 +122,8 @@ pub fn creation(state: &State, node: u8, template: u8, rules: &Rules) -> Result<
     if fine { Ok(()) } else { Err(format!("one more pod is made for node {node} besides {others:?}")) }
 }
 
-/// Is there something about revisions that no change told of, and that waits for the full pass? Only about those: pods are seen to at once.
+/// Is there something about revisions that no change told of, and that waits for the full pass?
+/// Only about those: pods are seen to at once.
 pub fn overlooked(state: &State, rules: &Rules) -> bool {
     let planned = rules.translator.plan(&state.seen, &state.controller.memory);
     !planned.writes.is_empty() && planned.writes.iter().all(|(_, write)| matches!(write, super::controller::Write::Revision { .. }))
@@ -163,7 +169,8 @@ fn rest_of_node(state: &State, node: u8, some_are_dead: bool, rules: &Rules) -> 
                 wrong("has too many pods")
             }
         }
-        // A node that is dead may hold up the others, with as many pods as it has; but each node has one.
+        // A node that is dead may hold up the others, with as many pods as it has; but each node
+        // has one.
         Some(Taint::Absent) if some_are_dead => {
             if pods.is_empty() {
                 wrong("has no pod")

@@ -1,8 +1,10 @@
-//! Breadth first through all states. The first fault found has the shortest history, and the history is told.
+//! Breadth first through all states. The first fault found has the shortest history, and the
+//! history is told.
 //!
-//! Liveness comes with it: in every state the fair way on is followed (the watch catches up, the controller works, pods bind, start and
-//! end, time passes, and nothing goes wrong any more) until nothing happens. Ways join, so a state that is known to end well ends the
-//! walk, and each state is left once.
+//! Liveness comes with it: in every state the fair way on is followed (the watch catches up, the
+//! controller works, pods bind, start and end, time passes, and nothing goes wrong any more) until
+//! nothing happens. Ways join, so a state that is known to end well ends the walk, and each state
+//! is left once.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -10,7 +12,8 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use super::judge;
 use super::state::{Move, Rules, State};
 
-/// A fair way is never longer than this: a bound of the rollout of three nodes, with all faults before.
+/// A fair way is never longer than this: a bound of the rollout of three nodes, with all faults
+/// before.
 const FAIR_STEPS_MAX: usize = 200;
 
 /// What a search saw.
@@ -128,7 +131,8 @@ impl Search<'_> {
     }
 }
 
-/// One way through a world that is too large to be searched, and the fair way to rest from where it ends.
+/// One way through a world that is too large to be searched, and the fair way to rest from where it
+/// ends.
 pub fn walk(start: State, rules: &Rules, choices: impl Iterator<Item = u64>) -> Result<(), Fault> {
     let mut search = Search {
         rules,
@@ -149,7 +153,8 @@ pub fn walk(start: State, rules: &Rules, choices: impl Iterator<Item = u64>) -> 
     search.follow_fairly(search.steps.len() - 1, &state)
 }
 
-/// What happens next when nothing goes wrong: first what is under way, then what pods do, then time.
+/// What happens next when nothing goes wrong: first what is under way, then what pods do, then
+/// time.
 fn fair_move(state: &State, rules: &Rules) -> Option<Move> {
     let moves = state.free_moves(rules);
     let urgency = |step: &Move| match step {

@@ -1,4 +1,5 @@
-//! A state of the model, and all that can happen in it: to the cluster, to the picture of it, and to the controller.
+//! A state of the model, and all that can happen in it: to the cluster, to the picture of it, and
+//! to the controller.
 
 use super::controller::{Controller, Pending, Why, Write, accepted};
 use super::judge;
@@ -15,8 +16,8 @@ pub struct State {
     pub controller: Controller,
     /// Nodes that have no available pod because the controller took it away for an update.
     pub voluntary: [bool; NODES_MAX],
-    /// Nodes where the environment took away a pod that was ready, or that it made one that should run a pod, as long as a plan may rest
-    /// on a picture that does not show it.
+    /// Nodes where the environment took away a pod that was ready, or that it made one that should
+    /// run a pod, as long as a plan may rest on a picture that does not show it.
     pub excused: [bool; NODES_MAX],
     /// Changes by people and misfortune that may still come.
     pub changes: u8,
@@ -100,7 +101,8 @@ impl State {
             let node = self.real.node(pod.node);
             let lives = node.is_some_and(|node| node.ready);
             match (pod.bound, pod.phase) {
-                // The pod garbage collector takes what is bound to a node that is gone; live nodes end what is to end.
+                // The pod garbage collector takes what is bound to a node that is gone; live nodes
+                // end what is to end.
                 (true, _) if node.is_none() || pod.deleting && lives => Some(Move::End(pod.id)),
                 (true, Phase::Starting) if lives && !pod.deleting => Some(Move::Start(pod.id)),
                 (false, _) if self.real.wants(pod.node) => Some(Move::Bind(pod.id)),
@@ -345,8 +347,9 @@ impl State {
         }
     }
 
-    /// The pods of a node that dies are not ready any more. What the controller takes away on a node that should not run a pod is
-    /// nobody's loss, nor is what it takes away on one that it cannot know to be such again.
+    /// The pods of a node that dies are not ready any more. What the controller takes away on a
+    /// node that should not run a pod is nobody's loss, nor is what it takes away on one that it
+    /// cannot know to be such again.
     fn change_node(&mut self, at: u8, node: Option<Node>) {
         self.happen(Event::Node(at, node));
         if self.real.wants(at) {
@@ -363,7 +366,8 @@ impl State {
         }
     }
 
-    /// What the environment does to a pod that is ready is not the controller's doing, also if it does not know it yet.
+    /// What the environment does to a pod that is ready is not the controller's doing, also if it
+    /// does not know it yet.
     fn take_away(&mut self, id: Id, how: impl FnOnce(&mut State)) {
         let pod = *self.real.pod(id.name).expect("changes are about pods that are there");
         if matches!(pod.phase, Phase::Ready | Phase::Available) {

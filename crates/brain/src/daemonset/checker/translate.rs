@@ -1,5 +1,6 @@
-//! From the model's values to what the decider sees, and back. Objects are made once and shared, plans are remembered: a plan is a
-//! function of the picture and the memory, and most states of the model share both with others.
+//! From the model's values to what the decider sees, and back. Objects are made once and shared,
+//! plans are remembered: a plan is a function of the picture and the memory, and most states of the
+//! model share both with others.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};

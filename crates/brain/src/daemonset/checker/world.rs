@@ -1,4 +1,5 @@
-//! The cluster of the model: small values that hash fast. Where a value stands for many of the real world, its comment says so.
+//! The cluster of the model: small values that hash fast. Where a value stands for many of the real
+//! world, its comment says so.
 
 /// Nodes of the largest model.
 pub const NODES_MAX: usize = 3;
@@ -165,7 +166,8 @@ impl Objects {
         self.pods.binary_search_by_key(&name, |pod| pod.id.name).ok().map(|at| &self.pods[at])
     }
 
-    /// Should the node run a pod? The rule of the documentation: it exists, and no taint keeps new pods away.
+    /// Should the node run a pod? The rule of the documentation: it exists, and no taint keeps new
+    /// pods away.
     pub fn wants(&self, node: u8) -> bool {
         self.node(node).is_some_and(|node| node.taint == Taint::Absent)
     }

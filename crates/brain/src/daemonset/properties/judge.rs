@@ -1,5 +1,6 @@
-//! What the documentation of DaemonSets asks for, stated over plain data: which node runs a pod, what a plan may do, and how a cluster
-//! looks when all is done. Nothing here calls the decider or its rules of placement.
+//! What the documentation of DaemonSets asks for, stated over plain data: which node runs a pod,
+//! what a plan may do, and how a cluster looks when all is done. Nothing here calls the decider or
+//! its rules of placement.
 
 use std::collections::BTreeSet;
 
@@ -88,7 +89,8 @@ impl Case {
         self.nodes.get(NODES.iter().position(|other| *other == name)?)
     }
 
-    /// Should the node run a pod? When the selector matches it and no taint that is not tolerated keeps new pods away.
+    /// Should the node run a pod? When the selector matches it and no taint that is not tolerated
+    /// keeps new pods away.
     pub fn wants(&self, name: &str) -> bool {
         self.node_of(name).is_some_and(|node| {
             let tainted = matches!(node.taint, Taint::NoSchedule | Taint::NoExecute) && !self.set.tolerates;
@@ -96,7 +98,8 @@ impl Case {
         })
     }
 
-    /// May a pod that runs there go on? When the selector matches and no NoExecute taint that is not tolerated is there.
+    /// May a pod that runs there go on? When the selector matches and no NoExecute taint that is
+    /// not tolerated is there.
     pub fn bears(&self, name: &str) -> bool {
         self.node_of(name).is_some_and(|node| {
             let evicts = node.taint == Taint::NoExecute && !self.set.tolerates;
@@ -241,8 +244,9 @@ fn every_misfit_goes(case: &Case, made: &Plan) -> Result<(), String> {
     Ok(())
 }
 
-/// Of the nodes that should run a pod, a plan for an update leaves no more without an available one than the strategy says, or than
-/// were already. Duplicates are another matter: of two pods the older stays, whichever is available.
+/// Of the nodes that should run a pod, a plan for an update leaves no more without an available one
+/// than the strategy says, or than were already. Duplicates are another matter: of two pods the
+/// older stays, whichever is available.
 fn budget(case: &Case, made: &Plan) -> Result<(), String> {
     let gone = |at: usize| deletions(made).any(|(name, because)| name == format!("p{at}") && *because != Because::Duplicate);
     let serves = |node, also_gone: bool| case.pods_on(node).any(|(at, pod)| pod.is_available(&case.set) && !(also_gone && gone(at)));
@@ -263,7 +267,8 @@ fn budget(case: &Case, made: &Plan) -> Result<(), String> {
     }
 }
 
-/// Has every node that should run a pod one of the current revision that is available, and does none have pods that may not?
+/// Has every node that should run a pod one of the current revision that is available, and does
+/// none have pods that may not?
 pub fn rest(case: &Case, stage: &Stage) -> Result<(), String> {
     let set = stage.set();
     for name in NODES {

@@ -1,4 +1,5 @@
-//! A small cluster to play on: plans are carried out at once, pods do what pods do, time goes by as it is told to.
+//! A small cluster to play on: plans are carried out at once, pods do what pods do, time goes by as
+//! it is told to.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Rolling updates, sync by sync, with and without surge: upstream's `update_test.go` and the surge cases of its controller's tests.
+//! Rolling updates, sync by sync, with and without surge: upstream's `update_test.go` and the surge
+//! cases of its controller's tests.
 
 use super::*;
 use crate::model::{IntOrPercent, UpdateStrategy};
@@ -115,8 +116,8 @@ fn old_pods_that_are_all_broken_are_replaced_at_once() {
     follow(&mut stage, &[(0, 5), (5, 0), (0, 0)]);
 }
 
-/// Upstream surges onto all five nodes whose pods are broken; here no more than the surge allows, and a broken old pod goes as soon as
-/// its successor exists (kubernetes/kubernetes 133378).
+/// Upstream surges onto all five nodes whose pods are broken; here no more than the surge allows,
+/// and a broken old pod goes as soon as its successor exists (kubernetes/kubernetes 133378).
 #[test]
 fn with_surge_broken_old_pods_get_successors_within_the_surge() {
     let mut stage = Stage::new(&(nodes(0..5, "") + "ds web maxUnavailable=0 maxSurge=3"));

@@ -275,7 +275,8 @@ impl<'de> Deserialize<'de> for Pod {
 }
 
 impl Raw {
-    /// What the pod holds, when that is not what it asks for (`PodRequests` and `PodLimits` with `UseStatusResources`).
+    /// What the pod holds, when that is not what it asks for (`PodRequests` and `PodLimits` with
+    /// `UseStatusResources`).
     fn held(&mut self) -> Option<Box<Held>> {
         let is_refused = self.is_resize_refused();
         let statuses = self.status.init_container_statuses.iter().chain(&self.status.container_statuses);
@@ -289,8 +290,8 @@ impl Raw {
         differs.then(|| Box::new(self.spec.amounts(RawContainer::held)))
     }
 
-    /// Will its node never give it what it asks for? What it said of an earlier generation is not about this one, but of pods that go:
-    /// deletion counts as a generation.
+    /// Will its node never give it what it asks for? What it said of an earlier generation is not
+    /// about this one, but of pods that go: deletion counts as a generation.
     fn is_resize_refused(&self) -> bool {
         let pending = self.status.conditions.iter().find(|condition| &*condition.kind == "PodResizePending");
         pending.is_some_and(|pending| {
@@ -301,7 +302,8 @@ impl Raw {
 }
 
 impl PodSpec {
-    /// From the JSON of a pod's spec, as it is in templates. A term that names one node is kept as it is.
+    /// From the JSON of a pod's spec, as it is in templates. A term that names one node is kept as
+    /// it is.
     pub fn from_json(spec: &Value) -> Result<PodSpec, serde_json::Error> {
         let raw = RawSpec::deserialize(spec)?;
         let node_affinity = raw.affinity.node_affinity.required_during_scheduling_ignored_during_execution.as_ref();
@@ -369,8 +371,9 @@ impl RawSpec {
         Held { requests, limits }
     }
 
-    /// The larger of what runs at the same time: all containers with the sidecars, or one init container with the sidecars before it.
-    /// What the pod says as a whole replaces what its containers say.
+    /// The larger of what runs at the same time: all containers with the sidecars, or one init
+    /// container with the sidecars before it. What the pod says as a whole replaces what its
+    /// containers say.
     fn total(&self, of: impl Fn(&RawContainer) -> &RawResources, which: impl Fn(&RawResources) -> &Resources) -> Resources {
         let is_sidecar = |container: &&RawContainer| container.restart_policy.as_deref() == Some("Always");
         let mut running = Resources::default();

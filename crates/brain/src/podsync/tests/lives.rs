@@ -1,4 +1,5 @@
-//! Properties over random lives: nothing runs twice (the pretended node asserts it), order and policies hold, plans come to rest.
+//! Properties over random lives: nothing runs twice (the pretended node asserts it), order and
+//! policies hold, plans come to rest.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};

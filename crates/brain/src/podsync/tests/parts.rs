@@ -1,4 +1,5 @@
-//! The smaller parts: environments, files, limits, security, pulls, probes, eviction, admission of resources.
+//! The smaller parts: environments, files, limits, security, pulls, probes, eviction, admission of
+//! resources.
 
 use std::collections::BTreeMap;
 
@@ -293,7 +294,8 @@ fn resources_of_the_whole_pod() {
     assert_eq!(seen, Ok("64".to_owned()), "the pod's limit, not the node's");
 }
 
-/// In Kubernetes' order: a volume, the pod as a whole with what it wrote outside of its containers, one container.
+/// In Kubernetes' order: a volume, the pod as a whole with what it wrote outside of its containers,
+/// one container.
 #[test]
 fn what_holds_more_than_its_limit_ends_its_pod() {
     let limited = |text: &str| json!({"limits": {"ephemeral-storage": text}});

@@ -1,4 +1,5 @@
-//! A node of the imagination: does what is planned at once, and lets containers end when a test says so.
+//! A node of the imagination: does what is planned at once, and lets containers end when a test
+//! says so.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;

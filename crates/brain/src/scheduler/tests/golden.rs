@@ -1,4 +1,5 @@
-//! What a Kubernetes 1.36 cluster was recorded to say and to write, in the cases `daemonset/17`, `18` and `01` of the golden data.
+//! What a Kubernetes 1.36 cluster was recorded to say and to write, in the cases `daemonset/17`,
+//! `18` and `01` of the golden data.
 
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};

@@ -1,7 +1,8 @@
 //! A small language for clusters, and what is decided about them as text.
 //!
-//! Items are separated by `;`: `node NAME`, `pod [NAMESPACE/]NAME`, `namespace NAME`, `budget NAME KEY=VALUE allowed=N`, each followed
-//! by words `key=value` or plain words; see the matches below. Times are seconds since 2026-01-01.
+//! Items are separated by `;`: `node NAME`, `pod [NAMESPACE/]NAME`, `namespace NAME`, `budget NAME
+//! KEY=VALUE allowed=N`, each followed by words `key=value` or plain words; see the matches below.
+//! Times are seconds since 2026-01-01.
 
 use std::fmt::Write;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Properties of plans on random small clusters. The judge states the rules a second time, from the objects, without the filters.
+//! Properties of plans on random small clusters. The judge states the rules a second time, from the
+//! objects, without the filters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -104,7 +105,8 @@ fn taken(world: &World) -> Taken {
 
 type Amount = fn(&Pod) -> i64;
 
-/// What there is too little of if the pod joins those pods on the node, or why it may not be there at all.
+/// What there is too little of if the pod joins those pods on the node, or why it may not be there
+/// at all.
 fn objections(pod: &Pod, node: &Node, there: &[Arc<Pod>]) -> Vec<&'static str> {
     let mut found = Vec::new();
     let sum = |amount: Amount| there.iter().map(|other| amount(other)).sum::<i64>() + amount(pod);

@@ -1,4 +1,5 @@
-//! Required inter-pod affinity and anti-affinity, in both directions: what the pod wants, and what the pods that are there want.
+//! Required inter-pod affinity and anti-affinity, in both directions: what the pod wants, and what
+//! the pods that are there want.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use crate::picture::Picture;
 use crate::scheduler::node_info::NodeInfo;
 use crate::scheduler::reason::Rejection;
 
-/// The weight of the required affinity of pods that are there: the default of the plugin's `hardPodAffinityWeight`.
+/// The weight of the required affinity of pods that are there: the default of the plugin's
+/// `hardPodAffinityWeight`.
 const REQUIRED_AFFINITY_WEIGHT: i64 = 1;
 
 /// What is required of the neighbours of one pod.
@@ -40,7 +42,8 @@ impl InterPod {
         Some(Rejection::ExistingAntiAffinity { topology_key })
     }
 
-    /// Are pods that the terms select in the domains of the node? Nominated pods do not count: they may not come.
+    /// Are pods that the terms select in the domains of the node? Nominated pods do not count: they
+    /// may not come.
     fn is_near(&self, selected: &Selected, info: &NodeInfo, picture: &Picture) -> bool {
         let removed = count(selected, &info.removed, picture);
         let mut all_near = true;
@@ -57,7 +60,8 @@ fn count(selected: &Selected, pods: &[Arc<Pod>], picture: &Picture) -> i64 {
     pods.iter().filter(|pod| selected.matches(pod, picture)).count() as i64
 }
 
-/// The topology key of an anti-affinity term that forbids the node. A node without the label is in no domain.
+/// The topology key of an anti-affinity term that forbids the node. A node without the label is in
+/// no domain.
 fn unwanted_near(selected: &Selected, info: &NodeInfo, picture: &Picture) -> Option<Box<str>> {
     let (term, domains) = (selected.terms.first()?, selected.domains.first()?);
     let value = info.label(&term.topology_key)?;

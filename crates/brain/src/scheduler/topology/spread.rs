@@ -1,7 +1,9 @@
-//! Topology spread: hard constraints refuse nodes, soft ones (and those that Kubernetes has for pods without any) make them worse.
+//! Topology spread: hard constraints refuse nodes, soft ones (and those that Kubernetes has for
+//! pods without any) make them worse.
 //!
-//! Kubernetes finds the siblings of a pod without constraints by the selectors of its Services and ReplicaSets; here they are the
-//! pods that the same controller owns, which is the same for all but Services.
+//! Kubernetes finds the siblings of a pod without constraints by the selectors of its Services and
+//! ReplicaSets; here they are the pods that the same controller owns, which is the same for all but
+//! Services.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -64,7 +66,8 @@ impl SpreadKey {
     }
 }
 
-/// How many siblings are in each domain, for each constraint. Domains without siblings count with 0.
+/// How many siblings are in each domain, for each constraint. Domains without siblings count with
+/// 0.
 #[derive(Debug, Clone)]
 pub(in crate::scheduler) struct SpreadCounts {
     key: SpreadKey,
@@ -99,7 +102,8 @@ impl SpreadCounts {
         info.pods.iter().for_each(|pod| self.count_pod(pod, &info.node));
     }
 
-    /// Nodes that the pod could be on and that have all labels; the default constraints do not ask for labels.
+    /// Nodes that the pod could be on and that have all labels; the default constraints do not ask
+    /// for labels.
     fn includes(&self, node: &Node) -> bool {
         let choice = &self.key.choice;
         let may_be = choice.pinned.as_ref().is_none_or(|name| *name == node.meta.name) && affinity_fits(&choice.spec, node);
@@ -173,7 +177,8 @@ impl Spread {
     }
 }
 
-/// How bad soft constraints find each of the nodes; None for nodes that lack a label and get no points at all.
+/// How bad soft constraints find each of the nodes; None for nodes that lack a label and get no
+/// points at all.
 pub(in crate::scheduler) fn soft_score(counts: &SpreadCounts, nodes: &[&NodeInfo]) -> Vec<Option<i64>> {
     let constraints = &counts.key.constraints;
     let ignored = |info: &NodeInfo| counts.key.owner.is_none() && !counts.has_labels(&info.node);

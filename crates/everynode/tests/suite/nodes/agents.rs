@@ -1,4 +1,5 @@
-//! Node agents as people run them: metrics of every node, logs of every node, and updates that keep the others going.
+//! Node agents as people run them: metrics of every node, logs of every node, and updates that keep
+//! the others going.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -38,7 +39,8 @@ fn set(name: &str, spec: Value) -> Value {
     })
 }
 
-/// A collector on every node sees what a pod of that node writes, by the links in /var/log/containers.
+/// A collector on every node sees what a pod of that node writes, by the links in
+/// /var/log/containers.
 fn collect_logs(cluster: &Cluster) {
     let script = "until cat /var/log/containers/talker_*.log 2>/dev/null | grep said-by-talker | head -3 > /lines && [ `wc -l < /lines` -ge 3 ]; \
                   do sleep 0.3; done; cat /lines; echo collected; exec sleep 1000";
@@ -98,7 +100,8 @@ fn update_keeps_the_budget(cluster: &Cluster) {
     assert_eq!(cluster.api().delete(&format!("{SETS}/rolling")).code, 200);
 }
 
-/// The real node exporter, as its documentation says to run it: it must see the node, not its container and not the machine.
+/// The real node exporter, as its documentation says to run it: it must see the node, not its
+/// container and not the machine.
 fn export_metrics(cluster: &Cluster) {
     let Some(files) = exporter(cluster) else {
         eprintln!("skipped: {PACKAGE} cannot be downloaded");
@@ -159,7 +162,8 @@ fn check_metrics(metrics: &str, node: &str) {
     }
 }
 
-/// The program from Debian's package and the libraries it is linked to, with their places in the image.
+/// The program from Debian's package and the libraries it is linked to, with their places in the
+/// image.
 fn exporter(cluster: &Cluster) -> Option<Vec<(PathBuf, &'static str)>> {
     let dir = cluster.home.path("exporter");
     std::fs::create_dir_all(&dir).expect("the temporary folder can be written to");

@@ -1,4 +1,5 @@
-//! Programs that are killed: the agent, shims, the server. What runs goes on running, and what was under way comes to its end.
+//! Programs that are killed: the agent, shims, the server. What runs goes on running, and what was
+//! under way comes to its end.
 
 use serde_json::{Value, json};
 
@@ -36,7 +37,8 @@ fn killed_programs_take_nothing_with_them() {
     wait_long("the end of all containers", || cluster.processes_with(&node, "sleep 77").is_empty().then_some(()));
 }
 
-/// Pods with arguments that no other process has; one with two containers, one with an init container and a sidecar.
+/// Pods with arguments that no other process has; one with two containers, one with an init
+/// container and a sidecar.
 fn steady_pods(cluster: &Cluster) -> Vec<&'static str> {
     let names = vec!["steady-1", "steady-2", "steady-3"];
     for (at, name) in names.iter().enumerate() {
@@ -126,7 +128,8 @@ fn agent_dies_while_pods_end(cluster: &Cluster, node: &str) {
     wait_long("the end of the deleted pods' processes", || cluster.processes_with(node, "sleep 88").is_empty().then_some(()));
 }
 
-/// Pods go on without a server, one that ends meanwhile is restarted, and what happened is told to the next server.
+/// Pods go on without a server, one that ends meanwhile is restarted, and what happened is told to
+/// the next server.
 fn server_dies(cluster: &Cluster, node: &str) {
     let old = cluster.server();
     cluster.kill(old);

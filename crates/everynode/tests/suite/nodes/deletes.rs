@@ -1,7 +1,9 @@
-//! Pods that are deleted at any moment of their making end, and leave nothing, also when agents and shims are killed meanwhile.
+//! Pods that are deleted at any moment of their making end, and leave nothing, also when agents and
+//! shims are killed meanwhile.
 //!
-//! Cause of the fault that this found: a worker that was making a container when its pod was deleted left the container made and not started,
-//! took it for something that runs, and waited for its end.
+//! Cause of the fault that this found: a worker that was making a container when its pod was
+//! deleted left the container made and not started, took it for something that runs, and waited for
+//! its end.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! What stands between nodes and a registry and misbehaves when it is told to; and a request in plain HTTP.
+//! What stands between nodes and a registry and misbehaves when it is told to; and a request in
+//! plain HTTP.
 
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};

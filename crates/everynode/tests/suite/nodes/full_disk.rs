@@ -1,4 +1,5 @@
-//! A disk that is full: what needs it fails and says so, nothing is damaged, and when there is room again everything goes on.
+//! A disk that is full: what needs it fails and says so, nothing is damaged, and when there is room
+//! again everything goes on.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,8 @@ use serde_json::{Value, json};
 use crate::support::Cluster;
 use crate::support::cluster::{condition, container, is_ready, pod, wait_long};
 
-/// Room for the images (one holds the program itself, in a debug build) and the store, several times.
+/// Room for the images (one holds the program itself, in a debug build) and the store, several
+/// times.
 const DISK: &str = "size=1g";
 
 /// A pod leaves a twentieth of the disk: less than a tenth is too little for a node.
@@ -65,7 +67,8 @@ fn survive(cluster: &Cluster, disk: &Path) {
     });
     assert_eq!(cluster.api().get(&format!("{CONFIG_MAPS}/kept")).json()["data"]["key"], "value", "what was written is whole");
     cluster.create_pod(&pod("next", "exec sleep 22001"));
-    // A node that looks at its disk while it is full evicts pods, and takes none for minutes: then there is no more to see here.
+    // A node that looks at its disk while it is full evicts pods, and takes none for minutes: then
+    // there is no more to see here.
     let settled = |name: &str| cluster.wait_pod(name, "ready or evicted", |pod| is_ready(pod) || is_evicted(pod));
     let (after, next) = (settled("steady"), settled("next"));
     if is_evicted(&after) || is_evicted(&next) {
@@ -80,7 +83,8 @@ fn survive(cluster: &Cluster, disk: &Path) {
 
 /// A pod takes more than a node can spare: it has to go, and with it what it wrote.
 fn pod_takes_too_much(cluster: &Cluster, disk: &Path) {
-    // Less than all: a store on a disk without any room fails for good, which the part before is about.
+    // Less than all: a store on a disk without any room fails for good, which the part before is
+    // about.
     let figures = rustix::fs::statvfs(disk).expect("the disk is there");
     let blocks = figures.f_bavail - figures.f_blocks / LEFT_OF_BLOCKS;
     let script = format!("dd if=/dev/zero of=/big bs=1M count={}; exec sleep 22003", (blocks * figures.f_frsize) >> 20);

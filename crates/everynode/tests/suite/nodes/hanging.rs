@@ -1,6 +1,8 @@
-//! A volume whose server never answers: its pod says so and can be deleted, and the node and its other pods do not notice.
+//! A volume whose server never answers: its pod says so and can be deleted, and the node and its
+//! other pods do not notice.
 //!
-//! Cause of the fault: hostPaths were looked at on the threads that run workers and renew the lease, where such a call never returns.
+//! Cause of the fault: hostPaths were looked at on the threads that run workers and renew the
+//! lease, where such a call never returns.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd as _;

@@ -1,6 +1,7 @@
 //! Ports of the node pass from a pod to its successor.
 //!
-//! What went wrong: a pod that was reported as ended still had its port for its node, which turned the next pod of its set away.
+//! What went wrong: a pod that was reported as ended still had its port for its node, which turned
+//! the next pod of its set away.
 
 use serde_json::json;
 

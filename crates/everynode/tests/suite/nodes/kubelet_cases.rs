@@ -1,6 +1,8 @@
-//! Pods that were recorded on Kubernetes: the same pods here go through the same statuses, have the same events, write the same logs.
+//! Pods that were recorded on Kubernetes: the same pods here go through the same statuses, have the
+//! same events, write the same logs.
 //!
-//! All run at once on one node, with the embedded runtime and with containerd. What cannot be the same (ids, times, addresses) is masked. Two sequences of statuses agree when one is the
+//! All run at once on one node, with the embedded runtime and with containerd. What cannot be the
+//! same (ids, times, addresses) is masked. Two sequences of statuses agree when one is the
 //! beginning of the other, but for states that are over so soon that either side may miss them.
 
 use std::collections::BTreeMap;
@@ -32,7 +34,8 @@ struct Seen {
     is_deleted: bool,
 }
 
-/// Differences in what is compared, and why they are right. A line of a difference that holds the text is not counted.
+/// Differences in what is compared, and why they are right. A line of a difference that holds the
+/// text is not counted.
 const KNOWN_DIFFERENCES: &[(&str, &str, &str)] = &[
     ("host-network", "log", "the recorded node was called otherwise than its machine"),
     ("env-downward", "SA=", "there was no admission of service accounts"),
@@ -48,7 +51,8 @@ const KNOWN_DIFFERENCES: &[(&str, &str, &str)] = &[
     ("volumes", "<time> stdout F 25", "the memory of the machine"),
 ];
 
-/// Where containerd makes the containers, besides. It was the recorded node's, too, in another version.
+/// Where containerd makes the containers, besides. It was the recorded node's, too, in another
+/// version.
 const KNOWN_DIFFERENCES_OF_CONTAINERD: &[(&str, &str, &str)] = &[
     ("deadline", "status", "it may live for three seconds, which containerd sometimes needs to start it"),
     ("probe-tcp-http-ok", "Startup probe failed", "its server may listen before the first probe comes"),
@@ -81,7 +85,8 @@ fn recorded_pods_live_as_recorded_with_containerd() {
     let Some(cluster) = Cluster::start_or_skip("containerd", 0) else { return };
     let Some(node) = CriNode::start_or_skip(&cluster) else { return };
     let known = [KNOWN_DIFFERENCES, KNOWN_DIFFERENCES_OF_CONTAINERD].concat();
-    // containerd needs seconds to start and stop sandboxes while other tests run; a state in between lasts as long.
+    // containerd needs seconds to start and stop sandboxes while other tests run; a state in
+    // between lasts as long.
     compare(&cluster, &cases, &Place { node: &node.name, logs: &node.pod_logs(), known: &known, together: 6, brief: 10.0 });
 }
 
@@ -148,7 +153,8 @@ fn prepare_namespace(cluster: &Cluster) {
     wait_long("the service account", || (api.get(&format!("{NAMESPACE}/serviceaccounts/default")).code == 200).then_some(()));
 }
 
-/// Follows all pods until then; deletes those that were deleted when they were recorded, in the same state.
+/// Follows all pods until then; deletes those that were deleted when they were recorded, in the
+/// same state.
 fn watch(cluster: &Cluster, cases: &[Case], until: Instant) -> BTreeMap<String, Seen> {
     let start = Instant::now();
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();

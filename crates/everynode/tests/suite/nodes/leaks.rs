@@ -50,7 +50,8 @@ fn pods_that_lived_leave_nothing() {
     }
 }
 
-/// Pods of three kinds, created and deleted: one that runs, one that ends, one with volumes, a sidecar and a probe.
+/// Pods of three kinds, created and deleted: one that runs, one that ends, one with volumes, a
+/// sidecar and a probe.
 fn live(cluster: &Cluster, prefix: &str, pods: usize) {
     let names: Vec<String> = (0..pods).map(|at| format!("{prefix}-{at}")).collect();
     for (at, name) in names.iter().enumerate() {

@@ -84,7 +84,8 @@ fn check_nothing_is_left(cluster: &Cluster, links: &[String], namespaces: &[Stri
     assert_eq!(groups_below(&group), Vec::<std::path::PathBuf>::new());
     let left: Vec<String> = all_links().into_iter().filter(|link| links.contains(link)).collect();
     assert_eq!(left, Vec::<String>::new(), "network devices");
-    // A namespace lives as long as a process or a mount holds it; the kernel clears away in its own time.
+    // A namespace lives as long as a process or a mount holds it; the kernel clears away in its own
+    // time.
     wait_long("the end of the nodes' namespaces", || {
         let live = all_network_namespaces();
         namespaces.iter().all(|namespace| !live.contains(namespace)).then_some(())

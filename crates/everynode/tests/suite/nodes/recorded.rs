@@ -122,7 +122,8 @@ pub fn compare_statuses(case: &Case, seen: &[Step], brief: f64) -> Vec<String> {
     }
 }
 
-/// How far one can come in both sequences, passing what is the same in both and, in either, what may be missed.
+/// How far one can come in both sequences, passing what is the same in both and, in either, what
+/// may be missed.
 fn align(recorded: &[Step], seen: &[Step], brief: f64) -> Vec<(usize, usize)> {
     let mut reached = vec![(0, 0)];
     let mut at = 0;
@@ -145,7 +146,8 @@ fn align(recorded: &[Step], seen: &[Step], brief: f64) -> Vec<(usize, usize)> {
 
 const CONTAINERS: [&str; 2] = ["initContainerStatuses", "containerStatuses"];
 
-/// The kubelet shows a back-off when it looks at the pod again, which may be when it is over; here it is shown at once.
+/// The kubelet shows a back-off when it looks at the pod again, which may be when it is over; here
+/// it is shown at once.
 fn is_back_off(step: &Step) -> bool {
     let statuses = CONTAINERS.iter().flat_map(|list| step.status[*list].as_array().into_iter().flatten());
     statuses.into_iter().any(|status| status["state"]["waiting"]["reason"] == "CrashLoopBackOff")
@@ -162,7 +164,8 @@ fn way(steps: &[Step]) -> String {
     steps.iter().map(|step| format!("{:.1} {}{}, ", step.seconds, phase(step), states(step))).collect()
 }
 
-/// A container of it is in another state soon after, or the pod in another phase when its containers have ended.
+/// A container of it is in another state soon after, or the pod in another phase when its
+/// containers have ended.
 fn is_brief(steps: &[Step], index: usize, seconds: f64) -> bool {
     let (Some(step), Some(next)) = (steps.get(index), steps.get(index + 1)) else { return false };
     let pairs = CONTAINERS

@@ -100,7 +100,8 @@ fn new_image(cluster: &Cluster, name: &str) -> Image {
     Image::with_files(&[(path, "filling")])
 }
 
-/// The registry says nothing, or is gone, and then it is well again; or it breaks off all the time, and each time a piece more has come.
+/// The registry says nothing, or is gone, and then it is well again; or it breaks off all the time,
+/// and each time a piece more has come.
 fn through_a_bad_network(cluster: &Cluster, registry: &Registry, proxy: &Proxy) {
     for (name, mood) in [("stalls", Mood::Silent), ("gone", Mood::Refuses)] {
         registry.push(&new_image(cluster, name), name);

@@ -1,4 +1,5 @@
-//! What removing pods and clusters may remove: what they made, and nothing that merely can be seen from there.
+//! What removing pods and clusters may remove: what they made, and nothing that merely can be seen
+//! from there.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,8 +9,9 @@ use serde_json::{Value, json};
 use crate::support::Cluster;
 use crate::support::cluster::{pod, wait_long};
 
-/// A privileged pod that mounts a folder of the node inside a volume that it shares with the node, as drivers of storage and FUSE do.
-/// The kubelet unmounts before it removes; following the mount would empty the folder.
+/// A privileged pod that mounts a folder of the node inside a volume that it shares with the node,
+/// as drivers of storage and FUSE do. The kubelet unmounts before it removes; following the mount
+/// would empty the folder.
 #[test]
 fn deleting_a_pod_leaves_what_it_mounted_alone() {
     let Some(cluster) = Cluster::start_or_skip("removal", 0) else { return };
@@ -45,8 +47,9 @@ fn mounting_pod(name: &str, script: &str, host: &Path) -> Value {
     pod
 }
 
-/// Its container replaces the link to the current files by one to a folder of the node. The agent removes what the link led to when it brings
-/// the volume up to date (CVE-2017-1002102), so such volumes are read-only whatever the pod says.
+/// Its container replaces the link to the current files by one to a folder of the node. The agent
+/// removes what the link led to when it brings the volume up to date (CVE-2017-1002102), so such
+/// volumes are read-only whatever the pod says.
 #[test]
 fn volumes_made_from_objects_are_read_only() {
     let Some(cluster) = Cluster::start_or_skip("readonly", 0) else { return };

@@ -1,8 +1,9 @@
 //! Putting the store back to a copy, with agents and watches that have seen what came after it.
 //!
-//! What went wrong: an agent watched on from a revision that the restored server had not reached. The server waited with it, without a
-//! word: containers of pods made after the copy ran on, new pods stayed Pending on nodes that were Ready. And pods that had ended since then, and
-//! were there again, stayed without containers.
+//! What went wrong: an agent watched on from a revision that the restored server had not reached.
+//! The server waited with it, without a word: containers of pods made after the copy ran on, new
+//! pods stayed Pending on nodes that were Ready. And pods that had ended since then, and were there
+//! again, stayed without containers.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Child;

@@ -1,4 +1,5 @@
-//! A small blocking HTTP/1.1 client over TLS: says exactly what a test wants said, also what no decent client would say.
+//! A small blocking HTTP/1.1 client over TLS: says exactly what a test wants said, also what no
+//! decent client would say.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

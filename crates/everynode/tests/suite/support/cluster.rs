@@ -1,6 +1,8 @@
-//! A local cluster with real nodes, from outside: its commands, its pods, its files and its processes. It ends with the value.
+//! A local cluster with real nodes, from outside: its commands, its pods, its files and its
+//! processes. It ends with the value.
 //!
-//! Names hold the id of the test's process: control groups and bridges are the machine's, and several runs may share it.
+//! Names hold the id of the test's process: control groups and bridges are the machine's, and
+//! several runs may share it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -24,7 +26,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster with so many workers and the image `busybox:test`; or one line that says why there can be none, and None.
+    /// A cluster with so many workers and the image `busybox:test`; or one line that says why there
+    /// can be none, and None.
     pub fn start_or_skip(group: &str, workers: u8) -> Option<Cluster> {
         let cluster = Cluster::prepare_or_skip(group)?;
         cluster.up(workers);
@@ -142,7 +145,8 @@ impl Cluster {
         assert!(code == 200 || code == 202, "deleting {name}: {code}");
     }
 
-    /// Waits until the pod is as wanted; a failure shows what it is like and what was said about it.
+    /// Waits until the pod is as wanted; a failure shows what it is like and what was said about
+    /// it.
     pub fn wait_pod(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let api = self.api();
         let deadline = Instant::now() + LONG;

@@ -1,6 +1,8 @@
-//! A second node in the namespaces of a local cluster's node: an agent that has its containers made by Debian's containerd.
+//! A second node in the namespaces of a local cluster's node: an agent that has its containers made
+//! by Debian's containerd.
 //!
-//! Everything runs in the control groups of the local node, so the end of the cluster ends whatever this leaves running.
+//! Everything runs in the control groups of the local node, so the end of the cluster ends whatever
+//! this leaves running.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -1,4 +1,5 @@
-//! Images made by tests: busybox, or any files, as an archive for `everynode load` or as documents for a registry.
+//! Images made by tests: busybox, or any files, as an archive for `everynode load` or as documents
+//! for a registry.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! A server process on a data directory of its own. It can be killed, ended and started again; it ends with the value.
+//! A server process on a data directory of its own. It can be killed, ended and started again; it
+//! ends with the value.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;

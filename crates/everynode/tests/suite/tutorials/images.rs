@@ -1,4 +1,5 @@
-//! The images that the documents name, built as a reader builds them: by `examples/images/build`, once for all documents.
+//! The images that the documents name, built as a reader builds them: by `examples/images/build`,
+//! once for all documents.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,6 +1,8 @@
-//! What is different in every run gets a name instead: `<age>`, `<id>`, `<node-ip>`. Everything else is compared as it is.
+//! What is different in every run gets a name instead: `<age>`, `<id>`, `<node-ip>`. Everything
+//! else is compared as it is.
 //!
-//! In tables the name of a column decides; in other text the shape of a word. Masks change lengths, so tables are set anew.
+//! In tables the name of a column decides; in other text the shape of a word. Masks change lengths,
+//! so tables are set anew.
 
 use std::sync::LazyLock;
 
@@ -8,7 +10,8 @@ use regex::Regex;
 
 use super::tables::{self, Table};
 
-/// Generated names are made of letters and digits without vowels and without what looks like something else.
+/// Generated names are made of letters and digits without vowels and without what looks like
+/// something else.
 const WORDS: &[(&str, &str)] = &[
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<uid>"),
     // Containers and digests of images.
@@ -53,7 +56,8 @@ fn compile(masks: &[(&'static str, &'static str)]) -> Vec<(Regex, &'static str)>
     masks.iter().map(|(shape, name)| (Regex::new(shape).expect("the expression is well-formed"), *name)).collect()
 }
 
-/// The lines of an output with all masks, without blanks at their ends and without empty lines at the end.
+/// The lines of an output with all masks, without blanks at their ends and without empty lines at
+/// the end.
 pub fn mask(output: &str) -> Vec<String> {
     let lines: Vec<&str> = output.lines().collect();
     let mut masked = Vec::new();

@@ -1,7 +1,9 @@
-//! The tutorials in `tests/e2e`, command by command: the real kubectl, real nodes, real containers, output compared.
+//! The tutorials in `tests/e2e`, command by command: the real kubectl, real nodes, real containers,
+//! output compared.
 //!
-//! A transcript reads like a terminal session (its format: [`transcript`]; what is masked: [`masks`]). `UPDATE_EXPECT=1` writes what was
-//! seen into it. Variables of a session: `CLUSTER`, the name for everynode's `--name`.
+//! A transcript reads like a terminal session (its format: [`transcript`]; what is masked:
+//! [`masks`]). `UPDATE_EXPECT=1` writes what was seen into it. Variables of a session: `CLUSTER`,
+//! the name for everynode's `--name`.
 
 mod expectation;
 mod images;
@@ -21,8 +23,8 @@ use transcript::{Step, Transcript};
 
 /// How long a repeated command gets to print what is expected.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// When expectations are replaced: how long the output of a repeated command has to stay the same to be the new one. The slowest
-/// things are metrics and pods of nodes that are gone.
+/// When expectations are replaced: how long the output of a repeated command has to stay the same
+/// to be the new one. The slowest things are metrics and pods of nodes that are gone.
 const SETTLED: Duration = Duration::from_secs(45);
 /// Same for a new command, of which nothing is known.
 const SETTLED_NEW: Duration = Duration::from_secs(3);
@@ -111,7 +113,8 @@ fn play(tutorial: &Tutorial) {
     }
 }
 
-/// In a copy of the tutorial's folder, with `everynode` and `kubectl` to be found, and nothing of the machine's user.
+/// In a copy of the tutorial's folder, with `everynode` and `kubectl` to be found, and nothing of
+/// the machine's user.
 fn session(cluster: &Cluster, folder: &str) -> Session {
     let work = cluster.home.path(folder);
     copy_folder(&repository().join("examples").join(folder), &work);
@@ -157,7 +160,8 @@ fn update(transcript: &Transcript, session: &mut Session, path: &Path) {
     std::fs::write(path, transcript.with_outputs(&outputs)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
-/// The masked output and whether it is as expected. A repeated command is also given up when nothing has changed for so long.
+/// The masked output and whether it is as expected. A repeated command is also given up when
+/// nothing has changed for so long.
 fn run(step: &Step, session: &mut Session, settled: Duration) -> (Vec<String>, bool) {
     let start = Instant::now();
     let (mut last, mut last_change) = (Vec::new(), start);

@@ -1,4 +1,5 @@
-//! A bash that runs one command after the other, as a person's terminal does: variables and background jobs live on.
+//! A bash that runs one command after the other, as a person's terminal does: variables and
+//! background jobs live on.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -45,7 +46,8 @@ impl Session {
     /// What the command writes to standard output and error, in order, and `[exit N]` if it fails.
     pub fn run(&mut self, command: &str) -> String {
         self.count += 1;
-        // Files of its own: what runs in the background may still write into those of the command that started it.
+        // Files of its own: what runs in the background may still write into those of the command
+        // that started it.
         let (file, output) = (self.dir.join(format!("command-{}", self.count)), self.dir.join(format!("output-{}", self.count)));
         std::fs::write(&file, command).expect("the temporary folder can be written to");
         let input = self.input.as_mut().expect("the session has not ended");

@@ -1,4 +1,5 @@
-//! The tables that kubectl prints: found, taken apart, and set again with three blanks between columns.
+//! The tables that kubectl prints: found, taken apart, and set again with three blanks between
+//! columns.
 
 const GAP: usize = 3;
 
@@ -16,7 +17,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// With a header in capitals, as `get` prints it, or with a line of dashes below it, as `describe` does.
+    /// With a header in capitals, as `get` prints it, or with a line of dashes below it, as
+    /// `describe` does.
     pub fn read(lines: &[&str]) -> Option<Table> {
         let (first, rest) = lines.split_first()?;
         let has_dashes = rest.first().is_some_and(|line| is_dashes(line));

@@ -15,9 +15,10 @@
 //! namespace/dev created
 //! ```
 //!
-//! `$` runs a command once, `until$` again and again until it prints what is expected. `> ` continues a command. Output ends at the next
-//! command or at an empty line with a comment after it. A line `...` stands for any lines; `[exit 1]` at the end says that the command fails;
-//! `or: WHY` begins another form that the output may have.
+//! `$` runs a command once, `until$` again and again until it prints what is expected. `> `
+//! continues a command. Output ends at the next command or at an empty line with a comment after
+//! it. A line `...` stands for any lines; `[exit 1]` at the end says that the command fails; `or:
+//! WHY` begins another form that the output may have.
 
 const ONCE: &str = "$ ";
 const REPEATED: &str = "until$ ";

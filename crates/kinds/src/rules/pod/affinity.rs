@@ -117,7 +117,8 @@ fn validate_pod_term(term: &Cursor<'_>) -> Errors {
     errors
 }
 
-/// `matchLabelKeys` and `mismatchLabelKeys`: labels of the pod itself that the selector is extended with.
+/// `matchLabelKeys` and `mismatchLabelKeys`: labels of the pod itself that the selector is extended
+/// with.
 fn validate_label_keys(term: &Cursor<'_>) -> Errors {
     let (selector, matched, mismatched) = (term.field("labelSelector"), term.field("matchLabelKeys"), term.field("mismatchLabelKeys"));
     let mut errors = Vec::new();

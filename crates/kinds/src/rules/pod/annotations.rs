@@ -1,4 +1,5 @@
-//! Annotations that mean something to Kubernetes: mirror pods, deletion cost, and the predecessors of profile fields.
+//! Annotations that mean something to Kubernetes: mirror pods, deletion cost, and the predecessors
+//! of profile fields.
 
 use std::collections::BTreeSet;
 

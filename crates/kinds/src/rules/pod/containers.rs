@@ -51,7 +51,8 @@ pub fn validate_init(containers: &Cursor<'_>, regular: &Cursor<'_>, around: &Aro
         errors.extend(validate_common(&container, around));
         errors.extend(restart_policy(&container));
         errors.extend(take_name(&container, &mut taken));
-        // Init containers run one by one, so only a container's own ports can collide; upstream counts from zero here.
+        // Init containers run one by one, so only a container's own ports can collide; upstream
+        // counts from zero here.
         errors.extend(host_port_conflicts(std::iter::once(container.clone()), containers.path()));
         errors.extend(if is_sidecar(&container) { probes::validate(&container, around.grace_seconds) } else { without_probes(&container) });
     }

@@ -107,7 +107,8 @@ fn pull_policy(image: &str) -> &'static str {
     if image_tag(image) == Some("latest") { "Always" } else { "IfNotPresent" }
 }
 
-/// The tag an image reference means: the one it has, `latest` if it has neither tag nor digest, none if it cannot be read.
+/// The tag an image reference means: the one it has, `latest` if it has neither tag nor digest,
+/// none if it cannot be read.
 fn image_tag(image: &str) -> Option<&str> {
     let (named, digest) = match image.split_once('@') {
         Some((named, digest)) => (named, Some(digest)),
@@ -232,7 +233,8 @@ fn requests_from_limits(container: &mut Value) {
     }
 }
 
-/// A pod with resources of its own gets those it left out from its containers, then requests from limits.
+/// A pod with resources of its own gets those it left out from its containers, then requests from
+/// limits.
 fn default_pod_resources(spec: &mut Value) {
     let cursor = Cursor::root(spec);
     let (requests, limits) = (resources::aggregate(&cursor, "requests"), resources::aggregate(&cursor, "limits"));

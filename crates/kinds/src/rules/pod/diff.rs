@@ -1,4 +1,5 @@
-//! The difference of two texts as `diff -u` shows it, computed as Python's difflib does (Kubernetes uses its Go port).
+//! The difference of two texts as `diff -u` shows it, computed as Python's difflib does (Kubernetes
+//! uses its Go port).
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -7,7 +8,8 @@ use std::ops::Range;
 const CONTEXT_LINES: usize = 3;
 /// From this many lines on, lines that occur in more than one of a hundred are not matched first.
 const POPULAR_FROM_LINES: usize = 200;
-/// Looking for equal lines costs the square of their number or more. What is not found within this many steps shows as changed.
+/// Looking for equal lines costs the square of their number or more. What is not found within this
+/// many steps shows as changed.
 const STEPS_MAX: usize = 1_000_000;
 
 /// Hunks without a header naming files.
@@ -96,7 +98,8 @@ impl<'a> Matcher<'a> {
         Matcher { old, new, places, steps_left: Cell::new(STEPS_MAX) }
     }
 
-    /// Runs of equal lines, in no order. Not recursive: texts of thousands of changes would end the stack.
+    /// Runs of equal lines, in no order. Not recursive: texts of thousands of changes would end the
+    /// stack.
     fn blocks(&self, found: &mut Vec<(usize, usize, usize)>) {
         let mut open = vec![(0..self.old.len(), 0..self.new.len())];
         while let Some((old, new)) = open.pop() {
@@ -170,7 +173,8 @@ mod tests {
         assert_eq!(unified(&lines("abc"), &lines("abc")), "");
     }
 
-    /// Ends on a small stack and within the steps, and is still a difference that makes one text of the other.
+    /// Ends on a small stack and within the steps, and is still a difference that makes one text of
+    /// the other.
     #[test]
     fn a_difference_of_many_lines_ends() {
         let old: Vec<String> = (0..60_000).map(|line| line.to_string()).collect();

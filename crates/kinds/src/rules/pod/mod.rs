@@ -1,7 +1,8 @@
 //! Pods, and the pod templates of other kinds.
 //!
-//! Where to look: `defaults` fills, `spec` checks the whole in Kubernetes' order and calls the nouns (`containers`,
-//! `volumes`, `probes`, …), `update`, `status` and `subresources` check changes, `warnings` warns without refusing.
+//! Where to look: `defaults` fills, `spec` checks the whole in Kubernetes' order and calls the
+//! nouns (`containers`, `volumes`, `probes`, …), `update`, `status` and `subresources` check
+//! changes, `warnings` warns without refusing.
 
 pub mod template;
 

@@ -89,7 +89,8 @@ fn extend_selector(term: &mut Value, labels: &Value) {
     list.as_array_mut().into_iter().for_each(|list| list.append(&mut expressions));
 }
 
-/// AppArmor annotations become fields of containers that have none, unless they say what the pod's field says.
+/// AppArmor annotations become fields of containers that have none, unless they say what the pod's
+/// field says.
 fn app_armor_fields(pod: &mut Value) {
     let annotations = pod.pointer("/metadata/annotations").cloned().unwrap_or_default();
     let of_pod = pod.pointer("/spec/securityContext/appArmorProfile").cloned();

@@ -210,7 +210,8 @@ fn validate_claims(claims: &Cursor<'_>, claim_names: &BTreeSet<&str>) -> Errors 
             taken.insert(key);
         }
         if !claim_names.contains(name) {
-            // The finding shows all names that there are: for each of thousands of claims it would be gigabytes.
+            // The finding shows all names that there are: for each of thousands of claims it would
+            // be gigabytes.
             let shown = if errors.len() < CLAIM_FINDINGS_MAX {
                 claim_names.iter().copied().take(CLAIM_NAMES_SHOWN_MAX).collect()
             } else {
@@ -222,7 +223,8 @@ fn validate_claims(claims: &Cursor<'_>, claim_names: &BTreeSet<&str>) -> Errors 
     errors
 }
 
-/// Findings about claims past this number do not show the names that there are, and none shows more of them than this.
+/// Findings about claims past this number do not show the names that there are, and none shows more
+/// of them than this.
 const CLAIM_FINDINGS_MAX: usize = 20;
 const CLAIM_NAMES_SHOWN_MAX: usize = 100;
 
@@ -269,8 +271,9 @@ fn limits_fit(spec: &Cursor<'_>, resources: &Cursor<'_>) -> Errors {
 
 type Amounts = BTreeMap<String, Quantity>;
 
-/// What the containers of a pod need together: all regular ones and sidecars at once, or the hungriest init container
-/// with the sidecars started before it, whichever is more. `list` is `requests` or `limits`.
+/// What the containers of a pod need together: all regular ones and sidecars at once, or the
+/// hungriest init container with the sidecars started before it, whichever is more. `list` is
+/// `requests` or `limits`.
 pub fn aggregate(spec: &Cursor<'_>, list: &'static str) -> Amounts {
     let (mut total, mut sidecars, mut peak) = (Amounts::new(), Amounts::new(), Amounts::new());
     for container in spec.field("containers").items() {

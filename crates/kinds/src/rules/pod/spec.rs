@@ -94,7 +94,8 @@ fn validate_claim_source(claim: &Cursor<'_>) -> Errors {
     errors
 }
 
-/// On the host's network a container's port is the host's. Templates may leave that to the Pod's defaults.
+/// On the host's network a container's port is the host's. Templates may leave that to the Pod's
+/// defaults.
 fn validate_host_ports(spec: &Cursor<'_>, is_pod: bool) -> Errors {
     if !spec.field("hostNetwork").is_true() {
         return Vec::new();

@@ -1,4 +1,5 @@
-//! Pod templates: what controllers make Pods from. Defaults and rules are those of Pods but for what only a Pod has.
+//! Pod templates: what controllers make Pods from. Defaults and rules are those of Pods but for
+//! what only a Pod has.
 
 use serde_json::Value;
 

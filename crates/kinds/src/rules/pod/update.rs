@@ -1,4 +1,5 @@
-//! What of a Pod may change: images, the deadline downwards, tolerations and scheduling gates, little else.
+//! What of a Pod may change: images, the deadline downwards, tolerations and scheduling gates,
+//! little else.
 
 use std::collections::{BTreeSet, HashSet};
 

@@ -1,4 +1,5 @@
-//! What people are warned of although it is accepted: deprecated and useless things in pods and templates.
+//! What people are warned of although it is accepted: deprecated and useless things in pods and
+//! templates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -242,7 +243,8 @@ fn container_warnings(container: &Cursor<'_>, spec: &Cursor<'_>, annotations: &C
     warnings
 }
 
-/// In a template: no field says the same. In a Pod the annotation has become the container's field by now.
+/// In a template: no field says the same. In a Pod the annotation has become the container's field
+/// by now.
 fn is_unused(annotation: &Cursor<'_>, context: &Cursor<'_>, spec: &Cursor<'_>) -> bool {
     let is_template = annotation.path().to_string().starts_with("spec.");
     let of_pod = spec.field("securityContext").field("appArmorProfile");

@@ -1,4 +1,5 @@
-//! What only concerns Windows pods, which everynode never runs but whose templates it stores, and the `os` field.
+//! What only concerns Windows pods, which everynode never runs but whose templates it stores, and
+//! the `os` field.
 
 use crate::cursor::Cursor;
 use crate::field::FieldError;

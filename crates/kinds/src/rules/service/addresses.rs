@@ -1,6 +1,8 @@
-//! Addresses and networks in Services and endpoints: what they may look like, and which point nowhere useful.
+//! Addresses and networks in Services and endpoints: what they may look like, and which point
+//! nowhere useful.
 //!
-//! Since 1.36 leading zeros, IPv4 in IPv6 and networks with host bits are refused, but not where the old object has them already.
+//! Since 1.36 leading zeros, IPv4 in IPv6 and networks with host bits are refused, but not where
+//! the old object has them already.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,4 +1,5 @@
-//! Keeps `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` consistent, in a cluster whose Services have IPv4 addresses.
+//! Keeps `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` consistent, in a cluster
+//! whose Services have IPv4 addresses.
 
 use serde_json::{Map, Value, json};
 
@@ -17,7 +18,8 @@ const REQUIRE_DUAL: &str = "RequireDualStack";
 /// The family that Services of this cluster have.
 const FAMILY: &str = "IPv4";
 
-/// Brings the list of addresses in line with the one address, for clients that know only the latter.
+/// Brings the list of addresses in line with the one address, for clients that know only the
+/// latter.
 pub fn link_cluster_ips(service: &mut Value, old: Option<&Value>) {
     let spec = spec_mut(service);
     let one = text(spec, "clusterIP").to_owned();
@@ -99,7 +101,8 @@ fn keeps_preferring_dual(spec: &Map<String, Value>, before: &Value) -> bool {
         && same("ipFamilies")
 }
 
-/// Going back to one family takes the policy's change only; taking the second away takes the policy's change as well.
+/// Going back to one family takes the policy's change only; taking the second away takes the
+/// policy's change as well.
 fn release(spec: &mut Map<String, Value>, before: &Value) -> Errors {
     let mut errors = Vec::new();
     for (name, what) in [("clusterIPs", "secondary cluster IP"), ("ipFamilies", "secondary IP family")] {

@@ -1,8 +1,9 @@
 //! Services: ports, addresses and policies that depend on each other and on the type.
 //!
-//! Kubernetes fills `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` before anything else looks at a Service, and answers what is
-//! wrong with them alone; [`families`] does this for a cluster with IPv4 addresses only. Which addresses and ports a Service
-//! gets is the API server's business (its `admission::allocate`), so that here they may still be missing.
+//! Kubernetes fills `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` before anything else looks at a
+//! Service, and answers what is wrong with them alone; [`families`] does this for a cluster with
+//! IPv4 addresses only. Which addresses and ports a Service gets is the API server's business (its
+//! `admission::allocate`), so that here they may still be missing.
 
 pub mod addresses;
 mod families;

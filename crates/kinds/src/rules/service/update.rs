@@ -11,7 +11,8 @@ use super::fields::{has_cluster_ip, is_headless, is_unset, needs_health_check, n
 
 const MAY_NOT_CHANGE: &str = "may not change once set";
 
-/// Takes over what was allocated and the client left out, so that the manifest a Service was made of can be sent again.
+/// Takes over what was allocated and the client left out, so that the manifest a Service was made
+/// of can be sent again.
 pub fn keep_allocated(service: &mut Value, old: &Value) {
     let before = spec_of(old);
     let typed = spec_of(service).field("type").str().to_owned();
@@ -56,7 +57,8 @@ fn node_port(port: &Value) -> Option<i64> {
     port["nodePort"].as_i64().filter(|number| *number != 0)
 }
 
-/// With another type, what was filled in for the old one goes, unless the client changed it as well.
+/// With another type, what was filled in for the old one goes, unless the client changed it as
+/// well.
 pub fn drop_fields_of_the_old_type(service: &mut Value, old: &Value) {
     let before = spec_of(old);
     let (was, is) = (before.field("type").str(), spec_of(service).field("type").str().to_owned());

@@ -1,7 +1,9 @@
-//! The messages of CRI as far as they are used, written by hand so that no build needs a compiler of protobuf.
+//! The messages of CRI as far as they are used, written by hand so that no build needs a compiler
+//! of protobuf.
 //!
-//! Names and field numbers are those of `pkg/apis/runtime/v1/api.proto` in k8s.io/cri-api (1.36). Fields that are left out are skipped when
-//! they come and absent when they go, which the format allows. Enumerations are numbers whose constants stand beside them.
+//! Names and field numbers are those of `pkg/apis/runtime/v1/api.proto` in k8s.io/cri-api (1.36).
+//! Fields that are left out are skipped when they come and absent when they go, which the format
+//! allows. Enumerations are numbers whose constants stand beside them.
 
 mod container;
 mod image;

@@ -1,5 +1,5 @@
-//! Making the container: mount namespace, root filesystem, working directory, streams, and the library's part. Ends with the container's
-//! first process waiting for the word to start.
+//! Making the container: mount namespace, root filesystem, working directory, streams, and the
+//! library's part. Ends with the container's first process waiting for the word to start.
 
 use std::fs;
 use std::io;
@@ -39,7 +39,8 @@ pub fn launch(dir: &ContainerDir, launch: &Launch) -> Result<Started, String> {
     mount_rootfs(dir, launch)?;
     make_working_dir(dir, launch)?;
     let spec = read_spec(dir)?;
-    // Made before the library does it: the container's view of its own groups is bound from these directories.
+    // Made before the library does it: the container's view of its own groups is bound from these
+    // directories.
     let group = Cgroup::new(&launch.cgroup);
     group.create().map_err(|e| format!("create cgroup {}: {e}", launch.cgroup))?;
     if cgroup::is_v2() {
@@ -63,7 +64,8 @@ pub fn program(launch: &Launch, causes: Causes) -> Result<Program, String> {
     Ok(Program { causes, filters, capabilities: launch.capabilities, no_new_privileges: launch.no_new_privileges })
 }
 
-/// In a mount namespace of the shim's own, so that nothing is left to unmount when everything crashes.
+/// In a mount namespace of the shim's own, so that nothing is left to unmount when everything
+/// crashes.
 fn mount_rootfs(dir: &ContainerDir, launch: &Launch) -> Result<(), String> {
     if !launch.shared_mounts {
         unshare(CloneFlags::CLONE_NEWNS).map_err(|e| format!("new mount namespace: {e}"))?;

@@ -1,8 +1,10 @@
-//! The shim: one small process per running container. It makes the container, starts it, carries its streams, keeps its log and writes down
-//! how it ended. It lives as long as the container and does not need the agent.
+//! The shim: one small process per running container. It makes the container, starts it, carries
+//! its streams, keeps its log and writes down how it ended. It lives as long as the container and
+//! does not need the agent.
 //!
-//! Single-threaded: the library clones the process and goes on allocating in the clone, which hangs when another thread holds the
-//! allocator's lock. Whether a shim lives is told by the lock on `shim.lock`, never by a process id.
+//! Single-threaded: the library clones the process and goes on allocating in the clone, which hangs
+//! when another thread holds the allocator's lock. Whether a shim lives is told by the lock on
+//! `shim.lock`, never by a process id.
 
 mod launch;
 mod propagation;
@@ -72,7 +74,8 @@ fn detach() -> io::Result<()> {
     Ok(())
 }
 
-/// A container begins once, whatever crashes in between: the lock keeps two shims apart, the file a second one from following a dead one.
+/// A container begins once, whatever crashes in between: the lock keeps two shims apart, the file a
+/// second one from following a dead one.
 fn begin(dir: &ContainerDir) -> io::Result<Flock<File>> {
     let lock = File::options().create(true).append(true).open(dir.lock())?;
     let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|_| io::Error::other("the container is being started"))?;
@@ -161,8 +164,8 @@ fn clean_up(dir: &ContainerDir, launch: &Launch) {
     let _ = fs::remove_file(SOCKET);
 }
 
-/// Waits for all children that end soon: orphans of the container, and what the library left. A dead process that nobody has waited for
-/// keeps its process namespace from ending.
+/// Waits for all children that end soon: orphans of the container, and what the library left. A
+/// dead process that nobody has waited for keeps its process namespace from ending.
 pub fn reap() {
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
     let until = Instant::now() + Duration::from_millis(REAP_MILLISECONDS_MAX);

@@ -1,7 +1,8 @@
 //! Which mounts of a container the node shares, where one of its volumes is bidirectional.
 //!
-//! The library knows one answer for all mounts of a container, and with a bidirectional volume that is "shared". Before the container
-//! starts, every other mount gets what its volume asks for: private, or following the node.
+//! The library knows one answer for all mounts of a container, and with a bidirectional volume that
+//! is "shared". Before the container starts, every other mount gets what its volume asks for:
+//! private, or following the node.
 
 use std::fs::File;
 use std::io::{self, PipeWriter, Read as _, Write as _};
@@ -19,7 +20,8 @@ use crate::words::plain;
 /// An error's text is one line.
 const TEXT_BYTES_MAX: u64 = 4096;
 
-/// `pid`: the container's first process, which waits to be started, so that nothing of the container runs yet.
+/// `pid`: the container's first process, which waits to be started, so that nothing of the
+/// container runs yet.
 pub fn settle(pid: i32, volumes: &[Mount]) -> Result<(), String> {
     let words = |e: io::Error| format!("settle mount propagation: {}", plain(&e));
     let process = Path::new("/proc").join(pid.to_string());
@@ -69,9 +71,11 @@ fn apply(points: &[PathBuf], volumes: &[Mount]) -> io::Result<()> {
     Ok(())
 }
 
-/// What makes the mount at `point` what it should be. All are shared with those that they were copied from.
+/// What makes the mount at `point` what it should be. All are shared with those that they were
+/// copied from.
 fn changes(point: &Path, places: &[(PathBuf, Propagation)]) -> Vec<MsFlags> {
-    // Its own mounts stay shared among themselves, as with other runtimes, and are not those of the node.
+    // Its own mounts stay shared among themselves, as with other runtimes, and are not those of the
+    // node.
     if point == Path::new("/") {
         return vec![MsFlags::MS_PRIVATE, MsFlags::MS_SHARED];
     }

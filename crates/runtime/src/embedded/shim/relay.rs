@@ -1,5 +1,6 @@
-//! The shim's loop: from the container's streams to the log and to whoever attached, from them to its standard input, and the requests of
-//! the agent, until the container's first process has ended.
+//! The shim's loop: from the container's streams to the log and to whoever attached, from them to
+//! its standard input, and the requests of the agent, until the container's first process has
+//! ended.
 
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -318,7 +319,8 @@ impl Client {
     }
 }
 
-/// In the node's process namespace the container's orphans become children of the shim. Its first process is not touched.
+/// In the node's process namespace the container's orphans become children of the shim. Its first
+/// process is not touched.
 fn reap_orphans(first: i32) {
     loop {
         // SAFETY: siginfo_t is plain data; all zero is a valid value of it.

@@ -1,8 +1,10 @@
-//! What the library could not mount itself is laid out before it begins: image layers and volumes with the owners that a container with users of
-//! its own knows, where root of these users can reach them (the node's folders are closed to everybody but the node's root); images as
-//! volumes; and volumes that must not follow what the node mounts later.
+//! What the library could not mount itself is laid out before it begins: image layers and volumes
+//! with the owners that a container with users of its own knows, where root of these users can
+//! reach them (the node's folders are closed to everybody but the node's root); images as volumes;
+//! and volumes that must not follow what the node mounts later.
 //!
-//! Everything hangs below a file system in memory that only the shim's mount namespace has: nothing is left when it ends.
+//! Everything hangs below a file system in memory that only the shim's mount namespace has: nothing
+//! is left when it ends.
 
 use std::fs::{self, File};
 use std::io;

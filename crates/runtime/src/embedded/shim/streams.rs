@@ -13,7 +13,8 @@ use super::super::log::Lines;
 /// What a client may leave unread before the container has to wait for it.
 const PENDING_BYTES_MAX: usize = 256 * 1024;
 
-/// A client that takes nothing for so long is gone, whatever its connection says; the container goes on.
+/// A client that takes nothing for so long is gone, whatever its connection says; the container
+/// goes on.
 const STALL_SECONDS_MAX: u64 = 10;
 
 pub const OUT: usize = 0;

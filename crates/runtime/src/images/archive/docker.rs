@@ -1,4 +1,5 @@
-//! What `docker save` writes: a list of images in manifest.json, each with its configuration and layers as files.
+//! What `docker save` writes: a list of images in manifest.json, each with its configuration and
+//! layers as files.
 
 use serde::Deserialize;
 
@@ -31,7 +32,8 @@ fn read(source: &Source, entry: Entry) -> Result<Found> {
             return Err(Error::Mismatch { what: entry.config, expected, actual });
         }
     }
-    // A layer's name is a digest in new files only, and of what differs between versions; its diff id is what counts.
+    // A layer's name is a digest in new files only, and of what differs between versions; its diff
+    // id is what counts.
     let layers = entry.layers.into_iter().map(|path| FoundLayer { path, digest: None }).collect();
     Ok(Found { names: entry.repo_tags.unwrap_or_default(), documents: Vec::new(), config, layers })
 }

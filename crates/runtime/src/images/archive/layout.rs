@@ -1,4 +1,5 @@
-//! OCI layouts: index.json leads to manifests or further indexes, everything by digest under blobs/.
+//! OCI layouts: index.json leads to manifests or further indexes, everything by digest under
+//! blobs/.
 
 use std::collections::BTreeMap;
 

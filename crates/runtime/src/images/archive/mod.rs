@@ -1,4 +1,5 @@
-//! Images from files: what `docker save` writes, and OCI layouts, as a tar (compressed or not) or a directory.
+//! Images from files: what `docker save` writes, and OCI layouts, as a tar (compressed or not) or a
+//! directory.
 //!
 //! All images of a file are stored or, when anything is wrong with it, none.
 
@@ -38,7 +39,8 @@ struct FoundLayer {
     digest: Option<Digest>,
 }
 
-/// Stores the images of the file under its own names, or its only one under the given name. Answers the names, or ids of those without.
+/// Stores the images of the file under its own names, or its only one under the given name. Answers
+/// the names, or ids of those without.
 pub fn load(store: &Store, path: &Path, name: Option<&str>) -> Result<Vec<String>> {
     load_from(store, path, name).map_err(|source| Error::Archive { path: path.to_owned(), source: Box::new(source) })
 }

@@ -26,7 +26,8 @@ const READ_BUFFER_BYTES: usize = 256 * 1024;
 /// However much progress each try makes.
 const RESUMES_MAX: u32 = 50;
 
-/// Brings the layer unless it is here; when another pull is bringing it, waits. Dropping this ends what it does on other threads, too.
+/// Brings the layer unless it is here; when another pull is bringing it, waits. Dropping this ends
+/// what it does on other threads, too.
 pub async fn bring_layer(store: &Arc<Store>, registry: &Registry, layer: &Descriptor, diff_id: &Digest) -> Result<()> {
     let waiting = Waiting::default();
     let Some(partial) = claim(store, layer, diff_id, &waiting.stop()).await? else { return Ok(()) };
@@ -139,8 +140,8 @@ fn finish(downloaded: Downloaded) -> Result<Partial> {
     })
 }
 
-/// Until the layer is whole or tries are used up. The partial file stays for the next pull when the way was the problem; a problem with the
-/// content comes with the file.
+/// Until the layer is whole or tries are used up. The partial file stays for the next pull when the
+/// way was the problem; a problem with the content comes with the file.
 async fn download_once(registry: &Registry, layer: &Descriptor, mut partial: Partial) -> Result<Downloaded> {
     let (mut failures, mut resumes) = (0, 0);
     while partial.length < layer.size {

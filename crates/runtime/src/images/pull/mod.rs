@@ -1,7 +1,8 @@
-//! Bringing an image from a registry: ask who has it, read manifests and configuration, bring the layers that are missing, name the image.
+//! Bringing an image from a registry: ask who has it, read manifests and configuration, bring the
+//! layers that are missing, name the image.
 //!
-//! Everything is checked against its digest before it counts. Layers that two pulls need at once, in this process or another, are brought
-//! once: their partial file is locked.
+//! Everything is checked against its digest before it counts. Layers that two pulls need at once,
+//! in this process or another, are brought once: their partial file is locked.
 
 mod blob;
 mod registry;

@@ -19,7 +19,8 @@ use crate::images::reference::Reference;
 use crate::images::registries::{Endpoint, Registries, is_loopback};
 use crate::port::Credentials;
 
-/// Waiting for a refused or unanswered connection for long helps nobody: the kubelet's part tries again later.
+/// Waiting for a refused or unanswered connection for long helps nobody: the kubelet's part tries
+/// again later.
 const RESOLVE_ATTEMPTS_MAX: u32 = 3;
 const ACCESS_DENIED: &str = "pull access denied, repository does not exist or may require authorization";
 /// As a list of what no proxy is for: the star is for names only.
@@ -81,7 +82,8 @@ fn registry_auth(credentials: &Credentials) -> RegistryAuth {
 }
 
 fn client_config(registries: &Registries, endpoint: &Endpoint) -> ClientConfig {
-    // Proxies from the environment are for the world outside. Naming any proxy turns those off; the one that is named is for no host.
+    // Proxies from the environment are for the world outside. Naming any proxy turns those off; the
+    // one that is named is for no host.
     let no_proxy = is_loopback(&endpoint.host);
     ClientConfig {
         protocol: if endpoint.plain { ClientProtocol::Http } else { ClientProtocol::Https },
@@ -100,7 +102,8 @@ fn install_tls() {
     ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
 }
 
-/// oci-client 0.18 makes a client with the system's certificates in any case, also for plain HTTP, and panics when there are none.
+/// oci-client 0.18 makes a client with the system's certificates in any case, also for plain HTTP,
+/// and panics when there are none.
 fn check_certificates() -> Result<()> {
     static SEEN: AtomicBool = AtomicBool::new(false);
     if SEEN.load(Ordering::Relaxed) || !rustls_native_certs::load_native_certs().certs.is_empty() {
@@ -155,7 +158,8 @@ impl Registry {
         Ok(bytes.to_vec())
     }
 
-    /// Asks for a token where the registry wants one. Done here because the client itself would hide why there is none.
+    /// Asks for a token where the registry wants one. Done here because the client itself would
+    /// hide why there is none.
     async fn authorize(&self, url: &str) -> Result<()> {
         let asked = self.client.auth(&self.address, &self.auth, RegistryOperation::Pull).await;
         match asked {

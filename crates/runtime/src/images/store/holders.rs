@@ -1,4 +1,5 @@
-//! Who may not lose an image: small files, one for each holder. What was held or released last is what was used last.
+//! Who may not lose an image: small files, one for each holder. What was held or released last is
+//! what was used last.
 
 use std::fs;
 use std::path::PathBuf;

@@ -13,8 +13,9 @@
 //! tmp/                          scratch directories, each locked by its maker
 //! ```
 //!
-//! What the index names is complete: blobs and layers are there before their image is, and go after it. After a crash there may be more
-//! files than the index needs, never fewer; the next [`Store::open`] removes them.
+//! What the index names is complete: blobs and layers are there before their image is, and go after
+//! it. After a crash there may be more files than the index needs, never fewer; the next
+//! [`Store::open`] removes them.
 
 mod holders;
 mod removal;
@@ -80,8 +81,8 @@ impl Store {
             let path = store.directory.join(name);
             fs::create_dir_all(&path).map_err(Error::io("make", &path))?;
         }
-        // Local users could run what is in images with the rights of its owner. (A folder that was something else before stays open, and only
-        // what is ours in it is closed.)
+        // Local users could run what is in images with the rights of its owner. (A folder that was
+        // something else before stays open, and only what is ours in it is closed.)
         for name in is_new_or_ours.then_some("").into_iter().chain(["blobs", "layers", "partial"]) {
             set_mode(&store.directory.join(name), CLOSED_MODE)?;
         }
@@ -165,7 +166,8 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Unpacks a layer unless it is here. Its archive must have that digest; nothing stays otherwise, nor when it is stopped.
+    /// Unpacks a layer unless it is here. Its archive must have that digest; nothing stays
+    /// otherwise, nor when it is stopped.
     pub(super) fn put_layer(&self, diff_id: &Digest, archive: impl BufRead, stop: &Stop) -> Result<()> {
         if self.has_layer(diff_id) {
             return Ok(());
@@ -203,8 +205,8 @@ impl Store {
         disk::sync_directory(&self.path("layers/sha256")).map_err(Error::io("write", &path))
     }
 
-    /// Names images in the index, all or none. Fails with [`Error::LayersGone`] when a layer was removed meanwhile; the caller brings it
-    /// again.
+    /// Names images in the index, all or none. Fails with [`Error::LayersGone`] when a layer was
+    /// removed meanwhile; the caller brings it again.
     pub(super) fn commit(&self, images: &[Prepared]) -> Result<()> {
         let _lock = self.lock()?;
         let mut index = self.index()?;

@@ -12,7 +12,8 @@ use crate::images::index::{Index, Record};
 use crate::images::reference;
 
 impl Store {
-    /// Removes the image of that id with all its names, or one name, and with the last tag the image. Gone already is fine.
+    /// Removes the image of that id with all its names, or one name, and with the last tag the
+    /// image. Gone already is fine.
     pub fn remove(&self, reference: &str) -> Result<()> {
         let lock = self.lock()?;
         let mut index = self.index()?;
@@ -72,7 +73,8 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what was brought for images that never were named. Problems are left for the next time the store is opened.
+    /// Removes what was brought for images that never were named. Problems are left for the next
+    /// time the store is opened.
     pub fn tidy(&self) {
         if let Err(error) = self.lock().and_then(|lock| self.sweep(&lock)) {
             tracing::warn!(error = error.chain(), "cannot remove what a failed pull or load left");

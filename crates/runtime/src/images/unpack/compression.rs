@@ -32,7 +32,8 @@ fn is_zstd(start: &[u8]) -> bool {
     start.starts_with(ZSTD_MAGIC) || skippable
 }
 
-/// zstd in any number of frames, as parallel and seekable writers make it; the library's own stream ends with the first.
+/// zstd in any number of frames, as parallel and seekable writers make it; the library's own stream
+/// ends with the first.
 struct ZstdFrames<R> {
     stream: R,
     decoder: FrameDecoder,

@@ -1,7 +1,9 @@
-//! What one layer may take: bytes, entries, memory and steps. Layers come from anywhere, and ten kilobytes may stand for terabytes.
+//! What one layer may take: bytes, entries, memory and steps. Layers come from anywhere, and ten
+//! kilobytes may stand for terabytes.
 //!
-//! Everything that an archive makes the node do is charged to one of the figures: what is kept, what is skipped, what is remembered while
-//! the layer is unpacked, and each folder that a path leads through.
+//! Everything that an archive makes the node do is charged to one of the figures: what is kept,
+//! what is skipped, what is remembered while the layer is unpacked, and each folder that a path
+//! leads through.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -20,8 +22,8 @@ const PATH_BYTES_MAX: usize = 4096;
 const REMEMBERED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const REMEMBERED_OVERHEAD_BYTES: u64 = 64;
 
-/// Folders that are opened on the way to entries. Links multiply them: a path of 4 KiB may stand for 80,000 steps. Two million entries in
-/// twenty folders each take less than half.
+/// Folders that are opened on the way to entries. Links multiply them: a path of 4 KiB may stand
+/// for 80,000 steps. Two million entries in twenty folders each take less than half.
 const STEPS_MAX: u64 = 100_000_000;
 
 /// What a layer leaves free at least: a twentieth of the file system, and of a large one this much.

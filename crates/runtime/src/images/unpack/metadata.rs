@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use super::rooted::Place;
 
 const XATTR_PREFIX: &str = "SCHILY.xattr.";
-/// What overlayfs believes of its lower directories: an image must not say where its files come from.
+/// What overlayfs believes of its lower directories: an image must not say where its files come
+/// from.
 const OVERLAY_PREFIXES: [&str; 2] = ["trusted.overlay.", "user.overlay."];
 
 #[derive(Debug)]
@@ -87,7 +88,8 @@ impl Modified {
     }
 }
 
-/// An attribute that the file system does not know is left out: images carry labels of other systems.
+/// An attribute that the file system does not know is left out: images carry labels of other
+/// systems.
 fn set_image_attribute(place: &Place, name: &str, value: &[u8]) -> io::Result<()> {
     match set_attribute(place, name, value) {
         Err(error) if error.raw_os_error() == Some(Errno::NOTSUP.raw_os_error()) => {
@@ -99,7 +101,8 @@ fn set_image_attribute(place: &Place, name: &str, value: &[u8]) -> io::Result<()
 }
 
 pub fn set_attribute(place: &Place, name: &str, value: &[u8]) -> io::Result<()> {
-    // There is no call that takes a directory and a name; the way through /proc follows no link but its own.
+    // There is no call that takes a directory and a name; the way through /proc follows no link but
+    // its own.
     let mut path = format!("/proc/self/fd/{}/", place.parent.as_fd().as_raw_fd()).into_bytes();
     path.extend_from_slice(place.name.as_bytes());
     Ok(rustix::fs::lsetxattr(path, name, value, XattrFlags::empty())?)

@@ -1,8 +1,10 @@
 //! A layer: from a stream of bytes to a directory that overlayfs takes as a lower one.
 //!
-//! Deletions become what overlayfs reads: a character device 0:0 for a name, the attribute `trusted.overlay.opaque` for a directory. Each
-//! layer is unpacked alone, without those below it: a directory that the layer goes through but does not list itself gets the mode 0755.
-//! Nothing is ever written outside of the directory: names with `..` are refused, symlinks are followed as if it were the root.
+//! Deletions become what overlayfs reads: a character device 0:0 for a name, the attribute
+//! `trusted.overlay.opaque` for a directory. Each layer is unpacked alone, without those below it:
+//! a directory that the layer goes through but does not list itself gets the mode 0755. Nothing is
+//! ever written outside of the directory: names with `..` are refused, symlinks are followed as if
+//! it were the root.
 
 mod compression;
 mod limits;
@@ -41,8 +43,8 @@ const COPY_BUFFER_BYTES: usize = 128 * 1024;
 /// Shorter runs of zeros are written.
 const HOLE_BYTES_MIN: usize = 4096;
 
-/// Unpacks a layer, compressed or not, into an empty directory; answers its diff id and the length of its archive. Ends with an error soon
-/// after `stop` is set.
+/// Unpacks a layer, compressed or not, into an empty directory; answers its diff id and the length
+/// of its archive. Ends with an error soon after `stop` is set.
 pub fn unpack(layer: impl BufRead, directory: &Path, stop: &Stop) -> Result<(Digest, u64)> {
     unpack_within(Limits::new(stop.clone()), layer, directory)
 }
@@ -59,7 +61,8 @@ struct Unpacker {
     root: Root,
     buffer: Vec<u8>,
     limits: Limits,
-    /// Paths without symlinks of what this layer has put there: deletions are about the layers below only.
+    /// Paths without symlinks of what this layer has put there: deletions are about the layers
+    /// below only.
     made: BTreeSet<PathBuf>,
     whiteouts: BTreeSet<PathBuf>,
     /// Set at the end: what is put into a directory changes its time.
@@ -124,7 +127,8 @@ impl Unpacker {
         Ok(metadata.apply(place, kind)?)
     }
 
-    /// What is left of an entry counts as if it were kept: holes cost nothing in the archive, and time to go through.
+    /// What is left of an entry counts as if it were kept: holes cost nothing in the archive, and
+    /// time to go through.
     fn skip(&mut self, entry: &mut impl Read) -> std::result::Result<(), Problem> {
         loop {
             let n = entry.read(&mut self.buffer)?;
@@ -223,7 +227,8 @@ impl Unpacker {
         Ok(FileType::Symlink)
     }
 
-    /// Of the directories that are still there: a later entry may have put something else in their place.
+    /// Of the directories that are still there: a later entry may have put something else in their
+    /// place.
     fn set_directory_times(mut self) -> Result<()> {
         for (path, modified) in std::mem::take(&mut self.directory_times) {
             let place = if path.as_os_str().is_empty() { Some(self.root.own_place()) } else { self.root.directory(&path) };
@@ -262,7 +267,8 @@ impl From<rustix::io::Errno> for Problem {
     }
 }
 
-/// The path below the root. A leading slash counts for nothing; what points upwards is refused, whether or not it would get out.
+/// The path below the root. A leading slash counts for nothing; what points upwards is refused,
+/// whether or not it would get out.
 fn clean(path: &[u8]) -> std::result::Result<PathBuf, Problem> {
     let mut clean = PathBuf::new();
     for component in path.split(|byte| *byte == b'/') {

@@ -1,8 +1,9 @@
 //! Paths inside a directory that is taken for the root, whatever symlinks say.
 //!
-//! Every step is taken from an open directory to a name in it, never following a link in the kernel: links are read and followed here, from
-//! the root that is meant. So no path leads out. One directory is open at a time, however deep a path leads. Assumes that no other process writes
-//! to the directory meanwhile; it is a scratch directory.
+//! Every step is taken from an open directory to a name in it, never following a link in the
+//! kernel: links are read and followed here, from the root that is meant. So no path leads out. One
+//! directory is open at a time, however deep a path leads. Assumes that no other process writes to
+//! the directory meanwhile; it is a scratch directory.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -25,7 +26,8 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 
 pub struct Root {
     handle: Arc<OwnedFd>,
-    /// The parent that was found last, by the path that was asked for: archives go directory by directory.
+    /// The parent that was found last, by the path that was asked for: archives go directory by
+    /// directory.
     last: Option<(PathBuf, Found)>,
 }
 
@@ -82,7 +84,8 @@ impl Root {
         Ok(Place { path: found.path.join(&name), parent: found.handle, name })
     }
 
-    /// The directory that is at that path itself, through no link; None when there is another thing or nothing.
+    /// The directory that is at that path itself, through no link; None when there is another thing
+    /// or nothing.
     pub fn directory(&self, path: &Path) -> Option<Place> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let handle = rustix::fs::openat2(&self.handle, path, DIRECTORY, Mode::empty(), resolve).ok()?;
@@ -132,7 +135,8 @@ impl Root {
         Found { handle: Arc::clone(&self.handle), path: PathBuf::new() }
     }
 
-    /// Puts the components of a link's target before what is ahead. Upwards ends at the root, as it does at a container's.
+    /// Puts the components of a link's target before what is ahead. Upwards ends at the root, as it
+    /// does at a container's.
     fn follow(&self, target: &Path, here: &mut Found, ahead: &mut VecDeque<OsString>) -> io::Result<()> {
         let mut names = Vec::new();
         for component in target.components() {
@@ -164,7 +168,8 @@ impl Found {
         self.path.push(name);
     }
 
-    /// To the directory above; the root has none. No directory is moved while a layer is unpacked: `..` leads back to where it was entered.
+    /// To the directory above; the root has none. No directory is moved while a layer is unpacked:
+    /// `..` leads back to where it was entered.
     fn leave(&mut self) -> io::Result<()> {
         if self.path.pop() {
             self.handle = Arc::new(rustix::fs::openat(&self.handle, "..", DIRECTORY, Mode::empty())?);

@@ -1,4 +1,5 @@
-//! Hostile archives, against limits that are made small: what costs the node anything is counted, wherever it stands in the archive.
+//! Hostile archives, against limits that are made small: what costs the node anything is counted,
+//! wherever it stands in the archive.
 
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -120,7 +121,8 @@ fn where_links_lead_is_no_longer_than_linux_has_paths() {
     refused(archive, limits(), "one of more than 4096 bytes");
 }
 
-/// Four mebibytes of headers are read of each entry: a target that long would be millions of folders.
+/// Four mebibytes of headers are read of each entry: a target that long would be millions of
+/// folders.
 #[test]
 fn targets_of_links_are_bounded_and_never_made() {
     let long = "t/".repeat(100_000);
@@ -172,7 +174,8 @@ fn extended_attributes_are_counted() {
     assert!(result.is_ok() || !rustix::process::geteuid().is_root(), "{result:?}");
 }
 
-/// What is not kept takes time all the same: a hole under the name of a deletion was gone through without an end.
+/// What is not kept takes time all the same: a hole under the name of a deletion was gone through
+/// without an end.
 #[test]
 fn what_is_skipped_is_counted() {
     let half = || vec![7; 600];
@@ -203,7 +206,8 @@ fn remembered_paths_are_counted_where_links_lead() {
     refused(archive, Limits { remembered_bytes: 2000, ..limits() }, "too many long paths");
 }
 
-/// A file in the place of a folder, and a link in the place of another: neither is followed to set a folder's time.
+/// A file in the place of a folder, and a link in the place of another: neither is followed to set
+/// a folder's time.
 #[test]
 fn folders_that_were_replaced_get_no_time() {
     let archive = Archive::new().directory("gone/inner").file("gone", b"now a file").directory("led/inner").directory("other/inner").link(
@@ -217,7 +221,8 @@ fn folders_that_were_replaced_get_no_time() {
     assert_eq!(std::fs::metadata(dir.path().join("other/inner")).unwrap().mtime(), 1_700_000_000);
 }
 
-/// The stack is small and the folders many: what replaces a tree removes it without going down by recursion.
+/// The stack is small and the folders many: what replaces a tree removes it without going down by
+/// recursion.
 #[test]
 fn a_deep_tree_is_replaced_on_a_small_stack() {
     let deep = "d/".repeat(2000);
@@ -245,7 +250,8 @@ impl Read for StopsAfter {
     }
 }
 
-/// A pull whose caller has gone ends, wherever it is: in a file without an end, or in zeros after the archive.
+/// A pull whose caller has gone ends, wherever it is: in a file without an end, or in zeros after
+/// the archive.
 #[test]
 fn unpacking_ends_when_it_is_stopped() {
     let file = header(EntryType::Regular, "file", 1 << 30).as_bytes().to_vec();

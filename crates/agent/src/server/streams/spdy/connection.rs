@@ -1,4 +1,5 @@
-//! A SPDY connection: streams that the client opens arrive as [`Incoming`]; [`Client`] is the other end.
+//! A SPDY connection: streams that the client opens arrive as [`Incoming`]; [`Client`] is the other
+//! end.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,7 +77,8 @@ async fn write(writer: WriteHalf<Box<dyn Duplex>>, mut pieces: mpsc::Receiver<Pi
     let mut writer = tokio::io::BufWriter::with_capacity(PIECE_BYTES, writer);
     let mut packer = Packer::new();
     loop {
-        // Control frames first: a stream is agreed to before anything is sent on it. Receiving from channels is cancel-safe.
+        // Control frames first: a stream is agreed to before anything is sent on it. Receiving from
+        // channels is cancel-safe.
         let written = tokio::select! {
             biased;
             Some(control) = controls.recv() => write_control(&mut writer, &mut packer, control).await,

@@ -1,4 +1,5 @@
-//! Header blocks: names and values with their lengths, compressed with one zlib stream for each direction that begins with a dictionary.
+//! Header blocks: names and values with their lengths, compressed with one zlib stream for each
+//! direction that begins with a dictionary.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -11,7 +12,8 @@ pub type Headers = BTreeMap<String, String>;
 /// Streams have four headers at most; more than this is no use but to fill memory.
 const BLOCK_BYTES_MAX: usize = 64 * 1024;
 
-/// The words of the dictionary that stand with their lengths before them (SPDY/3, section 2.6.10.1).
+/// The words of the dictionary that stand with their lengths before them (SPDY/3, section
+/// 2.6.10.1).
 const WORDS: &str = "options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges age allow \
     authorization cache-control connection content-base content-encoding content-language content-length content-location content-md5 \
     content-range content-type date etag expect expires from host if-match if-modified-since if-none-match if-range if-unmodified-since \
