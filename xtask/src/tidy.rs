@@ -32,19 +32,36 @@ const IMPURE_TEXTS: &[&str] = &["SystemTime::now", "Instant::now", "Timestamp::n
 /// not find itself.
 const TREE_REMOVALS: &[&str] = &[concat!("remove_", "dir_all"), concat!("temp", "dir()"), concat!("Temp", "Dir")];
 
+/// Folders and files that only tests are compiled with.
+const TEST_STEMS: &[&str] = &["tests", "testing", "golden", "fixture"];
+
 /// Files below this length need no introduction.
 const INTRODUCTION_LINES_MIN: usize = 50;
 
+/// Columns of comments and of pages.
+const COLUMNS_MAX: usize = 100;
+
 pub fn run() -> anyhow::Result<()> {
+    let root = root()?;
     let mut findings = check_arrows()?;
-    for file in rust_files(&root()?)? {
-        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        findings.extend(check_file(&file, &text));
+    for file in files(&root, "rs")? {
+        findings.extend(check_file(&file, &read(&root, &file)?));
+        findings.extend(root.join(file.with_extension("")).is_dir().then(|| {
+            let folder = file.with_extension("");
+            format!("{}: a module with a folder is {}/mod.rs", file.display(), folder.display())
+        }));
+    }
+    for file in files(&root, "md")? {
+        findings.extend(check_page(&file, &read(&root, &file)?));
     }
     for finding in &findings {
         eprintln!("{finding}");
     }
     if findings.is_empty() { Ok(()) } else { bail!("{} findings", findings.len()) }
+}
+
+fn read(root: &Path, file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(root.join(file)).with_context(|| format!("cannot read {}", file.display()))
 }
 
 /// The folder of the workspace.
@@ -79,27 +96,38 @@ fn check_arrows() -> anyhow::Result<Vec<String>> {
     Ok(findings)
 }
 
-fn rust_files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+/// Paths below `root`, relative to it: how the checkout's own folders are called decides nothing.
+fn files(root: &Path, extension: &str) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if path.is_dir() && name != "target" && !name.starts_with('.') {
-            files.extend(rust_files(&path)?);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            files.push(path);
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(root.join(&folder));
+        for entry in entries.with_context(|| format!("cannot list {}", folder.display()))? {
+            let entry = entry?;
+            let path = folder.join(entry.file_name());
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if entry.file_type()?.is_dir() && name != "target" && !name.starts_with('.') {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                files.push(path);
+            }
         }
     }
     files.sort();
     Ok(files)
 }
 
+/// `file` is relative to the workspace's folder.
 fn check_file(file: &Path, text: &str) -> Vec<String> {
     let place = file.display();
     let mut findings = Vec::new();
     if text.lines().count() > INTRODUCTION_LINES_MIN && !text.starts_with("//!") {
         findings.push(format!("{place}: begin with `//!`: what it does, what goes in, what comes out"));
     }
+    let is_wide = |line: &str| line.trim_start().starts_with("//") && line.chars().count() > COLUMNS_MAX && !line.contains("://");
+    let wide = text.lines().enumerate().filter(|(_, line)| is_wide(line));
+    findings.extend(wide.map(|(at, _)| format!("{place}:{}: a comment of more than {COLUMNS_MAX} columns", at + 1)));
     // Spelt apart, so that this file does not find itself.
     let unfinished = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("to", "do!("), concat!("unimplement", "ed!(")];
     for (at, line) in text.lines().enumerate() {
@@ -107,7 +135,7 @@ fn check_file(file: &Path, text: &str) -> Vec<String> {
             findings.push(format!("{place}:{}: {word} without an issue; put it into docs/roadmap.md", at + 1));
         }
     }
-    let is_test = file.components().any(|part| part.as_os_str() == "tests") || file.file_name().is_some_and(|name| name == "tests.rs");
+    let is_test = is_test(file);
     let removes = |line: &str| !line.trim_start().starts_with("//") && TREE_REMOVALS.iter().any(|call| line.contains(call));
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
     if let Some(at) = code.lines().position(removes).filter(|_| !is_test) {
@@ -116,13 +144,71 @@ fn check_file(file: &Path, text: &str) -> Vec<String> {
             at + 1
         ));
     }
-    let pure = PURE.iter().any(|krate| file.components().any(|c| c.as_os_str() == *krate));
-    let test = file.to_string_lossy().contains("test") || file.to_string_lossy().contains("golden");
-    if pure && !test {
+    let pure = PURE.iter().any(|krate| file.starts_with(Path::new("crates").join(krate)));
+    if pure && !is_test {
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         let found =
             IMPURE_TEXTS.iter().filter(|impure| code.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(**impure)));
         findings.extend(found.map(|impure| format!("{place}: {impure} in a pure crate; let the caller give it")));
     }
     findings
+}
+
+/// Whether a folder of the path, or the file, is for tests only.
+fn is_test(file: &Path) -> bool {
+    let named = |part: &Path| part.file_stem().is_some_and(|stem| TEST_STEMS.iter().any(|test| stem == *test));
+    file.components().any(|part| named(part.as_ref()))
+}
+
+/// Prose: tables, code and links may be as wide as they need.
+fn check_page(file: &Path, text: &str) -> Vec<String> {
+    let mut in_code = false;
+    let mut findings = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        }
+        let is_exempt =
+            in_code || line.starts_with("    ") || line.trim_start().starts_with('|') || line.contains("](") || line.contains("://");
+        if line.chars().count() > COLUMNS_MAX && !is_exempt {
+            findings.push(format!("{}:{}: a line of more than {COLUMNS_MAX} columns", file.display(), at + 1));
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings(file: &str, text: &str) -> Vec<String> {
+        check_file(Path::new(file), text)
+    }
+
+    #[test]
+    fn a_pure_crate_is_checked_wherever_the_checkout_lies() {
+        let impure = "fn f() { std::fs::read(\"x\"); }";
+        assert_eq!(findings("crates/brain/src/a.rs", impure).len(), 1);
+        assert!(findings("crates/store/src/a.rs", impure).is_empty());
+        assert!(findings("crates/brain/src/a/tests/b.rs", impure).is_empty());
+        // Only a whole part of the path makes a test.
+        assert_eq!(findings("crates/brain/src/attest.rs", impure).len(), 1);
+    }
+
+    #[test]
+    fn removing_trees_is_refused_outside_of_tests() {
+        let removes = concat!("fn f() { std::fs::remove_", "dir_all(\"x\"); }");
+        assert_eq!(findings("crates/store/src/a.rs", removes).len(), 1);
+        assert!(findings("crates/store/tests/a.rs", removes).is_empty());
+    }
+
+    #[test]
+    fn wide_prose_is_found_and_wide_tables_and_code_are_not() {
+        let wide = "a ".repeat(60);
+        assert_eq!(findings("crates/store/src/a.rs", &format!("// {wide}")).len(), 1);
+        let page = |text: String| check_page(Path::new("README.md"), &text).len();
+        assert_eq!(page(wide.clone()), 1);
+        assert_eq!(page(format!("| {wide} |")), 0);
+        assert_eq!(page(format!("```text\n{wide}\n```")), 0);
+    }
 }

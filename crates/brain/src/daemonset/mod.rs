@@ -342,15 +342,3 @@ fn seniority(pod: &Pod) -> (bool, Option<Timestamp>, Arc<str>) {
 
 #[cfg(test)]
 mod tests;
-
-#[cfg(test)]
-mod properties;
-
-#[cfg(test)]
-mod checker;
-
-#[cfg(test)]
-mod upstream;
-
-#[cfg(test)]
-mod bugs;

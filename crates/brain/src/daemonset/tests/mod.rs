@@ -1,4 +1,11 @@
-//! Example tests, in the language of [`crate::fixture`]: one for each rule of the decider.
+//! Example tests, in the language of [`crate::fixture`]: one for each rule of the decider. Below:
+//! public bug reports, upstream's cases, properties of random clusters, and all states of small
+//! ones.
+
+mod bugs;
+mod checker;
+mod properties;
+mod upstream;
 
 use expect_test::{Expect, expect};
 

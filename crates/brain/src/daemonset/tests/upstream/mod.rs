@@ -8,7 +8,7 @@ mod changes;
 mod updates;
 
 use super::properties::stage::{Stage, counts, told};
-use super::*;
+use crate::daemonset::*;
 use crate::history::Action as HistoryAction;
 
 /// All strategies that a case holds for.

@@ -112,7 +112,7 @@ impl Stage {
                 made.revision = patch["revision"].as_i64().unwrap_or(made.revision);
             }),
             history::Action::Relabel { pod, hash, .. } => {
-                self.change(&pod.name, |pod| pod.meta.labels.insert(super::super::HASH_LABEL, hash))
+                self.change(&pod.name, |pod| pod.meta.labels.insert(crate::daemonset::HASH_LABEL, hash))
             }
             history::Action::Delete { revision, .. } => drop(self.picture.remove(Kind::ControllerRevision, revision, 0)),
         }

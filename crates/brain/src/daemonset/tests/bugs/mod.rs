@@ -9,7 +9,7 @@ use rig::Rig;
 use serde_json::json;
 
 use super::properties::stage::{Stage, counts, told};
-use super::*;
+use crate::daemonset::*;
 use crate::fixture::at;
 use crate::model::Phase;
 use crate::request::PODS;
