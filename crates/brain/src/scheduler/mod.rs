@@ -1,7 +1,8 @@
 //! The scheduler: which node a pod gets.
 //!
-//! [`plan`] takes a [`View`] of the cluster with the [`Queue`] of pods that wait for a node, and returns a [`Plan`]: bindings, pods
-//! that fit nowhere with the text that says why, and preemptions. It behaves as the default
+//! [`plan`] takes a [`View`] of the cluster with the [`Queue`] of pods that wait for a node, and
+//! returns a [`Plan`]: bindings, pods that fit nowhere with the text that says why, and
+//! preemptions. It behaves as the default
 //! scheduler of Kubernetes 1.36; where it differs on purpose, the file that does says so. It
 //! refuses to know volumes, images and resource claims: the model has none.
 //!
