@@ -91,7 +91,7 @@ struct Shared {
     version: String,
     has_user_namespaces: bool,
     table: table::Table,
-    disk_usage: stats::DiskUsage,
+    disk_usage: Arc<stats::DiskUsage>,
     /// Held by whoever has the kernel prepare for moves between control groups: one at a time is
     /// enough.
     expecting_moves: Arc<Mutex<()>>,
@@ -128,7 +128,7 @@ impl Runtime {
             version: settings.version,
             has_user_namespaces,
             table: table::Table::default(),
-            disk_usage: stats::DiskUsage::default(),
+            disk_usage: Arc::default(),
             expecting_moves: Arc::default(),
             mount_checks: Arc::new(Semaphore::new(MOUNT_CHECKS_MAX)),
         });
