@@ -171,7 +171,8 @@ mod tests {
         assert_eq!(usage.of("a"), FilesystemUsage::default());
     }
 
-    /// The walk that takes long keeps the only place; figures neither wait for it nor begin another.
+    /// The walk that takes long keeps the only place; figures neither wait for it nor begin
+    /// another.
     #[tokio::test]
     async fn a_walk_that_takes_long_holds_no_figures_up() {
         let dir = tempfile::tempdir().unwrap();
