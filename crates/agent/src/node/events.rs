@@ -13,7 +13,7 @@ use kube::Client;
 use runtime::words::plain_text;
 use tokio::sync::mpsc;
 
-use crate::simulated::send::{JSON, STRATEGIC, is_overtaken, send};
+use crate::send::{JSON, STRATEGIC, is_overtaken, send};
 
 /// Events that wait; upstream's recorders keep as many.
 const WAITING_MAX: usize = 1000;

@@ -16,9 +16,9 @@ use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 
 use super::Context;
-use super::pod::uid;
 use super::pods::Pods;
-use crate::simulated::send::is_overtaken;
+use crate::send::is_overtaken;
+use brain::podsync::uid;
 
 /// The folder is looked at this often; the kubelet's default is 20 s.
 const PERIOD: Duration = Duration::from_secs(2);

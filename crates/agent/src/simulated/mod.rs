@@ -11,9 +11,7 @@ mod fleet;
 mod nodes;
 mod objects;
 mod pods;
-pub(crate) mod send;
-
-use kube::Client;
+pub(crate) use kube::Client;
 use tokio::sync::watch;
 
 use fleet::Fleet;

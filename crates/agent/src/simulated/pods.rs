@@ -16,7 +16,7 @@ use serde_json::json;
 use super::behaviour::{Step, next_step};
 use super::fleet::Fleet;
 use super::objects;
-use super::send::{JSON, STRATEGIC, is_overtaken, send};
+use crate::send::{JSON, STRATEGIC, is_overtaken, send};
 
 /// Waits between tries of a request that failed.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);

@@ -13,10 +13,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::Ipv4Net;
 
 use super::state::{Allocation, Allocations, normalize_ports};
-use super::{Error, PortMapping, Protocol, Result, Settings, addresses, rules};
+use super::{Error, Result, Settings, addresses, rules};
 use crate::namespace::{self, Ipv6};
 use crate::netlink::{self, Address, DeviceSettings, Family, Pair, Route, RouteSocket, Socket, UdpPort, Veth};
 use crate::{names, nftables, obstacles};
+use containers::{PortMapping, Protocol};
 
 /// What pods send everything to. Link-local, so that it is taken from nobody; the same on all
 /// links, so that nothing has to be remembered.

@@ -21,8 +21,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use containers::{PortMapping, Protocol};
 use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
 
 pub use rules::desired;
 pub use state::{Allocation, Allocations};
@@ -52,24 +52,6 @@ impl Settings {
             IpAddr::V6(_) => None,
         })
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Protocol {
-    Tcp,
-    Udp,
-    Sctp,
-}
-
-/// A port of the node that leads to a port of the pod. A host port of 0 means none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct PortMapping {
-    pub protocol: Protocol,
-    pub container_port: u16,
-    pub host_port: u16,
-    /// None (or the unspecified address): all addresses of the node.
-    pub host_ip: Option<IpAddr>,
 }
 
 #[derive(Debug, thiserror::Error)]

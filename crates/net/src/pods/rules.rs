@@ -9,10 +9,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
+use super::Settings;
 use super::state::{Allocation, Allocations};
-use super::{PortMapping, Settings};
 use crate::names;
 use crate::nftables::{Action, Chain, ChainKind, Field, Hook, Map, MapKind, Match, Rule, Ruleset, Value};
+use containers::{PortMapping, Protocol};
 
 const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 /// Before connections are tracked: what arrives then has the addresses it was sent with.
@@ -68,7 +69,7 @@ fn maps(allocations: &Allocations) -> Vec<Map> {
 }
 
 fn key(port: &PortMapping) -> Vec<Value> {
-    vec![Value::Protocol(port.protocol.number()), Value::Port(port.host_port)]
+    vec![Value::Protocol(number(port.protocol)), Value::Port(port.host_port)]
 }
 
 fn link_and_address(sandbox_id: &str, pod: &Allocation) -> Vec<Value> {
@@ -138,6 +139,14 @@ fn plain(name: &str, rules: Vec<Rule>) -> Chain {
 
 fn nat(name: &str, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
     Chain { name: name.to_string(), kind: ChainKind::Nat { hook, priority }, rules }
+}
+
+fn number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, PortMapping, Protocol, Result};
+use super::{Error, Result};
+use containers::PortMapping;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allocation {
@@ -88,18 +89,10 @@ fn taken_by(sandbox: &str, port: &PortMapping) -> Error {
     Error::HostPortTaken { port: port.host_port, protocol: port.protocol, sandbox: sandbox.to_string() }
 }
 
-impl Protocol {
-    pub(super) fn number(self) -> u8 {
-        match self {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-            Protocol::Sctp => 132,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use containers::Protocol;
+
     use super::*;
 
     fn port(host_port: u16, host_ip: Option<&str>) -> PortMapping {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use containers::{PortMapping, Protocol};
 use ipnet::Ipv4Net;
 use net::netlink::{Attributes, Message};
 use net::nftables::{self, Action, Chain, ChainKind, Field, Hook, Map, MapKind, Match, Rule, Ruleset, Value};
-use net::pods::{Error, PodNetwork, PortMapping, Protocol, Settings};
+use net::pods::{Error, PodNetwork, Settings};
 
 use crate::may_run;
 use crate::world::{Namespace, ask, wait};

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use runtime::port::{ContainerState, Runtime as _, StreamRequest};
+use containers::{ContainerState, StreamRequest};
+use runtime::port::Runtime as _;
 
 use crate::fixture::Daemon;
 

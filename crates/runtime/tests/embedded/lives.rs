@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use runtime::port::{ContainerState, Error, Resources, Runtime as _};
+use containers::{ContainerState, Error, Resources};
+use runtime::port::Runtime as _;
 
 use crate::fixture::Node;
 

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use brain::podsync::actions::{Kill, KillReason};
-use brain::podsync::{Ended, Observed, Record, State, containers, ephemeral_containers, init_containers, termination};
+use brain::podsync::{Ended, Observed, Record, containers, ephemeral_containers, init_containers, termination, uid};
+use containers::ContainerState;
+use containers::PodId;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Container, Pod};
-use runtime::port::PodId;
 use runtime::trees;
 
 use super::hooks;
@@ -18,7 +19,9 @@ use crate::node::Context;
 pub async fn kill(context: &Context, pod: &Pod, observed: &Observed, ended: Option<&Ended>) -> Result<(), String> {
     let alive = |name: &String| {
         let records = observed.containers.iter().filter(move |record| &record.name == name);
-        records.filter(|record| matches!(record.state, State::Running | State::Unknown | State::Created)).collect::<Vec<_>>()
+        records
+            .filter(|record| matches!(record.state, ContainerState::Running | ContainerState::Unknown | ContainerState::Created))
+            .collect::<Vec<_>>()
     };
     let known: Vec<String> = termination::order(pod).into_iter().flatten().collect();
     let strangers: Vec<String> =
@@ -42,7 +45,7 @@ pub async fn kill(context: &Context, pod: &Pod, observed: &Observed, ended: Opti
 
 /// Ends one container of a pod that goes on.
 pub async fn kill_one(context: &Context, pod: &Pod, kill: &Kill) -> Result<(), String> {
-    let observed = context.observer.observed(super::uid(pod));
+    let observed = context.observer.observed(uid(pod));
     let Some(record) = observed.containers.iter().find(|record| record.id == kill.container_id) else { return Ok(()) };
     stop(context, pod, record, Stop { message: kill.message.clone(), reason: Some(kill.reason), ended: None }).await
 }
