@@ -15,11 +15,12 @@ use kinds::table::Kind;
 use serde_json::Value;
 
 use super::answer;
-use super::body::Body;
-use super::options::{FieldValidation, WriteKind, WriteOptions};
+use super::decode::{Expected, other_type};
+use super::options::WriteKind;
 use super::resources::ResourceCall;
-use crate::registry::decode::{Expected, other_type};
+use crate::body::Body;
 use crate::registry::update::{Changed, manager_entry};
+use crate::request::options::{FieldValidation, WriteOptions};
 
 /// The media types of patches.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
@@ -76,8 +77,8 @@ async fn merge(
         Ok(Changed { object, warnings, managed: false })
     };
     let written = match may_see_managers(patch_type, bytes) {
-        true => request.registry().update(&write, change).await,
-        false => request.registry().update_folded(&write, change).await,
+        true => request.registry().update(request.admission(), &write, change).await,
+        false => request.registry().update_folded(request.admission(), &write, change).await,
     };
     match written {
         Ok(written) => request.written(written, Vec::new()),
@@ -227,7 +228,7 @@ async fn apply(request: &ResourceCall<'_>, part: Part, options: &WriteOptions, b
         if part != Part::Main {
             return Err(Status::not_found(kind.resource(), &request.path.name));
         }
-        match request.registry().create_applied(&write, created(request, applied(None)?)?).await {
+        match request.registry().create_applied(request.admission(), &write, created(request, applied(None)?)?).await {
             Err(status) if status.reason == "AlreadyExists" => {}
             result => return request.written(result?, warnings),
         }
@@ -240,7 +241,7 @@ async fn apply(request: &ResourceCall<'_>, part: Part, options: &WriteOptions, b
         }
         Ok(Changed { object, warnings: warnings.clone(), managed: true })
     };
-    let written = request.registry().update(&write, change).await?;
+    let written = request.registry().update(request.admission(), &write, change).await?;
     request.written(written, Vec::new())
 }
 

@@ -2,12 +2,13 @@
 
 use kinds::status::Status;
 use serde_json::{Map, Value, json};
-use store::{CommitError, Expect, Txn, Write as StoreWrite};
+use store::{CommitError, Expect, Txn, Write};
 
+use super::allocate;
 use super::object::store_key;
-use super::{Registry, Write, Written, commit_failed, encoded, normalized, template};
-use crate::admission;
-use crate::auth::authorize::{Attributes, What, forbidden};
+use super::port::{Admission, QuotaVerdict};
+use super::{Registry, Written, commit_failed, encoded, normalized, template};
+use crate::request::WriteRequest;
 
 /// Characters of generated name suffixes: no vowels, nothing that looks like another.
 const NAME_ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -26,45 +27,41 @@ enum ManagedFields {
 }
 
 impl Registry {
-    /// An update or a patch that finds nothing creates: it needs the right to do that, too.
-    pub fn check_may_create(&self, write: &Write<'_>) -> Result<(), Status> {
-        let Write { kind, namespace, name, user, .. } = *write;
-        let (group, version, resource) = (kind.group, kind.version, kind.plural);
-        let what = What::Resource { group, version, resource, subresource: "", namespace, name, field_selector: "" };
-        let attributes = Attributes { user, verb: "create", what };
-        let decision = self.authorize(&attributes);
-        if decision.allowed { Ok(()) } else { Err(forbidden(&attributes, &decision.reason)) }
-    }
-
     /// Creates what server-side apply made; its managed fields are right already.
-    pub async fn create_applied(&self, write: &Write<'_>, mut object: Value) -> Result<Written, Status> {
-        self.check_may_create(write)?;
+    pub async fn create_applied(&self, admission: &dyn Admission, write: &WriteRequest<'_>, mut object: Value) -> Result<Written, Status> {
+        admission.authorize_create(write)?;
         write.kind.rules.default(&mut object);
         set_namespace(write, &mut object)?;
         metadata_mut(&mut object).remove("resourceVersion");
-        self.create_once(write, object, ManagedFields::Done).await
+        self.create_once(admission, write, object, ManagedFields::Done).await
     }
 
     /// Creates `object`, which was decoded but not defaulted.
-    pub async fn create(&self, write: &Write<'_>, mut object: Value) -> Result<Written, Status> {
+    pub async fn create(&self, admission: &dyn Admission, write: &WriteRequest<'_>, mut object: Value) -> Result<Written, Status> {
         write.kind.rules.default(&mut object);
         set_namespace(write, &mut object)?;
         let generated = text_at(&object, "name").is_empty() && !text_at(&object, "generateName").is_empty();
         if !generated {
-            return self.create_once(write, object, ManagedFields::Due).await;
+            return self.create_once(admission, write, object, ManagedFields::Due).await;
         }
         // As text a copy costs a tenth of one as a tree, and hardly ever is it needed.
         let copy = object.to_string();
         for _ in 1..GENERATED_NAME_ATTEMPTS_MAX {
-            match self.create_once(write, object, ManagedFields::Due).await {
+            match self.create_once(admission, write, object, ManagedFields::Due).await {
                 Err(status) if status.reason == "AlreadyExists" => object = super::parse_stored(copy.as_bytes()),
                 result => return result,
             }
         }
-        self.create_once(write, object, ManagedFields::Due).await
+        self.create_once(admission, write, object, ManagedFields::Due).await
     }
 
-    async fn create_once(&self, write: &Write<'_>, mut object: Value, managed: ManagedFields) -> Result<Written, Status> {
+    async fn create_once(
+        &self,
+        admission: &dyn Admission,
+        write: &WriteRequest<'_>,
+        mut object: Value,
+        managed: ManagedFields,
+    ) -> Result<Written, Status> {
         let kind = write.kind;
         if !text_at(&object, "resourceVersion").is_empty() {
             return Err(Status::unclassified("resourceVersion should not be set on objects to be created"));
@@ -73,18 +70,27 @@ impl Registry {
         if managed == ManagedFields::Due {
             kinds::patch::managed_fields::record_update(kind, None, &mut object, &super::update::manager_entry(write));
         }
-        admission::admit_create(self, write, &mut object)?;
+        admission.admit(write, &mut object, None)?;
         fill_system_fields(write, &mut object);
         kind.rules.prepare_create(&mut object);
-        admission::complete_create(write, &mut object);
+        admission.complete(write, &mut object, None);
         let mut object = normalized(kind, object)?;
         let errors = kind.rules.validate_create(&object);
         let name = text_at(&object, "name").to_owned();
         if !errors.is_empty() {
             return Err(Status::invalid(kind.group, kind.kind, &name, &errors));
         }
-        let (_turn, remarks) = admission::check_create(self, write, &object).await?;
-        let allocation = admission::allocate::on_create(self, write, &mut object)?;
+        let remarks = admission.check(write, &object, None)?;
+        // Held until the object is stored.
+        let _turn = match admission.check_quota(write, &object, None, None)? {
+            QuotaVerdict::Passed => None,
+            QuotaVerdict::AwaitsTurn => {
+                let turn = self.take_turn(write.namespace).await;
+                admission.check_quota(write, &object, None, Some(&turn))?;
+                Some(turn)
+            }
+        };
+        let allocation = allocate::on_create(self, write, &mut object)?;
         kind.rules.canonicalize(&mut object);
         let mut warnings = kind.rules.warnings_create(&object);
         warnings.extend(remarks.warnings);
@@ -95,7 +101,7 @@ impl Registry {
             }
             return Ok(Written { bytes: encoded(kind, &object), created: true, warnings, annotations });
         }
-        let put = StoreWrite::Put { key: store_key(kind, write.namespace, &name), value: template(kind, &object)? };
+        let put = Write::Put { key: store_key(kind, write.namespace, &name), value: template(kind, &object)? };
         // Trees are dropped before the wait for the disk; see `plan_update`.
         drop(object);
         match self.store.commit(Txn::one(Some(Expect::Absent), put)).await {
@@ -109,7 +115,7 @@ impl Registry {
         }
     }
 
-    fn taken(&self, write: &Write<'_>, name: &str) -> Status {
+    fn taken(&self, write: &WriteRequest<'_>, name: &str) -> Status {
         let mut status = Status::already_exists(write.kind.resource(), name);
         let entry = self.entry(write.kind, write.namespace, name).ok().flatten();
         if entry.is_some_and(|entry| !text_at(&super::parse_stored(&entry.value), "deletionTimestamp").is_empty()) {
@@ -134,7 +140,7 @@ pub fn metadata_mut(object: &mut Value) -> &mut Map<String, Value> {
 
 /// The namespace of the path is the object's; one that differs is refused. Kinds without namespaces
 /// pass over it.
-pub fn set_namespace(write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+pub fn set_namespace(write: &WriteRequest<'_>, object: &mut Value) -> Result<(), Status> {
     let own = text_at(object, "namespace");
     if !write.kind.namespaced && write.namespace.is_empty() {
         if !own.is_empty() {
@@ -168,7 +174,7 @@ pub fn random_suffix() -> String {
 }
 
 /// What only the server may say about a new object.
-fn fill_system_fields(write: &Write<'_>, object: &mut Value) {
+fn fill_system_fields(write: &WriteRequest<'_>, object: &mut Value) {
     let metadata = metadata_mut(object);
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         metadata.remove(field);

@@ -1,35 +1,38 @@
 //! What requests do to objects: reads from the caches and the store, writes as transactions.
 //!
-//! A write runs in Kubernetes' order: decode, default, admit (mutating), prepare, validate, encode,
-//! commit. A commit names the version that the write was based on; when another writer was faster,
+//! A write runs in Kubernetes' order: default, admit (mutating), prepare, validate, check (validating
+//! plugins), encode, commit. Who may write what, and what plugins add or refuse, is asked through
+//! [`port::Admission`]: the registry knows neither users' rights nor plugins. A commit names the version that the write was based on; when another writer was faster,
 //! a write without a version of its own is done again on the newer one.
 
-pub mod cache;
+pub mod port;
+
+mod allocate;
 pub mod create;
-pub mod decode;
 pub mod delete;
+pub mod turns;
+pub mod update;
+
+pub mod cache;
 pub mod list;
 pub mod object;
-pub mod update;
 pub mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use kinds::document::{STORED_DEPTH_MAX, nesting};
 use kinds::encode::Encoded;
-use kinds::rules::Part;
 use kinds::status::Status;
 use kinds::table::Kind;
 use serde_json::Value;
 use store::{Backend, CommitError, Entry, StoreError, Template};
 
-use crate::auth::User;
-use crate::http::options::WriteOptions;
+use allocate::Allocations;
 use cache::Caches;
 use object::store_key;
+use turns::Turns;
 
 /// A write that loses this many races in a row is answered with a conflict; the client may come
 /// again.
@@ -42,47 +45,8 @@ const OBJECT_BYTES_MAX: usize = 3 * 512 * 1024;
 pub struct Registry {
     store: Arc<dyn Backend>,
     pub caches: Arc<Caches>,
-    pub settings: Settings,
-    pub allocations: crate::admission::allocate::Allocations,
-    pub(crate) quota_turns: crate::admission::QuotaTurns,
-    pub(crate) policy_cache: crate::auth::authorize::PolicyCache,
-}
-
-/// What the operator chose.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Admission of ServiceAccounts (default account, token volume) can be switched off, as in
-    /// Kubernetes.
-    pub service_account_admission: bool,
-}
-
-/// A write request: what, by whom, how.
-#[derive(Debug, Clone)]
-pub struct Write<'a> {
-    pub kind: &'static Kind,
-    pub namespace: &'a str,
-    /// From the path; empty for a create.
-    pub name: &'a str,
-    /// Which part of the object is written; None for writes that the kind's rules do not look at (a
-    /// binding).
-    pub part: Option<Part>,
-    pub subresource: &'a str,
-    pub user: &'a User,
-    pub options: &'a WriteOptions,
-    /// Stands for the field manager when the client names none.
-    pub user_agent: &'a str,
-    pub now: Timestamp,
-}
-
-impl Write<'_> {
-    /// The field manager: as the client says, or the first part of its user agent.
-    pub fn manager(&self) -> &str {
-        if !self.options.field_manager.is_empty() {
-            return &self.options.field_manager;
-        }
-        let agent = self.user_agent.split('/').next().unwrap_or_default();
-        if agent.is_empty() { "unknown" } else { agent }
-    }
+    allocations: Allocations,
+    turns: Turns,
 }
 
 /// The answer to a write.
@@ -98,10 +62,10 @@ pub struct Written {
 }
 
 impl Registry {
-    pub fn new(store: Arc<dyn Backend>, settings: Settings) -> Result<Registry, StoreError> {
+    pub fn new(store: Arc<dyn Backend>) -> Result<Registry, StoreError> {
         let caches = Caches::start(store.clone())?;
-        let allocations = crate::admission::allocate::Allocations::load(&caches);
-        Ok(Registry { store, caches, settings, allocations, quota_turns: Default::default(), policy_cache: Default::default() })
+        let allocations = Allocations::load(&caches);
+        Ok(Registry { store, caches, allocations, turns: Turns::default() })
     }
 
     /// Does the store still take and give objects? After it has failed, nothing but a new start

@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::super::body::{Body, full};
+use crate::body::{Body, full};
 use crate::nodes::forward::Carried;
 
 /// Appended to the client's key before it is digested (RFC 6455, section 1.3).

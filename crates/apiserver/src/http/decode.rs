@@ -9,8 +9,8 @@ use kinds::table::{self, Kind};
 use kinds::{protobuf, yaml};
 use serde_json::Value;
 
-use crate::http::negotiate::BodyType;
-use crate::http::options::FieldValidation;
+use super::negotiate::BodyType;
+use crate::request::options::FieldValidation;
 
 /// Kinds of the served groups that Kubernetes has and everynode does not; a body of such a kind is
 /// known, but no match.
