@@ -6,7 +6,8 @@ use kinds::table;
 use serde_json::Value;
 
 use super::refuse;
-use crate::registry::{Registry, parse_stored};
+use crate::registry::Registry;
+use crate::registry::encoding::parse_stored;
 use crate::request::WriteRequest;
 
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];

@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use super::{certificates, is_core, refuse};
 use crate::auth::authorize::Authorizer;
 use crate::auth::node::{self, MIRROR, node_of};
-use crate::registry::{Registry, parse_stored};
+use crate::registry::Registry;
+use crate::registry::encoding::parse_stored;
 use crate::request::{Attributes, What, WriteRequest};
 
 /// Checks a create (`old` is None) or an update by an agent.

@@ -13,8 +13,9 @@ use kinds::table;
 use serde_json::Value;
 
 use super::{is_core, refuse};
+use crate::registry::Registry;
+use crate::registry::encoding::parse_stored;
 use crate::registry::port::Remarks;
-use crate::registry::{Registry, parse_stored};
 use crate::request::WriteRequest;
 
 const PREFIX: &str = "pod-security.kubernetes.io/";

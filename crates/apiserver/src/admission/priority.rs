@@ -6,7 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::refuse;
-use crate::registry::{Registry, read_stored};
+use crate::registry::Registry;
+use crate::registry::encoding::read_stored;
 use crate::request::WriteRequest;
 
 /// What matters of a class; it is read for every pod.

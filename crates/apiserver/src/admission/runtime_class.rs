@@ -7,7 +7,8 @@ use kinds::table;
 use serde_json::Value;
 
 use super::{list_mut, refuse};
-use crate::registry::{Registry, parse_stored};
+use crate::registry::Registry;
+use crate::registry::encoding::parse_stored;
 use crate::request::WriteRequest;
 
 pub fn admit(registry: &Registry, write: &WriteRequest<'_>, pod: &mut Value) -> Result<(), Status> {

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::{list_mut, refuse};
 use crate::auth::node::{MIRROR, refers_to_any};
-use crate::registry::{Registry, read_stored};
+use crate::registry::Registry;
+use crate::registry::encoding::read_stored;
 use crate::request::WriteRequest;
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::authorize::Authorizer;
 use super::rbac::{PolicyRule, not_covered, rules_of_role};
-use crate::registry::parse_stored;
+use crate::registry::encoding::parse_stored;
 use crate::request::{Attributes, MASTERS, What, WriteRequest};
 
 const RBAC: &str = "rbac.authorization.k8s.io";

@@ -5,7 +5,8 @@
 
 use serde_json::Value;
 
-use crate::registry::{Registry, parse_stored};
+use crate::registry::Registry;
+use crate::registry::encoding::parse_stored;
 use crate::request::{Attributes, User, What};
 
 const NODES_GROUP: &str = "system:nodes";

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::impersonate::service_account_groups;
-use crate::registry::{Registry, parse_stored};
+use crate::registry::Registry;
+use crate::registry::encoding::parse_stored;
 use crate::request::User;
 
 /// Who issues the tokens, and for whom they are if nobody else is named.

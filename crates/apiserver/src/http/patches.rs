@@ -19,7 +19,7 @@ use super::decode::{Expected, other_type};
 use super::options::WriteKind;
 use super::resources::ResourceCall;
 use crate::body::Body;
-use crate::registry::update::{Changed, manager_entry};
+use crate::registry::update::Changed;
 use crate::request::options::{FieldValidation, WriteOptions};
 
 /// The media types of patches.
@@ -164,7 +164,7 @@ fn decode(
     findings.extend(decoded.findings);
     let mut object = decoded.value;
     if resets_managers {
-        crate::registry::create::metadata_mut(&mut object).insert("managedFields".to_owned(), serde_json::json!([{}]));
+        crate::registry::metadata::metadata_mut(&mut object).insert("managedFields".to_owned(), serde_json::json!([{}]));
     }
     match validation {
         FieldValidation::Strict if !findings.is_empty() => {
@@ -179,7 +179,7 @@ fn decode(
 /// a version.
 fn insist_only_if_patched(old: &Value, object: &mut Value) {
     if object["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
-        crate::registry::create::metadata_mut(object).remove("resourceVersion");
+        crate::registry::metadata::metadata_mut(object).remove("resourceVersion");
     }
 }
 
@@ -190,7 +190,7 @@ fn check_names(request: &ResourceCall<'_>, object: &mut Value) -> Result<(), Sta
         if !namespace.is_empty() && !request.namespace().is_empty() {
             return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
         }
-        let metadata = crate::registry::create::metadata_mut(object);
+        let metadata = crate::registry::metadata::metadata_mut(object);
         metadata.remove("namespace");
         if !request.namespace().is_empty() {
             metadata.insert("namespace".to_owned(), request.namespace().into());
@@ -213,7 +213,7 @@ async fn apply(request: &ResourceCall<'_>, part: Part, options: &WriteOptions, b
     let write = request.write(part, options);
     let kind = request.kind;
     let config = patch::apply::parse_config(kind, bytes, Expected::of(kind).kind)?;
-    let mut entry = manager_entry(&write);
+    let mut entry = write.manager_entry();
     entry.operation = patch::managed_fields::Operation::Apply;
     let applied = |live: Option<&Value>| {
         let mut object = patch::apply::apply(kind, live, &config.object, &entry, options.force).map_err(PatchError::into_status)?;

@@ -77,7 +77,7 @@ impl<'a> ResourceCall<'a> {
     }
 
     /// Decodes a body that should be an object of the kind.
-    pub fn decode(&self, bytes: &[u8], expected: Expected<'_>, validation: FieldValidation) -> Result<decode::Body, Status> {
+    pub fn decode(&self, bytes: &[u8], expected: Expected<'_>, validation: FieldValidation) -> Result<decode::DecodedBody, Status> {
         let content_type = self.call.header(CONTENT_TYPE);
         let mut decoded = decode::body(bytes, negotiate::body_type(content_type)?, expected, validation)?;
         if let Some(view) = self.kind.view.filter(|_| expected.type_id == self.kind.type_id()) {

@@ -18,8 +18,9 @@ use kinds::status::Status;
 use kinds::table;
 use serde_json::{Value, json};
 
+use super::Registry;
 use super::cache::Caches;
-use super::{Registry, delete};
+use super::metadata::is_finished;
 use crate::request::WriteRequest;
 
 /// 10.96.0.0/16, Kubernetes' range on most clusters.
@@ -213,7 +214,7 @@ pub fn on_update(registry: &Registry, write: &WriteRequest<'_>, object: &mut Val
     if !is_service(write) {
         return Ok(pending);
     }
-    if delete::is_finished(object) {
+    if is_finished(object) {
         // The last finalizer goes, and the Service with it.
         pending.released = held_by(old);
         return Ok(pending);

@@ -3,21 +3,20 @@
 use std::collections::BTreeMap;
 
 use kinds::encode::Encoded;
-use kinds::patch::managed_fields::{self, ManagerEntry, Operation};
+use kinds::patch::managed_fields;
 use kinds::rules::Part;
 use kinds::status::Status;
 use serde_json::{Map, Value};
 use store::{CommitError, Entry, Expect, Txn, Write};
 
 use super::allocate;
-use super::create::{metadata_mut, set_namespace, text_at};
+use super::create::set_namespace;
+use super::encoding::{deletion_answer, dry_run_answer, normalized, parse_folded, parse_stored, to_store, to_store_again};
+use super::metadata::{is_finished, metadata_mut, metadata_text};
 use super::object::store_key;
 use super::port::{Admission, QuotaVerdict};
 use super::turns::Turn;
-use super::{
-    Registry, WRITE_ATTEMPTS_MAX, Written, answer_template, commit_failed, encoded, normalized, parse_folded, parse_stored,
-    stored_template, template,
-};
+use super::{Registry, WRITE_ATTEMPTS_MAX, Written, commit_failed};
 use crate::request::WriteRequest;
 
 /// Fields of metadata that no write may change.
@@ -49,7 +48,7 @@ impl Registry {
         let kind = write.kind;
         kind.rules.default(&mut object);
         set_namespace(write, &mut object)?;
-        let name = text_at(&object, "name");
+        let name = metadata_text(&object, "name");
         if !name.is_empty() && name != write.name {
             return Err(Status::bad_request(format!(
                 "the name of the object ({name}) does not match the name on the URL ({})",
@@ -90,7 +89,7 @@ impl Registry {
         version: Option<u64>,
     ) -> Result<Written, Status> {
         let kind = write.kind;
-        let uid = text_at(&object, "uid");
+        let uid = metadata_text(&object, "uid");
         if !uid.is_empty() {
             let why = format!(
                 "StorageError: invalid object, Code: 4, Key: /registry/{}/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: \
@@ -194,7 +193,7 @@ impl Registry {
         // Validation wants to see which version is updated.
         metadata_mut(&mut object).insert("resourceVersion".to_owned(), entry.modified.to_string().into());
         if !managed {
-            managed_fields::record_update(kind, Some(old), &mut object, &manager_entry(write));
+            managed_fields::record_update(kind, Some(old), &mut object, &write.manager_entry());
         }
         admission.admit(write, &mut object, Some(old))?;
         if let Some(part) = write.part {
@@ -224,16 +223,16 @@ impl Registry {
         }
         if write.options.dry_run {
             metadata_mut(&mut object).insert("resourceVersion".to_owned(), entry.modified.to_string().into());
-            return Ok(Planned::Settled(Written { bytes: encoded(kind, &object), created: false, warnings, annotations }));
+            return Ok(Planned::Settled(Written { bytes: dry_run_answer(kind, &object), created: false, warnings, annotations }));
         }
         let key = store_key(kind, write.namespace, write.name);
-        let finished = super::delete::is_finished(&object);
+        let finished = is_finished(&object);
         let change = match finished {
             // Watchers see the state that was stored last.
-            true => Write::Delete { key, last: Some(stored_template(kind, entry)?) },
-            false => Write::Put { key, value: template(kind, &object)? },
+            true => Write::Delete { key, last: Some(to_store_again(kind, entry)?) },
+            false => Write::Put { key, value: to_store(kind, &object)? },
         };
-        let last_answer = finished.then(|| answer_template(kind, &object));
+        let last_answer = finished.then(|| deletion_answer(kind, &object));
         Ok(Planned::Commit(Plan { change, last_answer, allocation, warnings, annotations, insists }))
     }
 }
@@ -258,20 +257,9 @@ struct Plan {
     insists: bool,
 }
 
-/// Who writes, for metadata.managedFields.
-pub fn manager_entry(write: &WriteRequest<'_>) -> ManagerEntry {
-    ManagerEntry {
-        manager: write.manager().to_owned(),
-        operation: Operation::Update,
-        api_version: write.kind.api_version(),
-        subresource: write.subresource.to_owned(),
-        time: kinds::decode::format_time(write.now),
-    }
-}
-
 /// The version that a write insists on.
 pub fn expected_version(object: &Value) -> Result<Option<u64>, Status> {
-    match text_at(object, "resourceVersion") {
+    match metadata_text(object, "resourceVersion") {
         "" => Ok(None),
         text => match text.parse() {
             Ok(0) => Ok(None),
@@ -282,7 +270,7 @@ pub fn expected_version(object: &Value) -> Result<Option<u64>, Status> {
 }
 
 fn check_uid(write: &WriteRequest<'_>, object: &Value, old: &Value) -> Result<(), Status> {
-    let (wanted, is) = (text_at(object, "uid"), text_at(old, "uid"));
+    let (wanted, is) = (metadata_text(object, "uid"), metadata_text(old, "uid"));
     if wanted.is_empty() || wanted == is {
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! A write, as the registry and admission see it.
 
 use jiff::Timestamp;
+use kinds::patch::managed_fields::{ManagerEntry, Operation};
 use kinds::rules::Part;
 use kinds::table::Kind;
 
@@ -33,5 +34,16 @@ impl WriteRequest<'_> {
         }
         let agent = self.user_agent.split('/').next().unwrap_or_default();
         if agent.is_empty() { "unknown" } else { agent }
+    }
+
+    /// Who writes, for metadata.managedFields.
+    pub fn manager_entry(&self) -> ManagerEntry {
+        ManagerEntry {
+            manager: self.manager().to_owned(),
+            operation: Operation::Update,
+            api_version: self.kind.api_version(),
+            subresource: self.subresource.to_owned(),
+            time: kinds::decode::format_time(self.now),
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::super::options::WriteKind;
 use super::super::resources::ResourceCall;
 use super::created;
 use crate::body::Body;
-use crate::registry::create::metadata_mut;
+use crate::registry::metadata::metadata_mut;
 use crate::registry::update::Changed;
 use crate::request::WriteRequest;
 use crate::request::options::WriteOptions;

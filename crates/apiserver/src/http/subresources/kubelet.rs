@@ -13,7 +13,7 @@ use super::{log_socket, not_served};
 use crate::body::{Body, full};
 use crate::nodes::forward::{self, Outgoing};
 use crate::nodes::{self, Endpoint, NodeConnector};
-use crate::registry::parse_stored;
+use crate::registry::encoding::parse_stored;
 use crate::request::{Attributes, What};
 
 /// The options of a log that its agent reads.

@@ -10,7 +10,7 @@ use super::{kubelet, not_served};
 use crate::body::{Body, RequestBody};
 use crate::nodes::forward::{self, Outgoing};
 use crate::nodes::{Endpoint, NodeConnector};
-use crate::registry::parse_stored;
+use crate::registry::encoding::parse_stored;
 use crate::request::decode_path;
 
 pub async fn node(request: &ResourceCall<'_>, body: RequestBody) -> Result<Response<Body>, Status> {

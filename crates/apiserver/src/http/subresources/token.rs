@@ -14,7 +14,7 @@ use super::super::options::WriteKind;
 use super::super::resources::ResourceCall;
 use crate::auth::tokens::{Claims, ISSUER};
 use crate::body::Body;
-use crate::registry::parse_stored;
+use crate::registry::encoding::parse_stored;
 use crate::request::options::WriteOptions;
 
 const SECONDS_DEFAULT: i64 = 3600;
