@@ -38,7 +38,7 @@ impl Plane {
         let server = ApiServer::new(registry, authenticator, admission, stopping.clone());
         apiserver::bootstrap::run(&server).await.unwrap();
         let client = |name: &str| Client::new(server.as_user(User::system(name, &[MASTERS])), "default");
-        let settings = controllers::Settings { root_certificate_pem: "a certificate".to_owned(), host: "here".to_owned() };
+        let settings = controllers::ControllerSettings { root_certificate_pem: "a certificate".to_owned(), host: "here".to_owned() };
         let running = tokio::spawn(controllers::run(client("system:kube-controller-manager"), settings, stopping));
         Plane { client: client("kubernetes-admin"), stop, running }
     }

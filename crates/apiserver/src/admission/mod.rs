@@ -27,7 +27,7 @@ use crate::auth::authorize::Authorizer;
 use crate::auth::escalation;
 use crate::registry::Registry;
 use crate::registry::port::{Admission, QuotaVerdict, Remarks};
-use crate::registry::turns::Turn;
+use crate::registry::turns::WriteTurn;
 use crate::request::{Attributes, What, WriteRequest};
 
 /// What the operator chose.
@@ -146,7 +146,7 @@ impl Admission for Plugins {
         write: &WriteRequest<'_>,
         object: &Value,
         old: Option<&Value>,
-        turn: Option<&Turn>,
+        turn: Option<&WriteTurn>,
     ) -> Result<QuotaVerdict, Status> {
         resource_quota::check(&self.registry, write, object, old, turn)
     }

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::refuse;
 use crate::registry::Registry;
 use crate::registry::port::QuotaVerdict;
-use crate::registry::turns::Turn;
+use crate::registry::turns::WriteTurn;
 use crate::request::WriteRequest;
 
 /// May an object be stored? What quotas limit is decided in the turn of its namespace.
@@ -25,7 +25,7 @@ pub fn check(
     write: &WriteRequest<'_>,
     object: &Value,
     old: Option<&Value>,
-    turn: Option<&Turn>,
+    turn: Option<&WriteTurn>,
 ) -> Result<QuotaVerdict, Status> {
     match old {
         None => check_create(registry, write, object, turn),
@@ -33,7 +33,7 @@ pub fn check(
     }
 }
 
-fn check_create(registry: &Registry, write: &WriteRequest<'_>, object: &Value, turn: Option<&Turn>) -> Result<QuotaVerdict, Status> {
+fn check_create(registry: &Registry, write: &WriteRequest<'_>, object: &Value, turn: Option<&WriteTurn>) -> Result<QuotaVerdict, Status> {
     // Events are not limited: they must not fail because there are many.
     if !write.kind.namespaced || write.kind.kind == "Event" {
         return Ok(QuotaVerdict::Passed);
@@ -56,7 +56,7 @@ fn check_update(
     write: &WriteRequest<'_>,
     object: &Value,
     old: &Value,
-    turn: Option<&Turn>,
+    turn: Option<&WriteTurn>,
 ) -> Result<QuotaVerdict, Status> {
     if !may_use_more(write, object, old) {
         return Ok(QuotaVerdict::Passed);

@@ -40,7 +40,7 @@ pub(crate) struct Inner {
     pub nodes: Option<NodeConnector>,
     /// What nodes and pods use, as far as it was collected.
     pub usage: Usage,
-    /// Turns true when the server is to stop; ends watches.
+    /// WriteTurns true when the server is to stop; ends watches.
     pub shutdown: watch::Receiver<bool>,
 }
 

@@ -34,7 +34,7 @@ use store::{Backend, CommitError, Entry, StoreError};
 use allocate::Allocations;
 use cache::Caches;
 use object::store_key;
-use turns::Turns;
+use turns::WriteTurns;
 
 /// A write that loses this many races in a row is answered with a conflict; the client may come
 /// again.
@@ -45,7 +45,7 @@ pub struct Registry {
     store: Arc<dyn Backend>,
     pub caches: Arc<Caches>,
     allocations: Allocations,
-    turns: Turns,
+    turns: WriteTurns,
 }
 
 /// The answer to a write.
@@ -64,7 +64,7 @@ impl Registry {
     pub fn new(store: Arc<dyn Backend>) -> Result<Registry, StoreError> {
         let caches = Caches::start(store.clone())?;
         let allocations = Allocations::load(&caches);
-        Ok(Registry { store, caches, allocations, turns: Turns::default() })
+        Ok(Registry { store, caches, allocations, turns: WriteTurns::default() })
     }
 
     /// Does the store still take and give objects? After it has failed, nothing but a new start

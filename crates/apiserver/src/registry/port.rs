@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use kinds::status::Status;
 use serde_json::Value;
 
-use super::turns::Turn;
+use super::turns::WriteTurn;
 use crate::request::WriteRequest;
 
 /// Admission, and as much of authorization as only a write shows to be needed.
@@ -33,7 +33,7 @@ pub trait Admission: Send + Sync {
         write: &WriteRequest<'_>,
         object: &Value,
         old: Option<&Value>,
-        turn: Option<&Turn>,
+        turn: Option<&WriteTurn>,
     ) -> Result<QuotaVerdict, Status>;
 
     /// May the object be deleted?

@@ -10,15 +10,15 @@ use super::Registry;
 
 /// The locks by which writes of a namespace wait for each other.
 #[derive(Debug, Default)]
-pub struct Turns(Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>);
+pub struct WriteTurns(Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
 /// A namespace's turn; the next write has it when this one drops it.
 #[derive(Debug)]
-pub struct Turn {
+pub struct WriteTurn {
     _held: OwnedMutexGuard<()>,
 }
 
-impl Turns {
+impl WriteTurns {
     fn of(&self, namespace: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
@@ -29,9 +29,9 @@ impl Turns {
 impl Registry {
     /// Waits until it is the turn of a write in its namespace, and until the caches show what the
     /// writes before it stored.
-    pub async fn take_turn(&self, namespace: &str) -> Turn {
+    pub async fn take_turn(&self, namespace: &str) -> WriteTurn {
         let held = self.turns.of(namespace).lock_owned().await;
         self.caches.wait_for(self.revision()).await;
-        Turn { _held: held }
+        WriteTurn { _held: held }
     }
 }

@@ -15,7 +15,7 @@ use super::encoding::{deletion_answer, dry_run_answer, normalized, parse_folded,
 use super::metadata::{is_finished, metadata_mut, metadata_text};
 use super::object::store_key;
 use super::port::{Admission, QuotaVerdict};
-use super::turns::Turn;
+use super::turns::WriteTurn;
 use super::{Registry, WRITE_ATTEMPTS_MAX, Written, commit_failed};
 use crate::request::WriteRequest;
 
@@ -180,7 +180,7 @@ impl Registry {
         old: &Value,
         change: &mut F,
         entry: &Entry,
-        turn: Option<&Turn>,
+        turn: Option<&WriteTurn>,
     ) -> Result<Planned, Status>
     where
         F: FnMut(&Value) -> Result<Changed, Status>,

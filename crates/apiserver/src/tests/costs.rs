@@ -16,7 +16,7 @@ use super::{full, send, server};
 use crate::ApiServer;
 use crate::auth::authenticate::Certificate;
 use crate::http::fairness::Flow;
-use crate::registry::turns::Turn;
+use crate::registry::turns::WriteTurn;
 use crate::request::{Attributes, User, What};
 
 /// A body that is announced and never comes.
@@ -145,7 +145,7 @@ async fn an_answer_of_a_long_list_comes_in_pieces() {
 
 /// The turn that config maps in the default namespace then wait for: those who hold it hold them
 /// up.
-pub async fn taken_turn(server: &ApiServer) -> Turn {
+pub async fn taken_turn(server: &ApiServer) -> WriteTurn {
     let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "5"}}});
     assert_eq!(send(server, Method::POST, "/api/v1/namespaces/default/resourcequotas", full(&quota)).await.0, 201);
     server.registry().caches.wait_for(server.registry().revision()).await;

@@ -97,7 +97,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     let mut controlling = options.controllers.then(|| {
         let client = local_client(&server, User::system("system:kube-controller-manager", &[MASTERS]));
-        let settings = controllers::Settings { root_certificate_pem: authority.certificate_pem.clone(), host: hostname() };
+        let settings = controllers::ControllerSettings { root_certificate_pem: authority.certificate_pem.clone(), host: hostname() };
         tokio::spawn(controllers::run(client, settings, shutdown.clone()))
     });
     let mut simulating = (!options.simulated_nodes.is_empty()).then(|| {
