@@ -2,10 +2,13 @@
 //! cache.
 //!
 //! In: HTTP requests, from the network over TLS ([`http::serve`]) or from within the process
-//! ([`ApiServer::as_user`]). Out: answers and watch streams as Kubernetes 1.36 gives
-//! them; what only a node can answer (logs, processes, ports, figures) is asked of its agent
-//! ([`nodes`]). Knows nothing of controllers; what kinds there are and what their fields mean is
-//! the crate `kinds`'s.
+//! ([`ApiServer::as_user`]). Out: answers and watch streams as Kubernetes 1.36 gives them; what
+//! only a node can answer (logs, processes, ports, figures) is asked of its agent ([`nodes`]).
+//! Knows nothing of controllers; what kinds there are and what their fields mean is the crate
+//! `kinds`'s.
+//!
+//! The modules stand from the bottom up: each imports only from those above it (`cargo xtask tidy`
+//! has the table).
 
 pub mod body;
 pub mod request;
