@@ -7,6 +7,8 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use crate::modules;
+
 /// Which of our crates a crate may depend on. What is not listed is not allowed.
 const ARROWS: &[(&str, &[&str])] = &[
     ("kinds", &[]),
@@ -46,7 +48,9 @@ pub fn run() -> anyhow::Result<()> {
     let root = root()?;
     let mut findings = check_arrows()?;
     for file in files(&root, "rs")? {
-        findings.extend(check_file(&file, &read(&root, &file)?));
+        let text = read(&root, &file)?;
+        findings.extend(check_file(&file, &text));
+        findings.extend(modules::check(&file, &text));
         findings.extend(root.join(file.with_extension("")).is_dir().then(|| {
             let folder = file.with_extension("");
             format!("{}: a module with a folder is {}/mod.rs", file.display(), folder.display())

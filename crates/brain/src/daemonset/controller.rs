@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Action, Because, Eligibility, Memory, Plan, View, daemon_pod, eligibility, owner_reference, plan, running_spec};
 use crate::controller::{Controller, Step, Work};
-use crate::history;
+use crate::history::HistoryAction;
 use crate::model::{DaemonSet, DaemonSetStatus, Key, Meta, Node};
 use crate::picture::{Change, Object, Picture};
 use crate::request::{DAEMON_SETS, Event, PODS, REVISIONS, Regarding, Request, Verb};
@@ -170,7 +170,7 @@ pub fn work(set: &DaemonSet, plan: &Plan) -> Work {
         }
     };
     let adopts = plan.actions.iter().any(|action| matches!(action, Action::Adopt { .. }))
-        || plan.history.before.iter().any(|action| matches!(action, history::Action::Adopt { .. }));
+        || plan.history.before.iter().any(|action| matches!(action, HistoryAction::Adopt { .. }));
     if adopts {
         // What is adopted for a set that is gone would be collected with it: ask the server, not
         // the picture.
@@ -221,23 +221,22 @@ fn release_patch(set: &DaemonSet, uid: &str) -> Value {
     json!({"metadata": {"uid": uid, "ownerReferences": [{"$patch": "delete", "uid": set.meta.uid}]}})
 }
 
-fn history_request(set: &DaemonSet, action: &history::Action) -> Request {
-    use history::Action;
+fn history_request(set: &DaemonSet, action: &HistoryAction) -> Request {
     match action {
-        Action::Create { name, object } => {
+        HistoryAction::Create { name, object } => {
             Request::new(REVISIONS, Key { namespace: set.meta.namespace.clone(), name: name.clone() }, Verb::Create(object.clone()))
         }
-        Action::Adopt { revision, uid } => {
+        HistoryAction::Adopt { revision, uid } => {
             let patch = json!({"metadata": {"uid": uid, "ownerReferences": [owner_reference(set)]}});
             Request::new(REVISIONS, revision.clone(), Verb::Strategic(patch))
         }
-        Action::Release { revision, uid } => Request::new(REVISIONS, revision.clone(), Verb::Strategic(release_patch(set, uid))),
-        Action::Change { revision, patch } => Request::new(REVISIONS, revision.clone(), Verb::Merge(patch.clone())),
-        Action::Relabel { pod, uid, hash } => {
+        HistoryAction::Release { revision, uid } => Request::new(REVISIONS, revision.clone(), Verb::Strategic(release_patch(set, uid))),
+        HistoryAction::Change { revision, patch } => Request::new(REVISIONS, revision.clone(), Verb::Merge(patch.clone())),
+        HistoryAction::Relabel { pod, uid, hash } => {
             let patch = json!({"metadata": {"uid": uid, "labels": {super::HASH_LABEL: hash}}});
             Request::new(PODS, pod.clone(), Verb::Merge(patch))
         }
-        Action::Delete { revision, uid } => {
+        HistoryAction::Delete { revision, uid } => {
             let verb = Verb::Delete { uid: Some(uid.clone()), resource_version: None, grace_seconds: None, propagation: None };
             Request::new(REVISIONS, revision.clone(), verb)
         }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use kinds::decode::format_time;
 use serde_json::{Value, json};
 
-use super::{Settings, event};
+use super::{NodeLifecycleSettings, event};
 use crate::controller::{Step, Work};
 use crate::model::{Node, NodeCondition, Pod};
 use crate::picture::Picture;
@@ -28,7 +28,7 @@ pub struct Seen {
 const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
 /// One pass over all nodes.
-pub fn plan(picture: &Picture, settings: Settings, seen: &mut BTreeMap<Arc<str>, Seen>, now: Timestamp) -> Work {
+pub fn plan(picture: &Picture, settings: NodeLifecycleSettings, seen: &mut BTreeMap<Arc<str>, Seen>, now: Timestamp) -> Work {
     let mut work = Work::default();
     let (mut conditions, mut pods) = (Vec::new(), Vec::new());
     let gone: Vec<Arc<str>> = seen.keys().filter(|name| !picture.nodes.contains_key(*name)).cloned().collect();

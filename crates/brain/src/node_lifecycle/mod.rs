@@ -28,27 +28,27 @@ const MONITOR: &str = "monitor";
 
 /// What may be set.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Settings {
+pub struct NodeLifecycleSettings {
     /// How long a node may be silent. Leases that promise less often than that are given as long
     /// again as they promise.
     pub grace_period: SignedDuration,
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings { grace_period: SignedDuration::from_secs(50) }
+impl Default for NodeLifecycleSettings {
+    fn default() -> NodeLifecycleSettings {
+        NodeLifecycleSettings { grace_period: SignedDuration::from_secs(50) }
     }
 }
 
 #[derive(Debug, Default)]
 pub struct NodeLifecycle {
-    settings: Settings,
+    settings: NodeLifecycleSettings,
     seen: BTreeMap<Arc<str>, health::Seen>,
     zones: BTreeMap<Box<str>, taints::Zone>,
 }
 
 impl NodeLifecycle {
-    pub fn new(settings: Settings) -> NodeLifecycle {
+    pub fn new(settings: NodeLifecycleSettings) -> NodeLifecycle {
         NodeLifecycle { settings, ..NodeLifecycle::default() }
     }
 }

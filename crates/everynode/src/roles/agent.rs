@@ -182,7 +182,7 @@ async fn embedded(options: &Options) -> anyhow::Result<Parts> {
 fn network(options: &Options) -> anyhow::Result<Option<PodNetwork>> {
     let Some(range) = &options.pod_cidr else { return Ok(None) };
     let parse = |text: &String| text.parse().with_context(|| format!("{text:?} is no range of addresses"));
-    let settings = net::pods::Settings {
+    let settings = net::pods::PodNetworkSettings {
         state_file: options.state_dir.join("network.json"),
         pod_cidr: parse(range)?,
         cluster_cidr: parse(options.cluster_cidr.as_ref().unwrap_or(range))?,

@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use containers::{PortMapping, Protocol};
 use ipnet::Ipv4Net;
 
-use super::Settings;
+use super::PodNetworkSettings;
 use super::state::{Allocation, Allocations};
 use crate::names;
 use crate::nftables::{Action, Chain, ChainKind, Field, Hook, Map, MapKind, Match, Rule, Ruleset, Value};
-use containers::{PortMapping, Protocol};
 
 const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 /// Before connections are tracked: what arrives then has the addresses it was sent with.
@@ -27,7 +27,7 @@ const INPUT_AND_SOURCE: [Field; 2] = [Field::Input, Field::SourceAddress];
 const BOTH_ADDRESSES: [Field; 2] = [Field::SourceAddress, Field::DestinationAddress];
 
 /// The table that a node with these allocations should have.
-pub fn desired(settings: &Settings, allocations: &Allocations) -> Ruleset {
+pub fn desired(settings: &PodNetworkSettings, allocations: &Allocations) -> Ruleset {
     Ruleset { table: settings.table.clone(), maps: maps(allocations), chains: chains(settings) }
 }
 
@@ -80,7 +80,7 @@ fn target(pod: &Allocation, port: &PortMapping) -> Vec<Value> {
     vec![Value::Address(pod.address), Value::Port(port.container_port)]
 }
 
-fn chains(settings: &Settings) -> Vec<Chain> {
+fn chains(settings: &PodNetworkSettings) -> Vec<Chain> {
     let jump = |chain: &str| Rule::new([], Action::Jump(chain.to_string()));
     let redirect = vec![jump("services"), jump("host_ports")];
     let of_pods = || Match::InputBegins(names::POD_PREFIX.to_string());
@@ -116,7 +116,7 @@ fn host_ports() -> Vec<Rule> {
     ]
 }
 
-fn leaving(settings: &Settings) -> Vec<Rule> {
+fn leaving(settings: &PodNetworkSettings) -> Vec<Rule> {
     let to_itself = Match::InSet { set: "pods_reaching_themselves".to_string(), key: BOTH_ADDRESSES.to_vec() };
     let mut to_outside = vec![Match::SourceIn(settings.pod_cidr), Match::DestinationNotIn(settings.cluster_cidr)];
     if !settings.cluster_cidr.contains(&settings.pod_cidr) {
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn the_whole_table() {
-        let settings = Settings {
+        let settings = PodNetworkSettings {
             state_file: "unused".into(),
             pod_cidr: "10.244.1.0/24".parse().expect("a range"),
             cluster_cidr: "10.244.0.0/16".parse().expect("a range"),
