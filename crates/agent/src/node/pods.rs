@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use brain::podsync::phase::Phase;
-use brain::podsync::{Ended, Memory, Observed, View, admission, is_deleted, pod_id, resize, status, uid};
+use brain::podsync::{Ended, Memory, Observed, View, admission, is_deleted, is_static, pod_id, resize, status, uid};
+use brain::request::EventType;
 use containers::PodId;
 use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
@@ -15,7 +16,6 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 
 use super::allocations::to_model;
-use super::manifests::is_static;
 use super::pod::worker::{Outcome, Wanted, Worker};
 use super::pod::{end, publish};
 use super::{Context, logs, volumes};
@@ -128,7 +128,7 @@ impl Pods {
     }
 
     async fn reject(&self, pod: &Pod, rejection: &admission::Rejection) {
-        self.context.events.pod(pod, true, rejection.reason.clone(), rejection.message.clone());
+        self.context.events.pod(pod, EventType::Warning, rejection.reason.clone(), rejection.message.clone());
         let (observed, memory) = (Observed::default(), Memory::default());
         let view = View { now: Timestamp::now(), pod, observed: &observed, memory: &memory, node_addresses: &self.context.node_addresses };
         let mut told = status::rejected(&view, &rejection.reason, &rejection.message);

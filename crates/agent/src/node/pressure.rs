@@ -8,6 +8,7 @@ use std::time::Duration;
 use brain::podsync::eviction::{self, ContainerUsage, Disk, Figures, LastSeen, Room, Usage};
 use brain::podsync::phase::Phase;
 use brain::podsync::{is_deleted, uid};
+use brain::request::EventType;
 use containers::ContainerStats;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -138,7 +139,7 @@ async fn evict(context: &Context, pods: &Pods, shortage: &eviction::Shortage) {
     let running: Vec<(Pod, Usage)> = usages(context, pods).await;
     if let Some((pod, usage)) = eviction::victim(shortage, &running) {
         let ended = eviction::ended(shortage, pod, usage);
-        context.events.pod(pod, true, "Evicted", ended.message.clone());
+        context.events.pod(pod, EventType::Warning, "Evicted", ended.message.clone());
         pods.end(uid(pod), ended);
     }
 }
@@ -155,7 +156,7 @@ async fn end_over_limit(context: &Context, pods: &Pods) {
         let used = context.volume_usages.of(uid(&pod)).empty_dirs;
         let used = used.into_iter().map(|(name, measure)| (name, number(measure.bytes))).collect();
         if let Some(ended) = eviction::over_limit(&pod, &used, &usage) {
-            context.events.pod(&pod, true, "Evicted", ended.message.clone());
+            context.events.pod(&pod, EventType::Warning, "Evicted", ended.message.clone());
             pods.end(uid(&pod), ended);
         }
     }

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use brain::podsync::registration::{self, Now, Pressure, Site};
+use brain::request::EventType;
 use containers::Version;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
@@ -82,7 +83,7 @@ async fn register(context: &Context) {
         match made {
             Ok(node) => {
                 context.registration.seen(node);
-                context.events.node(false, "Starting", "Starting kubelet.");
+                context.events.node(EventType::Normal, "Starting", "Starting kubelet.");
                 return;
             }
             Err(error) => {
@@ -163,7 +164,7 @@ async fn register_again(context: &Context) {
 
 fn tell_changes(context: &Context, before: Option<&NodeStatus>, now: &NodeStatus) {
     for reason in registration::changes(before, now) {
-        context.events.node(false, reason, format!("Node {} status is now: {reason}", context.settings.name));
+        context.events.node(EventType::Normal, reason, format!("Node {} status is now: {reason}", context.settings.name));
     }
 }
 

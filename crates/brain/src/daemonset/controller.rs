@@ -11,7 +11,7 @@ use crate::controller::{Controller, Step, Work};
 use crate::history::HistoryAction;
 use crate::model::{DaemonSet, DaemonSetStatus, Key, Meta, Node};
 use crate::picture::{Change, Object, Picture};
-use crate::request::{DAEMON_SETS, Event, PODS, REVISIONS, Regarding, Request, Verb};
+use crate::request::{DAEMON_SETS, Event, EventType, PODS, REVISIONS, Regarding, Request, Verb};
 
 const COMPONENT: &str = "daemonset-controller";
 
@@ -205,12 +205,12 @@ fn request(set: &DaemonSet, action: &Action) -> Request {
         Action::Create { node, name, hash } => {
             let key = Key { namespace: set.meta.namespace.clone(), name: name.clone() };
             let created = event(set, "SuccessfulCreate", format!("Created pod: {name}"));
-            let failed = Event { is_warning: true, ..event(set, "FailedCreate", "Error creating: ".to_owned()) };
+            let failed = Event { event_type: EventType::Warning, ..event(set, "FailedCreate", "Error creating: ".to_owned()) };
             Request::new(PODS, key, Verb::Create(Arc::new(daemon_pod(set, node, name, hash)))).reporting(Some(created), Some(failed))
         }
         Action::Delete { pod, uid, .. } => {
             let deleted = event(set, "SuccessfulDelete", format!("Deleted pod: {}", pod.name));
-            let failed = Event { is_warning: true, ..event(set, "FailedDelete", "Error deleting: ".to_owned()) };
+            let failed = Event { event_type: EventType::Warning, ..event(set, "FailedDelete", "Error deleting: ".to_owned()) };
             let verb = Verb::Delete { uid: Some(uid.clone()), resource_version: None, grace_seconds: None, propagation: None };
             Request::new(PODS, pod.clone(), verb).reporting(Some(deleted), Some(failed))
         }
@@ -258,7 +258,7 @@ fn status_request(set: &DaemonSet, plan: &Plan) -> Request {
 fn event(set: &DaemonSet, reason: &'static str, message: String) -> Event {
     Event {
         about: Regarding::of(DAEMON_SETS, &set.meta),
-        is_warning: false,
+        event_type: EventType::Normal,
         reason: reason.into(),
         message,
         action: None,
@@ -271,7 +271,7 @@ fn event(set: &DaemonSet, reason: &'static str, message: String) -> Event {
 fn events(set: &DaemonSet, plan: &Plan) -> Vec<Event> {
     if set.selector.is_everything() && !set.meta.is_deleted() {
         let text = "This daemon set is selecting all pods. A non-empty selector is required.";
-        return vec![Event { is_warning: true, ..event(set, "SelectingAll", text.to_owned()) }];
+        return vec![Event { event_type: EventType::Warning, ..event(set, "SelectingAll", text.to_owned()) }];
     }
     let about = |action: &Action| {
         let Action::Delete { pod, node, because, .. } = action else { return None };
@@ -279,7 +279,7 @@ fn events(set: &DaemonSet, plan: &Plan) -> Vec<Event> {
         match because {
             Because::Failed => {
                 let text = format!("Found failed daemon pod {pod} on node {node}, will try to kill it");
-                Some(Event { is_warning: true, ..event(set, "FailedDaemonPod", text) })
+                Some(Event { event_type: EventType::Warning, ..event(set, "FailedDaemonPod", text) })
             }
             Because::Succeeded => {
                 Some(event(set, "SucceededDaemonPod", format!("Found succeeded daemon pod {pod} on node {node}, will try to delete it")))

@@ -11,7 +11,7 @@ use super::{NodeLifecycleSettings, event};
 use crate::controller::{Step, Work};
 use crate::model::{Node, NodeCondition, Pod};
 use crate::picture::Picture;
-use crate::request::{Event, NODES, PODS, Regarding, Request, Verb};
+use crate::request::{Event, EventType, NODES, PODS, Regarding, Request, Verb};
 
 /// What a node said last, and when that was noticed: by our clock, since the node's may be wrong.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,7 +108,7 @@ fn not_ready(pod: &Pod, now: Timestamp) -> Request {
     let patch = json!({"metadata": {"uid": pod.meta.uid}, "status": {"conditions": [condition]}});
     let told = Event {
         about: Regarding::of(PODS, &pod.meta),
-        is_warning: true,
+        event_type: EventType::Warning,
         reason: "NodeNotReady".into(),
         message: "Node is not ready".to_owned(),
         action: None,

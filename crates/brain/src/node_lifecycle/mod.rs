@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::controller::{Controller, Work};
 use crate::model::{Key, Node};
 use crate::picture::{Change, Object, Picture};
-use crate::request::{Event, NODES, Regarding};
+use crate::request::{Event, EventType, NODES, Regarding};
 
 const COMPONENT: &str = "node-controller";
 
@@ -97,7 +97,7 @@ impl Node {
 fn event(node: &Node, reason: &'static str, message: String) -> Event {
     // Upstream's events about nodes name no version.
     let about = Regarding { resource_version: 0, ..Regarding::of(NODES, &node.meta) };
-    Event { about, is_warning: false, reason: reason.into(), message, action: None, component: COMPONENT, host: None }
+    Event { about, event_type: EventType::Normal, reason: reason.into(), message, action: None, component: COMPONENT, host: None }
 }
 
 #[cfg(test)]

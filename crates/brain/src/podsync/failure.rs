@@ -3,6 +3,7 @@
 
 use super::actions::Start;
 use super::{full_name, pull};
+use crate::request::EventType;
 use k8s_openapi::api::core::v1::Pod;
 
 /// A failed start. Causes are sentences of whoever was asked: the runtime, a registry, a volume.
@@ -71,7 +72,7 @@ pub enum Retry {
 /// An event about the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerEvent {
-    pub is_warning: bool,
+    pub event_type: EventType,
     pub reason: &'static str,
     pub message: String,
 }
@@ -122,7 +123,7 @@ impl StartFailure {
 
     /// The events that tell it, in order.
     pub fn events(&self) -> Vec<ContainerEvent> {
-        let warning = |reason, message| ContainerEvent { is_warning: true, reason, message };
+        let warning = |reason, message| ContainerEvent { event_type: EventType::Warning, reason, message };
         let failed = |text: &str| warning("Failed", format!("Error: {text}"));
         match self {
             StartFailure::InvalidImageName { .. } => vec![warning("InspectFailed", self.message()), failed(self.reason())],
@@ -133,7 +134,7 @@ impl StartFailure {
             }
             StartFailure::ImageGone { .. } => vec![failed(self.reason())],
             StartFailure::ImagePullBackOff { image, .. } => {
-                let waits = ContainerEvent { is_warning: false, reason: "BackOff", message: pull::backoff_message(image) };
+                let waits = ContainerEvent { event_type: EventType::Normal, reason: "BackOff", message: pull::backoff_message(image) };
                 vec![waits, failed(self.reason())]
             }
             StartFailure::Config { cause } | StartFailure::Create { cause } | StartFailure::Run { cause } => vec![failed(cause)],

@@ -257,3 +257,23 @@ pub fn pod_id(pod: &Pod) -> PodId {
 pub fn uid(pod: &Pod) -> &str {
     pod.metadata.uid.as_deref().unwrap_or_default()
 }
+
+/// Says that a pod comes from a file of its node (`file`) or from the API server.
+pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+
+/// A pod with this annotation only shows a static pod to the API server.
+pub const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Whether it came from a file of its node.
+pub fn is_static(pod: &Pod) -> bool {
+    annotation(pod, CONFIG_SOURCE).is_some_and(|source| source == "file")
+}
+
+/// Whether it only shows a static pod.
+pub fn is_mirror(pod: &Pod) -> bool {
+    annotation(pod, CONFIG_MIRROR).is_some()
+}
+
+fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a String> {
+    pod.metadata.annotations.as_ref()?.get(name)
+}

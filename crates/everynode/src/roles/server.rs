@@ -17,11 +17,11 @@ use apiserver::request::{MASTERS, User};
 use apiserver::{ApiServer, bootstrap, http};
 use store::{Backend, CommitError, Txn};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::certificates::{Authority, ServerNames};
+use crate::roles::{hostname, signalled};
 use crate::{data_dir, kubeconfig, server_lock};
 
 /// What the control plane is to be.
@@ -154,24 +154,6 @@ async fn store_failure(store: &dyn Backend) -> CommitError {
             return error;
         }
     }
-}
-
-/// Listens for SIGTERM and SIGINT from now on; the future ends with the first of them.
-pub fn signalled() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    Ok(async move {
-        // Both arms only wait for a signal; which of them is dropped does not matter.
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-/// The machine's name, as events give it.
-pub fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
 }
 
 /// A client within the process: no socket, no TLS.

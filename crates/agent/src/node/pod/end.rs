@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use brain::podsync::actions::{Kill, KillReason};
 use brain::podsync::{Ended, Observed, Record, containers, ephemeral_containers, init_containers, termination, uid};
+use brain::request::EventType;
 use containers::ContainerState;
 use containers::PodId;
 use futures::future::join_all;
@@ -62,7 +63,7 @@ pub async fn stop(context: &Context, pod: &Pod, record: &Record, stop: Stop<'_>)
     let fallback = Container { name: record.name.clone(), ..Container::default() };
     let (container, path) = found.as_ref().map_or((&fallback, String::new()), |(container, path)| (container, path.clone()));
     let grace = termination::grace(pod, container, stop.reason, stop.ended);
-    context.events.container(pod, &path, false, "Killing", stop.message);
+    context.events.container(pod, &path, EventType::Normal, "Killing", stop.message);
     let begun = Instant::now();
     let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
     if let Some(hook) = hook.filter(|_| record.is_running() && !grace.is_zero()) {
@@ -71,10 +72,10 @@ pub async fn stop(context: &Context, pod: &Pod, record: &Record, stop: Stop<'_>)
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::debug!(error, container = container.name, "a preStop hook failed");
-                context.events.container(pod, &path, true, "FailedPreStopHook", "PreStopHook failed");
+                context.events.container(pod, &path, EventType::Warning, "FailedPreStopHook", "PreStopHook failed");
             }
             Err(_) => {
-                context.events.container(pod, &path, true, "FailedPreStopHook", "PreStopHook failed");
+                context.events.container(pod, &path, EventType::Warning, "FailedPreStopHook", "PreStopHook failed");
             }
         }
     }

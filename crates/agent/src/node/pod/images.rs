@@ -8,6 +8,7 @@ use brain::podsync::backoff::Backoffs;
 use brain::podsync::failure::StartFailure;
 use brain::podsync::pull::{self, Decision};
 use brain::podsync::pull_secrets;
+use brain::request::EventType;
 use containers::{Credentials, Image, reference};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -43,7 +44,7 @@ impl Pulls<'_> {
         match pull::decide(container, present.is_some()) {
             Decision::Refuse(failure) => Err(failure),
             Decision::Use => {
-                self.context.events.container(self.pod, path, false, "Pulled", pull::present_message(&name));
+                self.context.events.container(self.pod, path, EventType::Normal, "Pulled", pull::present_message(&name));
                 present.ok_or_else(|| StartFailure::ImageGone { cause: format!("image {name} is gone") })
             }
             Decision::Pull => self.fetch(&name, path).await,
@@ -56,7 +57,7 @@ impl Pulls<'_> {
         if self.backoffs.waiting_since_update(&key, Timestamp::now()).is_some() {
             return Err(StartFailure::pull_back_off(name, self.last_failure));
         }
-        context.events.container(pod, path, false, "Pulling", pull::pulling_message(name));
+        context.events.container(pod, path, EventType::Normal, "Pulling", pull::pulling_message(name));
         let credentials = credentials(context, pod, name).await;
         let waited = Instant::now();
         let permit = context.pulls.acquire().await;
@@ -75,7 +76,7 @@ impl Pulls<'_> {
             image.ok_or_else(|| StartFailure::ImageGone { cause: format!("image {name} was removed right after it was pulled") })?;
         self.backoffs.forget(&key);
         let message = pull::pulled_message(name, begun.elapsed(), waited.elapsed(), image.size_bytes);
-        context.events.container(pod, path, false, "Pulled", message);
+        context.events.container(pod, path, EventType::Normal, "Pulled", message);
         Ok(image)
     }
 }
@@ -93,7 +94,7 @@ async fn credentials(context: &Context, pod: &Pod, image: &str) -> Vec<Credentia
                     "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
                     reference.name
                 );
-                context.events.pod(pod, true, "FailedToRetrieveImagePullSecret", message);
+                context.events.pod(pod, EventType::Warning, "FailedToRetrieveImagePullSecret", message);
             }
             Err(error) => tracing::warn!(error, secret = reference.name, "cannot get a pull secret"),
         }

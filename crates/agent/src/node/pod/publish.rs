@@ -9,9 +9,8 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::json;
 
-use crate::node::manifests::is_static;
 use crate::send::is_overtaken;
-use brain::podsync::pod_id;
+use brain::podsync::{is_static, pod_id};
 
 const UNPROCESSABLE: u16 = 422;
 

@@ -3,13 +3,13 @@
 use brain::model;
 use brain::podsync::limits;
 use brain::podsync::resize::{self, InProgress, Pending, Reason, Update};
-use brain::podsync::{Observed, containers, init_containers, uid};
+use brain::podsync::{Observed, containers, init_containers, is_static, uid};
+use brain::request::EventType;
 use containers::Resources;
 use jiff::{SignedDuration, Timestamp};
 
 use super::worker::Worker;
 use crate::node::allocations::{Resized, to_model};
-use crate::node::manifests::is_static;
 
 /// Room that others leave is looked for this often, and limits that could not be changed are tried
 /// again.
@@ -35,13 +35,18 @@ impl Worker {
                 self.memory.resize.pending = None;
                 self.memory.resize.in_progress = Some(InProgress { error: None, generation });
                 self.see(self.asked.clone());
-                self.context.events.pod(&self.pod, false, "ResizeStarted", resize::event_message("Pod resize started", &self.pod, ""));
+                self.context.events.pod(
+                    &self.pod,
+                    EventType::Normal,
+                    "ResizeStarted",
+                    resize::event_message("Pod resize started", &self.pod, ""),
+                );
             }
             Resized::Refused(reason, message) => {
                 let event = resize::event_message(&format!("Pod resize {}", reason.text()), &self.asked, &message);
                 let pending = Some(Pending { reason, message, generation });
                 if self.memory.resize.pending != pending {
-                    self.context.events.pod(&self.asked, true, format!("Resize{}", reason.text()), event);
+                    self.context.events.pod(&self.asked, EventType::Warning, format!("Resize{}", reason.text()), event);
                     self.memory.resize.pending = pending;
                 }
                 return (reason == Reason::Deferred).then(|| Timestamp::now() + RETRY);
@@ -61,7 +66,7 @@ impl Worker {
                 if is_done && self.memory.resize.in_progress.take().is_some() {
                     self.context.allocations.settle(&self.asked);
                     let message = resize::event_message("Pod resize completed", &self.pod, "");
-                    self.context.events.pod(&self.pod, false, "ResizeCompleted", message);
+                    self.context.events.pod(&self.pod, EventType::Normal, "ResizeCompleted", message);
                 }
                 None
             }
@@ -70,7 +75,7 @@ impl Worker {
                 let progress = Some(InProgress { error: Some(error.clone()), generation });
                 if self.memory.resize.in_progress != progress {
                     let message = resize::event_message("Pod resize error", &self.pod, &error);
-                    self.context.events.pod(&self.pod, true, "ResizeError", message);
+                    self.context.events.pod(&self.pod, EventType::Warning, "ResizeError", message);
                     self.memory.resize.in_progress = progress;
                 }
                 Some(Timestamp::now() + RETRY)

@@ -9,6 +9,7 @@ use brain::podsync::environment::{Environment, environment};
 use brain::podsync::failure::StartFailure;
 use brain::podsync::fields::Addresses;
 use brain::podsync::{Sandbox, is_host_network, pod_id, security, uid};
+use brain::request::EventType;
 use containers::{ContainerState, Image, Mount, Propagation};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use runtime::words::plain_text;
@@ -36,7 +37,7 @@ pub async fn start(mut pulls: Pulls<'_>, calls: &Calls, sandbox: &Sandbox, what:
 /// The events of a failed start.
 pub fn tell(context: &Context, pod: &Pod, what: &Start, failure: &StartFailure) {
     for event in failure.events() {
-        context.events.container(pod, &what.field_path(), event.is_warning, event.reason, event.message);
+        context.events.container(pod, &what.field_path(), event.event_type, event.reason, event.message);
     }
 }
 
@@ -66,7 +67,7 @@ async fn attempt(pulls: &mut Pulls<'_>, calls: &Calls, wanted: Wanted<'_>) -> Re
         config_failure(error)
     })?;
     for warning in &environment.warnings {
-        context.events.pod(pod, true, "InvalidEnvironmentVariableNames", warning.clone());
+        context.events.pod(pod, EventType::Warning, "InvalidEnvironmentVariableNames", warning.clone());
     }
     let target = match target {
         None => None,
@@ -78,12 +79,12 @@ async fn attempt(pulls: &mut Pulls<'_>, calls: &Calls, wanted: Wanted<'_>) -> Re
     let (runtime, sandbox_id) = (context.runtime.clone(), sandbox.id.clone());
     let created = calls.whole(async move { runtime.create_container(&sandbox_id, &sandbox_config, &config).await }).await;
     let container_id = created.map_err(create_failure)?;
-    context.events.container(pod, path, false, "Created", "Container created");
+    context.events.container(pod, path, EventType::Normal, "Created", "Container created");
     link_log(&context, pod, container, &container_id, what.restarts);
     let (runtime, started_id) = (context.runtime.clone(), container_id.clone());
     let started = calls.whole(async move { runtime.start_container(&started_id).await }).await;
     started.map_err(|error| StartFailure::Run { cause: plain_text(&error.to_string()) })?;
-    context.events.container(pod, path, false, "Started", "Container started");
+    context.events.container(pod, path, EventType::Normal, "Started", "Container started");
     remove_older(&context, pod, what).await;
     post_start(&context, pod, container, &container_id, path).await
 }
@@ -195,7 +196,7 @@ async fn remove_older(context: &Context, pod: &Pod, started: &Start) {
 async fn post_start(context: &Context, pod: &Pod, container: &Container, container_id: &str, path: &str) -> Result<(), StartFailure> {
     let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) else { return Ok(()) };
     let Err(message) = hooks::run(context, pod, container, container_id, hook).await else { return Ok(()) };
-    context.events.container(pod, path, true, "FailedPostStartHook", "PostStartHook failed");
+    context.events.container(pod, path, EventType::Warning, "FailedPostStartHook", "PostStartHook failed");
     let _ = context.observer.refresh().await;
     let observed = context.observer.observed(uid(pod));
     if let Some(record) = observed.latest(&container.name) {

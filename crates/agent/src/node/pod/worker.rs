@@ -9,6 +9,7 @@ use brain::podsync::failure::{Retry, StartFailure};
 use brain::podsync::pace::{self, CALLS_WAITS_MAX, FORCED_GRACE_SECONDS, KILL_RETRY, MountRetry, PERIOD, PULL_RETRY, REPORT_RETRY, RETRY};
 use brain::podsync::status::{self, Ending};
 use brain::podsync::{Ended, Memory, Observed, View, is_deleted, pod_id, report, resize, uid};
+use brain::request::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
@@ -224,7 +225,7 @@ impl Worker {
         }
         self.probes.update(&self.pod, &observed, &mut self.memory);
         if let Err(failure) = volumes::set_up(&self.context, &self.pod).await {
-            self.context.events.pod(&self.pod, true, "FailedMount", failure);
+            self.context.events.pod(&self.pod, EventType::Warning, "FailedMount", failure);
             return Next::At(Timestamp::now() + self.mount_retry.after_failure());
         }
         self.mount_retry.reset();
@@ -251,10 +252,15 @@ impl Worker {
     async fn perform(&mut self, observed: &Observed, actions: Actions) -> Option<Timestamp> {
         if actions.kill_pod {
             if actions.sandbox.is_some() && !observed.sandboxes.is_empty() {
-                self.context.events.pod(&self.pod, false, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+                self.context.events.pod(
+                    &self.pod,
+                    EventType::Normal,
+                    "SandboxChanged",
+                    "Pod sandbox changed, it will be killed and re-created.",
+                );
             }
             if let Err(error) = end::kill(&self.context, &self.pod, observed, self.memory.ended.as_ref()).await {
-                self.context.events.pod(&self.pod, true, "FailedKillPod", format!("error killing pod: {error}"));
+                self.context.events.pod(&self.pod, EventType::Warning, "FailedKillPod", format!("error killing pod: {error}"));
                 return Some(Timestamp::now() + RETRY);
             }
         }
@@ -270,7 +276,7 @@ impl Worker {
             match self.make_sandbox(attempt).await {
                 Ok(made) => sandbox = made,
                 Err(message) => {
-                    self.context.events.pod(&self.pod, true, "FailedCreatePodSandBox", message);
+                    self.context.events.pod(&self.pod, EventType::Warning, "FailedCreatePodSandBox", message);
                     return Some(Timestamp::now() + RETRY);
                 }
             }
@@ -299,7 +305,7 @@ impl Worker {
             config.handler = handler.map_err(|why| format!("Failed to create sandbox for pod \"{full_name}\": {why}"))?;
         }
         if let Some(warning) = made.missing_resolver {
-            self.context.events.pod(&self.pod, true, "MissingClusterDNS", warning);
+            self.context.events.pod(&self.pod, EventType::Warning, "MissingClusterDNS", warning);
         }
         let failed = |error: &dyn std::fmt::Display| format!("Failed to create pod sandbox: {error}");
         let runtime = self.context.runtime.clone();
@@ -365,7 +371,7 @@ impl Worker {
         if self.memory.ended.is_none()
             && let Some(ended) = pace::past_deadline(&self.pod, Timestamp::now())
         {
-            self.context.events.pod(&self.pod, false, "DeadlineExceeded", ended.message.clone());
+            self.context.events.pod(&self.pod, EventType::Normal, "DeadlineExceeded", ended.message.clone());
             self.memory.ended = Some(ended);
         }
     }
@@ -380,7 +386,7 @@ impl Worker {
         }
         if let Err(error) = self.kill_all(gone).await {
             tracing::warn!(%error, pod = pod_id(&self.pod).name, "cannot end a pod; trying again");
-            self.context.events.pod(&self.pod, true, "FailedKillPod", format!("error killing pod: {error}"));
+            self.context.events.pod(&self.pod, EventType::Warning, "FailedKillPod", format!("error killing pod: {error}"));
             return Next::At(Timestamp::now() + KILL_RETRY);
         }
         self.probes.end();
