@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("apiserver", &["kinds", "store", "wire"]),
     ("controllers", &["brain"]),
     ("net", &["containers"]),
-    ("runtime", &["containers"]),
+    ("runtime", &["containers", "wire"]),
     ("agent", &["brain", "containers", "kinds", "net", "runtime", "wire"]),
     ("everynode", &["agent", "apiserver", "brain", "controllers", "kinds", "net", "runtime", "store"]),
     ("sim", &["brain"]),

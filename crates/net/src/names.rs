@@ -39,7 +39,7 @@ pub fn hardware_address(link_name: &str) -> [u8; 6] {
 
 fn digits(text: &str, count: usize) -> String {
     let hash = Sha256::digest(text.as_bytes());
-    let mut digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut digits = hex::encode(hash);
     digits.truncate(count);
     digits
 }

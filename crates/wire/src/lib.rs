@@ -1,5 +1,7 @@
-//! Serving HTTP over TLS to peers of whom nothing is known yet. Both the API server and the agents
-//! of nodes listen through this.
+//! What several parts speak on the network: HTTP over TLS served to peers of whom nothing is known
+//! yet ([`serve`]), [`query`] parameters, calls of gRPC ([`grpc`]), frames of SPDY ([`spdy`]).
+//!
+//! Both the API server and the agents of nodes listen through [`serve`].
 //!
 //! In: a listener, a TLS configuration, a service. Out: answered requests, and connections that
 //! end. Every phase of a connection has a deadline (the first bytes, the handshake, the first
@@ -9,6 +11,10 @@
 mod activity;
 mod listener;
 mod peers;
+
+pub mod grpc;
+pub mod query;
+pub mod spdy;
 
 pub use activity::Guarded;
 pub use listener::{Client, Deadlines, Limits, serve};

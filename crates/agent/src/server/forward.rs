@@ -19,12 +19,12 @@ use super::Shared;
 use super::answer::{Body, Refusal};
 use super::pods;
 use super::route::Target;
-use super::streams::query::Query;
 use super::streams::spdy::{self, Incoming};
 use super::streams::upgrade::{self, Transport};
 use super::streams::websocket::{self, Dialect};
 use super::streams::{Connection, Duplex, Inlet, Outlet, Reset, tunnel};
 use ::runtime::port::{Reader, Runtime, Writer};
+use wire::query::Query;
 
 const SPDY_PROTOCOLS: [&str; 1] = ["portforward.k8s.io"];
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";

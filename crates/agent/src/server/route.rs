@@ -38,7 +38,7 @@ pub enum Route {
 }
 
 pub fn parse(path: &str) -> Option<Route> {
-    let parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(decode).collect();
+    let parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(wire::query::decode_path).collect();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     Some(match parts.as_slice() {
         ["healthz"] | ["healthz", "ping" | "syncloop" | "log"] => Route::Health,
@@ -71,11 +71,6 @@ fn of_process(what: &str, target: Target) -> Route {
         "attach" => Route::Attach(target),
         _ => Route::Run(target),
     }
-}
-
-/// Undoes percent escapes; `+` stays.
-fn decode(text: &str) -> String {
-    super::streams::query::unescape(&text.replace('+', "%2B"))
 }
 
 impl Route {

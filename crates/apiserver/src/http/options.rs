@@ -7,44 +7,17 @@ use kinds::selector::{FieldSelector, Selector};
 use kinds::status::Status;
 use kinds::table::{Kind, Selectable};
 use serde_json::{Value, json};
+use wire::query::Query;
 
 use crate::registry::list::check_continue_token;
-use crate::request::decode;
 use crate::request::options::{DeleteOptions, FieldValidation, ListOptions, Propagation, ReadAt, WriteOptions};
 
-/// Decoded query parameters in their order.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Query(Vec<(String, String)>);
-
-impl Query {
-    pub fn parse(query: Option<&str>) -> Query {
-        let pairs = query.unwrap_or("").split('&').filter(|p| !p.is_empty());
-        Query(pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decode(k), decode(v))).collect())
-    }
-
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-
-    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-
-    pub fn has(&self, name: &str) -> bool {
-        self.get(name).is_some()
-    }
-
-    /// Kubernetes' reading of a flag: present and neither `false` nor `0`.
-    pub fn flag(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|value| !matches!(value, "false" | "0"))
-    }
-
-    pub fn integer(&self, name: &str) -> Result<Option<i64>, Status> {
-        match self.get(name) {
-            None | Some("") => Ok(None),
-            Some(text) => {
-                text.parse().map(Some).map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
-            }
+/// A number in a query; None when it is empty or missing.
+pub fn integer(query: &Query, name: &str) -> Result<Option<i64>, Status> {
+    match query.get(name) {
+        None | Some("") => Ok(None),
+        Some(text) => {
+            text.parse().map(Some).map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
         }
     }
 }
@@ -167,8 +140,8 @@ fn go_duration(text: &str) -> Result<Duration, String> {
 
 impl ListOptions {
     pub fn parse(query: &Query, kind: &Kind, watch: bool) -> Result<ListOptions, Status> {
-        let limit = query.integer("limit")?.unwrap_or(0);
-        let timeout_seconds = query.integer("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|&s| s > 0);
+        let limit = integer(query, "limit")?.unwrap_or(0);
+        let timeout_seconds = integer(query, "timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|&s| s > 0);
         let labels = parse_labels(query.get("labelSelector").unwrap_or_default())?;
         let fields = parse_fields(query.get("fieldSelector").unwrap_or_default(), kind)?;
         let send_initial_events = query.get("sendInitialEvents").map(|v| !matches!(v, "false" | "0"));

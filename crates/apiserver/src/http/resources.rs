@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::answer::{self, Presenter};
 use super::decode::{self, Expected};
 use super::negotiate::{self, Encoding};
-use super::options::{Query, WriteKind};
+use super::options::{WriteKind, integer};
 use super::path::ResourcePath;
 use super::server::{ApiServer, Call};
 use crate::admission::Plugins;
@@ -27,6 +27,7 @@ use crate::registry::Written;
 use crate::registry::delete::{Deleted, success};
 use crate::request::WriteRequest;
 use crate::request::options::{DeleteOptions, FieldValidation, ListOptions, WriteOptions};
+use wire::query::Query;
 
 /// A request for a resource of the table.
 pub(crate) struct ResourceCall<'a> {
@@ -188,7 +189,7 @@ impl<'a> ResourceCall<'a> {
     fn delete_options_of_query(&self) -> Result<Value, Status> {
         let query = self.query();
         let mut options = json!({});
-        if let Some(seconds) = query.integer("gracePeriodSeconds")? {
+        if let Some(seconds) = integer(query, "gracePeriodSeconds")? {
             options["gracePeriodSeconds"] = seconds.into();
         }
         if query.has("orphanDependents") {

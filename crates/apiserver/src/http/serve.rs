@@ -46,7 +46,7 @@ fn certificate_user(certificate: &CertificateDer<'_>) -> Option<User> {
         return None;
     }
     let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
-    let fingerprint: String = Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect();
+    let fingerprint = hex::encode(Sha256::digest(certificate));
     let extra = [("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={fingerprint}")])].into();
     Some(User { name, groups, extra, ..User::default() })
 }

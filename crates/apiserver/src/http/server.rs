@@ -9,7 +9,6 @@ use http::request::Parts;
 use tokio::sync::watch;
 
 use super::fairness::Fairness;
-use super::options::Query;
 use crate::admission::{AdmissionSettings, Plugins};
 use crate::audit::Audit;
 use crate::auth::authenticate::Authenticator;
@@ -19,6 +18,7 @@ use crate::nodes::NodeConnector;
 use crate::nodes::usage::{self, Usage};
 use crate::registry::Registry;
 use crate::request::User;
+use wire::query::Query;
 
 /// The API server: a service for requests from the network and from within the process. Clones
 /// share everything.

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::fairness::{Flow, Permit, Share};
 use super::finishing::Finishing;
-use super::options::{self, Query};
+use super::options;
 use super::path::{self, Target};
 use super::server::{ApiServer, Call};
 use super::subresources::log_socket;
@@ -28,7 +28,9 @@ use crate::auth::authenticate::Local;
 use crate::auth::authorize::forbidden;
 use crate::body::{self, Body, BoxError, RequestBody};
 use crate::nodes::forward::Carried;
-use crate::request::{Attributes, User, What, decode_path};
+use crate::request::{Attributes, User, What};
+use wire::query::Query;
+use wire::query::decode_path;
 
 /// How long a request may take that is answered at once, its body and its wait for a seat not
 /// counted; Kubernetes' `--request-timeout`.

@@ -5,11 +5,9 @@
 
 mod attributes;
 pub mod options;
-mod percent;
 mod user;
 mod write;
 
 pub use attributes::{Attributes, What};
-pub use percent::{decode, decode_path};
 pub use user::{MASTERS, User};
 pub use write::WriteRequest;

@@ -22,10 +22,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::messages as cri;
-use super::spdy::{self, Headers, Stream};
+use super::spdy::{self, Stream};
 use super::{Client, calls, errors};
 use crate::port::{Reader, Session, Writer};
 use containers::{Error, Result, StreamRequest, TerminalSize};
+use wire::spdy::Headers;
 
 /// The server is on this machine.
 const UPGRADE_SECONDS_MAX: u64 = 30;
@@ -72,8 +73,8 @@ impl Client {
         let url = answer.map_err(|e| errors::sandbox(sandbox_id).error(e))?.url;
         let socket = upgraded(&url, "portforward.k8s.io").await?;
         let port = port.to_string();
-        let of = |kind| [("streamtype", kind), ("port", port.as_str()), ("requestid", "0")];
-        let (connection, streams) = spdy::open(socket, &[&of("error"), &of("data")]).await.map_err(broken)?;
+        let of = |kind| headers(&[("streamtype", kind), ("port", port.as_str()), ("requestid", "0")]);
+        let (connection, streams) = spdy::open(socket, &[of("error"), of("data")]).await.map_err(broken)?;
         let [error, data] = <[Stream; 2]>::try_from(streams).unwrap_or_else(|_| unreachable!("as many streams as were opened"));
         let mut connections = JoinSet::new();
         connections.spawn(connection.run());
@@ -124,9 +125,8 @@ async fn session(url: &str, request: &StreamRequest) -> Result<Session> {
         ("resize", request.tty),
     ];
     let kinds: Vec<&str> = wanted.into_iter().filter(|(_, is_wanted)| *is_wanted).map(|(kind, _)| kind).collect();
-    let headers: Vec<[(&str, &str); 1]> = kinds.iter().map(|kind| [("streamtype", *kind)]).collect();
-    let headers: Vec<Headers<'_>> = headers.iter().map(|h| h.as_slice()).collect();
-    let (connection, streams) = spdy::open(socket, &headers).await.map_err(broken)?;
+    let all: Vec<Headers> = kinds.iter().map(|kind| headers(&[("streamtype", *kind)])).collect();
+    let (connection, streams) = spdy::open(socket, &all).await.map_err(broken)?;
     let mut session = Session { stdin: None, stdout: None, stderr: None, resize: None, exit: futures::future::pending().boxed() };
     let mut status = None;
     for (kind, Stream { reader, writer }) in kinds.into_iter().zip(streams) {
@@ -237,6 +237,10 @@ fn refused(error: hyper::Error) -> Error {
 
 fn broken(error: io::Error) -> Error {
     Error::Failed(format!("the runtime's stream broke: {error}"))
+}
+
+fn headers(pairs: &[(&str, &str)]) -> Headers {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 #[cfg(test)]

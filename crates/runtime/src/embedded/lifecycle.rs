@@ -282,6 +282,6 @@ fn hold_shim_back(dir: &ContainerDir) -> io::Result<Option<Flock<File>>> {
 
 pub(super) fn new_id() -> io::Result<String> {
     let mut bytes = [0u8; ID_LENGTH / 2];
-    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    getrandom::fill(&mut bytes)?;
+    Ok(hex::encode(bytes))
 }

@@ -83,12 +83,7 @@ impl Hasher {
     }
 
     pub fn finish(self) -> Digest {
-        use fmt::Write as _;
-        let mut text = String::from(PREFIX);
-        for byte in self.0.finalize() {
-            write!(text, "{byte:02x}").expect("a String takes all that is written");
-        }
-        Digest(text)
+        Digest(format!("{PREFIX}{}", hex::encode(self.0.finalize())))
     }
 }
 

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use brain::podsync::is_host_network;
 use brain::podsync::probe::Outcome;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use containers::Error;
 use http::{HeaderName, HeaderValue, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, ExecAction, GRPCAction, HTTPGetAction, Pod, Probe, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::TcpStream;
+use wire::grpc;
 
 use crate::node::Context;
 use crate::unverified;
@@ -252,7 +253,7 @@ async fn run_tcp(context: &Context, pod: &Pod, container: &Container, tcp: &TCPS
     }
 }
 
-/// `grpc.health.v1.Health/Check` without a library for it: one message of one field each way.
+/// `grpc.health.v1.Health/Check`.
 async fn run_grpc(context: &Context, pod: &Pod, grpc: &GRPCAction, timeout: Duration) -> Outcome {
     let Some(host) = pod_host(context, pod) else { return Outcome::Error("the pod has no address".to_owned()) };
     let Ok(port) = u16::try_from(grpc.port) else { return Outcome::Error(format!("couldn't find port: {}", grpc.port)) };
@@ -266,68 +267,41 @@ async fn run_grpc(context: &Context, pod: &Pod, grpc: &GRPCAction, timeout: Dura
     }
 }
 
-const SERVING: u8 = 1;
+const SERVING: i32 = 1;
 
 async fn check_health(host: &str, port: u16, service: &str) -> Result<(), String> {
     let address = address_text(host, port);
-    let unreachable = |error: String| format!("timeout: failed to connect service \"{address}\": {error}");
-    let stream = dial(host, port).await.map_err(&unreachable)?;
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-        .await
-        .map_err(|error| unreachable(error.to_string()))?;
-    let driver = tokio::spawn(connection);
-    let request = Request::post(format!("http://{address}/grpc.health.v1.Health/Check"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(Full::new(health_request(service)))
-        .map_err(|error| error.to_string())?;
-    let response = sender.send_request(request).await.map_err(|error| unreachable(error.to_string()))?;
-    let early = grpc_status(response.headers());
-    let body = Limited::new(response.into_body(), BODY_MAX).collect().await.map_err(|error| error.to_string())?;
-    let code = early.or_else(|| body.trailers().and_then(grpc_status)).unwrap_or(0);
-    let bytes = body.to_bytes();
-    driver.abort();
-    match code {
-        0 if serving_status(&bytes) == SERVING => Ok(()),
-        0 => Err(format!("service unhealthy (responded with \"{}\")", status_name(serving_status(&bytes)))),
-        12 => Err("this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned()),
-        code => Err(format!("health rpc probe failed: rpc error: code = {code}")),
-    }
-}
-
-/// Length-prefixed HealthCheckRequest; field 1 is the service's name.
-fn health_request(service: &str) -> Bytes {
-    let mut message = BytesMut::new();
-    if !service.is_empty() {
-        message.put_u8(0x0a);
-        let mut length = service.len();
-        while length >= 0x80 {
-            message.put_u8((length & 0x7f) as u8 | 0x80);
-            length >>= 7;
+    let unreachable = |error: &dyn std::fmt::Display| format!("timeout: failed to connect service \"{address}\": {error}");
+    let stream = dial(host, port).await.map_err(|error| unreachable(&error))?;
+    let mut sender = grpc::connect(stream).await.map_err(|error| unreachable(&error))?;
+    let method = grpc::Method { authority: &address, name: "grpc.health.v1.Health/Check", answer_bytes_max: BODY_MAX };
+    let question = grpc::framed(&HealthCheckRequest { service: service.to_owned() });
+    match grpc::call::<HealthCheckResponse>(&mut sender, method, question).await {
+        Ok(answer) if answer.status == SERVING => Ok(()),
+        Ok(answer) => Err(format!("service unhealthy (responded with \"{}\")", status_name(answer.status))),
+        Err(grpc::CallError::Status { code: grpc::Code::Unimplemented, .. }) => {
+            Err("this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned())
         }
-        message.put_u8(length as u8);
-        message.put_slice(service.as_bytes());
-    }
-    let mut framed = BytesMut::new();
-    framed.put_u8(0);
-    framed.put_u32(message.len() as u32);
-    framed.put_slice(&message);
-    framed.freeze()
-}
-
-fn grpc_status(headers: &http::HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
-}
-
-/// Field 1 of HealthCheckResponse, after the five bytes of the frame; absent means unknown.
-fn serving_status(frame: &[u8]) -> u8 {
-    match frame.get(5..7) {
-        Some([0x08, status]) => *status,
-        _ => 0,
+        Err(grpc::CallError::Status { code, .. }) => Err(format!("health rpc probe failed: rpc error: code = {}", code.number())),
+        Err(error) => Err(unreachable(&error)),
     }
 }
 
-fn status_name(status: u8) -> &'static str {
+/// `grpc.health.v1.HealthCheckRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthCheckRequest {
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+/// `grpc.health.v1.HealthCheckResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthCheckResponse {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+fn status_name(status: i32) -> &'static str {
     match status {
         SERVING => "SERVING",
         2 => "NOT_SERVING",

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::server::answer::Refusal;
-use crate::server::streams::query::Query;
+use wire::query::Query;
 
 /// The streams that are wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

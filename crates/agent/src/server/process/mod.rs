@@ -20,7 +20,7 @@ use super::Shared;
 use super::answer::{self, Body, Refusal};
 use super::pods;
 use super::route::Target;
-use super::streams::query::Query;
+use wire::query::Query;
 
 /// How long a command of `/run/` may take.
 const RUN_TIMEOUT: Duration = Duration::from_secs(120);

@@ -6,7 +6,6 @@
 //! [`Connection`] tells when the client is gone. Every queue is bounded: a client that does not
 //! read stops whoever writes to it, a process that does not read stops the client.
 
-pub mod query;
 pub mod upgrade;
 
 pub mod spdy;

@@ -124,11 +124,11 @@ fn node_of(pod: &Value) -> &str {
 fn check_log_options(request: &ResourceCall<'_>) -> Result<(), Status> {
     let query = request.query();
     let mut errors = Vec::new();
-    if let Some(lines) = query.integer("tailLines")?.filter(|&n| n < 0) {
+    if let Some(lines) = crate::http::options::integer(query, "tailLines")?.filter(|&n| n < 0) {
         errors.push(FieldError::invalid(&Path::new("tailLines"), lines, "must be greater than or equal to 0"));
     }
     for name in ["limitBytes", "sinceSeconds"] {
-        if let Some(n) = query.integer(name)?.filter(|&n| n < 1) {
+        if let Some(n) = crate::http::options::integer(query, name)?.filter(|&n| n < 1) {
             errors.push(FieldError::invalid(&Path::new(name), n, "must be greater than 0"));
         }
     }

@@ -11,7 +11,7 @@ use crate::body::{Body, RequestBody};
 use crate::nodes::forward::{self, Outgoing};
 use crate::nodes::{Endpoint, NodeConnector};
 use crate::registry::encoding::parse_stored;
-use crate::request::decode_path;
+use wire::query::decode_path;
 
 pub async fn node(request: &ResourceCall<'_>, body: RequestBody) -> Result<Response<Body>, Status> {
     check_process(request)?;

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::{Connection, Duplex, Gone, Inlet, InletSender, Outlet, PIECE_BYTES, Piece, Reset, inlet};
-use super::frame::{self, Frame, FrameError, REFUSED_STREAM, STREAM_ALREADY_CLOSED};
-use super::headers::{Headers, Packer, Unpacker};
+use wire::spdy::frame::{self, Frame, FrameError, REFUSED_STREAM, STREAM_ALREADY_CLOSED};
+use wire::spdy::{Headers, Packer, Unpacker};
 
 /// Streams open at once; a forwarded connection has two.
 const STREAMS_MAX: usize = 1000;
@@ -61,7 +61,7 @@ fn start(io: Box<dyn Duplex>, opened: Option<mpsc::Sender<Incoming>>) -> (Connec
     let (controls, outgoing) = mpsc::channel(CONTROLS_MAX);
     let streams = Streams::default();
     let reading =
-        Reading { reader, streams: streams.clone(), controls: controls.clone(), opened, unpacker: Unpacker::new(), taken_bytes: 0 };
+        Reading { reader, streams: streams.clone(), controls: controls.clone(), opened, unpacker: Unpacker::default(), taken_bytes: 0 };
     let open = streams.clone();
     let connection = Connection::start(move |pieces| write(writer, pieces, outgoing), async move {
         if let Err(error) = reading.run().await {
@@ -75,7 +75,7 @@ fn start(io: Box<dyn Duplex>, opened: Option<mpsc::Sender<Incoming>>) -> (Connec
 
 async fn write(writer: WriteHalf<Box<dyn Duplex>>, mut pieces: mpsc::Receiver<Piece>, mut controls: mpsc::Receiver<Control>) {
     let mut writer = tokio::io::BufWriter::with_capacity(PIECE_BYTES, writer);
-    let mut packer = Packer::new();
+    let mut packer = Packer::default();
     loop {
         // Control frames first: a stream is agreed to before anything is sent on it. Receiving from
         // channels is cancel-safe.

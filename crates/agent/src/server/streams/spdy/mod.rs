@@ -1,5 +1,5 @@
-//! SPDY/3.1 as Kubernetes' clients speak it, from scratch: frames, compressed headers, streams in
-//! both directions.
+//! SPDY/3.1 as Kubernetes' clients speak it, on the frames of [`wire::spdy`]: streams in both
+//! directions.
 //!
 //! Receiving windows are kept open by what was taken from the inlets. Sending does not wait for
 //! windows: the Go implementation that all clients of Kubernetes use never widens them, so that
@@ -7,11 +7,9 @@
 //! after the other to a socket that takes no more than its buffer.
 
 mod connection;
-mod frame;
-mod headers;
 
 #[cfg(test)]
 mod tests;
 
 pub use connection::{Client, Incoming, serve};
-pub use headers::Headers;
+pub use wire::spdy::Headers;

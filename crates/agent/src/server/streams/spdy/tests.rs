@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::connection::frames;
-use super::frame::Frame;
 use super::{Client, serve};
+use wire::spdy::Frame;
 
 #[tokio::test]
 async fn frames_come_back_as_they_were() {

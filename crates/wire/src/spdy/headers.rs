@@ -84,13 +84,15 @@ fn take_text(block: &mut &[u8]) -> Option<String> {
 /// Compresses the blocks of one direction.
 pub struct Packer(Compress);
 
-impl Packer {
-    pub fn new() -> Packer {
+impl Default for Packer {
+    fn default() -> Packer {
         let mut zlib = Compress::new(Compression::default(), true);
         zlib.set_dictionary(dictionary()).expect("a stream that has not begun takes a dictionary");
         Packer(zlib)
     }
+}
 
+impl Packer {
     pub fn pack(&mut self, headers: &Headers) -> Vec<u8> {
         let block = encode(headers);
         let mut out = Vec::with_capacity(block.len() + 64);
@@ -110,11 +112,13 @@ impl Packer {
 /// Decompresses the blocks of one direction.
 pub struct Unpacker(Decompress);
 
-impl Unpacker {
-    pub fn new() -> Unpacker {
+impl Default for Unpacker {
+    fn default() -> Unpacker {
         Unpacker(Decompress::new(true))
     }
+}
 
+impl Unpacker {
     pub fn unpack(&mut self, packed: &[u8]) -> Result<Headers, BadBlock> {
         let begin = self.0.total_in();
         let mut out = Vec::with_capacity(1024);
@@ -158,7 +162,7 @@ mod tests {
 
     #[test]
     fn blocks_come_back_as_they_were() {
-        let (mut packer, mut unpacker) = (Packer::new(), Unpacker::new());
+        let (mut packer, mut unpacker) = (Packer::default(), Unpacker::default());
         for number in 0..50 {
             let text = "x".repeat(number * 100);
             let headers: Headers =
@@ -171,6 +175,6 @@ mod tests {
     #[test]
     fn a_block_that_swells_is_refused() {
         let headers: Headers = [("a".to_owned(), "x".repeat(1 << 20))].into();
-        assert_eq!(Unpacker::new().unpack(&Packer::new().pack(&headers)), Err(BadBlock));
+        assert_eq!(Unpacker::default().unpack(&Packer::default().pack(&headers)), Err(BadBlock));
     }
 }
