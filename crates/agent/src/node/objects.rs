@@ -27,6 +27,20 @@ const TOKEN_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 /// How long the first pods wait for the list of Services.
 const SERVICES_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Why an object that a pod refers to cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectError {
+    #[error("runtimeclasses.node.k8s.io \"{0}\" not found")]
+    NoRuntimeClass(String),
+    #[error("failed to lookup RuntimeClass {name}: {cause}")]
+    RuntimeClass { name: String, cause: String },
+    /// The server is out of reach, or refuses: what it said.
+    #[error("{0}")]
+    Refused(String),
+    #[error("failed to fetch token: {0}")]
+    Token(String),
+}
+
 type Cache<T> = Mutex<BTreeMap<(String, String), (Instant, Option<T>)>>;
 
 pub struct Objects {
@@ -82,16 +96,16 @@ impl Objects {
     }
 
     /// What a RuntimeClass stands for on the node.
-    pub async fn runtime_handler(&self, name: &str) -> Result<String, String> {
+    pub async fn runtime_handler(&self, name: &str) -> Result<String, ObjectError> {
         match Api::<RuntimeClass>::all(self.client.clone()).get_opt(name).await {
             Ok(Some(class)) => Ok(class.handler),
-            Ok(None) => Err(format!("runtimeclasses.node.k8s.io \"{name}\" not found")),
-            Err(error) => Err(format!("failed to lookup RuntimeClass {name}: {}", said(&error))),
+            Ok(None) => Err(ObjectError::NoRuntimeClass(name.to_owned())),
+            Err(error) => Err(ObjectError::RuntimeClass { name: name.to_owned(), cause: said(&error) }),
         }
     }
 
     /// Everything that the environment of a container is made of.
-    pub async fn for_container(&self, pod: &Pod, container: &Container) -> Result<Sources, String> {
+    pub async fn for_container(&self, pod: &Pod, container: &Container) -> Result<Sources, ObjectError> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let mut sources = Sources { services: self.services().await.as_ref().clone(), ..Sources::default() };
         for from in container.env_from.iter().flatten() {
@@ -114,7 +128,7 @@ impl Objects {
     }
 
     /// Everything that the files of a volume are made of, and the tokens in it.
-    pub async fn for_volume(&self, pod: &Pod, volume: &Volume) -> Result<(Sources, BTreeMap<TokenRequest, String>), String> {
+    pub async fn for_volume(&self, pod: &Pod, volume: &Volume) -> Result<(Sources, BTreeMap<TokenRequest, String>), ObjectError> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let mut sources = Sources::default();
         if let Some(source) = &volume.config_map {
@@ -139,7 +153,7 @@ impl Objects {
         Ok((sources, tokens))
     }
 
-    async fn add_config_map(&self, sources: &mut Sources, namespace: &str, name: &str) -> Result<(), String> {
+    async fn add_config_map(&self, sources: &mut Sources, namespace: &str, name: &str) -> Result<(), ObjectError> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
         if let Some(map) = cached(&self.config_maps, api, namespace, name).await? {
             sources.config_maps.insert(name.to_owned(), map);
@@ -147,19 +161,19 @@ impl Objects {
         Ok(())
     }
 
-    async fn add_secret(&self, sources: &mut Sources, namespace: &str, name: &str) -> Result<(), String> {
+    async fn add_secret(&self, sources: &mut Sources, namespace: &str, name: &str) -> Result<(), ObjectError> {
         if let Some(secret) = self.secret(namespace, name).await? {
             sources.secrets.insert(name.to_owned(), secret);
         }
         Ok(())
     }
 
-    pub async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, String> {
+    pub async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, ObjectError> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         cached(&self.secrets, api, namespace, name).await
     }
 
-    async fn token(&self, pod: &Pod, request: &TokenRequest) -> Result<String, String> {
+    async fn token(&self, pod: &Pod, request: &TokenRequest) -> Result<String, ObjectError> {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let cache_key = (uid.clone(), request.clone());
         let now = Timestamp::now();
@@ -175,7 +189,7 @@ impl Objects {
         Ok(text)
     }
 
-    async fn request_token(&self, pod: &Pod, uid: &str, request: &TokenRequest) -> Result<Token, String> {
+    async fn request_token(&self, pod: &Pod, uid: &str, request: &TokenRequest) -> Result<Token, ObjectError> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).unwrap_or_else(|| "default".to_owned());
         let body = authentication::TokenRequest {
@@ -192,15 +206,15 @@ impl Objects {
             ..authentication::TokenRequest::default()
         };
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-        let body = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
+        let body = serde_json::to_vec(&body).map_err(|error| ObjectError::Token(error.to_string()))?;
         let http = http::Request::post(path)
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(body)
-            .map_err(|error| error.to_string())?;
-        let answer: authentication::TokenRequest =
-            self.client.request(http).await.map_err(|error| format!("failed to fetch token: {}", said(&error)))?;
-        let status = answer.status.ok_or("failed to fetch token: the answer has none")?;
-        let text = status.token.ok_or("failed to fetch token: the answer has none")?;
+            .map_err(|error| ObjectError::Token(error.to_string()))?;
+        let answer: authentication::TokenRequest = self.client.request(http).await.map_err(|error| ObjectError::Token(said(&error)))?;
+        let missing = || ObjectError::Token("the answer has none".to_owned());
+        let status = answer.status.ok_or_else(missing)?;
+        let text = status.token.ok_or_else(missing)?;
         let now = Timestamp::now();
         let expires = status.expiration_timestamp.map_or(now, |time| time.0);
         Ok(Token { text, issued: now, expires })
@@ -232,7 +246,7 @@ fn key(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> (St
 
 /// None when the object does not exist. An API server out of reach is an error, unless the object
 /// was seen before.
-async fn cached<T>(cache: &Cache<T>, api: Api<T>, namespace: &str, name: &str) -> Result<Option<T>, String>
+async fn cached<T>(cache: &Cache<T>, api: Api<T>, namespace: &str, name: &str) -> Result<Option<T>, ObjectError>
 where
     T: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
@@ -245,7 +259,7 @@ where
         Ok(object) => object,
         Err(error) => match known {
             Some((_, object @ Some(_))) => return Ok(object),
-            _ => return Err(said(&error)),
+            _ => return Err(ObjectError::Refused(said(&error))),
         },
     };
     let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);

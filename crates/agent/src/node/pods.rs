@@ -237,10 +237,10 @@ impl Pods {
             }
             let removed = match volumes::tear_down(&self.context, &uid).await {
                 Ok(()) => end::remove_tree(dir.clone(), OsString::from(&uid)).await.map(|()| self.context.user_ids.release(&uid)),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(error.into()),
             };
             if let Err(error) = removed {
-                tracing::warn!(error, uid, "cannot remove the folder of a pod that is gone; trying again");
+                tracing::warn!(%error, uid, "cannot remove the folder of a pod that is gone; trying again");
             }
         }
         self.remove_orphaned_logs().await;
@@ -255,26 +255,26 @@ impl Pods {
             let Some(uid) = text.rsplit('_').next().filter(|uid| is_uid(uid)) else { continue };
             let is_needed = self.present().contains(uid) || self.workers().contains_key(uid) || self.context.observer.uids().contains(uid);
             if !is_needed && let Err(error) = end::remove_tree(dir.clone(), name.clone()).await {
-                tracing::warn!(error, uid, "cannot remove the logs of a pod that is gone; trying again");
+                tracing::warn!(%error, uid, "cannot remove the logs of a pod that is gone; trying again");
             }
         }
     }
 
     async fn try_remove_orphan(&self, uid: String) {
         if let Err(error) = self.remove_orphan(&uid).await {
-            tracing::warn!(error, uid, "cannot remove the containers of a pod that is gone; trying again");
+            tracing::warn!(%error, uid, "cannot remove the containers of a pod that is gone; trying again");
         }
     }
 
-    async fn remove_orphan(&self, uid: &str) -> Result<(), String> {
-        let sandboxes = self.context.runtime.sandboxes().await.map_err(|error| error.to_string())?;
-        let containers = self.context.runtime.containers().await.map_err(|error| error.to_string())?;
+    async fn remove_orphan(&self, uid: &str) -> Result<(), end::EndError> {
+        let sandboxes = self.context.runtime.sandboxes().await?;
+        let containers = self.context.runtime.containers().await?;
         let named = sandboxes.into_iter().map(|sandbox| sandbox.pod).chain(containers.into_iter().map(|container| container.pod));
         let Some(pod_id) = named.into_iter().find(|pod| pod.uid == uid) else { return Ok(()) };
         let pod = stand_in(&pod_id);
         let observed = self.context.observer.observed(uid);
         end::kill(&self.context, &pod, &observed, None).await?;
-        volumes::tear_down(&self.context, uid).await.map_err(|error| error.to_string())?;
+        volumes::tear_down(&self.context, uid).await?;
         end::remove(&self.context, &pod_id).await?;
         self.context.observer.forget(uid);
         Ok(())

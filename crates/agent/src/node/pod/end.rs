@@ -16,8 +16,19 @@ use runtime::trees;
 use super::hooks;
 use crate::node::Context;
 
+/// Why a pod or a container cannot be ended, or what is left of it not be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum EndError {
+    #[error(transparent)]
+    Runtime(#[from] containers::Error),
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<EndError>),
+    #[error(transparent)]
+    Tree(#[from] std::io::Error),
+}
+
 /// Ends all containers in their order, then the sandboxes.
-pub async fn kill(context: &Context, pod: &Pod, observed: &Observed, ended: Option<&Ended>) -> Result<(), String> {
+pub async fn kill(context: &Context, pod: &Pod, observed: &Observed, ended: Option<&Ended>) -> Result<(), EndError> {
     let alive = |name: &String| {
         let records = observed.containers.iter().filter(move |record| &record.name == name);
         records
@@ -38,14 +49,14 @@ pub async fn kill(context: &Context, pod: &Pod, observed: &Observed, ended: Opti
     }
     for sandbox in &observed.sandboxes {
         if let Err(error) = context.runtime.stop_sandbox(&sandbox.id).await {
-            failures.push(error.to_string());
+            failures.push(error.into());
         }
     }
-    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+    if failures.is_empty() { Ok(()) } else { Err(EndError::Several(failures)) }
 }
 
 /// Ends one container of a pod that goes on.
-pub async fn kill_one(context: &Context, pod: &Pod, kill: &Kill) -> Result<(), String> {
+pub async fn kill_one(context: &Context, pod: &Pod, kill: &Kill) -> Result<(), EndError> {
     let observed = context.observer.observed(uid(pod));
     let Some(record) = observed.containers.iter().find(|record| record.id == kill.container_id) else { return Ok(()) };
     stop(context, pod, record, Stop { message: kill.message.clone(), reason: Some(kill.reason), ended: None }).await
@@ -58,7 +69,7 @@ pub struct Stop<'a> {
     pub ended: Option<&'a Ended>,
 }
 
-pub async fn stop(context: &Context, pod: &Pod, record: &Record, stop: Stop<'_>) -> Result<(), String> {
+pub async fn stop(context: &Context, pod: &Pod, record: &Record, stop: Stop<'_>) -> Result<(), EndError> {
     let found = find(pod, &record.name);
     let fallback = Container { name: record.name.clone(), ..Container::default() };
     let (container, path) = found.as_ref().map_or((&fallback, String::new()), |(container, path)| (container, path.clone()));
@@ -80,7 +91,7 @@ pub async fn stop(context: &Context, pod: &Pod, record: &Record, stop: Stop<'_>)
         }
     }
     let left = if hook.is_some() { termination::grace_after_hook(grace, begun.elapsed()) } else { grace };
-    context.runtime.stop_container(context.observer.bare(&record.id), left).await.map_err(|error| error.to_string())
+    context.runtime.stop_container(context.observer.bare(&record.id), left).await.map_err(EndError::from)
 }
 
 /// A container of the pod by name, and its path for events.
@@ -95,20 +106,20 @@ pub fn find(pod: &Pod, name: &str) -> Option<(Container, String)> {
 }
 
 /// Removes sandboxes, containers, logs and folders of a pod of which nothing runs.
-pub async fn remove(context: &Context, pod: &PodId) -> Result<(), String> {
+pub async fn remove(context: &Context, pod: &PodId) -> Result<(), EndError> {
     let observed = context.observer.observed(&pod.uid);
     for container in &observed.containers {
         remove_container(context, pod, container).await?;
     }
     for sandbox in &observed.sandboxes {
-        context.runtime.remove_sandbox(&sandbox.id).await.map_err(|error| error.to_string())?;
+        context.runtime.remove_sandbox(&sandbox.id).await?;
     }
     let _ = context.observer.refresh().await;
     context.objects.forget(&pod.uid);
     let (settings, log_dir) = (&context.settings, context.settings.pod_log_dir(&pod.namespace, &pod.name, &pod.uid));
     if let Err(error) = remove_tree(settings.pod_logs_dir(), log_dir.file_name().unwrap_or_default().to_owned()).await {
         // Its pod is gone, and nothing else will have that name.
-        tracing::warn!(error, "cannot remove the logs of a pod");
+        tracing::warn!(%error, "cannot remove the logs of a pod");
     }
     remove_tree(settings.pods_dir(), OsString::from(&pod.uid)).await?;
     // Not before: what is left of its files belongs to its users.
@@ -117,16 +128,15 @@ pub async fn remove(context: &Context, pod: &PodId) -> Result<(), String> {
 }
 
 /// Containers make these trees as large as they like: they are removed on a thread of their own.
-pub async fn remove_tree(folder: PathBuf, name: OsString) -> Result<(), String> {
-    let removed =
-        tokio::task::spawn_blocking(move || trees::remove(&folder, &name).map_err(|error| std::io::Error::from(error).to_string()));
-    removed.await.unwrap_or_else(|error| Err(error.to_string()))
+pub async fn remove_tree(folder: PathBuf, name: OsString) -> Result<(), EndError> {
+    let removed = tokio::task::spawn_blocking(move || trees::remove(&folder, &name).map_err(std::io::Error::from));
+    Ok(removed.await.unwrap_or_else(|error| Err(std::io::Error::other(error)))?)
 }
 
 /// Removes a container that has ended, its logs and the link to them.
-pub async fn remove_container(context: &Context, pod: &PodId, record: &Record) -> Result<(), String> {
+pub async fn remove_container(context: &Context, pod: &PodId, record: &Record) -> Result<(), EndError> {
     let id = context.observer.bare(&record.id);
-    context.runtime.remove_container(id).await.map_err(|error| error.to_string())?;
+    context.runtime.remove_container(id).await?;
     let _ = std::fs::remove_file(log_link(context, pod, &record.name, id));
     let dir = context.settings.pod_log_dir(&pod.namespace, &pod.name, &pod.uid).join(&record.name);
     let prefix = format!("{}.log", record.restarts);

@@ -96,7 +96,7 @@ async fn credentials(context: &Context, pod: &Pod, image: &str) -> Vec<Credentia
                 );
                 context.events.pod(pod, EventType::Warning, "FailedToRetrieveImagePullSecret", message);
             }
-            Err(error) => tracing::warn!(error, secret = reference.name, "cannot get a pull secret"),
+            Err(error) => tracing::warn!(%error, secret = reference.name, "cannot get a pull secret"),
         }
     }
     found

@@ -62,10 +62,8 @@ async fn attempt(pulls: &mut Pulls<'_>, calls: &Calls, wanted: Wanted<'_>) -> Re
         let wanted = Container { name: container.name.clone(), image: Some(reference), image_pull_policy: policy, ..Container::default() };
         mounted.insert(volume, pulls.ensure(&wanted, path).await?.id);
     }
-    let (environment, mounts) = prepare(&context, pod, sandbox, what, container, &image, &mounted).await.map_err(|error| {
-        context.observer.forget_image_names();
-        config_failure(error)
-    })?;
+    let (environment, mounts) =
+        prepare(&context, pod, sandbox, what, container, &image, &mounted).await.inspect_err(|_| context.observer.forget_image_names())?;
     for warning in &environment.warnings {
         context.events.pod(pod, EventType::Warning, "InvalidEnvironmentVariableNames", warning.clone());
     }
@@ -115,7 +113,7 @@ fn target_id(context: &Context, pod: &Pod, name: &str) -> Result<String, StartFa
     Ok(context.observer.bare(&record.id).to_owned())
 }
 
-/// Environment and mounts; an error is the sentence that users see.
+/// Environment and mounts.
 async fn prepare(
     context: &Context,
     pod: &Pod,
@@ -124,25 +122,26 @@ async fn prepare(
     container: &Container,
     image: &Image,
     mounted: &BTreeMap<String, String>,
-) -> Result<(Environment, Vec<Mount>), String> {
+) -> Result<(Environment, Vec<Mount>), StartFailure> {
     let wanted = security::effective(pod, container);
-    security::check(&wanted, pod, container, image).map_err(|error| error.to_string())?;
+    security::check(&wanted, pod, container, image).map_err(config_failure)?;
     let addresses = if is_host_network(pod) { context.node_addresses.clone() } else { sandbox.addresses.clone() };
-    let mut sources = context.objects.for_container(pod, container).await?;
+    let mut sources = context.objects.for_container(pod, container).await.map_err(config_failure)?;
     sources.addresses = Addresses { pod: addresses.clone(), host: context.node_addresses.clone() };
     sources.allocatable = context.machine.capacity();
-    volumes::add_env_files(context, pod, container, &mut sources).await?;
-    let environment = environment(pod, container, &sources)?;
-    let mut mounts = volumes::mounts(context, pod, container, &environment, mounted).await?;
+    volumes::add_env_files(context, pod, container, &mut sources).await.map_err(config_failure)?;
+    let environment = environment(pod, container, &sources).map_err(config_failure)?;
+    let mut mounts = volumes::mounts(context, pod, container, &environment, mounted).await.map_err(config_failure)?;
     let is_mounted = |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path.as_os_str() == path);
     if !is_mounted(&mounts, "/etc/hosts") {
-        let hosts = config::write_hosts(context, pod, &addresses).map_err(|error| format!("failed to write the hosts file: {error}"))?;
+        let hosts = config::write_hosts(context, pod, &addresses)
+            .map_err(|error| config_failure(format!("failed to write the hosts file: {error}")))?;
         mounts.push(Mount { read_only: wanted.read_only_root, ..bind(hosts, "/etc/hosts") });
     }
     let message_path = container.termination_message_path.as_deref().unwrap_or(MESSAGE_PATH);
     if !message_path.is_empty() && !is_mounted(&mounts, message_path) {
         let file = message::path(&context.settings.root_dir, uid(pod), &container.name, what.restarts);
-        make_message_file(&file).map_err(|error| format!("failed to make the termination message file: {error}"))?;
+        make_message_file(&file).map_err(|error| config_failure(format!("failed to make the termination message file: {error}")))?;
         mounts.push(bind(file, message_path));
     }
     Ok((environment, mounts))
@@ -188,7 +187,7 @@ async fn remove_older(context: &Context, pod: &Pod, started: &Start) {
     let ended = observed.containers.iter().filter(|record| record.name == started.name && record.restarts < started.restarts);
     for record in ended.skip(1) {
         if let Err(error) = end::remove_container(context, &pod_id(pod), record).await {
-            tracing::debug!(error, container = started.name, "cannot remove an old container; it is tried again");
+            tracing::debug!(%error, container = started.name, "cannot remove an old container; it is tried again");
         }
     }
 }
@@ -202,7 +201,7 @@ async fn post_start(context: &Context, pod: &Pod, container: &Container, contain
     if let Some(record) = observed.latest(&container.name) {
         let stop = end::Stop { message: "FailedPostStartHook".to_owned(), reason: None, ended: None };
         if let Err(error) = end::stop(context, pod, record, stop).await {
-            tracing::warn!(error, container = container.name, "cannot end a container whose postStart hook failed");
+            tracing::warn!(%error, container = container.name, "cannot end a container whose postStart hook failed");
         }
     }
     Err(StartFailure::PostStartHook { cause: plain_text(&message) })

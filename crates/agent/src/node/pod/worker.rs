@@ -225,7 +225,7 @@ impl Worker {
         }
         self.probes.update(&self.pod, &observed, &mut self.memory);
         if let Err(failure) = volumes::set_up(&self.context, &self.pod).await {
-            self.context.events.pod(&self.pod, EventType::Warning, "FailedMount", failure);
+            self.context.events.pod(&self.pod, EventType::Warning, "FailedMount", failure.to_string());
             return Next::At(Timestamp::now() + self.mount_retry.after_failure());
         }
         self.mount_retry.reset();
@@ -439,7 +439,7 @@ impl Worker {
 
     /// Ends all containers. A deletion that leaves less time than the one before it takes effect at
     /// once.
-    async fn kill_all(&mut self, gone: bool) -> Result<(), String> {
+    async fn kill_all(&mut self, gone: bool) -> Result<(), end::EndError> {
         loop {
             let mut pod = self.pod.as_ref().clone();
             if gone && pod.metadata.deletion_grace_period_seconds.is_none() {

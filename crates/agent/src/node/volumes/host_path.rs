@@ -2,15 +2,25 @@
 
 use std::fs::FileType;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The kubelet's permissions for what it makes.
 const DIR_MODE: u32 = 0o755;
 const FILE_MODE: u32 = 0o644;
 
-pub fn set_up(path: &Path, kind: &str) -> Result<(), String> {
-    let shown = path.display();
-    let failed = |error: std::io::Error| format!("{shown}: {error}");
+/// Why a hostPath cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum HostPathError {
+    #[error("{}: {cause}", path.display())]
+    Make { path: PathBuf, cause: std::io::Error },
+    #[error("hostPath type check failed: {} is not a {wanted}", path.display())]
+    WrongType { path: PathBuf, wanted: &'static str },
+    #[error("{0} is an invalid volume type")]
+    NoType(String),
+}
+
+pub fn set_up(path: &Path, kind: &str) -> Result<(), HostPathError> {
+    let failed = |cause| HostPathError::Make { path: path.to_owned(), cause };
     match kind {
         // Not there is the container runtime's matter, which makes a folder: so do we, as the
         // kubelet's runtimes do.
@@ -23,13 +33,13 @@ pub fn set_up(path: &Path, kind: &str) -> Result<(), String> {
         "Socket" => check(path, FileType::is_socket, "socket file"),
         "CharDevice" => check(path, FileType::is_char_device, "character device"),
         "BlockDevice" => check(path, FileType::is_block_device, "block device"),
-        other => Err(format!("{other} is an invalid volume type")),
+        other => Err(HostPathError::NoType(other.to_owned())),
     }
 }
 
-fn check(path: &Path, is: fn(&FileType) -> bool, what: &str) -> Result<(), String> {
+fn check(path: &Path, is: fn(&FileType) -> bool, wanted: &'static str) -> Result<(), HostPathError> {
     let holds = std::fs::metadata(path).is_ok_and(|meta| is(&meta.file_type()));
-    if holds { Ok(()) } else { Err(format!("hostPath type check failed: {} is not a {what}", path.display())) }
+    if holds { Ok(()) } else { Err(HostPathError::WrongType { path: path.to_owned(), wanted }) }
 }
 
 fn make_dir(path: &Path) -> std::io::Result<()> {

@@ -19,8 +19,40 @@ use containers::{ImageMount, Mount, Propagation};
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use runtime::trees;
 
-use super::Context;
+use super::objects::ObjectError;
+use super::{Context, hanging};
 use brain::podsync::uid;
+use host_path::HostPathError;
+use sub_path::SubPathError;
+
+/// Why a volume cannot be set up or mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// The text of the event FailedMount.
+    #[error("MountVolume.SetUp failed for volume \"{volume}\" : {cause}")]
+    SetUp { volume: String, cause: Box<VolumeError> },
+    #[error("this kind of volume is not supported here: hostPath, emptyDir, configMap, secret, downwardAPI, projected and image are")]
+    Unsupported,
+    #[error(transparent)]
+    HostPath(#[from] HostPathError),
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// What an object or a pod says does not make files, a path or a variable.
+    #[error("{0}")]
+    Content(String),
+    #[error("{0}")]
+    File(#[from] std::io::Error),
+    #[error(transparent)]
+    Hangs(#[from] hanging::Error),
+    #[error("cannot find the volume {0:?} referenced by FileKeyRef")]
+    NoKeyVolume(String),
+    #[error("cannot find volume \"{volume}\" to mount into container \"{container}\"")]
+    NoVolume { volume: String, container: String },
+    #[error("failed to prepare subPath for volumeMount \"{volume}\" of container \"{container}\": {cause}")]
+    SubPath { volume: String, container: String, cause: Box<VolumeError> },
+    #[error(transparent)]
+    Part(#[from] SubPathError),
+}
 
 /// Where parts of volumes are bound, below the pod's folder.
 const SUB_PATHS: &str = "volume-subpaths";
@@ -75,36 +107,32 @@ fn place(context: &Context, pod: &Pod, volume: &Volume) -> Option<PathBuf> {
     }
 }
 
-/// Makes all volumes of a pod, or brings those made from objects up to date. The error is the
-/// sentence of the event FailedMount.
-pub async fn set_up(context: &Context, pod: &Pod) -> Result<(), String> {
+/// Makes all volumes of a pod, or brings those made from objects up to date.
+pub async fn set_up(context: &Context, pod: &Pod) -> Result<(), VolumeError> {
     let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.fs_group);
     for volume in volumes(pod) {
         set_up_one(context, pod, volume, group)
             .await
-            .map_err(|error| format!("MountVolume.SetUp failed for volume \"{}\" : {error}", volume.name))?;
+            .map_err(|cause| VolumeError::SetUp { volume: volume.name.clone(), cause: Box::new(cause) })?;
     }
     Ok(())
 }
 
-async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, group: Option<i64>) -> Result<(), String> {
+async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, group: Option<i64>) -> Result<(), VolumeError> {
     if matches!(kind(volume), Kind::Image) {
         return Ok(());
     }
     let Some(place) = place(context, pod, volume) else {
-        return Err(
-            "this kind of volume is not supported here: hostPath, emptyDir, configMap, secret, downwardAPI, projected and image are"
-                .to_owned(),
-        );
+        return Err(VolumeError::Unsupported);
     };
     match kind(volume) {
         Kind::HostPath(source) => {
             let wanted = source.type_.clone().unwrap_or_default();
-            call(context, pod, move || host_path::set_up(&place, &wanted)).await
+            call(context, pod, move || Ok(host_path::set_up(&place, &wanted)?)).await
         }
         Kind::EmptyDir(source) => {
             let source = source.clone();
-            call(context, pod, move || empty_dir::set_up(&place, &source, group).map_err(|error| error.to_string())).await
+            call(context, pod, move || Ok(empty_dir::set_up(&place, &source, group)?)).await
         }
         Kind::Payload(kind) => {
             let (mut sources, tokens) = context.objects.for_volume(pod, volume).await?;
@@ -112,9 +140,10 @@ async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, group: Option
             let observed = context.observer.observed(uid(pod));
             sources.addresses.pod = observed.sandbox().map(|sandbox| sandbox.addresses.clone()).unwrap_or_default();
             sources.allocatable = context.machine.capacity();
-            let files = brain::podsync::payload::files(pod, volume, &sources, &tokens).unwrap_or_else(|| Ok(Default::default()))?;
+            let files = brain::podsync::payload::files(pod, volume, &sources, &tokens).unwrap_or_else(|| Ok(Default::default()));
+            let files = files.map_err(VolumeError::Content)?;
             let in_memory = kind != "configmap";
-            call(context, pod, move || payload::write(&place, in_memory, &files, group).map_err(|error| error.to_string())).await
+            call(context, pod, move || Ok(payload::write(&place, in_memory, &files, group)?)).await
         }
         Kind::Image | Kind::Unsupported => Ok(()),
     }
@@ -125,18 +154,18 @@ async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, group: Option
 async fn call<T: Send + 'static>(
     context: &Context,
     pod: &Pod,
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    context.volume_calls.run(uid(pod), work).await.unwrap_or_else(|error| Err(error.to_string()))
+    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
+) -> Result<T, VolumeError> {
+    context.volume_calls.run(uid(pod), work).await?
 }
 
 /// Adds the files of a pod's volumes from which the container's variables are read.
-pub async fn add_env_files(context: &Context, pod: &Pod, container: &Container, sources: &mut Sources) -> Result<(), String> {
+pub async fn add_env_files(context: &Context, pod: &Pod, container: &Container, sources: &mut Sources) -> Result<(), VolumeError> {
     let references = container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()?.file_key_ref.as_ref());
     for reference in references {
         let volume = volumes(pod).iter().find(|volume| volume.name == reference.volume_name);
         let place = volume.and_then(|volume| place(context, pod, volume));
-        let place = place.ok_or_else(|| format!("cannot find the volume {:?} referenced by FileKeyRef", reference.volume_name))?;
+        let place = place.ok_or_else(|| VolumeError::NoKeyVolume(reference.volume_name.clone()))?;
         let path = reference.path.clone();
         if let Some(read) = call(context, pod, move || Ok(env_file::read(&place, &path))).await? {
             sources.env_files.insert((reference.volume_name.clone(), reference.path.clone()), read);
@@ -163,7 +192,7 @@ pub async fn mounts(
     container: &Container,
     environment: &Environment,
     images: &BTreeMap<String, String>,
-) -> Result<Vec<Mount>, String> {
+) -> Result<Vec<Mount>, VolumeError> {
     let mut mounts = Vec::new();
     for (at, mount) in container.volume_mounts.iter().flatten().enumerate() {
         if let Some(id) = images.get(&mount.name) {
@@ -173,14 +202,17 @@ pub async fn mounts(
         }
         let volume = volumes(pod).iter().find(|volume| volume.name == mount.name);
         let place = volume.and_then(|volume| self::place(context, pod, volume));
-        let place = place.ok_or_else(|| format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name))?;
+        let place = place.ok_or_else(|| VolumeError::NoVolume { volume: mount.name.clone(), container: container.name.clone() })?;
         let host_path = match sub_path(mount, environment)? {
             None => place,
             Some(sub) => {
                 let part = context.settings.pod_dir(uid(pod)).join(SUB_PATHS).join(&mount.name).join(&container.name).join(at.to_string());
                 let to = part.clone();
-                call(context, pod, move || sub_path::bind(&place, &sub, &to)).await.map_err(|error| {
-                    format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}", mount.name, container.name)
+                let bound = call(context, pod, move || Ok(sub_path::bind(&place, &sub, &to)?)).await;
+                bound.map_err(|cause| VolumeError::SubPath {
+                    volume: mount.name.clone(),
+                    container: container.name.clone(),
+                    cause: Box::new(cause),
                 })?;
                 part
             }
@@ -190,9 +222,9 @@ pub async fn mounts(
     Ok(mounts)
 }
 
-fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<String>, String> {
+fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<String>, VolumeError> {
     if let Some(expression) = mount.sub_path_expr.as_ref().filter(|expression| !expression.is_empty()) {
-        return environment::expand_strictly(expression, environment).map(Some);
+        return environment::expand_strictly(expression, environment).map(Some).map_err(VolumeError::Content);
     }
     Ok(mount.sub_path.clone().filter(|path| !path.is_empty()))
 }

@@ -19,42 +19,54 @@ use crate::node::settings::make_closed_dir;
 /// As kubelets make missing folders.
 const DIR_MODE: u32 = 0o750;
 
-/// Binds the part `sub` of the volume to `place`, anew if something is bound there; folders that
-/// are missing in the volume are made.
-pub fn bind(volume: &Path, sub: &str, place: &Path) -> Result<(), String> {
-    let part = open(volume, sub)?;
-    let words = |error: std::io::Error| format!("{}: {error}", place.display());
-    unmount_all(place).map_err(words)?;
-    make_place(place, &part).map_err(words)?;
-    rustix::mount::mount_bind(format!("/proc/self/fd/{}", part.as_raw_fd()), place).map_err(|error| words(error.into()))
+/// Why a part of a volume cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubPathError {
+    #[error("{}: {cause}", path.display())]
+    File { path: PathBuf, cause: std::io::Error },
+    #[error("{} must not be absolute or contain '..'", .0.display())]
+    Outside(PathBuf),
+    #[error("subpath {} is not within the volume path {}", sub.display(), volume.display())]
+    LeadsOut { sub: PathBuf, volume: PathBuf },
 }
 
-fn open(volume: &Path, sub: &str) -> Result<OwnedFd, String> {
+fn failed(path: &Path, cause: impl Into<std::io::Error>) -> SubPathError {
+    SubPathError::File { path: path.to_owned(), cause: cause.into() }
+}
+
+/// Binds the part `sub` of the volume to `place`, anew if something is bound there; folders that
+/// are missing in the volume are made.
+pub fn bind(volume: &Path, sub: &str, place: &Path) -> Result<(), SubPathError> {
+    let part = open(volume, sub)?;
+    unmount_all(place).map_err(|error| failed(place, error))?;
+    make_place(place, &part).map_err(|error| failed(place, error))?;
+    rustix::mount::mount_bind(format!("/proc/self/fd/{}", part.as_raw_fd()), place).map_err(|error| failed(place, error))
+}
+
+fn open(volume: &Path, sub: &str) -> Result<OwnedFd, SubPathError> {
     let sub = Path::new(sub);
     if sub.is_absolute() || sub.components().any(|part| part == Component::ParentDir) {
-        return Err(format!("{} must not be absolute or contain '..'", sub.display()));
+        return Err(SubPathError::Outside(sub.to_owned()));
     }
-    let words = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
-    let root = volume.canonicalize().map_err(|error| words(volume, error))?;
+    let root = volume.canonicalize().map_err(|error| failed(volume, error))?;
     let (there, missing) = resolve(&root, sub)?;
-    let below =
-        there.strip_prefix(&root).map_err(|_| format!("subpath {} is not within the volume path {}", sub.display(), volume.display()))?;
+    let below = there.strip_prefix(&root).map_err(|_| SubPathError::LeadsOut { sub: sub.to_owned(), volume: volume.to_owned() })?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root_dir = rustix::fs::open(&root, flags, Mode::empty()).map_err(|error| words(&root, error.into()))?;
-    let mut opened = open_below(&root_dir, below).map_err(|error| words(&there, error.into()))?;
+    let root_dir = rustix::fs::open(&root, flags, Mode::empty()).map_err(|error| failed(&root, error))?;
+    let mut opened = open_below(&root_dir, below).map_err(|error| failed(&there, error))?;
     for name in missing {
         match rustix::fs::mkdirat(&opened, &name, Mode::from_raw_mode(DIR_MODE)) {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(words(Path::new(&name), error.into())),
+            Err(error) => return Err(failed(Path::new(&name), error)),
         }
-        opened = open_below(&opened, Path::new(&name)).map_err(|error| words(Path::new(&name), error.into()))?;
+        opened = open_below(&opened, Path::new(&name)).map_err(|error| failed(Path::new(&name), error))?;
     }
     Ok(opened)
 }
 
 /// The real place of that part of `sub` which is there, wherever it is, and the names of what is
 /// not.
-fn resolve(root: &Path, sub: &Path) -> Result<(PathBuf, Vec<OsString>), String> {
+fn resolve(root: &Path, sub: &Path) -> Result<(PathBuf, Vec<OsString>), SubPathError> {
     let mut there = root.to_owned();
     let mut names = sub.components().filter(|part| *part != Component::CurDir).map(|part| part.as_os_str().to_owned());
     while let Some(name) = names.next() {
@@ -62,7 +74,7 @@ fn resolve(root: &Path, sub: &Path) -> Result<(PathBuf, Vec<OsString>), String> 
         there = match next.canonicalize() {
             Ok(real) => real,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((there, std::iter::once(name).chain(names).collect())),
-            Err(error) => return Err(format!("{}: {error}", next.display())),
+            Err(error) => return Err(failed(&next, error)),
         };
     }
     Ok((there, Vec::new()))
