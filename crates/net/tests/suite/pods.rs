@@ -9,7 +9,7 @@ use net::netlink::{Attributes, Message};
 use net::nftables::{self, Action, Chain, ChainKind, Field, Hook, Map, MapKind, Match, Rule, Ruleset, Value};
 use net::pods::{Error, PodNetwork, PortMapping, Protocol, Settings};
 
-use crate::may_run;
+use crate::NEEDS;
 use crate::world::{Namespace, ask, wait};
 
 pub const NODE: &str = "192.168.77.1";
@@ -78,7 +78,7 @@ fn ports(host_port: u16, host_ip: Option<&str>) -> Vec<PortMapping> {
 
 #[test]
 fn pods_reach_each_other_their_node_and_the_world() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -99,7 +99,7 @@ fn pods_reach_each_other_their_node_and_the_world() {
 
 #[test]
 fn host_ports_from_everywhere() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -115,7 +115,7 @@ fn host_ports_from_everywhere() {
 
 #[test]
 fn a_host_port_of_one_address_is_not_on_others() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -136,7 +136,7 @@ fn a_host_port_of_one_address_is_not_on_others() {
 /// node's loopback only.
 #[test]
 fn pods_do_not_reach_the_nodes_loopback() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -157,7 +157,7 @@ fn pods_do_not_reach_the_nodes_loopback() {
 
 #[test]
 fn host_ports_have_one_owner() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -173,7 +173,7 @@ fn host_ports_have_one_owner() {
 
 #[test]
 fn a_failed_attach_leaves_nothing() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -199,7 +199,7 @@ fn a_failed_attach_leaves_nothing() {
 
 #[test]
 fn attaching_again_repairs_and_answers_the_same() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -224,7 +224,7 @@ fn attaching_again_repairs_and_answers_the_same() {
 
 #[test]
 fn rules_come_back_with_the_next_attach_when_somebody_flushed_them() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -237,7 +237,7 @@ fn rules_come_back_with_the_next_attach_when_somebody_flushed_them() {
 
 #[test]
 fn detach_frees_and_may_be_repeated() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -256,7 +256,7 @@ fn detach_frees_and_may_be_repeated() {
 
 #[test]
 fn a_udp_client_that_never_stops_sending_reaches_the_next_pod() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -275,7 +275,7 @@ fn a_udp_client_that_never_stops_sending_reaches_the_next_pod() {
 
 #[test]
 fn a_restart_keeps_the_live_and_removes_the_dead() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let mut world = World::new();
@@ -293,7 +293,7 @@ fn a_restart_keeps_the_live_and_removes_the_dead() {
 /// The file says less than the kernel has.
 #[test]
 fn a_lost_file_is_made_up_for_by_the_links() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let mut world = World::new();
@@ -311,7 +311,7 @@ fn a_lost_file_is_made_up_for_by_the_links() {
 /// The file says more than the kernel has, as after a crash between its steps.
 #[test]
 fn an_allocation_without_a_link_is_harmless() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let mut world = World::new();
@@ -331,7 +331,7 @@ fn an_allocation_without_a_link_is_harmless() {
 
 #[test]
 fn foreign_tables_are_untouched_and_seen() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -347,7 +347,7 @@ fn foreign_tables_are_untouched_and_seen() {
 
 #[test]
 fn a_foreign_chain_that_drops_by_default_is_an_obstacle() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -398,7 +398,7 @@ fn foreign() -> Ruleset {
 /// Calls for different sandboxes overlap in an agent.
 #[test]
 fn pods_come_and_go_at_the_same_time() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -435,7 +435,7 @@ fn churn(world: &World, worker: u16) -> Vec<Duration> {
 
 #[test]
 fn a_hundred_pods_come_and_go_without_a_trace() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();

@@ -213,25 +213,22 @@ mod tests {
     use std::path::PathBuf;
     use std::process::Command;
 
+    use testing::{Need, can_run};
+
     use super::*;
 
     /// A group of its own, gone with the value.
     struct Group(PathBuf);
 
     impl Group {
-        /// None, and a line that says why, where the kernel has no cgroup v2 or this process may
-        /// not use it.
+        /// None: the test cannot run here.
         fn make(name: &str) -> Option<Group> {
             let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
             let root = roots.into_iter().find(|root| root.join("cgroup.controllers").exists());
             let dir = root.map(|root| root.join(format!("everynode-test-{name}-{}", std::process::id())));
-            match dir.map(|dir| fs::create_dir(&dir).map(|()| dir)) {
-                Some(Ok(dir)) => Some(Group(dir)),
-                other => {
-                    println!("left out: device rules on cgroup v2 need one that can be written to ({other:?})");
-                    None
-                }
-            }
+            let made = dir.filter(|dir| fs::create_dir(dir).is_ok()).map(Group);
+            let group = Need::Machine { what: "cgroup v2 that can be written to", is_there: made.is_some() };
+            if can_run(&[Need::Root, group]) { made } else { None }
         }
 
         /// Runs a script in the group and says what it printed.

@@ -15,6 +15,7 @@ use runtime::port::{
 };
 use serde_json::json;
 use tempfile::TempDir;
+use testing::Need;
 
 use crate::image;
 
@@ -30,27 +31,11 @@ pub struct Daemon {
     containerd: Option<Child>,
 }
 
-fn can_run() -> bool {
-    // SAFETY: geteuid has no arguments and cannot fail.
-    if unsafe { libc::geteuid() } != 0 {
-        println!("left out: not root");
-        return false;
-    }
-    let has = |program: &str| Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    let missing = ["containerd", "ctr", "runc"].into_iter().find(|p| !has(p)).map(str::to_owned);
-    let files = [image::BUSYBOX.to_owned(), format!("{PLUGINS}/ptp")];
-    let missing = missing.or_else(|| files.into_iter().find(|f| !Path::new(f).exists()));
-    if let Some(missing) = &missing {
-        println!("left out: no {missing}");
-    }
-    missing.is_none()
-}
-
 impl Daemon {
-    /// None: this machine has not what it needs.
+    /// None: the test cannot run here.
     pub async fn start() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        if !can_run() {
+        if !testing::can_run(&[Need::Root, testing::BUSYBOX]) || !testing::can_run(&testing::CONTAINERD) {
             return None;
         }
         let number = COUNT.fetch_add(1, Ordering::Relaxed);

@@ -15,8 +15,10 @@ use runtime::images::{Content, Contents};
 use runtime::port::{
     self, ContainerConfig, ContainerState, ContainerStatus, PodId, PortMapping, Runtime as _, SandboxConfig, SandboxNetwork,
 };
+use testing::Need;
 
 const BUSYBOX: &str = "/bin/busybox";
+const NEEDS: [Need<'_>; 3] = [Need::Root, Need::Namespaces, testing::BUSYBOX];
 
 pub struct Node {
     pub runtime: Runtime,
@@ -88,28 +90,11 @@ impl Left {
     }
 }
 
-fn can_run() -> bool {
-    // SAFETY: geteuid has no arguments and cannot fail.
-    if unsafe { libc::geteuid() } != 0 {
-        println!("left out: not root");
-        return false;
-    }
-    if !Path::new(BUSYBOX).exists() {
-        println!("left out: no {BUSYBOX}");
-        return false;
-    }
-    // SAFETY: the thread that unshares ends right after it.
-    let allowed = std::thread::spawn(|| unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWNET) == 0 }).join().unwrap_or(false);
-    if !allowed {
-        println!("left out: the kernel refuses namespaces");
-    }
-    allowed
-}
-
 impl Place {
+    /// None: the test cannot run here.
     pub fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        if !can_run() {
+        if !testing::can_run(&NEEDS) {
             return None;
         }
         let dir = tempfile::Builder::new().prefix("everynode-test-").tempdir().unwrap();

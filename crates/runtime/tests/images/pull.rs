@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use runtime::images::digest::Digest;
 use runtime::images::{Service, Store};
 use runtime::port::{self, Credentials, Images};
+use testing::Need;
 
 use crate::support::*;
 
@@ -237,8 +238,8 @@ impl Drop for SmallDisk {
 
 #[tokio::test]
 async fn a_full_disk_is_named_and_nothing_breaks() {
-    if !is_root() {
-        return left_out("mounting needs root");
+    if !testing::can_run(&[Need::Root]) {
+        return;
     }
     let Some(registry) = Registry::start(false) else { return };
     let disk = SmallDisk::mount("size=6m");
@@ -263,6 +264,9 @@ async fn a_full_disk_is_named_and_nothing_breaks() {
 
 #[test]
 fn proxies_do_not_matter_on_the_loopback_interface() {
+    if !testing::can_run(&[testing::REGISTRY]) {
+        return;
+    }
     // The environment is read when a client is made, and must not be changed in a process with
     // threads: another one does it.
     let program = std::env::current_exe().unwrap();

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use testing::Need;
 
 use super::pod_proxy;
 use crate::support::cluster::{LONG, NODES, PODS, is_ready, pod, wait_long};
@@ -103,10 +104,11 @@ fn update_keeps_the_budget(cluster: &Cluster) {
 /// The real node exporter, as its documentation says to run it: it must see the node, not its
 /// container and not the machine.
 fn export_metrics(cluster: &Cluster) {
-    let Some(files) = exporter(cluster) else {
-        eprintln!("skipped: {PACKAGE} cannot be downloaded");
+    let files = exporter(cluster);
+    if !testing::can_run(&[Need::Download { what: PACKAGE, is_there: files.is_some() }]) {
         return;
-    };
+    }
+    let files = files.unwrap_or_default();
     let archive = cluster.home.path("exporter.tar");
     Image::with_files(&files).save(&archive, &["node-exporter:test"]);
     cluster.succeed(&["load", archive.to_str().expect("temporary paths are text")]);
