@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use testing::Need;
 
 use crate::image;
+use crate::until::until;
 
 pub const IMAGE: &str = "docker.io/library/busybox:test";
 const PAUSE: &str = "everynode.test/pause:1";
@@ -107,15 +108,14 @@ impl Daemon {
     }
 
     pub async fn ended(&self, id: &str) -> ContainerStatus {
-        let until = Instant::now() + Duration::from_secs(WAIT_SECONDS_MAX);
-        while Instant::now() < until {
-            let status = self.client.container(id).await.unwrap();
-            if status.state == ContainerState::Exited {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("{id} does not end");
+        until(&format!("the end of {id}"), async || self.client.container(id).await.unwrap().state == ContainerState::Exited).await;
+        self.client.container(id).await.unwrap()
+    }
+
+    /// Until its log contains that text.
+    pub async fn wait_log(&self, id: &str, text: &str) {
+        let path = self.client.container(id).await.unwrap().log_path;
+        until(&format!("{text:?} in {}", path.display()), async || fs::read_to_string(&path).is_ok_and(|log| log.contains(text))).await;
     }
 
     /// Runs it to its end; its lines without their heads.

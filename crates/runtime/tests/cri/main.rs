@@ -9,6 +9,9 @@ mod restart;
 mod security;
 mod streams;
 
+#[path = "../embedded/until.rs"]
+mod until;
+
 /// The registry of the images' tests.
 #[path = "../images/support.rs"]
 #[expect(dead_code, reason = "the rest is for tests of the store")]

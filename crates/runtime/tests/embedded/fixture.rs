@@ -17,6 +17,8 @@ use runtime::port::{
 };
 use testing::Need;
 
+use crate::until::until;
+
 const BUSYBOX: &str = "/bin/busybox";
 const NEEDS: [Need<'_>; 3] = [Need::Root, Need::Namespaces, testing::BUSYBOX];
 
@@ -288,13 +290,7 @@ impl Node {
     /// Until its log contains that text.
     pub async fn wait_log(&self, id: &str, text: &str) {
         let path = self.runtime.container(id).await.unwrap().log_path;
-        for _ in 0..1000 {
-            if fs::read_to_string(&path).is_ok_and(|log| log.contains(text)) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{text:?} did not appear in {}", fs::read_to_string(&path).unwrap_or_default());
+        until(&format!("{text:?} in {}", path.display()), async || fs::read_to_string(&path).is_ok_and(|log| log.contains(text))).await;
     }
 }
 

@@ -7,4 +7,5 @@ mod lives;
 mod recovery;
 mod sandboxes;
 mod streams;
+mod until;
 mod users;

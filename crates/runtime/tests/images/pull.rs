@@ -107,9 +107,12 @@ async fn damaged_blobs_are_refused_and_leave_nothing() {
     assert!(error.contains("failed to copy: layer of") && error.contains(&format!("unexpected digest: expected {damaged}")), "{error}");
     assert!(node.service.list().await.unwrap().is_empty());
     // Another layer may have been half unpacked.
-    while std::fs::read_dir(node.directory.path().join("tmp")).unwrap().next().is_some() {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    let given_up = async {
+        while std::fs::read_dir(node.directory.path().join("tmp")).unwrap().next().is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), given_up).await.expect("all layers are given up");
     node.service.store.tidy();
     let stayed: Vec<String> = files(&node.service.store).into_iter().filter(|file| !before.contains(file)).collect();
     // Good layers that were on their way may be gone on with.
