@@ -177,8 +177,8 @@ fn the_tail_of_a_large_log_is_found_from_its_end() {
         writeln!(text, "2026-01-01T00:00:00.123456789Z stdout F line {number}").unwrap();
     }
     fs::write(dir.path().join("0.log"), &text).unwrap();
-    // A hole of a gigabyte before it: whoever read from the beginning would read all of it, and find
-    // no lines.
+    // A hole of a gigabyte before it: a reader that began at its start would read all of it, and
+    // find no lines.
     let sparse = fs::File::create(dir.path().join("1.log")).unwrap();
     sparse.set_len(1 << 30).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&sparse, format!("\n{text}").as_bytes(), 1 << 30).unwrap();
