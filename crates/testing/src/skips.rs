@@ -18,8 +18,8 @@ pub fn summary(records: &str) -> String {
     let needs: Vec<String> = by_need.iter().map(|(missing, count)| format!("{missing} ({count})")).collect();
     match tests.len() {
         0 => "no test was skipped".to_owned(),
-        1 => format!("1 test was skipped, for want of {}", needs.join("; ")),
-        count => format!("{count} tests were skipped, for want of {}", needs.join("; ")),
+        1 => format!("1 test was skipped. Missing: {}", needs.join("; ")),
+        count => format!("{count} tests were skipped. Missing: {}", needs.join("; ")),
     }
 }
 
@@ -33,8 +33,8 @@ mod tests {
             .into_iter()
             .map(|(test, missing)| record(test, missing))
             .collect();
-        assert_eq!(summary(&records), "3 tests were skipped, for want of kubectl, root (1); root (2)");
-        assert_eq!(summary(&record("a x", "root")), "1 test was skipped, for want of root (1)");
+        assert_eq!(summary(&records), "3 tests were skipped. Missing: kubectl, root (1); root (2)");
+        assert_eq!(summary(&record("a x", "root")), "1 test was skipped. Missing: root (1)");
         assert_eq!(summary(""), "no test was skipped");
     }
 }
