@@ -5,6 +5,7 @@ mod ci;
 mod dist;
 mod fuzz;
 mod golden;
+mod modules;
 mod server;
 mod sim;
 mod tidy;

@@ -7,27 +7,30 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use crate::modules;
+
 /// Which of our crates a crate may depend on. What is not listed is not allowed.
 const ARROWS: &[(&str, &[&str])] = &[
     ("kinds", &[]),
-    ("brain", &["kinds"]),
+    ("containers", &[]),
+    ("brain", &["containers", "kinds"]),
     ("store", &[]),
     // For tests: among the dev-dependencies every crate may name it.
     ("testing", &[]),
     ("wire", &[]),
     ("apiserver", &["kinds", "store", "wire"]),
     ("controllers", &["brain"]),
-    ("net", &[]),
-    ("runtime", &[]),
-    ("agent", &["brain", "kinds", "net", "runtime", "wire"]),
+    ("net", &["containers"]),
+    ("runtime", &["containers"]),
+    ("agent", &["brain", "containers", "kinds", "net", "runtime", "wire"]),
     ("everynode", &["agent", "apiserver", "brain", "controllers", "kinds", "net", "runtime", "store"]),
     ("sim", &["brain"]),
-    ("xtask", &["apiserver", "kinds", "runtime", "sim", "store", "testing"]),
+    ("xtask", &["apiserver", "containers", "kinds", "runtime", "sim", "store", "testing"]),
 ];
 
 /// What the pure crates must not know: I/O, time, randomness, logging.
 const IMPURE: &[&str] = &["tokio", "hyper", "kube", "rand", "uuid", "tracing", "redb"];
-const PURE: &[&str] = &["kinds", "brain", "sim"];
+const PURE: &[&str] = &["kinds", "containers", "brain", "sim"];
 const IMPURE_TEXTS: &[&str] = &["SystemTime::now", "Instant::now", "Timestamp::now", "std::fs", "TcpStream", "UdpSocket", "std::env"];
 
 /// What removes a tree without asking what is mounted in it. Spelt apart, so that this file does
@@ -53,7 +56,9 @@ pub fn run() -> anyhow::Result<()> {
     let root = root()?;
     let mut findings = check_arrows()?;
     for file in files(&root, "rs")? {
-        findings.extend(check_file(&file, &read(&root, &file)?));
+        let text = read(&root, &file)?;
+        findings.extend(check_file(&file, &text));
+        findings.extend(modules::check(&file, &text));
         findings.extend(root.join(file.with_extension("")).is_dir().then(|| {
             let folder = file.with_extension("");
             format!("{}: a module with a folder is {}/mod.rs", file.display(), folder.display())

@@ -6,6 +6,7 @@
 //! store.
 
 pub mod node;
+mod send;
 pub mod server;
 pub mod simulated;
 pub mod unverified;

@@ -7,19 +7,20 @@ use kinds::status::Status;
 use kinds::table;
 use serde_json::{Value, json};
 
-use crate::auth::{MASTERS, User, default_roles};
-use crate::http::options::WriteOptions;
-use crate::registry::{Registry, Write};
+use crate::auth::default_roles;
+use crate::http::server::ApiServer;
+use crate::request::options::WriteOptions;
+use crate::request::{MASTERS, User, WriteRequest};
 
 /// Makes what is missing; leaves alone what is there. Everything at once, so that the writes share
 /// their syncs.
-pub async fn run(registry: &Registry) -> Result<(), Status> {
+pub async fn run(server: &ApiServer) -> Result<(), Status> {
     let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"].map(|name| json!({"metadata": {"name": name}}));
-    ensure_all(registry, "", "Namespace", "", namespaces.into()).await?;
-    let roles = ensure_all(registry, "rbac.authorization.k8s.io", "ClusterRole", "", default_roles::cluster_roles());
-    let bindings = ensure_all(registry, "rbac.authorization.k8s.io", "ClusterRoleBinding", "", default_roles::cluster_role_bindings());
-    let classes = ensure_all(registry, "scheduling.k8s.io", "PriorityClass", "", priority_classes());
-    let service = ensure(registry, "", "Service", "default", kubernetes_service());
+    ensure_all(server, "", "Namespace", "", namespaces.into()).await?;
+    let roles = ensure_all(server, "rbac.authorization.k8s.io", "ClusterRole", "", default_roles::cluster_roles());
+    let bindings = ensure_all(server, "rbac.authorization.k8s.io", "ClusterRoleBinding", "", default_roles::cluster_role_bindings());
+    let classes = ensure_all(server, "scheduling.k8s.io", "PriorityClass", "", priority_classes());
+    let service = ensure(server, "", "Service", "default", kubernetes_service());
     futures::try_join!(roles, bindings, classes, service).map(|_| ())
 }
 
@@ -43,17 +44,17 @@ fn kubernetes_service() -> Value {
     })
 }
 
-async fn ensure_all(registry: &Registry, group: &str, kind: &str, namespace: &str, objects: Vec<Value>) -> Result<(), Status> {
-    let writes = objects.into_iter().map(|object| ensure(registry, group, kind, namespace, object));
+async fn ensure_all(server: &ApiServer, group: &str, kind: &str, namespace: &str, objects: Vec<Value>) -> Result<(), Status> {
+    let writes = objects.into_iter().map(|object| ensure(server, group, kind, namespace, object));
     futures::future::try_join_all(writes).await.map(|_| ())
 }
 
 /// Creates an object unless it exists.
-async fn ensure(registry: &Registry, group: &str, kind: &str, namespace: &str, object: Value) -> Result<(), Status> {
+async fn ensure(server: &ApiServer, group: &str, kind: &str, namespace: &str, object: Value) -> Result<(), Status> {
     let kind = table::by_kind(group, kind).expect("bootstrap names kinds of the table");
     let object = kinds::decode::normalize(object, kind.type_id()).map_err(|e| Status::internal(e.0))?;
     let user = User::system("system:apiserver", &[MASTERS]);
-    let write = Write {
+    let write = WriteRequest {
         kind,
         namespace,
         name: "",
@@ -64,7 +65,7 @@ async fn ensure(registry: &Registry, group: &str, kind: &str, namespace: &str, o
         user_agent: "kube-apiserver",
         now: Timestamp::now(),
     };
-    match registry.create(&write, object).await {
+    match server.registry().create(server.admission(), &write, object).await {
         Err(status) if status.reason != "AlreadyExists" => Err(status),
         _ => Ok(()),
     }

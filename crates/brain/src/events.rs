@@ -93,9 +93,9 @@ impl Correlator {
         let is_new_api = event.action.is_some();
         let mut message = event.message.clone();
         let part = event.about.field_path.as_deref().unwrap_or_default();
-        let mut same = format!("{source}/{part}/{}/{}/{message}", event.reason, event.is_warning);
+        let mut same = format!("{source}/{part}/{}/{}/{message}", event.reason, event.event_type.text());
         if !is_new_api {
-            let key = format!("{source}/{}/{}", event.reason, event.is_warning);
+            let key = format!("{source}/{}/{}", event.reason, event.event_type.text());
             let similar = self.similar.entry(key.clone(), Similar::default);
             if now.duration_since(similar.last) > SIMILAR_WINDOW {
                 similar.messages.clear();
@@ -166,7 +166,7 @@ fn object(event: &Event, key: &Key, message: &str, host: &str, now: Timestamp) -
         "involvedObject": involved,
         "reason": event.reason,
         "message": message,
-        "type": if event.is_warning { "Warning" } else { "Normal" },
+        "type": event.event_type.text(),
         "reportingComponent": event.component,
         "reportingInstance": "",
     });
@@ -208,7 +208,15 @@ mod tests {
 
     fn event(message: &str) -> Event {
         let about = Regarding { resource: PODS, key: Key::new("ns", "web"), uid: "u".into(), resource_version: 3, field_path: None };
-        Event { about, is_warning: false, reason: "R".into(), message: message.to_owned(), action: None, component: "c", host: None }
+        Event {
+            about,
+            event_type: crate::request::EventType::Normal,
+            reason: "R".into(),
+            message: message.to_owned(),
+            action: None,
+            component: "c",
+            host: None,
+        }
     }
 
     fn at(second: i64) -> Timestamp {

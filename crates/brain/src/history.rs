@@ -20,9 +20,9 @@ pub struct HistoryPlan {
     /// Hashes of the set's revisions with other templates.
     pub old_hashes: BTreeSet<Arc<str>>,
     /// First of all, in this order.
-    pub before: Vec<Action>,
+    pub before: Vec<HistoryAction>,
     /// After the pods were seen to.
-    pub after: Vec<Action>,
+    pub after: Vec<HistoryAction>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +43,7 @@ impl Default for Current {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Action {
+pub enum HistoryAction {
     Create {
         name: Arc<str>,
         object: Arc<Value>,
@@ -85,7 +85,7 @@ impl HistoryPlan {
 
     /// Do pods change their revision first?
     pub fn relabels(&self) -> bool {
-        self.before.iter().any(|action| matches!(action, Action::Relabel { .. }))
+        self.before.iter().any(|action| matches!(action, HistoryAction::Relabel { .. }))
     }
 
     /// The number of collisions to be noted, when the name of the next revision is taken.
@@ -106,7 +106,7 @@ pub fn plan(set: &DaemonSet, revisions: &[&ControllerRevision], pods: &[&Pod]) -
         ours.into_iter().partition(|revision| same_template(&revision.data, &data));
     for revision in current.iter().chain(&old).filter(|revision| revision.meta.labels.get(HASH_LABEL).is_none()) {
         let patch = json!({"metadata": {"labels": {HASH_LABEL: revision.meta.name}}});
-        plan.before.push(Action::Change { revision: revision.meta.key(), patch });
+        plan.before.push(HistoryAction::Change { revision: revision.meta.key(), patch });
     }
     plan.old_hashes = old.iter().filter_map(|revision| revision.meta.labels.get(HASH_LABEL)).map(Arc::from).collect();
     let number = old.iter().map(|revision| revision.revision).max().unwrap_or(0) + 1;
@@ -117,7 +117,7 @@ pub fn plan(set: &DaemonSet, revisions: &[&ControllerRevision], pods: &[&Pod]) -
             let hash: Arc<str> = keep.meta.labels.get(HASH_LABEL).unwrap_or(&keep.meta.name).into();
             merge_duplicates(&current, &hash, pods, &mut plan.before);
             if keep.revision < number {
-                plan.before.push(Action::Change { revision: keep.meta.key(), patch: json!({"revision": number}) });
+                plan.before.push(HistoryAction::Change { revision: keep.meta.key(), patch: json!({"revision": number}) });
             }
             plan.current = Current::Known { hash };
         }
@@ -127,16 +127,18 @@ pub fn plan(set: &DaemonSet, revisions: &[&ControllerRevision], pods: &[&Pod]) -
 }
 
 /// The revisions that are the set's; adoptions and releases are added.
-fn claim<'a>(set: &DaemonSet, revisions: &[&'a ControllerRevision], actions: &mut Vec<Action>) -> Vec<&'a ControllerRevision> {
+fn claim<'a>(set: &DaemonSet, revisions: &[&'a ControllerRevision], actions: &mut Vec<HistoryAction>) -> Vec<&'a ControllerRevision> {
     let mut ours = Vec::new();
     for &revision in revisions {
         let meta = &revision.meta;
         let selected = meta.labels.selected_by(&set.selector);
         match meta.controller() {
             Some(owner) if owner.uid == set.meta.uid && selected => ours.push(revision),
-            Some(owner) if owner.uid == set.meta.uid => actions.push(Action::Release { revision: meta.key(), uid: meta.uid.clone() }),
+            Some(owner) if owner.uid == set.meta.uid => {
+                actions.push(HistoryAction::Release { revision: meta.key(), uid: meta.uid.clone() })
+            }
             None if selected && !meta.is_deleted() => {
-                actions.push(Action::Adopt { revision: meta.key(), uid: meta.uid.clone() });
+                actions.push(HistoryAction::Adopt { revision: meta.key(), uid: meta.uid.clone() });
                 ours.push(revision);
             }
             _ => {}
@@ -156,7 +158,7 @@ fn make(set: &DaemonSet, revisions: &[&ControllerRevision], data: Value, number:
             return;
         }
     } else {
-        plan.before.push(Action::Create { name: name.clone(), object: Arc::new(revision_object(set, &name, &hash, data, number)) });
+        plan.before.push(HistoryAction::Create { name: name.clone(), object: Arc::new(revision_object(set, &name, &hash, data, number)) });
     }
     plan.current = Current::Known { hash };
 }
@@ -207,18 +209,18 @@ fn defaulted(data: &Value) -> Option<Value> {
 }
 
 /// Several revisions of one template: the pods get the hash of the one that stays, the others go.
-fn merge_duplicates(others: &[&ControllerRevision], hash: &Arc<str>, pods: &[&Pod], actions: &mut Vec<Action>) {
+fn merge_duplicates(others: &[&ControllerRevision], hash: &Arc<str>, pods: &[&Pod], actions: &mut Vec<HistoryAction>) {
     for other in others {
         let other_hash = other.meta.labels.get(HASH_LABEL).unwrap_or(&other.meta.name);
         for pod in pods.iter().filter(|pod| pod.meta.labels.get(HASH_LABEL) == Some(other_hash)) {
-            actions.push(Action::Relabel { pod: pod.meta.key(), uid: pod.meta.uid.clone(), hash: hash.clone() });
+            actions.push(HistoryAction::Relabel { pod: pod.meta.key(), uid: pod.meta.uid.clone(), hash: hash.clone() });
         }
-        actions.push(Action::Delete { revision: other.meta.key(), uid: other.meta.uid.clone() });
+        actions.push(HistoryAction::Delete { revision: other.meta.key(), uid: other.meta.uid.clone() });
     }
 }
 
 /// Old revisions beyond the limit go, oldest first, except those that pods still run.
-fn forget(set: &DaemonSet, mut old: Vec<&ControllerRevision>, pods: &[&Pod], actions: &mut Vec<Action>) {
+fn forget(set: &DaemonSet, mut old: Vec<&ControllerRevision>, pods: &[&Pod], actions: &mut Vec<HistoryAction>) {
     let excess = old.len().saturating_sub(set.revision_history_limit);
     if excess == 0 {
         return;
@@ -226,7 +228,9 @@ fn forget(set: &DaemonSet, mut old: Vec<&ControllerRevision>, pods: &[&Pod], act
     let live: BTreeSet<&str> = pods.iter().filter_map(|pod| pod.meta.labels.get(HASH_LABEL)).collect();
     old.sort_by_key(|revision| (revision.revision, revision.meta.name.clone()));
     let unused = old.into_iter().filter(|revision| !revision.meta.labels.get(HASH_LABEL).is_some_and(|hash| live.contains(hash)));
-    actions.extend(unused.take(excess).map(|revision| Action::Delete { revision: revision.meta.key(), uid: revision.meta.uid.clone() }));
+    actions.extend(
+        unused.take(excess).map(|revision| HistoryAction::Delete { revision: revision.meta.key(), uid: revision.meta.uid.clone() }),
+    );
 }
 
 /// Characters that stand for the digits of a hash, as in Kubernetes' safe encoding.

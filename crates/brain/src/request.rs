@@ -98,12 +98,27 @@ pub struct Report {
     pub refused: Option<Event>,
 }
 
+/// `type` of an Event: whether it says that something went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EventType {
+    Normal,
+    Warning,
+}
+
+impl EventType {
+    pub fn text(self) -> &'static str {
+        match self {
+            EventType::Normal => "Normal",
+            EventType::Warning => "Warning",
+        }
+    }
+}
+
 /// An Event object to be, without time and name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     pub about: Regarding,
-    /// `Warning`, or `Normal`.
-    pub is_warning: bool,
+    pub event_type: EventType,
     pub reason: Cow<'static, str>,
     pub message: String,
     /// What was done: events of the scheduler have it.

@@ -16,7 +16,7 @@ use crate::controller::{Controller, Step, Work};
 use crate::model::{Key, Node, Pod, Taint};
 use crate::picture::{Change, Object, Picture};
 use crate::placement::tolerates;
-use crate::request::{Event, PODS, Regarding, Request, Verb};
+use crate::request::{Event, EventType, PODS, Regarding, Request, Verb};
 
 const COMPONENT: &str = "taint-eviction-controller";
 
@@ -131,7 +131,7 @@ fn mark(pod: &Pod, now: Timestamp) -> Request {
 fn event(pod: &Pod) -> Event {
     Event {
         about: Regarding::of(PODS, &pod.meta),
-        is_warning: false,
+        event_type: EventType::Normal,
         reason: "TaintManagerEviction".into(),
         message: format!("Marking for deletion Pod {}", pod.meta.key()),
         action: None,

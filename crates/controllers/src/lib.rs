@@ -14,7 +14,7 @@ use kube::Client;
 
 /// What the controllers need to know besides the API.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ControllerSettings {
     /// The certificate of the cluster's authority, for the ConfigMap `kube-root-ca.crt` of every
     /// namespace.
     pub root_certificate_pem: String,
@@ -23,7 +23,7 @@ pub struct Settings {
 }
 
 /// Runs all controllers until `shutdown` turns true.
-pub async fn run(client: Client, settings: Settings, shutdown: tokio::sync::watch::Receiver<bool>) {
+pub async fn run(client: Client, settings: ControllerSettings, shutdown: tokio::sync::watch::Receiver<bool>) {
     let controllers = brain::controllers::all(settings.root_certificate_pem);
     engine::run(client, brain::controllers::followed(), controllers, settings.host, shutdown).await;
 }

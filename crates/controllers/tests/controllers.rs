@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apiserver::ApiServer;
+use apiserver::admission::AdmissionSettings;
 use apiserver::auth::authenticate::Authenticator;
 use apiserver::auth::tokens::TokenKey;
-use apiserver::auth::{MASTERS, User};
-use apiserver::registry::{Registry, Settings};
+use apiserver::registry::Registry;
+use apiserver::request::{MASTERS, User};
 use kube::Client;
 use kube::core::Status;
 use serde_json::{Value, json};
@@ -31,13 +32,13 @@ impl Plane {
         let random = ring::rand::SystemRandom::new();
         let key = ring::signature::EcdsaKeyPair::generate_pkcs8(&ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
         let authenticator = Authenticator { tokens: Arc::new(TokenKey::from_pkcs8(key.as_ref()).unwrap()) };
-        let settings = Settings { service_account_admission: false };
-        let registry = Arc::new(Registry::new(Arc::new(store::mem::open()), settings).unwrap());
-        apiserver::bootstrap::run(&registry).await.unwrap();
+        let registry = Arc::new(Registry::new(Arc::new(store::mem::open())).unwrap());
         let (stop, stopping) = watch::channel(false);
-        let server = ApiServer::new(registry, authenticator, stopping.clone());
+        let admission = AdmissionSettings { service_account_admission: false };
+        let server = ApiServer::new(registry, authenticator, admission, stopping.clone());
+        apiserver::bootstrap::run(&server).await.unwrap();
         let client = |name: &str| Client::new(server.as_user(User::system(name, &[MASTERS])), "default");
-        let settings = controllers::Settings { root_certificate_pem: "a certificate".to_owned(), host: "here".to_owned() };
+        let settings = controllers::ControllerSettings { root_certificate_pem: "a certificate".to_owned(), host: "here".to_owned() };
         let running = tokio::spawn(controllers::run(client("system:kube-controller-manager"), settings, stopping));
         Plane { client: client("kubernetes-admin"), stop, running }
     }

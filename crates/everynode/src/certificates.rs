@@ -4,11 +4,10 @@
 //! start.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::roles::agent::TlsFiles;
 use anyhow::Context;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
@@ -85,7 +84,7 @@ impl Authority {
         let path = dir.join("sa.key");
         if !path.exists() {
             let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make a key for service-account tokens")?;
-            crate::kubeconfig::write_private(&path, &key.serialize_pem())?;
+            crate::private_file::write(&path, &key.serialize_pem())?;
         }
         let pem = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let key = KeyPair::from_pem(&pem).with_context(|| format!("{} holds no private key", path.display()))?;
@@ -150,6 +149,14 @@ impl Authority {
     }
 }
 
+/// PEM files for the agent's endpoints.
+#[derive(Debug)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub authority: PathBuf,
+}
+
 /// TLS for a node's endpoints, from PEM files; clients' certificates are checked against the
 /// authority where they send one.
 pub fn node_server_config(files: &TlsFiles) -> anyhow::Result<Arc<ServerConfig>> {
@@ -171,8 +178,8 @@ fn create(certificate_path: &Path, key_path: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
     // The key first: a certificate without its key would look like a finished authority.
-    crate::kubeconfig::write_private(key_path, &key.serialize_pem())?;
-    crate::kubeconfig::write_private(certificate_path, &certificate.pem())
+    crate::private_file::write(key_path, &key.serialize_pem())?;
+    crate::private_file::write(certificate_path, &certificate.pem())
 }
 
 fn set_validity(params: &mut CertificateParams, days: u64) -> anyhow::Result<()> {

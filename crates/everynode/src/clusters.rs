@@ -159,7 +159,7 @@ impl Cluster {
         let address = self.wait_until_ready(&mut child)?;
         let process = Process::of(child.id()).context("the server ended right after it was ready")?;
         let record = Record { address, simulated_nodes: options.simulated_nodes, process };
-        crate::kubeconfig::write_private(&self.record_path(), &serde_json::to_string(&record)?)?;
+        crate::private_file::write(&self.record_path(), &serde_json::to_string(&record)?)?;
         Ok(record)
     }
 

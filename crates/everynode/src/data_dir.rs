@@ -84,7 +84,7 @@ pub fn claim(dir: &Path, cluster: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     let text = format!("{MARKER_TEXT}{NAME_PREFIX}{cluster}\n");
-    crate::kubeconfig::write_private(&dir.join(MARKER), &text)
+    crate::private_file::write(&dir.join(MARKER), &text)
 }
 
 /// Refuses a folder that says that it is another cluster's.

@@ -1,10 +1,8 @@
 //! kubeconfig files: how kubectl finds the server and proves who it is.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -49,7 +47,7 @@ fn write_for(path: &Path, authority: &Authority, address: SocketAddr, user: &str
         "contexts": [{"name": "everynode", "context": {"cluster": "everynode", "user": user}}],
         "current-context": "everynode",
     });
-    write_private(path, &yaml::write(&config))
+    crate::private_file::write(path, &yaml::write(&config))
 }
 
 /// A client with the credentials of a kubeconfig.
@@ -202,21 +200,5 @@ fn write_config(path: &Path, config: &Value) -> anyhow::Result<()> {
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    write_private(path, &yaml::write(config))
-}
-
-/// Writes a file that only its owner may read, at once or not at all.
-pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    // No other process and no other thread uses that name.
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}-{}.new", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-    let attempt = || -> std::io::Result<()> {
-        let _ = std::fs::remove_file(&temporary);
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    attempt().inspect_err(|_| drop(std::fs::remove_file(&temporary))).with_context(|| format!("cannot write {}", path.display()))
+    crate::private_file::write(path, &yaml::write(config))
 }

@@ -9,6 +9,7 @@ mod connection;
 mod data_dir;
 mod kubeconfig;
 mod nodes;
+mod private_file;
 mod program;
 mod roles;
 mod server_lock;

@@ -28,9 +28,9 @@ pub fn type_prefix_len(api_version: &str, kind: &str) -> usize {
 }
 
 /// Encodes `object` without its resourceVersion, leaving the place for it.
-pub fn encode_template(api_version: &str, kind: &str, object: &Value) -> Encoded {
+pub fn encode_to_store(api_version: &str, kind: &str, object: &Value) -> Encoded {
     let (bytes, revision_at) = encode_parts(api_version, kind, object, Revision::Later);
-    Encoded { bytes, revision_at: revision_at.expect("a template has a place for the revision") }
+    Encoded { bytes, revision_at: revision_at.expect("only the encoding as it is leaves no place for the revision") }
 }
 
 /// Encodes `object` as it is, with the resourceVersion it carries, if any.
@@ -38,9 +38,9 @@ pub fn encode(api_version: &str, kind: &str, object: &Value) -> Vec<u8> {
     encode_parts(api_version, kind, object, Revision::AsIs).0
 }
 
-/// What [`encode_template`] made, from the bytes that the store made of it by putting a revision
+/// What [`encode_to_store`] made, from the bytes that the store made of it by putting a revision
 /// there; None for other bytes.
-pub fn template_of(api_version: &str, kind: &str, bytes: &[u8]) -> Option<Encoded> {
+pub fn without_revision(api_version: &str, kind: &str, bytes: &[u8]) -> Option<Encoded> {
     const BEFORE: &[u8] = b"\"metadata\":{\"resourceVersion\":\"";
     let prefix_len = type_prefix_len(api_version, kind);
     let rest = bytes.get(prefix_len..)?.strip_prefix(BEFORE)?;
@@ -55,7 +55,7 @@ const CAPACITY: usize = 8 * 1024;
 /// Encodes `object` as [`encode`] does once it has a resourceVersion, leaving the place for it.
 pub fn encode_answer(api_version: &str, kind: &str, object: &Value) -> Encoded {
     let (bytes, revision_at) = encode_parts(api_version, kind, object, Revision::InOrder);
-    Encoded { bytes, revision_at: revision_at.expect("a template has a place for the revision") }
+    Encoded { bytes, revision_at: revision_at.expect("only the encoding as it is leaves no place for the revision") }
 }
 
 #[derive(Copy, Clone, PartialEq)]
@@ -170,11 +170,11 @@ mod tests {
     #[test]
     fn the_revision_has_a_place_and_the_type_can_be_cut_off() {
         let object = json!({"metadata": {"name": "a", "resourceVersion": "7"}, "data": {"k": "v"}});
-        let encoded = encode_template("v1", "ConfigMap", &object);
+        let encoded = encode_to_store("v1", "ConfigMap", &object);
         assert_eq!(encode_answer("v1", "ConfigMap", &object).at_revision(7), encode("v1", "ConfigMap", &object));
         let Encoded { mut bytes, revision_at } = encoded.clone();
         bytes.splice(revision_at..revision_at, *b"42");
-        assert_eq!(template_of("v1", "ConfigMap", &bytes), Some(encoded));
+        assert_eq!(without_revision("v1", "ConfigMap", &bytes), Some(encoded));
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(text, r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"42","name":"a"},"data":{"k":"v"}}"#);
         assert_eq!(&text[type_prefix_len("v1", "ConfigMap")..], r#""metadata":{"resourceVersion":"42","name":"a"},"data":{"k":"v"}}"#);

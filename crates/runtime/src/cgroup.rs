@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::port::Resources;
+use containers::Resources;
 
 const ROOT: &str = "/sys/fs/cgroup";
 

@@ -1,6 +1,6 @@
 //! The kernel's table of a network namespace's interfaces (`net/dev` in procfs).
 
-use crate::port::SandboxStats;
+use containers::SandboxStats;
 
 /// What went through all interfaces but the loopback since they were made.
 pub fn sum(sandbox_id: String, table: &str) -> SandboxStats {

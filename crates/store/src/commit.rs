@@ -16,10 +16,10 @@ pub(crate) type CommitResult = Result<Committed, CommitError>;
 /// withdraws nothing.
 #[must_use = "a commit is confirmed only by its answer"]
 #[derive(Debug)]
-pub struct Commit(State);
+pub struct Commit(CommitState);
 
 #[derive(Debug)]
-enum State {
+enum CommitState {
     /// `None` once the answer was handed out.
     Ready(Option<CommitResult>),
     Waiting {
@@ -31,12 +31,12 @@ enum State {
 
 impl Commit {
     pub(crate) fn ready(result: CommitResult) -> Commit {
-        Commit(State::Ready(Some(result)))
+        Commit(CommitState::Ready(Some(result)))
     }
 
     pub(crate) fn waiting(path: std::sync::Arc<Path>) -> (oneshot::Sender<CommitResult>, Commit) {
         let (sender, answer) = oneshot::channel();
-        (sender, Commit(State::Waiting { answer, path }))
+        (sender, Commit(CommitState::Waiting { answer, path }))
     }
 
     /// Blocks this thread until the answer is there. Not for async tasks: they await the commit.
@@ -50,8 +50,8 @@ impl Future for Commit {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            State::Ready(result) => Poll::Ready(result.take().expect("a future is not polled after it was ready")),
-            State::Waiting { answer, path } => Pin::new(answer).poll(context).map(|received| {
+            CommitState::Ready(result) => Poll::Ready(result.take().expect("a future is not polled after it was ready")),
+            CommitState::Waiting { answer, path } => Pin::new(answer).poll(context).map(|received| {
                 received.unwrap_or_else(|_| Err(CommitError::Failed(StoreError::WriterStopped { path: path.to_path_buf() })))
             }),
         }

@@ -13,11 +13,11 @@ use crate::listener::Deadlines;
 
 /// What happens on one connection.
 pub struct Activity {
-    state: Mutex<State>,
+    state: Mutex<ActivityState>,
     ended: Notify,
 }
 
-struct State {
+struct ActivityState {
     under_way: usize,
     /// When the last request ended, or the connection began.
     idle_since: Instant,
@@ -40,11 +40,11 @@ pub enum Verdict {
 
 impl Activity {
     pub fn new() -> Activity {
-        let state = State { under_way: 0, idle_since: Instant::now(), had_request: false, unread: Vec::new(), next: 0 };
+        let state = ActivityState { under_way: 0, idle_since: Instant::now(), had_request: false, unread: Vec::new(), next: 0 };
         Activity { state: Mutex::new(state), ended: Notify::new() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ActivityState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

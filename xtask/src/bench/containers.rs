@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use containers::{ContainerConfig, ContainerState, PodId, PortMapping, SandboxConfig};
 use futures::future::BoxFuture;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use runtime::embedded;
 use runtime::images::{Content, Contents};
-use runtime::port::{self, ContainerConfig, ContainerState, PodId, PortMapping, Runtime as _, SandboxConfig, SandboxNetwork};
+use runtime::port::{Runtime as _, SandboxNetwork};
 use serde_json::{Value, json};
 
 use super::figures::{Latencies, line};
@@ -209,15 +210,15 @@ fn remove_cgroups(group: &str) {
 struct OneImage(PathBuf);
 
 impl Contents for OneImage {
-    fn content(&self, image_id: &str) -> port::Result<Content> {
+    fn content(&self, image_id: &str) -> containers::Result<Content> {
         Ok(Content { id: image_id.to_owned(), layers: vec![self.0.clone()], ..Content::default() })
     }
 
-    fn hold(&self, _: &str, _: &str) -> port::Result<()> {
+    fn hold(&self, _: &str, _: &str) -> containers::Result<()> {
         Ok(())
     }
 
-    fn release(&self, _: &str, _: &str) -> port::Result<()> {
+    fn release(&self, _: &str, _: &str) -> containers::Result<()> {
         Ok(())
     }
 }
@@ -225,11 +226,11 @@ impl Contents for OneImage {
 struct NoNetwork;
 
 impl SandboxNetwork for NoNetwork {
-    fn attach<'a>(&'a self, _: &'a str, _: &'a Path, _: &'a [PortMapping]) -> BoxFuture<'a, port::Result<Vec<IpAddr>>> {
+    fn attach<'a>(&'a self, _: &'a str, _: &'a Path, _: &'a [PortMapping]) -> BoxFuture<'a, containers::Result<Vec<IpAddr>>> {
         Box::pin(async { Ok(vec![IpAddr::from([127, 0, 0, 1])]) })
     }
 
-    fn detach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, port::Result<()>> {
+    fn detach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, containers::Result<()>> {
         Box::pin(async { Ok(()) })
     }
 }

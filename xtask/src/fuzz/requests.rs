@@ -13,10 +13,11 @@ use std::time::Instant;
 
 use anyhow::Context;
 use apiserver::ApiServer;
+use apiserver::admission::AdmissionSettings;
 use apiserver::auth::authenticate::{Authenticator, Local};
 use apiserver::auth::tokens::TokenKey;
-use apiserver::auth::{MASTERS, User};
-use apiserver::registry::{Registry, Settings};
+use apiserver::registry::Registry;
+use apiserver::request::{MASTERS, User};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
@@ -183,10 +184,11 @@ impl Server {
         let random = ring::rand::SystemRandom::new();
         let key = ring::signature::EcdsaKeyPair::generate_pkcs8(&ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING, &random);
         let tokens = Arc::new(TokenKey::from_pkcs8(key.expect("a key can be made").as_ref()).expect("a key that was just made"));
-        let settings = Settings { service_account_admission: false };
-        let registry = Arc::new(Registry::new(Arc::new(store::mem::open()), settings).expect("an empty store can be read"));
-        apiserver::bootstrap::run(&registry).await.expect("an empty store takes what every cluster has");
-        Server(ApiServer::new(registry, Authenticator { tokens }, watch::channel(false).1))
+        let registry = Arc::new(Registry::new(Arc::new(store::mem::open())).expect("an empty store can be read"));
+        let admission = AdmissionSettings { service_account_admission: false };
+        let server = ApiServer::new(registry, Authenticator { tokens }, admission, watch::channel(false).1);
+        apiserver::bootstrap::run(&server).await.expect("an empty store takes what every cluster has");
+        Server(server)
     }
 
     /// The object that a request is answered with; None when it is refused.

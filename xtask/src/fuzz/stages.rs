@@ -104,7 +104,7 @@ pub fn create(kind: &'static Kind, format: Format, body: &[u8], trace: &Trace) -
 fn show(kind: &'static Kind, object: &Value, trace: &Trace) {
     trace.stage.set("encode");
     let stored = kind.stored();
-    let encoded = encode::encode_template(&stored.api_version(), stored.kind, object);
+    let encoded = encode::encode_to_store(&stored.api_version(), stored.kind, object);
     let mut bytes = encoded.bytes;
     bytes.splice(encoded.revision_at..encoded.revision_at, *b"42");
     let again: Value = serde_json::from_slice(&bytes).expect("an encoded object is JSON");

@@ -8,7 +8,7 @@ use brain::model;
 use brain::podsync::resize::{self, Allocation, Reason};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::pod::uid;
+use brain::podsync::uid;
 
 #[derive(Default)]
 pub struct Allocations(Mutex<BTreeMap<String, Entry>>);

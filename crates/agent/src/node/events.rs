@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use brain::events::Correlator;
 use brain::model::Key;
-use brain::request::{Event, NODES, PODS, Regarding, Request, Verb};
+use brain::request::{Event, EventType, NODES, PODS, Regarding, Request, Verb};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use runtime::words::plain_text;
 use tokio::sync::mpsc;
 
-use crate::simulated::send::{JSON, STRATEGIC, is_overtaken, send};
+use crate::send::{JSON, STRATEGIC, is_overtaken, send};
 
 /// Events that wait; upstream's recorders keep as many.
 const WAITING_MAX: usize = 1000;
@@ -35,25 +35,32 @@ impl Recorder {
         Recorder { sender, node: node.into() }
     }
 
-    pub fn pod(&self, pod: &Pod, is_warning: bool, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) {
-        self.send(pod_reference(pod, None), is_warning, reason.into(), message.into());
+    pub fn pod(&self, pod: &Pod, event_type: EventType, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) {
+        self.send(pod_reference(pod, None), event_type, reason.into(), message.into());
     }
 
     /// `path` says which container: `spec.containers{c}`.
-    pub fn container(&self, pod: &Pod, path: &str, is_warning: bool, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) {
-        self.send(pod_reference(pod, Some(path)), is_warning, reason.into(), message.into());
+    pub fn container(
+        &self,
+        pod: &Pod,
+        path: &str,
+        event_type: EventType,
+        reason: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) {
+        self.send(pod_reference(pod, Some(path)), event_type, reason.into(), message.into());
     }
 
     /// Nodes are named by their name where others have a uid, as kubelets do.
-    pub fn node(&self, is_warning: bool, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) {
+    pub fn node(&self, event_type: EventType, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) {
         let about =
             Regarding { resource: NODES, key: Key::new("", &self.node), uid: self.node.clone(), resource_version: 0, field_path: None };
-        self.send(about, is_warning, reason.into(), message.into());
+        self.send(about, event_type, reason.into(), message.into());
     }
 
-    fn send(&self, about: Regarding, is_warning: bool, reason: Cow<'static, str>, message: String) {
+    fn send(&self, about: Regarding, event_type: EventType, reason: Cow<'static, str>, message: String) {
         let message = plain_text(&message);
-        let event = Event { about, is_warning, reason, message, action: None, component: COMPONENT, host: Some(self.node.clone()) };
+        let event = Event { about, event_type, reason, message, action: None, component: COMPONENT, host: Some(self.node.clone()) };
         if self.sender.try_send(event).is_err() {
             tracing::debug!("an event was dropped: too many wait");
         }

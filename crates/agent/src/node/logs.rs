@@ -18,7 +18,7 @@ pub async fn rotate(context: &Context) {
             return;
         }
     };
-    for container in containers.iter().filter(|container| container.state == runtime::port::ContainerState::Running) {
+    for container in containers.iter().filter(|container| container.state == containers::ContainerState::Running) {
         if std::fs::metadata(&container.log_path).is_ok_and(|meta| meta.len() > SIZE_MAX)
             && let Err(error) = rotate_one(context, &container.id, &container.log_path).await
         {

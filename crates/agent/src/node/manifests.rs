@@ -16,30 +16,18 @@ use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 
 use super::Context;
-use super::pod::uid;
 use super::pods::Pods;
-use crate::simulated::send::is_overtaken;
+use crate::send::is_overtaken;
+use brain::podsync::{CONFIG_MIRROR, CONFIG_SOURCE, is_mirror, uid};
 
 /// The folder is looked at this often; the kubelet's default is 20 s.
 const PERIOD: Duration = Duration::from_secs(2);
 
 const HASH: &str = "kubernetes.io/config.hash";
-const SOURCE: &str = "kubernetes.io/config.source";
 const SEEN: &str = "kubernetes.io/config.seen";
-pub const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// What a pod gets that does not say how long it may take to end.
 const GRACE_SECONDS: i64 = 30;
-
-/// Whether it came from a file of this node.
-pub fn is_static(pod: &Pod) -> bool {
-    pod.annotations().get(SOURCE).is_some_and(|source| source == "file")
-}
-
-/// Whether it only shows a static pod.
-pub fn is_mirror(pod: &Pod) -> bool {
-    pod.annotations().contains_key(MIRROR)
-}
 
 /// Follows the folder until dropped; for ever idle without one.
 pub async fn run(context: &Context, pods: &Pods) {
@@ -113,7 +101,7 @@ fn complete(pod: &mut Pod, node: &str, identity: &str) -> Result<(), String> {
     pod.metadata.creation_timestamp = Some(Time(Timestamp::now()));
     let annotations = pod.metadata.annotations.get_or_insert_default();
     annotations.insert(HASH.to_owned(), identity.to_owned());
-    annotations.insert(SOURCE.to_owned(), "file".to_owned());
+    annotations.insert(CONFIG_SOURCE.to_owned(), "file".to_owned());
     annotations.insert(SEEN.to_owned(), Timestamp::now().to_string());
     spec.node_name = Some(node.to_owned());
     spec.restart_policy.get_or_insert_with(|| "Always".to_owned());
@@ -140,7 +128,7 @@ async fn mirror(context: &Context, pod: &Pod) -> bool {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
     let hash = pod.annotations().get(HASH);
     match api.get_opt(name).await {
-        Ok(Some(there)) if there.annotations().get(MIRROR) == hash && !is_deleted(&there) => return false,
+        Ok(Some(there)) if there.annotations().get(CONFIG_MIRROR) == hash && !is_deleted(&there) => return false,
         Ok(Some(there)) if is_mirror(&there) => {
             if let Err(error) = super::pod::publish::delete(&context.client, &there).await {
                 tracing::warn!(%error, name, "cannot replace an old mirror pod; trying again");
@@ -176,7 +164,7 @@ fn mirror_of(context: &Context, pod: &Pod) -> Pod {
     mirror.status = None;
     let annotations = mirror.metadata.annotations.get_or_insert_default();
     let hash = annotations.get(HASH).cloned().unwrap_or_default();
-    annotations.insert(MIRROR.to_owned(), hash);
+    annotations.insert(CONFIG_MIRROR.to_owned(), hash);
     if let Some(node) = context.registration.node() {
         mirror.metadata.owner_references = Some(vec![OwnerReference {
             api_version: "v1".to_owned(),

@@ -73,7 +73,7 @@ const PULLS_AT_ONCE_MAX: usize = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("the container runtime does not answer")]
-    Runtime(#[source] runtime::port::Error),
+    Runtime(#[source] containers::Error),
     #[error("cannot make the folder {path}")]
     Folder { path: String, source: std::io::Error },
     #[error("--allowed-unsafe-sysctls")]

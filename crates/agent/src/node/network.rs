@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use containers::{Error, PortMapping, Result};
 use futures::future::BoxFuture;
-use net::pods::{self, PodNetwork};
-use runtime::port::{Error, PortMapping, Protocol, Result, SandboxNetwork};
+use net::pods::PodNetwork;
+use runtime::port::SandboxNetwork;
 
 /// A node without a range for its pods: those in the node's own network run, others are told why
 /// they cannot.
@@ -28,27 +29,11 @@ pub struct Routed(pub PodNetwork);
 
 impl SandboxNetwork for Routed {
     fn attach<'a>(&'a self, sandbox_id: &'a str, namespace: &'a Path, ports: &'a [PortMapping]) -> BoxFuture<'a, Result<Vec<IpAddr>>> {
-        Box::pin(async move {
-            let ports: Vec<pods::PortMapping> = ports.iter().map(port).collect();
-            self.0.attach(sandbox_id, namespace, &ports).await.map_err(|error| failed(&error))
-        })
+        Box::pin(async move { self.0.attach(sandbox_id, namespace, ports).await.map_err(|error| failed(&error)) })
     }
 
     fn detach<'a>(&'a self, sandbox_id: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move { self.0.detach(sandbox_id).await.map_err(|error| failed(&error)) })
-    }
-}
-
-fn port(mapping: &PortMapping) -> pods::PortMapping {
-    pods::PortMapping {
-        protocol: match mapping.protocol {
-            Protocol::Tcp => pods::Protocol::Tcp,
-            Protocol::Udp => pods::Protocol::Udp,
-            Protocol::Sctp => pods::Protocol::Sctp,
-        },
-        container_port: mapping.container_port,
-        host_port: mapping.host_port,
-        host_ip: mapping.host_ip,
     }
 }
 

@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use brain::podsync::{Observed, Record, Sandbox, State};
-use runtime::port::{self, ContainerState, ContainerStatus, Images, Runtime, SandboxState};
+use brain::podsync::config::HASH;
+use brain::podsync::{Observed, Record, Sandbox};
+use containers::{ContainerState, ContainerStatus, SandboxState};
+use runtime::port::{Images, Runtime};
 use tokio::sync::watch;
 
 use super::pod::message;
@@ -18,10 +20,6 @@ use super::pod::message;
 /// A runtime that lost a notice is noticed within this time (the kubelet's generic PLEG lists every
 /// second).
 const LIST_PERIOD: Duration = Duration::from_secs(5);
-
-/// Annotations that containers carry for the next agent.
-pub const HASH: &str = "io.kubernetes.container.hash";
-pub const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
 
 pub struct Observer {
     runtime: Arc<dyn Runtime>,
@@ -93,7 +91,7 @@ impl Observer {
     }
 
     /// Lists now.
-    pub async fn refresh(&self) -> port::Result<()> {
+    pub async fn refresh(&self) -> containers::Result<()> {
         let _turn = self.listing.lock().await;
         let (sandboxes, containers) = (self.runtime.sandboxes().await?, self.runtime.containers().await?);
         let mut seen: BTreeMap<String, Observed> = BTreeMap::new();
@@ -145,12 +143,7 @@ impl Observer {
             sandbox_id: container.sandbox_id,
             name: container.name,
             restarts: container.attempt,
-            state: match container.state {
-                ContainerState::Created => State::Created,
-                ContainerState::Running => State::Running,
-                ContainerState::Exited => State::Exited,
-                ContainerState::Unknown => State::Unknown,
-            },
+            state: container.state,
             created_at: container.created_at,
             started_at: container.started_at,
             finished_at: container.finished_at,

@@ -7,17 +7,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use brain::podsync::phase::Phase;
-use brain::podsync::{Ended, Memory, Observed, View, admission, is_deleted, resize, status};
+use brain::podsync::{Ended, Memory, Observed, View, admission, is_deleted, is_static, pod_id, resize, status, uid};
+use brain::request::EventType;
+use containers::PodId;
 use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use runtime::port::PodId;
 use tokio::sync::watch;
 
 use super::allocations::to_model;
-use super::manifests::is_static;
 use super::pod::worker::{Outcome, Wanted, Worker};
-use super::pod::{end, id, publish, uid};
+use super::pod::{end, publish};
 use super::{Context, logs, volumes};
 
 /// How often what nobody asks for any more is looked for.
@@ -113,7 +113,7 @@ impl Pods {
 
     fn admit(&self, pod: &Pod) -> Result<(), admission::Rejection> {
         let pressure = self.context.registration.pressure();
-        if let Some(rejection) = brain::podsync::eviction::turns_away(pod, pressure.memory, pressure.disk, pressure.pids) {
+        if let Some(rejection) = brain::podsync::eviction::turns_away(pod, pressure) {
             return Err(rejection);
         }
         brain::podsync::offers::check_shutdown(pressure.shutting_down)?;
@@ -128,7 +128,7 @@ impl Pods {
     }
 
     async fn reject(&self, pod: &Pod, rejection: &admission::Rejection) {
-        self.context.events.pod(pod, true, rejection.reason.clone(), rejection.message.clone());
+        self.context.events.pod(pod, EventType::Warning, rejection.reason.clone(), rejection.message.clone());
         let (observed, memory) = (Observed::default(), Memory::default());
         let view = View { now: Timestamp::now(), pod, observed: &observed, memory: &memory, node_addresses: &self.context.node_addresses };
         let mut told = status::rejected(&view, &rejection.reason, &rejection.message);
@@ -292,7 +292,7 @@ async fn keep_working(context: Arc<Context>, pod: Arc<Pod>, wants: watch::Receiv
                 context.allocations.found(&pod);
                 continue;
             }
-            Err(_) => tracing::error!(pod = id(&pod).name, "the worker of a pod failed badly; another one takes over"),
+            Err(_) => tracing::error!(pod = pod_id(&pod).name, "the worker of a pod failed badly; another one takes over"),
         }
         tokio::time::sleep(TAKE_OVER_PAUSE).await;
     }
@@ -306,7 +306,7 @@ fn stand_in(pod_id: &PodId) -> Pod {
     pod.metadata.name = Some(pod_id.name.clone());
     pod.metadata.namespace = Some(pod_id.namespace.clone());
     pod.metadata.uid = Some(pod_id.uid.clone());
-    debug_assert_eq!(id(&pod), *pod_id);
+    debug_assert_eq!(brain::podsync::pod_id(&pod), *pod_id);
     pod
 }
 

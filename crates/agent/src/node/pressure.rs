@@ -5,17 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use brain::podsync::eviction::{self, ContainerUsage, Disk, Figures, Resource, Usage};
-use brain::podsync::is_deleted;
+use brain::podsync::eviction::{self, ContainerUsage, Disk, Figures, LastSeen, Room, Usage};
 use brain::podsync::phase::Phase;
+use brain::podsync::{is_deleted, uid};
+use brain::request::EventType;
+use containers::ContainerStats;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use runtime::port::ContainerStats;
 
 use super::Context;
-use super::pod::uid;
+
 use super::pods::Pods;
-use super::registration::Pressure;
 
 /// The kubelet looks this often.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ const OF_THE_NODE: &str = "the node";
 
 /// Watches the node until dropped.
 pub async fn run(context: &Arc<Context>, pods: &Arc<Pods>) {
-    let mut last_seen = [None::<Timestamp>; 3];
+    let mut last_seen = LastSeen::default();
     loop {
         tokio::time::sleep(PERIOD).await;
         let figures = figures(context).await;
@@ -44,19 +44,9 @@ pub async fn run(context: &Arc<Context>, pods: &Arc<Pods>) {
     }
 }
 
-fn note(context: &Context, shortages: &[eviction::Shortage], last_seen: &mut [Option<Timestamp>; 3]) {
-    let now = Timestamp::now();
-    let is_short = |wanted: &[Resource]| shortages.iter().any(|shortage| wanted.contains(&shortage.resource));
-    let seen = [is_short(&[Resource::Memory]), is_short(&[Resource::EphemeralStorage, Resource::Inodes]), is_short(&[Resource::Pids])];
-    let mut holds = [false; 3];
-    for ((seen, last), holds) in seen.into_iter().zip(last_seen).zip(&mut holds) {
-        if seen {
-            *last = Some(now);
-        }
-        *holds = last.is_some_and(|last| now.duration_since(last).as_secs() < eviction::PRESSURE_STAYS_SECONDS);
-    }
+fn note(context: &Context, shortages: &[eviction::Shortage], last_seen: &mut LastSeen) {
     let before = context.registration.pressure();
-    let pressure = Pressure { memory: holds[0], disk: holds[1], pids: holds[2], ..before };
+    let pressure = last_seen.note(shortages, Timestamp::now(), before);
     if pressure != before {
         context.registration.set_pressure(pressure);
     }
@@ -116,17 +106,8 @@ fn processes() -> i64 {
 
 async fn collect_images(context: &Context, figures: &Figures, is_short: bool) {
     let unused = context.images.unused().await.unwrap_or_default();
-    let now = Timestamp::now();
-    let images: Vec<eviction::UnusedImage> = unused
-        .into_iter()
-        .map(|unused| eviction::UnusedImage {
-            id: unused.image.id,
-            unused_seconds: now.duration_since(unused.last_used).as_secs(),
-            frees_bytes: i64::try_from(unused.frees_bytes).unwrap_or(i64::MAX),
-            is_pinned: unused.image.pinned,
-        })
-        .collect();
-    for id in eviction::images_to_remove(&figures.image_disk, &images, is_short, &context.settings.thresholds) {
+    let room = Room { now: Timestamp::now(), is_short, thresholds: &context.settings.thresholds };
+    for id in eviction::images_to_remove(&figures.image_disk, &unused, room) {
         match context.images.remove(&id).await {
             Ok(()) => tracing::info!(image = id, "removed an image that nothing uses: the disk is full"),
             Err(error) => tracing::warn!(%error, image = id, "cannot remove an image"),
@@ -158,7 +139,7 @@ async fn evict(context: &Context, pods: &Pods, shortage: &eviction::Shortage) {
     let running: Vec<(Pod, Usage)> = usages(context, pods).await;
     if let Some((pod, usage)) = eviction::victim(shortage, &running) {
         let ended = eviction::ended(shortage, pod, usage);
-        context.events.pod(pod, true, "Evicted", ended.message.clone());
+        context.events.pod(pod, EventType::Warning, "Evicted", ended.message.clone());
         pods.end(uid(pod), ended);
     }
 }
@@ -172,19 +153,10 @@ async fn look_at_volumes(context: &Context, pods: &Pods) {
 /// Pods whose volumes or containers hold more than their limits.
 async fn end_over_limit(context: &Context, pods: &Pods) {
     for (pod, usage) in usages(context, pods).await {
-        let measured = context.volume_usages.of(uid(&pod)).empty_dirs;
-        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-        let empty_dirs: Vec<(String, String, i64, i64)> = volumes
-            .filter_map(|volume| {
-                let source = volume.empty_dir.as_ref()?;
-                let limit = source.size_limit.as_ref()?;
-                let bytes = kinds::quantity::Quantity::parse(&limit.0).ok()?.value();
-                let used = measured.get(&volume.name).map_or(0, |measure| number(measure.bytes));
-                (source.medium.as_deref() != Some("Memory") && bytes > 0).then(|| (volume.name.clone(), limit.0.clone(), bytes, used))
-            })
-            .collect();
-        if let Some(ended) = eviction::over_limit(&pod, &empty_dirs, &usage) {
-            context.events.pod(&pod, true, "Evicted", ended.message.clone());
+        let used = context.volume_usages.of(uid(&pod)).empty_dirs;
+        let used = used.into_iter().map(|(name, measure)| (name, number(measure.bytes))).collect();
+        if let Some(ended) = eviction::over_limit(&pod, &used, &usage) {
+            context.events.pod(&pod, EventType::Warning, "Evicted", ended.message.clone());
             pods.end(uid(&pod), ended);
         }
     }

@@ -1,24 +1,21 @@
-//! The Node object and its lease: made at the start, kept up to date, kept alive.
+//! The Node object and its lease: made at the start, kept up to date, kept alive. What they say is
+//! decided in `brain::podsync::registration`.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use brain::podsync::registration::{self, Now, Pressure, Site};
+use brain::request::EventType;
+use containers::Version;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
-    NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
-};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::api::core::v1::{Node, NodeStatus};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use runtime::port::Version;
 use serde_json::json;
 use tokio::sync::watch;
 
 use super::Context;
-use crate::simulated::send::{JSON, MERGE, is_overtaken, send};
+use crate::send::{JSON, MERGE, is_overtaken, send};
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 
@@ -30,25 +27,12 @@ const REPORT_PERIOD: Duration = Duration::from_secs(300);
 const LOOK_PERIOD: Duration = Duration::from_secs(10);
 const RETRY_PERIOD: Duration = Duration::from_millis(500);
 
-/// Statuses list no more images than this, the largest first.
-const IMAGES_MAX: usize = 50;
-
 /// What is known of the own Node object, and the pressures that the agent found.
 pub struct Registration {
     runtime: Version,
     node: watch::Sender<Option<Node>>,
     pressure: Mutex<Pressure>,
     wake: tokio::sync::Notify,
-}
-
-/// What the node has too little of.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pressure {
-    pub memory: bool,
-    pub disk: bool,
-    pub pids: bool,
-    /// The node is going down: it is not ready.
-    pub shutting_down: bool,
 }
 
 impl Registration {
@@ -92,14 +76,14 @@ async fn register(context: &Context) {
     let nodes: Api<Node> = Api::all(context.client.clone());
     let name = &context.settings.name;
     loop {
-        let made = match nodes.create(&PostParams::default(), &new_node(context, true)).await {
+        let made = match nodes.create(&PostParams::default(), &new_node(context)).await {
             Err(error) if is_overtaken(&error) => adopt(context, &nodes).await,
             made => made,
         };
         match made {
             Ok(node) => {
                 context.registration.seen(node);
-                context.events.node(false, "Starting", "Starting kubelet.");
+                context.events.node(EventType::Normal, "Starting", "Starting kubelet.");
                 return;
             }
             Err(error) => {
@@ -110,163 +94,40 @@ async fn register(context: &Context) {
     }
 }
 
-/// A node of that name is there, from an earlier life: its labels are brought up to date, its
-/// taints stay.
+/// A node of that name is there, from an earlier life.
 async fn adopt(context: &Context, nodes: &Api<Node>) -> Result<Node, kube::Error> {
-    let labels = new_node(context, false).metadata.labels;
-    let patch = Patch::Merge(json!({"metadata": {"labels": labels, "annotations": annotations()}}));
+    let patch = Patch::Merge(with_site(context, registration::adoption));
     nodes.patch(&context.settings.name, &PatchParams::default(), &patch).await
 }
 
-fn annotations() -> BTreeMap<String, String> {
-    BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())])
-}
-
-fn new_node(context: &Context, with_taints: bool) -> Node {
+/// What the agent knows of its node.
+fn with_site<T>(context: &Context, work: impl FnOnce(&Site<'_>) -> T) -> T {
     let settings = &context.settings;
-    let architecture = &context.machine.info.architecture;
-    let mut labels = settings.labels.clone();
-    for prefix in ["beta.kubernetes.io", "kubernetes.io"] {
-        labels.insert(format!("{prefix}/arch"), architecture.clone());
-        labels.insert(format!("{prefix}/os"), "linux".to_owned());
-    }
-    labels.insert("kubernetes.io/hostname".to_owned(), settings.name.clone());
-    let taints: Vec<Taint> = settings.taints.iter().filter(|_| with_taints).filter_map(|text| parse_taint(text)).collect();
-    Node {
-        metadata: ObjectMeta {
-            name: Some(settings.name.clone()),
-            labels: Some(labels),
-            annotations: Some(annotations()),
-            ..ObjectMeta::default()
-        },
-        spec: Some(NodeSpec {
-            taints: if taints.is_empty() { None } else { Some(taints) },
-            provider_id: settings.provider_id.clone(),
-            pod_cidr: settings.pod_cidr.clone(),
-            pod_cidrs: settings.pod_cidr.clone().map(|range| vec![range]),
-            ..NodeSpec::default()
-        }),
-        status: Some(status(context, None, Vec::new())),
-    }
+    work(&Site {
+        name: &settings.name,
+        addresses: &context.node_addresses,
+        labels: &settings.labels,
+        taints: &settings.taints,
+        port: settings.port,
+        provider_id: settings.provider_id.as_deref(),
+        pod_cidr: settings.pod_cidr.as_deref(),
+        capacity: &context.machine.capacity(),
+        info: &context.machine.info,
+        version: env!("CARGO_PKG_VERSION"),
+        runtime: &context.registration.runtime,
+        has_user_namespaces: context.runtime.has_user_namespaces(),
+    })
 }
 
-/// `key=value:Effect` or `key:Effect`.
-fn parse_taint(text: &str) -> Option<Taint> {
-    let (rest, effect) = text.rsplit_once(':')?;
-    let (key, value) = rest.split_once('=').map_or((rest, None), |(key, value)| (key, Some(value.to_owned())));
-    Some(Taint { key: key.to_owned(), value, effect: effect.to_owned(), ..Taint::default() })
+fn new_node(context: &Context) -> Node {
+    let now = Now { now: Timestamp::now(), pressure: context.registration.pressure(), images: &[], before: None };
+    with_site(context, |site| registration::new_node(site, &now))
 }
 
-fn status(context: &Context, before: Option<&NodeStatus>, images: Vec<ContainerImage>) -> NodeStatus {
-    let settings = &context.settings;
-    let capacity = with_extended(context.machine.capacity(), before);
-    let mut addresses: Vec<NodeAddress> =
-        settings.addresses.iter().map(|address| NodeAddress { type_: "InternalIP".to_owned(), address: address.to_string() }).collect();
-    addresses.push(NodeAddress { type_: "Hostname".to_owned(), address: settings.name.clone() });
-    let runtime = &context.registration.runtime;
-    NodeStatus {
-        allocatable: Some(capacity.clone()),
-        capacity: Some(capacity),
-        addresses: Some(addresses),
-        conditions: Some(conditions(context.registration.pressure(), before, Timestamp::now())),
-        daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(settings.port) }) }),
-        images: Some(images),
-        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
-        runtime_handlers: Some(handlers(context)),
-        node_info: Some(NodeSystemInfo {
-            container_runtime_version: format!("{}://{}", runtime.name, runtime.version),
-            kubelet_version: format!("v1.36.0+everynode-{}", env!("CARGO_PKG_VERSION")),
-            kube_proxy_version: String::new(),
-            ..context.machine.info.clone()
-        }),
-        ..NodeStatus::default()
-    }
-}
-
-/// Resources that somebody else said the node has, by a patch of its capacity: all of them are to
-/// be had.
-fn with_extended(mut capacity: BTreeMap<String, Quantity>, before: Option<&NodeStatus>) -> BTreeMap<String, Quantity> {
-    for (name, quantity) in before.and_then(|status| status.capacity.as_ref()).into_iter().flatten() {
-        if name.contains('/') {
-            capacity.entry(name.clone()).or_insert_with(|| quantity.clone());
-        }
-    }
-    capacity
-}
-
-/// What containers can be given, by the names of the runtime's ways to run them; the empty one is
-/// the usual way.
-fn handlers(context: &Context) -> Vec<NodeRuntimeHandler> {
-    let features =
-        NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(context.runtime.has_user_namespaces()) };
-    vec![NodeRuntimeHandler { name: Some(String::new()), features: Some(features) }]
-}
-
-/// As a patch: what somebody took from the capacity goes from what is to be had, too.
-fn patch(before: Option<&NodeStatus>, now: &NodeStatus) -> serde_json::Value {
-    let mut patch = json!({"status": now});
-    let gone = before.and_then(|status| status.allocatable.as_ref()).into_iter().flatten().map(|(name, _)| name);
-    for name in gone.filter(|name| now.allocatable.as_ref().is_none_or(|now| !now.contains_key(*name))) {
-        patch["status"]["allocatable"][name] = serde_json::Value::Null;
-    }
-    patch
-}
-
-fn conditions(pressure: Pressure, before: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition> {
-    let judge = |holds: bool, kind: &str, yes: (&str, &str), no: (&str, &str)| {
-        let (reason, message) = if holds { yes } else { no };
-        (kind.to_owned(), holds, reason.to_owned(), message.to_owned())
-    };
-    let all = [
-        judge(
-            pressure.memory,
-            "MemoryPressure",
-            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
-            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        ),
-        judge(
-            pressure.disk,
-            "DiskPressure",
-            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
-            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        ),
-        judge(
-            pressure.pids,
-            "PIDPressure",
-            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
-            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        ),
-        judge(
-            !pressure.shutting_down,
-            "Ready",
-            ("KubeletReady", "kubelet is posting ready status"),
-            ("KubeletNotReady", "node is shutting down"),
-        ),
-    ];
-    let old = before.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    all.into_iter()
-        .map(|(kind, holds, reason, message)| {
-            let status = if holds { "True" } else { "False" }.to_owned();
-            let same = old.iter().find(|condition| condition.type_ == kind && condition.status == status);
-            NodeCondition {
-                last_heartbeat_time: Some(Time(now)),
-                last_transition_time: Some(same.and_then(|condition| condition.last_transition_time.clone()).unwrap_or(Time(now))),
-                type_: kind,
-                status,
-                reason: Some(reason),
-                message: Some(message),
-            }
-        })
-        .collect()
-}
-
-async fn images(context: &Context) -> Vec<ContainerImage> {
-    let mut images = context.images.list().await.unwrap_or_default();
-    images.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.id.cmp(&b.id)));
-    images.truncate(IMAGES_MAX);
-    let size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    let names = |image: &runtime::port::Image| image.digests.iter().chain(&image.tags).cloned().collect();
-    images.iter().map(|image| ContainerImage { names: Some(names(image)), size_bytes: Some(size(image.size_bytes)) }).collect()
+async fn status(context: &Context, before: Option<&NodeStatus>) -> NodeStatus {
+    let images = context.images.list().await.unwrap_or_default();
+    let now = Now { now: Timestamp::now(), pressure: context.registration.pressure(), images: &images, before };
+    with_site(context, |site| registration::status(site, &now))
 }
 
 /// Tells the status when it changed, and every five minutes.
@@ -275,10 +136,10 @@ async fn report(context: &Context) {
     let mut told_at: Option<std::time::Instant> = None;
     loop {
         let before = context.registration.node().and_then(|node| node.status);
-        let now = status(context, before.as_ref(), images(context).await);
+        let now = status(context, before.as_ref()).await;
         let is_due = told_at.is_none_or(|at| at.elapsed() >= REPORT_PERIOD);
-        if is_due || before.as_ref().is_none_or(|before| differs(before, &now)) {
-            let patch = Patch::Strategic(patch(before.as_ref(), &now));
+        if is_due || before.as_ref().is_none_or(|before| registration::differs(before, &now)) {
+            let patch = Patch::Strategic(registration::patch(before.as_ref(), &now));
             match nodes.patch_status(&context.settings.name, &PatchParams::default(), &patch).await {
                 Ok(node) => {
                     tell_changes(context, before.as_ref(), &now);
@@ -301,44 +162,9 @@ async fn register_again(context: &Context) {
     register(context).await;
 }
 
-/// Heartbeats alone are told by the lease.
-fn differs(before: &NodeStatus, now: &NodeStatus) -> bool {
-    let strip = |status: &NodeStatus| {
-        let conditions =
-            status.conditions.iter().flatten().map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone())).collect::<Vec<_>>();
-        (
-            conditions,
-            status.capacity.clone(),
-            status.allocatable.clone(),
-            status.features.clone(),
-            status.runtime_handlers.clone(),
-            status.addresses.clone(),
-            status.images.clone(),
-            status.node_info.clone(),
-        )
-    };
-    strip(before) != strip(now)
-}
-
 fn tell_changes(context: &Context, before: Option<&NodeStatus>, now: &NodeStatus) {
-    let old = before.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    for condition in now.conditions.iter().flatten() {
-        let was = old.iter().find(|old| old.type_ == condition.type_).map(|old| old.status.as_str());
-        if was == Some(condition.status.as_str()) {
-            continue;
-        }
-        let reason = match (condition.type_.as_str(), condition.status.as_str()) {
-            ("Ready", "True") => "NodeReady",
-            ("Ready", _) => "NodeNotReady",
-            ("MemoryPressure", "True") => "NodeHasInsufficientMemory",
-            ("MemoryPressure", _) => "NodeHasSufficientMemory",
-            ("DiskPressure", "True") => "NodeHasDiskPressure",
-            ("DiskPressure", _) => "NodeHasNoDiskPressure",
-            ("PIDPressure", "True") => "NodeHasInsufficientPID",
-            ("PIDPressure", _) => "NodeHasSufficientPID",
-            _ => continue,
-        };
-        context.events.node(false, reason, format!("Node {} status is now: {reason}", context.settings.name));
+    for reason in registration::changes(before, now) {
+        context.events.node(EventType::Normal, reason, format!("Node {} status is now: {reason}", context.settings.name));
     }
 }
 

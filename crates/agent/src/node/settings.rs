@@ -34,7 +34,7 @@ pub struct Settings {
     pub max_pods: u32,
     /// Where this agent's endpoints listen; told to the API server.
     pub port: u16,
-    /// `beta.kubernetes.io/instance-type` and the like come as labels; this is the provider's id.
+    /// The machine's id at its provider; what else the provider says comes as labels.
     pub provider_id: Option<String>,
     /// Range of the pods' addresses, told with the Node object.
     pub pod_cidr: Option<String>,

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use brain::podsync::Ended;
+use brain::podsync::registration::Pressure;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 
 use super::Context;
-use super::pod::uid;
 use super::pods::Pods;
-use super::registration::Pressure;
+use brain::podsync::uid;
 
 /// Pods from this priority on are ended last (`system-cluster-critical`).
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;

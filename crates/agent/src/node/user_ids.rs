@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use brain::podsync::user_ids::{FIRST, LENGTH, Mappings, Ranges};
-use runtime::port::UserNamespace;
+use brain::podsync::user_ids::{self, FIRST, LENGTH, Mappings, Ranges};
+use containers::UserNamespace;
 
 use super::Settings;
 
@@ -13,6 +13,18 @@ const FILE: &str = "userns";
 
 const NONE_LEFT: &str =
     "this node has no users for pods of their own (--first-user-id 0): those of the machine are other nodes'; run the pod on another node";
+
+/// Why a pod gets no users of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Which ranges are in use is not known, or the node has none to give.
+    #[error("user namespace: {0}")]
+    Unavailable(String),
+    #[error("create user namespace: {0}")]
+    Allocate(#[from] user_ids::Error),
+    #[error("create user namespace: {0}")]
+    Write(std::io::Error),
+}
 
 pub struct UserIds {
     pods: PathBuf,
@@ -58,18 +70,18 @@ impl UserIds {
     }
 
     /// The pod's range, written down before it is used.
-    pub fn get(&self, uid: &str) -> Result<UserNamespace, String> {
+    pub fn get(&self, uid: &str) -> Result<UserNamespace, Error> {
         if let Some(why) = &self.unavailable {
-            return Err(format!("user namespace: {why}"));
+            return Err(Error::Unavailable(why.clone()));
         }
         let mut ranges = self.ranges();
         let known = ranges.of(uid);
-        let first = ranges.allocate(uid).map_err(|error| format!("create user namespace: {error}"))?;
+        let first = ranges.allocate(uid)?;
         if known.is_none()
-            && let Err(error) = self.write(uid, first)
+            && let Err(cause) = self.write(uid, first)
         {
             ranges.release(uid);
-            return Err(format!("create user namespace: {error}"));
+            return Err(Error::Write(cause));
         }
         Ok(UserNamespace { first, length: LENGTH })
     }
@@ -126,7 +138,7 @@ mod tests {
         for damage in ["", "{", &whole[..whole.len() / 2], &whole.replace("65536", "0")] {
             std::fs::write(&file, damage).unwrap();
             let error = open(&dir).get("b").unwrap_err();
-            assert!(error.contains("pods/a/userns"), "{error}");
+            assert!(error.to_string().contains("pods/a/userns"), "{error}");
         }
         std::fs::create_dir(dir.path().join("pods/b")).unwrap();
         for pod in ["a", "b"] {

@@ -11,8 +11,8 @@ use kube::runtime::watcher::{self, Event, ExponentialBackoff, watcher};
 use kube::{Api, ResourceExt};
 
 use super::Context;
-use super::manifests::is_mirror;
 use super::pods::Pods;
+use brain::podsync::is_mirror;
 
 /// Pauses between attempts to watch. Kubernetes' clients go from 0.8 s to 30 s, which is long for a
 /// node whose network, or whose server, has just come back; one node asks for three things only.

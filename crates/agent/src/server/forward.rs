@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use brain::podsync::uid;
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming as RequestBody;
@@ -16,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::Shared;
 use super::answer::{Body, Refusal};
-use super::pods::{self, uid};
+use super::pods;
 use super::route::Target;
 use super::streams::query::Query;
 use super::streams::spdy::{self, Incoming};

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use brain::podsync::uid;
 use http::Response;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
@@ -9,10 +10,6 @@ use serde_json::{Value, json};
 use super::Shared;
 use super::answer::{self, Body, Refusal};
 use super::route::Target;
-
-pub fn uid(pod: &Pod) -> &str {
-    pod.metadata.uid.as_deref().unwrap_or_default()
-}
 
 /// The pod that a path names; `missing` is what is answered when it is not here.
 pub fn find(shared: &Shared, target: &Target, missing: &str) -> Result<Arc<Pod>, Refusal> {

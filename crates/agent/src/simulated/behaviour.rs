@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::pods::SimulatedPod;
+use super::pod::SimulatedPod;
 
 const START_DELAY: &str = "sim.everynode.dev/start-delay-ms";
 const READY: &str = "sim.everynode.dev/ready";

@@ -10,13 +10,15 @@ mod behaviour;
 mod fleet;
 mod nodes;
 mod objects;
+mod pod;
 mod pods;
-pub(crate) mod send;
-
-use kube::Client;
+pub(crate) use kube::Client;
 use tokio::sync::watch;
 
 use fleet::Fleet;
+
+/// The label of nodes that are simulated.
+pub const SIMULATED: &str = "everynode.dev/simulated";
 
 /// Which nodes to simulate.
 #[derive(Debug, Clone)]

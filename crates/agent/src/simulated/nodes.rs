@@ -14,10 +14,8 @@ use kube::{Api, Client, ResourceExt};
 
 use super::fleet::{Fleet, State};
 use super::objects;
-use super::send::{JSON, MERGE, STRATEGIC, is_overtaken, send};
+use crate::send::{JSON, MERGE, STRATEGIC, is_overtaken, send};
 
-/// The label of simulated nodes.
-pub const SIMULATED: &str = "everynode.dev/simulated";
 const SIMULATED_SELECTOR: &str = "everynode.dev/simulated=true";
 const STOPPED: &str = "sim.everynode.dev/stopped";
 

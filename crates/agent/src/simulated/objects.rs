@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::behaviour::{Report, Running};
-use super::pods::{Container, SimulatedPod};
+use super::pod::{Container, SimulatedPod};
 
 const POD_CIDR_NODES_MAX: usize = 256 * 256;
 
@@ -30,7 +30,7 @@ pub fn node(at: usize, name: &str, now: Timestamp) -> Value {
         "metadata": {"name": name, "labels": {
             "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
             "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": "amd64",
-            super::nodes::SIMULATED: "true",
+            super::SIMULATED: "true",
         }},
         "spec": {"podCIDR": cidr, "podCIDRs": [cidr], "providerID": format!("everynode://simulated/{name}")},
         "status": node_status(at, name, now)["status"],

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use agent::node::{Agent, Settings};
 use agent::server::auth::Auth;
 use apiserver::ApiServer;
+use apiserver::admission::AdmissionSettings;
 use apiserver::auth::authenticate::Authenticator;
 use apiserver::auth::tokens::TokenKey;
-use apiserver::auth::{MASTERS, User};
-use apiserver::nodes::{NodeConnector, usage};
+use apiserver::nodes::NodeConnector;
 use apiserver::registry::Registry;
+use apiserver::request::{MASTERS, User};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
@@ -114,11 +115,10 @@ impl Cluster {
 
     /// Several rounds, until there is a difference: a node measures at most once a second.
     pub async fn collect_figures(&self) {
-        let connector = connector(&self.authority);
         let began = Instant::now();
         while self.get("/apis/metrics.k8s.io/v1beta1/nodes/node").await.0 == 404 {
             assert!(began.elapsed() < Duration::from_secs(20), "there are no figures");
-            usage::collect(&self.server, &connector).await;
+            self.server.collect_usage().await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -148,10 +148,11 @@ async fn api_server(authority: &Authority, shutdown: watch::Receiver<bool>) -> A
     let rng = ring::rand::SystemRandom::new();
     let key = ring::signature::EcdsaKeyPair::generate_pkcs8(&ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING, &rng).unwrap();
     let authenticator = Authenticator { tokens: Arc::new(TokenKey::from_pkcs8(key.as_ref()).unwrap()) };
-    let settings = apiserver::registry::Settings { service_account_admission: false };
-    let registry = Arc::new(Registry::new(Arc::new(store::mem::open()), settings).unwrap());
-    apiserver::bootstrap::run(&registry).await.unwrap();
-    ApiServer::with_nodes(registry, authenticator, Some(connector(authority)), shutdown)
+    let registry = Arc::new(Registry::new(Arc::new(store::mem::open())).unwrap());
+    let admission = AdmissionSettings { service_account_admission: false };
+    let server = ApiServer::new(registry, authenticator, admission, shutdown).with_nodes(connector(authority));
+    apiserver::bootstrap::run(&server).await.unwrap();
+    server
 }
 
 fn connector(authority: &Authority) -> NodeConnector {

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use containers::*;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use runtime::port::{self, *};
+use runtime::port::{Images, Reader, Runtime, Session, Writer};
 use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
 
@@ -82,7 +83,7 @@ fn end(container: &mut ContainerStatus, exit_code: i32) {
     }
 }
 
-fn now<'a, T: Send + 'a>(value: port::Result<T>) -> BoxFuture<'a, port::Result<T>> {
+fn now<'a, T: Send + 'a>(value: containers::Result<T>) -> BoxFuture<'a, containers::Result<T>> {
     std::future::ready(value).boxed()
 }
 
@@ -96,11 +97,11 @@ impl Drop for Counted {
 }
 
 impl Runtime for Fake {
-    fn version(&self) -> BoxFuture<'_, port::Result<Version>> {
+    fn version(&self) -> BoxFuture<'_, containers::Result<Version>> {
         now(Ok(Version { name: "fake".to_owned(), version: "1".to_owned() }))
     }
 
-    fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, port::Result<String>> {
+    fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, containers::Result<String>> {
         let id = format!("s{}", config.attempt);
         self.change(|state| {
             state.sandboxes.push(SandboxStatus {
@@ -118,19 +119,19 @@ impl Runtime for Fake {
         now(Ok(id))
     }
 
-    fn stop_sandbox<'a>(&'a self, id: &'a str) -> BoxFuture<'a, port::Result<()>> {
+    fn stop_sandbox<'a>(&'a self, id: &'a str) -> BoxFuture<'a, containers::Result<()>> {
         self.change(|state| {
             state.sandboxes.iter_mut().filter(|sandbox| sandbox.id == id).for_each(|sandbox| sandbox.state = SandboxState::NotReady);
         });
         now(Ok(()))
     }
 
-    fn remove_sandbox<'a>(&'a self, id: &'a str) -> BoxFuture<'a, port::Result<()>> {
+    fn remove_sandbox<'a>(&'a self, id: &'a str) -> BoxFuture<'a, containers::Result<()>> {
         self.change(|state| state.sandboxes.retain(|sandbox| sandbox.id != id));
         now(Ok(()))
     }
 
-    fn sandboxes(&self) -> BoxFuture<'_, port::Result<Vec<SandboxStatus>>> {
+    fn sandboxes(&self) -> BoxFuture<'_, containers::Result<Vec<SandboxStatus>>> {
         now(Ok(self.state.lock().unwrap().sandboxes.clone()))
     }
 
@@ -139,7 +140,7 @@ impl Runtime for Fake {
         sandbox_id: &'a str,
         sandbox: &'a SandboxConfig,
         config: &'a ContainerConfig,
-    ) -> BoxFuture<'a, port::Result<String>> {
+    ) -> BoxFuture<'a, containers::Result<String>> {
         let id = format!("{}-{}", config.name, config.attempt);
         let log_path: PathBuf = sandbox.log_dir.join(&config.log_path);
         std::fs::create_dir_all(log_path.parent().unwrap()).unwrap();
@@ -169,7 +170,7 @@ impl Runtime for Fake {
         now(Ok(id))
     }
 
-    fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, port::Result<()>> {
+    fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, containers::Result<()>> {
         self.change(|state| {
             for container in state.containers.iter_mut().filter(|container| container.id == id) {
                 container.state = ContainerState::Running;
@@ -179,44 +180,44 @@ impl Runtime for Fake {
         now(Ok(()))
     }
 
-    fn stop_container<'a>(&'a self, id: &'a str, _grace: Duration) -> BoxFuture<'a, port::Result<()>> {
+    fn stop_container<'a>(&'a self, id: &'a str, _grace: Duration) -> BoxFuture<'a, containers::Result<()>> {
         self.change(|state| state.containers.iter_mut().filter(|container| container.id == id).for_each(|container| end(container, 137)));
         now(Ok(()))
     }
 
-    fn remove_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, port::Result<()>> {
+    fn remove_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, containers::Result<()>> {
         self.change(|state| state.containers.retain(|container| container.id != id));
         now(Ok(()))
     }
 
-    fn containers(&self) -> BoxFuture<'_, port::Result<Vec<ContainerStatus>>> {
+    fn containers(&self) -> BoxFuture<'_, containers::Result<Vec<ContainerStatus>>> {
         now(Ok(self.state.lock().unwrap().containers.clone()))
     }
 
-    fn container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, port::Result<ContainerStatus>> {
+    fn container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, containers::Result<ContainerStatus>> {
         let found = self.state.lock().unwrap().containers.iter().find(|container| container.id == id).cloned();
-        now(found.ok_or_else(|| port::Error::NotFound { kind: "container", id: id.to_owned() }))
+        now(found.ok_or_else(|| containers::Error::NotFound { kind: "container", id: id.to_owned() }))
     }
 
-    fn reopen_log<'a>(&'a self, _id: &'a str) -> BoxFuture<'a, port::Result<()>> {
+    fn reopen_log<'a>(&'a self, _id: &'a str) -> BoxFuture<'a, containers::Result<()>> {
         now(Ok(()))
     }
 
-    fn update_sandbox_resources<'a>(&'a self, _id: &'a str, _resources: &'a Resources) -> BoxFuture<'a, port::Result<()>> {
+    fn update_sandbox_resources<'a>(&'a self, _id: &'a str, _resources: &'a Resources) -> BoxFuture<'a, containers::Result<()>> {
         now(Ok(()))
     }
 
-    fn update_resources<'a>(&'a self, _id: &'a str, _resources: &'a Resources) -> BoxFuture<'a, port::Result<()>> {
+    fn update_resources<'a>(&'a self, _id: &'a str, _resources: &'a Resources) -> BoxFuture<'a, containers::Result<()>> {
         now(Ok(()))
     }
 
-    fn exec_sync<'a>(&'a self, _: &'a str, _: &'a [String], _: Option<Duration>) -> BoxFuture<'a, port::Result<ExecOutput>> {
+    fn exec_sync<'a>(&'a self, _: &'a str, _: &'a [String], _: Option<Duration>) -> BoxFuture<'a, containers::Result<ExecOutput>> {
         now(Ok(ExecOutput { stdout: b"ran".to_vec(), ..ExecOutput::default() }))
     }
 
-    fn exec<'a>(&'a self, _id: &'a str, request: &'a StreamRequest) -> BoxFuture<'a, port::Result<Session>> {
+    fn exec<'a>(&'a self, _id: &'a str, request: &'a StreamRequest) -> BoxFuture<'a, containers::Result<Session>> {
         let [program, arguments @ ..] = request.command.as_slice() else {
-            return now(Err(port::Error::Invalid("no command".to_owned())));
+            return now(Err(containers::Error::Invalid("no command".to_owned())));
         };
         let piped = |wanted: bool| if wanted { Stdio::piped() } else { Stdio::null() };
         let spawned = Command::new(program)
@@ -228,7 +229,7 @@ impl Runtime for Fake {
             .spawn();
         let mut child = match spawned {
             Ok(child) => child,
-            Err(error) => return now(Err(port::Error::Failed(error.to_string()))),
+            Err(error) => return now(Err(containers::Error::Failed(error.to_string()))),
         };
         self.processes.fetch_add(1, Ordering::SeqCst);
         let counted = Counted(self.processes.clone());
@@ -246,7 +247,7 @@ impl Runtime for Fake {
             resize: request.tty.then_some(sizes),
             exit: async move {
                 let _counted = counted;
-                let status = child.wait().await.map_err(|error| port::Error::Failed(error.to_string()))?;
+                let status = child.wait().await.map_err(|error| containers::Error::Failed(error.to_string()))?;
                 Ok(status.code().unwrap_or(137))
             }
             .boxed(),
@@ -254,21 +255,21 @@ impl Runtime for Fake {
     }
 
     /// The container's process is one that answers what it is sent.
-    fn attach<'a>(&'a self, id: &'a str, request: &'a StreamRequest) -> BoxFuture<'a, port::Result<Session>> {
+    fn attach<'a>(&'a self, id: &'a str, request: &'a StreamRequest) -> BoxFuture<'a, containers::Result<Session>> {
         let request = StreamRequest { command: vec!["cat".to_owned()], ..request.clone() };
         async move { self.exec(id, &request).await }.boxed()
     }
 
-    fn port_forward<'a>(&'a self, _sandbox_id: &'a str, port: u16) -> BoxFuture<'a, port::Result<(Reader, Writer)>> {
+    fn port_forward<'a>(&'a self, _sandbox_id: &'a str, port: u16) -> BoxFuture<'a, containers::Result<(Reader, Writer)>> {
         async move {
             let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
-            let (reader, writer) = stream.map_err(|error| port::Error::Failed(error.to_string()))?.into_split();
+            let (reader, writer) = stream.map_err(|error| containers::Error::Failed(error.to_string()))?.into_split();
             Ok((Box::new(reader) as Reader, Box::new(writer) as Writer))
         }
         .boxed()
     }
 
-    fn container_stats(&self) -> BoxFuture<'_, port::Result<Vec<ContainerStats>>> {
+    fn container_stats(&self) -> BoxFuture<'_, containers::Result<Vec<ContainerStats>>> {
         let mut state = self.state.lock().unwrap();
         state.cpu_nanoseconds += 1_000_000;
         let cpu_nanoseconds = state.cpu_nanoseconds;
@@ -281,7 +282,7 @@ impl Runtime for Fake {
         now(Ok(stats.collect()))
     }
 
-    fn sandbox_stats(&self) -> BoxFuture<'_, port::Result<Vec<SandboxStats>>> {
+    fn sandbox_stats(&self) -> BoxFuture<'_, containers::Result<Vec<SandboxStats>>> {
         now(Ok(Vec::new()))
     }
 
@@ -294,27 +295,27 @@ impl Runtime for Fake {
 pub struct FakeImages;
 
 impl Images for FakeImages {
-    fn list(&self) -> BoxFuture<'_, port::Result<Vec<Image>>> {
+    fn list(&self) -> BoxFuture<'_, containers::Result<Vec<Image>>> {
         now(Ok(Vec::new()))
     }
 
-    fn status<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, port::Result<Option<Image>>> {
+    fn status<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, containers::Result<Option<Image>>> {
         now(Ok(Some(Image { id: "sha256:1".to_owned(), tags: vec![reference.to_owned()], ..Image::default() })))
     }
 
-    fn pull<'a>(&'a self, _: &'a str, _: &'a [Credentials]) -> BoxFuture<'a, port::Result<String>> {
+    fn pull<'a>(&'a self, _: &'a str, _: &'a [Credentials]) -> BoxFuture<'a, containers::Result<String>> {
         now(Ok("sha256:1".to_owned()))
     }
 
-    fn remove<'a>(&'a self, _: &'a str) -> BoxFuture<'a, port::Result<()>> {
+    fn remove<'a>(&'a self, _: &'a str) -> BoxFuture<'a, containers::Result<()>> {
         now(Ok(()))
     }
 
-    fn unused(&self) -> BoxFuture<'_, port::Result<Vec<UnusedImage>>> {
+    fn unused(&self) -> BoxFuture<'_, containers::Result<Vec<UnusedImage>>> {
         now(Ok(Vec::new()))
     }
 
-    fn usage(&self) -> BoxFuture<'_, port::Result<FilesystemUsage>> {
+    fn usage(&self) -> BoxFuture<'_, containers::Result<FilesystemUsage>> {
         now(Ok(FilesystemUsage::default()))
     }
 }

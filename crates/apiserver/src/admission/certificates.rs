@@ -11,21 +11,20 @@ use x509_parser::prelude::FromDer;
 use x509_parser::x509::AttributeTypeAndValue;
 
 use super::refuse;
-use crate::auth::MASTERS;
-use crate::auth::authorize::{Attributes, What};
-use crate::registry::{Registry, Write};
+use crate::auth::authorize::Authorizer;
+use crate::request::{Attributes, MASTERS, What, WriteRequest};
 
 const GROUP: &str = "certificates.k8s.io";
 
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 const NODE_SIGNERS: [&str; 2] = ["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
 
-pub fn is_request(write: &Write<'_>) -> bool {
+pub fn is_request(write: &WriteRequest<'_>) -> bool {
     write.kind.group == GROUP
 }
 
 /// Writes down who asks; a client cannot say so itself.
-pub fn fill_requester(write: &Write<'_>, request: &mut Value) {
+pub fn fill_requester(write: &WriteRequest<'_>, request: &mut Value) {
     request["spec"]["username"] = write.user.name.as_str().into();
     for (field, value) in [("uid", json!(write.user.uid)), ("groups", json!(write.user.groups)), ("extra", json!(write.user.extra))] {
         request["spec"][field] = value;
@@ -33,7 +32,7 @@ pub fn fill_requester(write: &Write<'_>, request: &mut Value) {
 }
 
 /// Gives new conditions their times.
-pub fn fill_times(write: &Write<'_>, request: &mut Value, old: &Value) {
+pub fn fill_times(write: &WriteRequest<'_>, request: &mut Value, old: &Value) {
     let now = kinds::decode::format_time(write.now);
     for condition in request["status"]["conditions"].as_array_mut().into_iter().flatten() {
         let before = old["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == condition["type"]);
@@ -48,31 +47,31 @@ pub fn fill_times(write: &Write<'_>, request: &mut Value, old: &Value) {
 }
 
 /// Only who may approve for a signer may approve.
-pub fn check_approval(registry: &Registry, write: &Write<'_>, request: &Value) -> Result<(), Status> {
+pub fn check_approval(authorizer: &Authorizer, write: &WriteRequest<'_>, request: &Value) -> Result<(), Status> {
     if write.part != Some(Part::Approval) {
         return Ok(());
     }
-    check_right(registry, write, request, "approve")
+    check_right(authorizer, write, request, "approve")
 }
 
 /// Only who may sign for a signer may say what was signed, or that signing failed.
-pub fn check_signing(registry: &Registry, write: &Write<'_>, request: &Value, old: &Value) -> Result<(), Status> {
+pub fn check_signing(authorizer: &Authorizer, write: &WriteRequest<'_>, request: &Value, old: &Value) -> Result<(), Status> {
     let same = |field: &str| request["status"][field] == old["status"][field];
     if write.part != Some(Part::Status) || same("certificate") && same("conditions") {
         return Ok(());
     }
-    check_right(registry, write, old, "sign")
+    check_right(authorizer, write, old, "sign")
 }
 
 /// Holds a right on the signer of a request, or on all of its domain.
-fn check_right(registry: &Registry, write: &Write<'_>, request: &Value, verb: &str) -> Result<(), Status> {
+fn check_right(authorizer: &Authorizer, write: &WriteRequest<'_>, request: &Value, verb: &str) -> Result<(), Status> {
     let signer = request["spec"]["signerName"].as_str().unwrap_or_default();
     let domain = signer.split('/').next().unwrap_or_default();
     let whole_domain = format!("{domain}/*");
     let may = |name: &str| {
         let what =
             What::Resource { group: GROUP, version: "*", resource: "signers", subresource: "", namespace: "", name, field_selector: "" };
-        registry.authorize(&Attributes { user: write.user, verb, what }).allowed
+        authorizer.authorize(&Attributes { user: write.user, verb, what }).allowed
     };
     if may(signer) || may(&whole_domain) {
         return Ok(());
@@ -82,7 +81,7 @@ fn check_right(registry: &Registry, write: &Write<'_>, request: &Value, verb: &s
 
 /// CertificateSubjectRestriction: no certificate for clients of the API server makes its holder a
 /// master.
-pub fn check_subject(write: &Write<'_>, request: &Value) -> Result<(), Status> {
+pub fn check_subject(write: &WriteRequest<'_>, request: &Value) -> Result<(), Status> {
     if !is_request(write) || request["spec"]["signerName"] != CLIENT_SIGNER {
         return Ok(());
     }

@@ -8,7 +8,8 @@ use kinds::table;
 use serde_json::Value;
 
 use super::refuse;
-use crate::registry::{Registry, Write};
+use crate::registry::Registry;
+use crate::request::WriteRequest;
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
@@ -36,7 +37,7 @@ const FILLED_MAX: usize = 20_000;
 const FINDINGS_MAX: usize = 1000;
 
 /// Fills in the defaults of the namespace.
-pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<(), Status> {
+pub fn admit(registry: &Registry, write: &WriteRequest<'_>, pod: &mut Value) -> Result<(), Status> {
     let limits = limits_of(registry, write.namespace);
     let mut notes: Vec<String> = Vec::new();
     let mut room = FILLED_MAX;
@@ -81,7 +82,7 @@ fn fill(container: &mut Value, which: &str, defaults: &Value, room: &mut usize) 
 }
 
 /// Refuses what is outside the bounds; all findings at once.
-pub fn check(registry: &Registry, write: &Write<'_>, pod: &Value) -> Result<(), Status> {
+pub fn check(registry: &Registry, write: &WriteRequest<'_>, pod: &Value) -> Result<(), Status> {
     let mut findings = Vec::new();
     let sums = ["requests", "limits"].map(|which| sum_of(pod, which));
     for limit in limits_of(registry, write.namespace) {

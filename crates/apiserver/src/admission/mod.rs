@@ -1,9 +1,9 @@
 //! Admission: what Kubernetes' default plugins add to requests and refuse, between authorization
 //! and storage.
 //!
-//! One file for each plugin, named after it; the order of calls is Kubernetes'.
+//! One file for each plugin, named after it; the order of calls is Kubernetes'. The registry calls
+//! them through its port [`Admission`].
 
-pub mod allocate;
 mod certificates;
 mod default_toleration_seconds;
 mod limit_ranger;
@@ -16,66 +16,154 @@ mod runtime_class;
 mod service_account;
 mod taint_nodes;
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kinds::rules::Part;
 use kinds::status::Status;
 use kinds::table::Kind;
 use serde_json::Value;
 
+use crate::auth::authorize::Authorizer;
 use crate::auth::escalation;
-use crate::registry::{Registry, Write};
-use resource_quota::Verdict;
+use crate::registry::Registry;
+use crate::registry::port::{Admission, QuotaVerdict, Remarks};
+use crate::registry::turns::WriteTurn;
+use crate::request::{Attributes, What, WriteRequest};
 
-pub use node_restriction::MIRROR;
-pub use node_restriction::check_token;
-pub use resource_quota::{QuotaGuard, QuotaTurns, take_turn};
-
-/// What plugins have to say about a write that they let through.
-#[derive(Debug, Default, PartialEq)]
-pub struct Remarks {
-    /// Texts for `Warning` headers.
-    pub warnings: Vec<String>,
-    /// For the audit log, by name.
-    pub annotations: BTreeMap<String, String>,
+/// What the operator chose.
+#[derive(Debug, Clone)]
+pub struct AdmissionSettings {
+    /// Admission of ServiceAccounts (default account, token volume) can be switched off, as in
+    /// Kubernetes.
+    pub service_account_admission: bool,
 }
 
-/// Mutating plugins, and those that refuse before validation, for a create.
-pub fn admit_create(registry: &Registry, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
-    namespace_lifecycle::admit_create(registry, write, object)?;
-    if is_core(write.kind, "Pod") {
-        limit_ranger::admit(registry, write, object)?;
-        if registry.settings.service_account_admission {
-            service_account::admit(registry, write, object)?;
+/// The plugins, with what they look at.
+pub struct Plugins {
+    registry: Arc<Registry>,
+    authorizer: Arc<Authorizer>,
+    settings: AdmissionSettings,
+}
+
+impl Plugins {
+    pub fn new(registry: Arc<Registry>, authorizer: Arc<Authorizer>, settings: AdmissionSettings) -> Plugins {
+        Plugins { registry, authorizer, settings }
+    }
+
+    /// Checks a request for a token of a service account.
+    pub fn check_token(&self, write: &WriteRequest<'_>, request: &Value) -> Result<(), Status> {
+        node_restriction::check_token(&self.registry, &self.authorizer, write, request)
+    }
+
+    fn admit_create(&self, write: &WriteRequest<'_>, object: &mut Value) -> Result<(), Status> {
+        let registry = &*self.registry;
+        namespace_lifecycle::admit_create(registry, write, object)?;
+        if is_core(write.kind, "Pod") {
+            limit_ranger::admit(registry, write, object)?;
+            if self.settings.service_account_admission {
+                service_account::admit(registry, write, object)?;
+            }
+            priority::admit(registry, write, object)?;
+            default_toleration_seconds::admit(object);
+            runtime_class::admit(registry, write, object)?;
         }
-        priority::admit(registry, write, object)?;
-        default_toleration_seconds::admit(object);
-        runtime_class::admit(registry, write, object)?;
+        if is_core(write.kind, "Node") {
+            taint_nodes::admit(object);
+        }
+        Ok(())
     }
-    if is_core(write.kind, "Node") {
-        taint_nodes::admit(object);
+
+    fn admit_update(&self, write: &WriteRequest<'_>, object: &mut Value, old: &Value) -> Result<(), Status> {
+        if is_limited_resize(write, old) {
+            limit_ranger::admit(&self.registry, write, object)?;
+        }
+        if is_core(write.kind, "Pod") && write.part == Some(Part::Main) {
+            default_toleration_seconds::admit(object);
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn check_create(&self, write: &WriteRequest<'_>, object: &Value) -> Result<Remarks, Status> {
+        let registry = &*self.registry;
+        escalation::check(&self.authorizer, write, object, None)?;
+        node_restriction::check(registry, write, object, None)?;
+        certificates::check_subject(write, object)?;
+        priority::check_class(registry, write, object)?;
+        if is_core(write.kind, "Pod") {
+            limit_ranger::check(registry, write, object)?;
+            service_account::check(write, object)?;
+        }
+        pod_security::check(registry, write, object, None)
+    }
+
+    fn check_update(&self, write: &WriteRequest<'_>, object: &Value, old: &Value) -> Result<Remarks, Status> {
+        let registry = &*self.registry;
+        escalation::check(&self.authorizer, write, object, Some(old))?;
+        priority::check_class(registry, write, object)?;
+        if certificates::is_request(write) {
+            certificates::check_approval(&self.authorizer, write, object)?;
+            certificates::check_signing(&self.authorizer, write, object, old)?;
+        }
+        node_restriction::check(registry, write, object, Some(old))?;
+        if is_limited_resize(write, old) {
+            limit_ranger::check(registry, write, object)?;
+        }
+        pod_security::check(registry, write, object, Some(old))
+    }
 }
 
-/// Same for an update.
-pub fn admit_update(registry: &Registry, write: &Write<'_>, object: &mut Value, old: &Value) -> Result<(), Status> {
-    if is_limited_resize(write, old) {
-        limit_ranger::admit(registry, write, object)?;
+impl Admission for Plugins {
+    fn authorize_create(&self, write: &WriteRequest<'_>) -> Result<(), Status> {
+        let WriteRequest { kind, namespace, name, user, .. } = *write;
+        let (group, version, resource) = (kind.group, kind.version, kind.plural);
+        let what = What::Resource { group, version, resource, subresource: "", namespace, name, field_selector: "" };
+        self.authorizer.check(&Attributes { user, verb: "create", what })
     }
-    if is_core(write.kind, "Pod") && write.part == Some(Part::Main) {
-        default_toleration_seconds::admit(object);
+
+    fn admit(&self, write: &WriteRequest<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+        match old {
+            None => self.admit_create(write, object),
+            Some(old) => self.admit_update(write, object, old),
+        }
     }
-    Ok(())
+
+    fn complete(&self, write: &WriteRequest<'_>, object: &mut Value, old: Option<&Value>) {
+        match old {
+            None => complete_create(write, object),
+            Some(old) => complete_update(write, object, old),
+        }
+    }
+
+    fn check(&self, write: &WriteRequest<'_>, object: &Value, old: Option<&Value>) -> Result<Remarks, Status> {
+        match old {
+            None => self.check_create(write, object),
+            Some(old) => self.check_update(write, object, old),
+        }
+    }
+
+    fn check_quota(
+        &self,
+        write: &WriteRequest<'_>,
+        object: &Value,
+        old: Option<&Value>,
+        turn: Option<&WriteTurn>,
+    ) -> Result<QuotaVerdict, Status> {
+        resource_quota::check(&self.registry, write, object, old, turn)
+    }
+
+    fn admit_delete(&self, write: &WriteRequest<'_>, object: &Value) -> Result<(), Status> {
+        node_restriction::check_delete(write, object)?;
+        namespace_lifecycle::admit_delete(write)?;
+        priority::admit_delete(write)
+    }
 }
 
 /// LimitRanges are about resizes too, but for pods that go away.
-fn is_limited_resize(write: &Write<'_>, old: &Value) -> bool {
+fn is_limited_resize(write: &WriteRequest<'_>, old: &Value) -> bool {
     write.part == Some(Part::Resize) && old["metadata"]["deletionTimestamp"].is_null()
 }
 
-/// What the server adds after the kind's rules have dropped what clients may not say.
-pub fn complete_create(write: &Write<'_>, object: &mut Value) {
+fn complete_create(write: &WriteRequest<'_>, object: &mut Value) {
     if certificates::is_request(write) {
         certificates::fill_requester(write, object);
     }
@@ -88,59 +176,10 @@ pub fn complete_create(write: &Write<'_>, object: &mut Value) {
     }
 }
 
-/// Same for an update.
-pub fn complete_update(write: &Write<'_>, object: &mut Value, old: &Value) {
+fn complete_update(write: &WriteRequest<'_>, object: &mut Value, old: &Value) {
     if certificates::is_request(write) {
         certificates::fill_times(write, object, old);
     }
-}
-
-/// Validating plugins for a create, after validation; the guard is held until the object is stored.
-pub async fn check_create(registry: &Registry, write: &Write<'_>, object: &Value) -> Result<(QuotaGuard, Remarks), Status> {
-    escalation::check(registry, write, object, None)?;
-    node_restriction::check(registry, write, object, None)?;
-    certificates::check_subject(write, object)?;
-    priority::check_class(registry, write, object)?;
-    if is_core(write.kind, "Pod") {
-        limit_ranger::check(registry, write, object)?;
-        service_account::check(write, object)?;
-    }
-    let remarks = pod_security::check(registry, write, object, None)?;
-    // Events are not limited: they must not fail because there are many.
-    let is_limited = write.kind.namespaced && write.kind.kind != "Event";
-    let guard = if is_limited { resource_quota::check_create(registry, write, object).await? } else { QuotaGuard::none() };
-    Ok((guard, remarks))
-}
-
-/// Validating plugins for an update. None: to be checked again in the turn of the namespace, see
-/// [`take_turn`], which then is held until the object is stored.
-pub fn check_update(
-    registry: &Registry,
-    write: &Write<'_>,
-    object: &Value,
-    old: &Value,
-    turn: Option<&QuotaGuard>,
-) -> Result<Option<Remarks>, Status> {
-    escalation::check(registry, write, object, Some(old))?;
-    priority::check_class(registry, write, object)?;
-    if certificates::is_request(write) {
-        certificates::check_approval(registry, write, object)?;
-        certificates::check_signing(registry, write, object, old)?;
-    }
-    node_restriction::check(registry, write, object, Some(old))?;
-    if is_limited_resize(write, old) {
-        limit_ranger::check(registry, write, object)?;
-    }
-    let remarks = pod_security::check(registry, write, object, Some(old))?;
-    let verdict = resource_quota::check_update(registry, write, object, old, turn)?;
-    Ok((verdict == Verdict::Passed).then_some(remarks))
-}
-
-/// May the object be deleted?
-pub fn admit_delete(_registry: &Registry, write: &Write<'_>, object: &Value) -> Result<(), Status> {
-    node_restriction::check_delete(write, object)?;
-    namespace_lifecycle::admit_delete(write)?;
-    priority::admit_delete(write)
 }
 
 fn is_core(kind: &Kind, name: &str) -> bool {
@@ -148,7 +187,7 @@ fn is_core(kind: &Kind, name: &str) -> bool {
 }
 
 /// The refusal of an object by a plugin.
-fn refuse(write: &Write<'_>, object: &Value, why: &str) -> Status {
+fn refuse(write: &WriteRequest<'_>, object: &Value, why: &str) -> Status {
     Status::forbidden(write.kind.resource(), object["metadata"]["name"].as_str().unwrap_or_default(), why)
 }
 

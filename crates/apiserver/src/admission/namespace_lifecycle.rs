@@ -6,11 +6,13 @@ use kinds::table;
 use serde_json::Value;
 
 use super::refuse;
-use crate::registry::{Registry, Write, parse_stored};
+use crate::registry::Registry;
+use crate::registry::encoding::parse_stored;
+use crate::request::WriteRequest;
 
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
 
-pub fn admit_create(registry: &Registry, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+pub fn admit_create(registry: &Registry, write: &WriteRequest<'_>, object: &Value) -> Result<(), Status> {
     if !write.kind.namespaced {
         return Ok(());
     }
@@ -40,7 +42,7 @@ pub fn admit_create(registry: &Registry, write: &Write<'_>, object: &Value) -> R
     Err(status)
 }
 
-pub fn admit_delete(write: &Write<'_>) -> Result<(), Status> {
+pub fn admit_delete(write: &WriteRequest<'_>) -> Result<(), Status> {
     if super::is_core(write.kind, "Namespace") && IMMORTAL.contains(&write.name) {
         return Err(Status::forbidden(write.kind.resource(), write.name, "this namespace may not be deleted"));
     }

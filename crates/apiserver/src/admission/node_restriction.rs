@@ -9,14 +9,14 @@ use kinds::table;
 use serde_json::{Map, Value};
 
 use super::{certificates, is_core, refuse};
-use crate::auth::authorize::{Attributes, What};
-use crate::auth::node::{self, node_of};
-use crate::registry::{Registry, Write, parse_stored};
-
-pub const MIRROR: &str = "kubernetes.io/config.mirror";
+use crate::auth::authorize::Authorizer;
+use crate::auth::node::{self, MIRROR, node_of};
+use crate::registry::Registry;
+use crate::registry::encoding::parse_stored;
+use crate::request::{Attributes, What, WriteRequest};
 
 /// Checks a create (`old` is None) or an update by an agent.
-pub fn check(registry: &Registry, write: &Write<'_>, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+pub fn check(registry: &Registry, write: &WriteRequest<'_>, object: &Value, old: Option<&Value>) -> Result<(), Status> {
     let Some(node) = node_of(write.user) else { return Ok(()) };
     let checked = if is_core(write.kind, "Node") {
         check_node(node, name_of(object), object, old)
@@ -169,7 +169,7 @@ fn check_lease(node: &str, namespace: &str, name: &str) -> Result<(), String> {
 }
 
 /// Checks a deletion by an agent.
-pub fn check_delete(write: &Write<'_>, object: &Value) -> Result<(), Status> {
+pub fn check_delete(write: &WriteRequest<'_>, object: &Value) -> Result<(), Status> {
     let Some(node) = node_of(write.user) else { return Ok(()) };
     let is_own = object["spec"]["nodeName"] == node;
     let checked = if is_core(write.kind, "Pod") {
@@ -190,7 +190,7 @@ pub fn check_delete(write: &Write<'_>, object: &Value) -> Result<(), Status> {
 
 /// Checks a request for a token by an agent; `request` is the TokenRequest. The token must be bound
 /// to a pod on the node that runs as the account, and be for somebody whom the pod asks for.
-pub fn check_token(registry: &Registry, write: &Write<'_>, request: &Value) -> Result<(), Status> {
+pub fn check_token(registry: &Registry, authorizer: &Authorizer, write: &WriteRequest<'_>, request: &Value) -> Result<(), Status> {
     let Some(node) = node_of(write.user) else { return Ok(()) };
     let refused = |why: String| Err(Status::forbidden(write.kind.resource(), write.name, &why));
     let bound = &request["spec"]["boundObjectRef"];
@@ -217,7 +217,7 @@ pub fn check_token(registry: &Registry, write: &Write<'_>, request: &Value) -> R
         Some([audience]) => audience.as_str().unwrap_or_default(),
         Some(_) => return refused("node may only request 0 or 1 audiences".to_owned()),
     };
-    if is_asked_for(&pod, audience) || may_ask_for(registry, write, audience) {
+    if is_asked_for(&pod, audience) || may_ask_for(authorizer, write, audience) {
         return Ok(());
     }
     let user = &write.user.name;
@@ -232,7 +232,7 @@ fn is_asked_for(pod: &Value, audience: &str) -> bool {
     tokens.any(|token| token["audience"].as_str().unwrap_or_default() == audience)
 }
 
-fn may_ask_for(registry: &Registry, write: &Write<'_>, audience: &str) -> bool {
+fn may_ask_for(authorizer: &Authorizer, write: &WriteRequest<'_>, audience: &str) -> bool {
     let what = What::Resource {
         group: "",
         version: "v1",
@@ -242,5 +242,5 @@ fn may_ask_for(registry: &Registry, write: &Write<'_>, audience: &str) -> bool {
         name: write.name,
         field_selector: "",
     };
-    registry.authorize(&Attributes { user: write.user, verb: "request-serviceaccounts-token-audience", what }).allowed
+    authorizer.authorize(&Attributes { user: write.user, verb: "request-serviceaccounts-token-audience", what }).allowed
 }

@@ -12,8 +12,11 @@ use kinds::status::Status;
 use kinds::table;
 use serde_json::Value;
 
-use super::{Remarks, is_core, refuse};
-use crate::registry::{Registry, Write, parse_stored};
+use super::{is_core, refuse};
+use crate::registry::Registry;
+use crate::registry::encoding::parse_stored;
+use crate::registry::port::Remarks;
+use crate::request::WriteRequest;
 
 const PREFIX: &str = "pod-security.kubernetes.io/";
 
@@ -24,7 +27,7 @@ const PODS_CHECKED_MAX: usize = 3000;
 const IGNORED_SUBRESOURCES: [&str; 3] = ["binding", "eviction", "status"];
 
 /// Checks a create (`old` is None) or an update.
-pub fn check(registry: &Registry, write: &Write<'_>, object: &Value, old: Option<&Value>) -> Result<Remarks, Status> {
+pub fn check(registry: &Registry, write: &WriteRequest<'_>, object: &Value, old: Option<&Value>) -> Result<Remarks, Status> {
     let is_pod = is_core(write.kind, "Pod");
     match write.kind.kind {
         "Namespace" if write.subresource.is_empty() => check_namespace(registry, write, object, old),
@@ -45,7 +48,7 @@ fn policy_for(registry: &Registry, namespace: &str) -> Result<Option<(Policy, Ve
     Ok(mentioned.then(|| policy_of(&parse_stored(&entry.value)["metadata"]["labels"])))
 }
 
-fn check_pod(registry: &Registry, write: &Write<'_>, pod: &Value, old: Option<&Value>) -> Result<Remarks, Status> {
+fn check_pod(registry: &Registry, write: &WriteRequest<'_>, pod: &Value, old: Option<&Value>) -> Result<Remarks, Status> {
     let Some((policy, errors)) = policy_for(registry, write.namespace)? else { return Ok(Remarks::default()) };
     if old.is_some_and(|old| !is_significant(pod, old)) {
         return Ok(Remarks::default());
@@ -90,7 +93,7 @@ fn list<'a>(pod: &'a Value, name: &str) -> &'a [Value] {
 }
 
 /// Labels must be readable; a stricter level earns a warning for the pods that are there.
-fn check_namespace(registry: &Registry, write: &Write<'_>, namespace: &Value, old: Option<&Value>) -> Result<Remarks, Status> {
+fn check_namespace(registry: &Registry, write: &WriteRequest<'_>, namespace: &Value, old: Option<&Value>) -> Result<Remarks, Status> {
     let (policy, errors) = policy_of(&namespace["metadata"]["labels"]);
     let name = namespace["metadata"]["name"].as_str().unwrap_or_default();
     let before = old.map(|old| policy_of(&old["metadata"]["labels"]));

@@ -6,7 +6,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::refuse;
-use crate::registry::{Registry, Write, read_stored};
+use crate::registry::Registry;
+use crate::registry::encoding::read_stored;
+use crate::request::WriteRequest;
 
 /// What matters of a class; it is read for every pod.
 #[derive(Deserialize)]
@@ -28,7 +30,7 @@ fn classes() -> &'static Kind {
     table::by_resource("scheduling.k8s.io", "v1", "priorityclasses").expect("the table has priority classes")
 }
 
-pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<(), Status> {
+pub fn admit(registry: &Registry, write: &WriteRequest<'_>, pod: &mut Value) -> Result<(), Status> {
     let class_name = pod["spec"]["priorityClassName"].as_str().unwrap_or_default().to_owned();
     let class = if class_name.is_empty() {
         default_class(registry)
@@ -70,7 +72,7 @@ fn default_class(registry: &Registry) -> Option<Class> {
 }
 
 /// There is one default, or none (`validatePriorityClass`).
-pub fn check_class(registry: &Registry, write: &Write<'_>, class: &Value) -> Result<(), Status> {
+pub fn check_class(registry: &Registry, write: &WriteRequest<'_>, class: &Value) -> Result<(), Status> {
     if !std::ptr::eq(write.kind, classes()) || class["globalDefault"] != true {
         return Ok(());
     }
@@ -82,7 +84,7 @@ pub fn check_class(registry: &Registry, write: &Write<'_>, class: &Value) -> Res
     }
 }
 
-pub fn admit_delete(write: &Write<'_>) -> Result<(), Status> {
+pub fn admit_delete(write: &WriteRequest<'_>) -> Result<(), Status> {
     if write.kind.plural == classes().plural && matches!(write.name, "system-cluster-critical" | "system-node-critical") {
         return Err(Status::forbidden(write.kind.resource(), write.name, "this is a system priority class and cannot be deleted"));
     }

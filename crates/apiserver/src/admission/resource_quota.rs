@@ -4,8 +4,7 @@
 //! quota's status, so that it is exact at once. Creations, and updates by which more is used, go
 //! one after another in a namespace with quotas; each sees what the ones before it stored.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use kinds::quantity::Quantity;
 use kinds::quota::{self, Amounts, PodTraits};
@@ -13,65 +12,54 @@ use kinds::rules::Part;
 use kinds::status::Status;
 use kinds::table;
 use serde_json::Value;
-use tokio::sync::OwnedMutexGuard;
 
 use super::refuse;
-use crate::registry::{Registry, Write};
+use crate::registry::Registry;
+use crate::registry::port::QuotaVerdict;
+use crate::registry::turns::WriteTurn;
+use crate::request::WriteRequest;
 
-/// Holds the namespace's turn until the object is stored.
-#[derive(Debug)]
-pub struct QuotaGuard {
-    _turn: Option<OwnedMutexGuard<()>>,
-}
-
-impl QuotaGuard {
-    pub fn none() -> QuotaGuard {
-        QuotaGuard { _turn: None }
+/// May an object be stored? What quotas limit is decided in the turn of its namespace.
+pub fn check(
+    registry: &Registry,
+    write: &WriteRequest<'_>,
+    object: &Value,
+    old: Option<&Value>,
+    turn: Option<&WriteTurn>,
+) -> Result<QuotaVerdict, Status> {
+    match old {
+        None => check_create(registry, write, object, turn),
+        Some(old) => check_update(registry, write, object, old, turn),
     }
 }
 
-/// The locks by which writes in a namespace with quotas wait for each other.
-#[derive(Debug, Default)]
-pub struct QuotaTurns(std::sync::Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>);
-
-impl QuotaTurns {
-    pub(crate) fn of(&self, namespace: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-        turns.entry(namespace.to_owned()).or_default().clone()
+fn check_create(registry: &Registry, write: &WriteRequest<'_>, object: &Value, turn: Option<&WriteTurn>) -> Result<QuotaVerdict, Status> {
+    // Events are not limited: they must not fail because there are many.
+    if !write.kind.namespaced || write.kind.kind == "Event" {
+        return Ok(QuotaVerdict::Passed);
     }
-}
-
-/// May an object be created? Holds the turn of its namespace if quotas limit it.
-pub async fn check_create(registry: &Registry, write: &Write<'_>, object: &Value) -> Result<QuotaGuard, Status> {
     let quotas = quotas_of(registry, write);
     let concerned = concerned(&quotas, write, object, None);
     if concerned.is_empty() {
-        return Ok(QuotaGuard::none());
+        return Ok(QuotaVerdict::Passed);
     }
-    let turn = take_turn(registry, write.namespace).await;
+    if turn.is_none() {
+        return Ok(QuotaVerdict::AwaitsTurn);
+    }
     check_usage(registry, write, object, None, &concerned)?;
-    Ok(turn)
+    Ok(QuotaVerdict::Passed)
 }
 
-/// Whether an update may be stored.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Passed,
-    /// It uses more of what quotas limit: to be asked again in the namespace's turn.
-    AwaitsTurn,
-}
-
-/// May an object be changed? What it uses more than before must be left; using less is always fine.
-pub fn check_update(
+/// What an object uses more than before must be left; using less is always fine.
+fn check_update(
     registry: &Registry,
-    write: &Write<'_>,
+    write: &WriteRequest<'_>,
     object: &Value,
     old: &Value,
-    turn: Option<&QuotaGuard>,
-) -> Result<Verdict, Status> {
+    turn: Option<&WriteTurn>,
+) -> Result<QuotaVerdict, Status> {
     if !may_use_more(write, object, old) {
-        return Ok(Verdict::Passed);
+        return Ok(QuotaVerdict::Passed);
     }
     let quotas = quotas_of(registry, write);
     let concerned = concerned(&quotas, write, object, Some(old));
@@ -79,18 +67,18 @@ pub fn check_update(
         limits.check_named(write, object)?;
     }
     if concerned.iter().all(|limits| limits.requested.values().all(Quantity::is_zero)) {
-        return Ok(Verdict::Passed);
+        return Ok(QuotaVerdict::Passed);
     }
     if turn.is_none() {
-        return Ok(Verdict::AwaitsTurn);
+        return Ok(QuotaVerdict::AwaitsTurn);
     }
     check_usage(registry, write, object, Some(old), &concerned)?;
-    Ok(Verdict::Passed)
+    Ok(QuotaVerdict::Passed)
 }
 
 /// Updates by which an object can come to use more: resizes, a deadline that moves a pod from one
 /// scope to another, and changes of Services. All else only counts as one object, before and after.
-fn may_use_more(write: &Write<'_>, object: &Value, old: &Value) -> bool {
+fn may_use_more(write: &WriteRequest<'_>, object: &Value, old: &Value) -> bool {
     match write.part {
         Some(Part::Resize) => true,
         Some(Part::Main) if is_pod(write) => PodTraits::of(object).has_deadline != PodTraits::of(old).has_deadline,
@@ -99,27 +87,19 @@ fn may_use_more(write: &Write<'_>, object: &Value, old: &Value) -> bool {
     }
 }
 
-/// Waits until it is the turn of a write in a namespace with quotas, and until the caches show what
-/// the writes before it stored.
-pub async fn take_turn(registry: &Registry, namespace: &str) -> QuotaGuard {
-    let turn = registry.quota_turns.of(namespace).lock_owned().await;
-    registry.caches.wait_for(registry.revision()).await;
-    QuotaGuard { _turn: Some(turn) }
-}
-
-fn quotas_of(registry: &Registry, write: &Write<'_>) -> Vec<Value> {
+fn quotas_of(registry: &Registry, write: &WriteRequest<'_>) -> Vec<Value> {
     let kind = table::by_resource("", "v1", "resourcequotas").expect("the table has quotas");
     let prefix = format!("{}/", write.namespace);
     registry.caches.of(kind).snapshot(&prefix, 0).objects.iter().map(|quota| quota.value()).collect()
 }
 
-fn concerned<'a>(quotas: &'a [Value], write: &Write<'_>, object: &Value, old: Option<&Value>) -> Vec<Limits<'a>> {
+fn concerned<'a>(quotas: &'a [Value], write: &WriteRequest<'_>, object: &Value, old: Option<&Value>) -> Vec<Limits<'a>> {
     quotas.iter().filter_map(|quota| Limits::on(quota, write, object, old)).collect()
 }
 
 fn check_usage(
     registry: &Registry,
-    write: &Write<'_>,
+    write: &WriteRequest<'_>,
     object: &Value,
     old: Option<&Value>,
     concerned: &[Limits<'_>],
@@ -137,11 +117,11 @@ fn check_usage(
 }
 
 /// Is a quota about such objects? Scopes are those of pods.
-fn covers(quota: &Value, write: &Write<'_>, object: &Value) -> bool {
+fn covers(quota: &Value, write: &WriteRequest<'_>, object: &Value) -> bool {
     if is_pod(write) { quota::covers_pod(quota, &PodTraits::of(object)) } else { !quota::has_scopes(quota) }
 }
 
-fn is_pod(write: &Write<'_>) -> bool {
+fn is_pod(write: &WriteRequest<'_>) -> bool {
     write.kind.group.is_empty() && write.kind.plural == "pods"
 }
 
@@ -154,7 +134,7 @@ struct Limits<'a> {
 }
 
 impl<'a> Limits<'a> {
-    fn on(quota: &'a Value, write: &Write<'_>, object: &Value, old: Option<&Value>) -> Option<Limits<'a>> {
+    fn on(quota: &'a Value, write: &WriteRequest<'_>, object: &Value, old: Option<&Value>) -> Option<Limits<'a>> {
         if !covers(quota, write, object) {
             return None;
         }
@@ -169,7 +149,7 @@ impl<'a> Limits<'a> {
         self.quota["metadata"]["name"].as_str().unwrap_or_default()
     }
 
-    fn check_named(&self, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    fn check_named(&self, write: &WriteRequest<'_>, object: &Value) -> Result<(), Status> {
         if !is_pod(write) {
             return Ok(());
         }
@@ -180,7 +160,7 @@ impl<'a> Limits<'a> {
         }
     }
 
-    fn check(&self, write: &Write<'_>, object: &Value, used: &Amounts) -> Result<(), Status> {
+    fn check(&self, write: &WriteRequest<'_>, object: &Value, used: &Amounts) -> Result<(), Status> {
         self.check_named(write, object)?;
         let exceeded = |(resource, limit): &(&String, &Quantity)| {
             let wanted = self.requested.get(*resource).filter(|wanted| !wanted.is_zero());

@@ -7,9 +7,11 @@ use kinds::table;
 use serde_json::Value;
 
 use super::{list_mut, refuse};
-use crate::registry::{Registry, Write, parse_stored};
+use crate::registry::Registry;
+use crate::registry::encoding::parse_stored;
+use crate::request::WriteRequest;
 
-pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<(), Status> {
+pub fn admit(registry: &Registry, write: &WriteRequest<'_>, pod: &mut Value) -> Result<(), Status> {
     let name = pod["spec"]["runtimeClassName"].as_str().unwrap_or_default().to_owned();
     if name.is_empty() {
         return refuse_own_overhead(write, pod);
@@ -22,14 +24,14 @@ pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<
 }
 
 /// Overhead comes from classes alone.
-fn refuse_own_overhead(write: &Write<'_>, pod: &Value) -> Result<(), Status> {
+fn refuse_own_overhead(write: &WriteRequest<'_>, pod: &Value) -> Result<(), Status> {
     if pod["spec"]["overhead"].is_null() {
         return Ok(());
     }
     Err(refuse(write, pod, "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"))
 }
 
-fn set_overhead(write: &Write<'_>, pod: &mut Value, class: &Value) -> Result<(), Status> {
+fn set_overhead(write: &WriteRequest<'_>, pod: &mut Value, class: &Value) -> Result<(), Status> {
     let overhead = &class["overhead"]["podFixed"];
     if overhead.is_null() {
         return refuse_own_overhead(write, pod);
@@ -41,7 +43,7 @@ fn set_overhead(write: &Write<'_>, pod: &mut Value, class: &Value) -> Result<(),
     Ok(())
 }
 
-fn add_scheduling(write: &Write<'_>, pod: &mut Value, class: &Value) -> Result<(), Status> {
+fn add_scheduling(write: &WriteRequest<'_>, pod: &mut Value, class: &Value) -> Result<(), Status> {
     for (key, value) in class["scheduling"]["nodeSelector"].as_object().into_iter().flatten() {
         let own = &pod["spec"]["nodeSelector"][key];
         if !own.is_null() && own != value {

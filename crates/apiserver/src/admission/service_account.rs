@@ -5,9 +5,11 @@ use kinds::table;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{MIRROR, list_mut, refuse};
-use crate::auth::node::refers_to_any;
-use crate::registry::{Registry, Write, read_stored};
+use super::{list_mut, refuse};
+use crate::auth::node::{MIRROR, refers_to_any};
+use crate::registry::Registry;
+use crate::registry::encoding::read_stored;
+use crate::request::WriteRequest;
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
@@ -26,7 +28,7 @@ struct Account {
 
 /// A mirror pod gets no account, and may name none: whoever makes it need not have the right to use
 /// what it refers to.
-pub fn check(write: &Write<'_>, pod: &Value) -> Result<(), Status> {
+pub fn check(write: &WriteRequest<'_>, pod: &Value) -> Result<(), Status> {
     if pod["metadata"]["annotations"][MIRROR].is_null() {
         return Ok(());
     }
@@ -43,7 +45,7 @@ pub fn check(write: &Write<'_>, pod: &Value) -> Result<(), Status> {
     }
 }
 
-pub fn admit(registry: &Registry, write: &Write<'_>, pod: &mut Value) -> Result<(), Status> {
+pub fn admit(registry: &Registry, write: &WriteRequest<'_>, pod: &mut Value) -> Result<(), Status> {
     if !pod["metadata"]["annotations"][MIRROR].is_null() {
         return Ok(());
     }

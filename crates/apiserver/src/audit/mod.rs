@@ -16,8 +16,7 @@ use jiff::Timestamp;
 use kinds::status::Status;
 use serde_json::{Value, json};
 
-use crate::auth::User;
-use crate::auth::authorize::What;
+use crate::request::{User, What};
 pub use log::{Log, Rotation};
 use policy::Decision;
 pub use policy::{Level, Policy, PolicyError, Stage};

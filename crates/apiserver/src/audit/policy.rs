@@ -3,10 +3,8 @@
 //!
 //! The first rule that fits decides. A request that no rule fits is not written.
 
+use crate::request::{User, What};
 use serde::Deserialize;
-
-use crate::auth::User;
-use crate::auth::authorize::What;
 
 #[derive(Debug, Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub enum Level {

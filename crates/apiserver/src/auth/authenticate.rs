@@ -6,9 +6,9 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 use kinds::status::Status;
 
-use super::User;
 use super::tokens::{ISSUER, TokenKey};
 use crate::registry::Registry;
+use crate::request::User;
 
 /// Marks a request from within the process.
 #[derive(Debug, Clone)]

@@ -1,4 +1,5 @@
-//! May this user do this? The shell around the rules: keeps the policy up to date and asks it.
+//! May this user do this? The shell around the rules of RBAC: keeps the policy up to date and asks
+//! it.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -6,34 +7,12 @@ use kinds::status::{GroupResource, Status};
 use kinds::table;
 use serde_json::Value;
 
+use super::node;
 use super::rbac::{Objects, Policy, PolicyRule};
-use super::{MASTERS, User, node};
 use crate::registry::Registry;
+use crate::request::{Attributes, MASTERS, User, What};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
-
-/// What somebody wants to do.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Attributes<'a> {
-    pub user: &'a User,
-    pub verb: &'a str,
-    pub what: What<'a>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum What<'a> {
-    Resource {
-        group: &'a str,
-        version: &'a str,
-        resource: &'a str,
-        subresource: &'a str,
-        namespace: &'a str,
-        name: &'a str,
-        /// As in the query; a node may only list what is its own.
-        field_selector: &'a str,
-    },
-    Path(&'a str),
-}
 
 /// The answer of the authorizers.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -42,17 +21,30 @@ pub struct Decision {
     pub reason: String,
 }
 
-/// The policy as of some versions of its objects.
-#[derive(Debug, Default)]
-pub struct PolicyCache(RwLock<Option<(u64, Arc<Policy>)>>);
+/// Decides who may do what, by the roles and bindings that are stored.
+pub struct Authorizer {
+    pub(super) registry: Arc<Registry>,
+    /// The policy as of some versions of its objects.
+    policy: RwLock<Option<(u64, Arc<Policy>)>>,
+}
 
-impl Registry {
+impl Authorizer {
+    pub fn new(registry: Arc<Registry>) -> Authorizer {
+        Authorizer { registry, policy: RwLock::default() }
+    }
+
+    /// Refuses what is not allowed.
+    pub fn check(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
+        let decision = self.authorize(attributes);
+        if decision.allowed { Ok(()) } else { Err(forbidden(attributes, &decision.reason)) }
+    }
+
     /// Decides; does not look at what the request would do.
     pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
         if attributes.user.is_in(MASTERS) {
             return Decision { allowed: true, reason: String::new() };
         }
-        if node::node_of(attributes.user).is_some_and(|node| node::allows(self, node, attributes)) {
+        if node::node_of(attributes.user).is_some_and(|node| node::allows(&self.registry, node, attributes)) {
             return Decision { allowed: true, reason: String::new() };
         }
         match self.policy().allows(attributes) {
@@ -73,10 +65,10 @@ impl Registry {
     /// The current policy; built anew when one of its objects has changed.
     pub fn policy(&self) -> Arc<Policy> {
         const RESOURCES: [&str; 4] = ["clusterroles", "roles", "clusterrolebindings", "rolebindings"];
-        let cache = |resource| self.caches.of(table::by_resource(RBAC, "v1", resource).expect("the table has the RBAC kinds"));
+        let cache = |resource| self.registry.caches.of(table::by_resource(RBAC, "v1", resource).expect("the table has the RBAC kinds"));
         // Revisions only rise, so that their sum changes whenever one of them does.
         let version: u64 = RESOURCES.iter().map(|resource| cache(resource).last_change()).sum();
-        if let Some((known, policy)) = &*self.policy_cache.0.read().unwrap_or_else(PoisonError::into_inner)
+        if let Some((known, policy)) = &*self.policy.read().unwrap_or_else(PoisonError::into_inner)
             && *known == version
         {
             return policy.clone();
@@ -89,7 +81,7 @@ impl Registry {
             role_bindings: all("rolebindings"),
         };
         let policy = Arc::new(Policy::new(&objects));
-        *self.policy_cache.0.write().unwrap_or_else(PoisonError::into_inner) = Some((version, policy.clone()));
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Some((version, policy.clone()));
         policy
     }
 }

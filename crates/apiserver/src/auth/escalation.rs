@@ -4,44 +4,44 @@ use kinds::status::Status;
 use kinds::table;
 use serde_json::Value;
 
-use super::MASTERS;
-use super::authorize::{Attributes, What};
+use super::authorize::Authorizer;
 use super::rbac::{PolicyRule, not_covered, rules_of_role};
-use crate::registry::{Registry, Write, parse_stored};
+use crate::registry::encoding::parse_stored;
+use crate::request::{Attributes, MASTERS, What, WriteRequest};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// Checks a role or binding that is about to be stored; `old` is what it replaces.
-pub fn check(registry: &Registry, write: &Write<'_>, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+pub fn check(authorizer: &Authorizer, write: &WriteRequest<'_>, object: &Value, old: Option<&Value>) -> Result<(), Status> {
     if write.kind.group != RBAC || write.user.is_in(MASTERS) {
         return Ok(());
     }
     match write.kind.kind {
-        "Role" | "ClusterRole" => check_role(registry, write, object, old),
-        _ => check_binding(registry, write, object, old),
+        "Role" | "ClusterRole" => check_role(authorizer, write, object, old),
+        _ => check_binding(authorizer, write, object, old),
     }
 }
 
-fn is_allowed(registry: &Registry, write: &Write<'_>, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
+fn is_allowed(authorizer: &Authorizer, write: &WriteRequest<'_>, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
     let what = What::Resource { group: RBAC, version: "v1", resource, subresource: "", namespace, name, field_selector: "" };
-    registry.authorize(&Attributes { user: write.user, verb, what }).allowed
+    authorizer.authorize(&Attributes { user: write.user, verb, what }).allowed
 }
 
-fn check_role(registry: &Registry, write: &Write<'_>, role: &Value, old: Option<&Value>) -> Result<(), Status> {
+fn check_role(authorizer: &Authorizer, write: &WriteRequest<'_>, role: &Value, old: Option<&Value>) -> Result<(), Status> {
     let name = role["metadata"]["name"].as_str().unwrap_or_default();
-    if is_only_for_garbage_collection(role, old) || is_allowed(registry, write, "escalate", write.kind.plural, write.namespace, name) {
+    if is_only_for_garbage_collection(role, old) || is_allowed(authorizer, write, "escalate", write.kind.plural, write.namespace, name) {
         return Ok(());
     }
-    grantable(registry, write, name, &rules_of_role(role))?;
+    grantable(authorizer, write, name, &rules_of_role(role))?;
     // Such a role can collect any rules, now or later.
     let aggregates = role["aggregationRule"]["clusterRoleSelectors"].as_array().is_some_and(|selectors| !selectors.is_empty());
-    if aggregates && grantable(registry, write, name, &[PolicyRule::everything(), PolicyRule::every_path()]).is_err() {
+    if aggregates && grantable(authorizer, write, name, &[PolicyRule::everything(), PolicyRule::every_path()]).is_err() {
         return Err(Status::forbidden(write.kind.resource(), name, "must have cluster-admin privileges to use an aggregationRule"));
     }
     Ok(())
 }
 
-fn check_binding(registry: &Registry, write: &Write<'_>, binding: &Value, old: Option<&Value>) -> Result<(), Status> {
+fn check_binding(authorizer: &Authorizer, write: &WriteRequest<'_>, binding: &Value, old: Option<&Value>) -> Result<(), Status> {
     if is_only_for_garbage_collection(binding, old) {
         return Ok(());
     }
@@ -50,13 +50,13 @@ fn check_binding(registry: &Registry, write: &Write<'_>, binding: &Value, old: O
         Some("ClusterRole") => ("clusterroles", ""),
         _ => ("roles", write.namespace),
     };
-    if is_allowed(registry, write, "bind", resource, write.namespace, role_name) {
+    if is_allowed(authorizer, write, "bind", resource, write.namespace, role_name) {
         return Ok(());
     }
     let kind = table::by_resource(RBAC, "v1", resource).expect("the table has the RBAC kinds");
-    let role = parse_stored(&registry.get(kind, role_namespace, role_name)?.value);
+    let role = parse_stored(&authorizer.registry.get(kind, role_namespace, role_name)?.value);
     let name = binding["metadata"]["name"].as_str().unwrap_or_default();
-    grantable(registry, write, name, &rules_of_role(&role))
+    grantable(authorizer, write, name, &rules_of_role(&role))
 }
 
 /// Does the update change only what lets the object be deleted: its owners and finalizers?
@@ -80,8 +80,8 @@ fn is_only_for_garbage_collection(object: &Value, old: Option<&Value>) -> bool {
     rest(object) == rest(old)
 }
 
-fn grantable(registry: &Registry, write: &Write<'_>, name: &str, wanted: &[PolicyRule]) -> Result<(), Status> {
-    let held = registry.rules_of(write.user, write.namespace);
+fn grantable(authorizer: &Authorizer, write: &WriteRequest<'_>, name: &str, wanted: &[PolicyRule]) -> Result<(), Status> {
+    let held = authorizer.rules_of(write.user, write.namespace);
     let missing = not_covered(wanted, &held);
     if missing.is_empty() {
         return Ok(());

@@ -4,8 +4,7 @@ use http::{HeaderMap, HeaderValue};
 use kinds::names;
 use kinds::status::Status;
 
-use super::User;
-use super::authorize::{Attributes, What};
+use crate::request::{self, Attributes, User, What};
 
 const PREFIX: &str = "impersonate-";
 const EXTRA_PREFIX: &str = "impersonate-extra-";
@@ -36,7 +35,7 @@ pub fn requested(headers: &HeaderMap) -> Result<Option<Impersonation>, Status> {
     let mut extra = std::collections::BTreeMap::<String, Vec<String>>::new();
     for (header, value) in headers {
         if let Some(key) = header.as_str().strip_prefix(EXTRA_PREFIX) {
-            extra.entry(crate::http::options::decode_path(key)).or_default().push(text(value)?);
+            extra.entry(request::decode_path(key)).or_default().push(text(value)?);
         }
     }
     if name.is_empty() {

@@ -5,13 +5,15 @@
 
 use serde_json::Value;
 
-use super::User;
-use super::authorize::{Attributes, What};
-use crate::admission::MIRROR;
-use crate::registry::{Registry, parse_stored};
+use crate::registry::Registry;
+use crate::registry::encoding::parse_stored;
+use crate::request::{Attributes, User, What};
 
 const NODES_GROUP: &str = "system:nodes";
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// The annotation of mirrors: pods that stand for static pods of a node.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// The node that a user is the agent of.
 pub fn node_of(user: &User) -> Option<&str> {

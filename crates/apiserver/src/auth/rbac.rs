@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::User;
-use super::authorize::{Attributes, What};
+use crate::request::{Attributes, User, What};
 
 /// A rule of a role.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]

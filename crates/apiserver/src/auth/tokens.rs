@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::User;
 use super::impersonate::service_account_groups;
-use crate::registry::{Registry, parse_stored};
+use crate::registry::Registry;
+use crate::registry::encoding::parse_stored;
+use crate::request::User;
 
 /// Who issues the tokens, and for whom they are if nobody else is named.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";

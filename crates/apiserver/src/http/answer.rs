@@ -13,13 +13,13 @@ use kinds::table::Kind;
 use kinds::yaml;
 use serde_json::{Value, json};
 
-use super::body::{Body, full};
 use super::negotiate::{Accepted, Encoding, Form};
 use super::pieces::{Around, Pieces, WriteItem, grows_by_indenting};
+use crate::body::{Body, full};
 use crate::registry::cache::{CacheEvent, event_line};
+use crate::registry::encoding::parse_stored;
 use crate::registry::list::{Listed, list_metadata};
 use crate::registry::object::Object;
-use crate::registry::parse_stored;
 use crate::registry::watch::{Show, ShowObjects};
 
 /// An answer with JSON, or what the client accepts instead.

@@ -13,13 +13,13 @@ use kinds::status::Status;
 use kinds::{protobuf, table};
 use serde_json::Value;
 
-use super::body::{Body, BoxError, full};
+use super::decode;
 use super::negotiate::{self, BodyType};
 use super::path::Target;
-use super::service::Call;
+use super::server::Call;
 use crate::audit::{Annotations, Record, Stage};
+use crate::body::{Body, BoxError, full};
 use crate::nodes::forward::Carried;
-use crate::registry::decode;
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 

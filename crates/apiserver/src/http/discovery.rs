@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::answer;
-use super::body::Body;
 use super::negotiate::{self, Encoding};
-use super::service::Call;
+use super::server::Call;
+use crate::body::Body;
 
 const AGGREGATED_TYPE: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 

@@ -4,10 +4,10 @@ use http::{Method, Response};
 use kinds::status::Status;
 use serde_json::json;
 
-use super::body::Body;
 use super::negotiate::Encoding;
-use super::service::{ApiServer, Call};
+use super::server::{ApiServer, Call};
 use super::{answer, discovery, openapi};
+use crate::body::Body;
 
 /// The checks that health endpoints list.
 const CHECKS: &[&str] =

@@ -1,9 +1,10 @@
 //! The HTTP surface: paths, parameters and media types in, JSON and streams out. What requests mean
 //! is `registry`'s.
 
+pub mod server;
 pub mod service;
 
-pub mod body;
+pub mod decode;
 pub mod negotiate;
 pub mod options;
 pub mod path;
@@ -17,6 +18,7 @@ pub mod openapi;
 mod openapi_protobuf;
 pub mod patches;
 pub mod resources;
+mod route;
 pub mod subresources;
 
 pub mod answer;

@@ -16,10 +16,10 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::answer;
-use super::body::{Body, full};
 use super::negotiate::Encoding;
 use super::openapi_protobuf;
-use super::service::Call;
+use super::server::Call;
+use crate::body::{Body, full};
 
 /// What the names of that media type have in common: old clients write `@v1.0` at its end, new ones
 /// `.v1.0`.

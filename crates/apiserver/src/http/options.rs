@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use kinds::field::{FieldError, Path, go_quote};
-use kinds::selector::{FieldRequirement, FieldSelector, Selector};
+use kinds::selector::{FieldSelector, Selector};
 use kinds::status::Status;
 use kinds::table::{Kind, Selectable};
+use serde_json::{Value, json};
 
 use crate::registry::list::check_continue_token;
+use crate::request::decode;
+use crate::request::options::{DeleteOptions, FieldValidation, ListOptions, Propagation, ReadAt, WriteOptions};
 
 /// Decoded query parameters in their order.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -46,47 +49,6 @@ impl Query {
     }
 }
 
-fn decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let escaped = bytes.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        match (bytes[at], escaped) {
-            (b'%', Some(byte)) => {
-                out.push(byte);
-                at += 2;
-            }
-            (b'+', _) => out.push(b' '),
-            (byte, _) => out.push(byte),
-        }
-        at += 1;
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-/// Decodes a path; `+` stays.
-pub fn decode_path(text: &str) -> String {
-    if text.contains('%') { decode(&text.replace('+', "%2B")) } else { text.to_owned() }
-}
-
-/// How unknown and duplicate fields are answered.
-#[derive(Debug, Copy, Clone, PartialEq, Eq)]
-pub enum FieldValidation {
-    Ignore,
-    Warn,
-    Strict,
-}
-
-/// Options of create, update and patch.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WriteOptions {
-    pub dry_run: bool,
-    pub field_manager: String,
-    pub field_validation: FieldValidation,
-    pub force: bool,
-}
-
 /// Which options kind the errors name.
 #[derive(Debug, Copy, Clone, PartialEq)]
 pub enum WriteKind {
@@ -103,12 +65,6 @@ impl WriteKind {
             WriteKind::Patch { .. } => "PatchOptions",
         }
     }
-}
-
-impl WriteOptions {
-    /// For writes of the server's own parts.
-    pub const INTERNAL: WriteOptions =
-        WriteOptions { dry_run: false, field_manager: String::new(), field_validation: FieldValidation::Ignore, force: false };
 }
 
 const FIELD_MANAGER_BYTES_MAX: usize = 128;
@@ -156,38 +112,12 @@ fn check_dry_run(query: &Query) -> Vec<FieldError> {
     if values.iter().all(|v| *v == "All") {
         return Vec::new();
     }
-    let listed = serde_json::json!(values);
+    let listed = json!(values);
     vec![FieldError::not_supported(&Path::new("dryRun"), listed, &["All"])]
 }
 
 fn refuse(options_kind: &str, errors: &[FieldError]) -> Result<(), Status> {
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", options_kind, "", errors)) }
-}
-
-/// Which version of the data a read may show.
-#[derive(Debug, Copy, Clone, PartialEq, Eq)]
-pub enum ReadAt {
-    /// What is newest now.
-    Latest,
-    /// Whatever is at hand.
-    Any,
-    NotOlderThan(u64),
-    Exactly(u64),
-}
-
-/// Options of list and watch.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ListOptions {
-    pub labels: Selector,
-    pub fields: FieldSelector,
-    pub limit: usize,
-    pub continue_token: String,
-    /// None: unset.
-    pub resource_version: Option<u64>,
-    pub read_at: ReadAt,
-    pub bookmarks: bool,
-    pub send_initial_events: Option<bool>,
-    pub timeout_seconds: Option<u64>,
 }
 
 /// How long a client waits at most, as its query says; no time at all means that it says nothing.
@@ -269,26 +199,6 @@ impl ListOptions {
             timeout_seconds,
         })
     }
-
-    /// Does an object pass both selectors?
-    pub fn selects(&self, object: &crate::registry::object::Object) -> bool {
-        self.labels.matches_lookup(|key| object.label(key)) && self.fields.matches(|field| object.field(field))
-    }
-
-    /// Narrows the selection to one name.
-    pub fn select_name(&mut self, name: &str) {
-        let requirement = FieldRequirement { field: "metadata.name".to_owned(), value: name.to_owned(), is_equal: true };
-        self.fields.requirements.push(requirement);
-    }
-
-    pub fn selects_everything(&self) -> bool {
-        self.labels.is_everything() && self.fields.requirements.is_empty()
-    }
-
-    /// The value that a field must equal, where the selector says so.
-    pub fn field_equals(&self, field: &str) -> Option<&str> {
-        self.fields.requirements.iter().find(|r| r.field == field && r.is_equal).map(|r| r.value.as_str())
-    }
 }
 
 fn parse_labels(text: &str) -> Result<Selector, Status> {
@@ -368,6 +278,46 @@ fn parse_resource_version(text: &str, watch: bool) -> Result<Option<u64>, Status
         let what = format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
         if watch { Status::unclassified(what) } else { Status::bad_request(format!("invalid resource version: {what}")) }
     })
+}
+
+impl DeleteOptions {
+    /// Reads a decoded `DeleteOptions` object and refuses contradictions.
+    pub fn from_value(options: &Value) -> Result<DeleteOptions, Status> {
+        let errors = check_delete_options(options);
+        if !errors.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors));
+        }
+        let text = |pointer: &str| options.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let propagation = match (options["propagationPolicy"].as_str(), options["orphanDependents"].as_bool()) {
+            (Some("Foreground"), _) => Some(Propagation::Foreground),
+            (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
+            (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
+            _ => None,
+        };
+        Ok(DeleteOptions {
+            grace_period_seconds: options["gracePeriodSeconds"].as_i64(),
+            uid: text("/preconditions/uid"),
+            resource_version: text("/preconditions/resourceVersion"),
+            propagation,
+            dry_run: options["dryRun"].as_array().is_some_and(|values| !values.is_empty()),
+        })
+    }
+}
+
+fn check_delete_options(options: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let path = Path::new("propagationPolicy");
+    let policy = options["propagationPolicy"].as_str();
+    if let (Some(policy), Some(_)) = (policy, options["orphanDependents"].as_bool()) {
+        errors.push(FieldError::invalid(&path, policy, "orphanDependents and deletionPropagation cannot be both set"));
+    }
+    if let Some(other) = policy.filter(|p| !matches!(*p, "Foreground" | "Background" | "Orphan")) {
+        errors.push(FieldError::not_supported(&path, other, &["Foreground", "Background", "Orphan", "nil"]));
+    }
+    if let Some(values) = options["dryRun"].as_array().filter(|values| values.iter().any(|v| v != "All")) {
+        errors.push(FieldError::not_supported(&Path::new("dryRun"), json!(values), &["All"]));
+    }
+    errors
 }
 
 #[cfg(test)]

@@ -15,11 +15,12 @@ use kinds::table::Kind;
 use serde_json::Value;
 
 use super::answer;
-use super::body::Body;
-use super::options::{FieldValidation, WriteKind, WriteOptions};
+use super::decode::{Expected, other_type};
+use super::options::WriteKind;
 use super::resources::ResourceCall;
-use crate::registry::decode::{Expected, other_type};
-use crate::registry::update::{Changed, manager_entry};
+use crate::body::Body;
+use crate::registry::update::Changed;
+use crate::request::options::{FieldValidation, WriteOptions};
 
 /// The media types of patches.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
@@ -76,8 +77,8 @@ async fn merge(
         Ok(Changed { object, warnings, managed: false })
     };
     let written = match may_see_managers(patch_type, bytes) {
-        true => request.registry().update(&write, change).await,
-        false => request.registry().update_folded(&write, change).await,
+        true => request.registry().update(request.admission(), &write, change).await,
+        false => request.registry().update_folded(request.admission(), &write, change).await,
     };
     match written {
         Ok(written) => request.written(written, Vec::new()),
@@ -163,7 +164,7 @@ fn decode(
     findings.extend(decoded.findings);
     let mut object = decoded.value;
     if resets_managers {
-        crate::registry::create::metadata_mut(&mut object).insert("managedFields".to_owned(), serde_json::json!([{}]));
+        crate::registry::metadata::metadata_mut(&mut object).insert("managedFields".to_owned(), serde_json::json!([{}]));
     }
     match validation {
         FieldValidation::Strict if !findings.is_empty() => {
@@ -178,7 +179,7 @@ fn decode(
 /// a version.
 fn insist_only_if_patched(old: &Value, object: &mut Value) {
     if object["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
-        crate::registry::create::metadata_mut(object).remove("resourceVersion");
+        crate::registry::metadata::metadata_mut(object).remove("resourceVersion");
     }
 }
 
@@ -189,7 +190,7 @@ fn check_names(request: &ResourceCall<'_>, object: &mut Value) -> Result<(), Sta
         if !namespace.is_empty() && !request.namespace().is_empty() {
             return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
         }
-        let metadata = crate::registry::create::metadata_mut(object);
+        let metadata = crate::registry::metadata::metadata_mut(object);
         metadata.remove("namespace");
         if !request.namespace().is_empty() {
             metadata.insert("namespace".to_owned(), request.namespace().into());
@@ -212,7 +213,7 @@ async fn apply(request: &ResourceCall<'_>, part: Part, options: &WriteOptions, b
     let write = request.write(part, options);
     let kind = request.kind;
     let config = patch::apply::parse_config(kind, bytes, Expected::of(kind).kind)?;
-    let mut entry = manager_entry(&write);
+    let mut entry = write.manager_entry();
     entry.operation = patch::managed_fields::Operation::Apply;
     let applied = |live: Option<&Value>| {
         let mut object = patch::apply::apply(kind, live, &config.object, &entry, options.force).map_err(PatchError::into_status)?;
@@ -227,7 +228,7 @@ async fn apply(request: &ResourceCall<'_>, part: Part, options: &WriteOptions, b
         if part != Part::Main {
             return Err(Status::not_found(kind.resource(), &request.path.name));
         }
-        match request.registry().create_applied(&write, created(request, applied(None)?)?).await {
+        match request.registry().create_applied(request.admission(), &write, created(request, applied(None)?)?).await {
             Err(status) if status.reason == "AlreadyExists" => {}
             result => return request.written(result?, warnings),
         }
@@ -240,7 +241,7 @@ async fn apply(request: &ResourceCall<'_>, part: Part, options: &WriteOptions, b
         }
         Ok(Changed { object, warnings: warnings.clone(), managed: true })
     };
-    let written = request.registry().update(&write, change).await?;
+    let written = request.registry().update(request.admission(), &write, change).await?;
     request.written(written, Vec::new())
 }
 

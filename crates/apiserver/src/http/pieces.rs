@@ -15,8 +15,8 @@ use kinds::document::indented_bytes;
 use kinds::yaml;
 use serde_json::Value;
 
+use crate::registry::encoding::parse_stored;
 use crate::registry::object::Object;
-use crate::registry::parse_stored;
 
 /// Items are put together until there are so many bytes.
 /// Smaller ones made a list of 67 MB a third slower: each costs a turn of two tasks.

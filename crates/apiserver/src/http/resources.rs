@@ -3,28 +3,30 @@
 
 use bytes::Bytes;
 use futures::StreamExt;
+use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue, USER_AGENT};
-use http::{Method, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use jiff::Timestamp;
 use kinds::rules::Part;
 use kinds::schema::schema;
 use kinds::status::Status;
-use kinds::table::{self, KINDS, Kind, Subresource};
+use kinds::table::Kind;
 use serde_json::{Value, json};
 
-use super::answer::{self, IncludeObject, Presenter};
-use super::body::{Body, BoxError, RequestBody};
+use super::answer::{self, Presenter};
+use super::decode::{self, Expected};
 use super::negotiate::{self, Encoding};
-use super::options::{FieldValidation, ListOptions, Query, WriteKind, WriteOptions};
+use super::options::{Query, WriteKind};
 use super::path::ResourcePath;
-use super::service::{ApiServer, Call};
-use super::{patches, subresources};
+use super::server::{ApiServer, Call};
+use crate::admission::Plugins;
 use crate::audit::Annotations;
-use crate::registry::decode::{self, Expected};
-use crate::registry::delete::{DeleteOptions, Deleted, success};
-use crate::registry::{Write, Written};
+use crate::body::{Body, BoxError};
+use crate::registry::Written;
+use crate::registry::delete::{Deleted, success};
+use crate::request::WriteRequest;
+use crate::request::options::{DeleteOptions, FieldValidation, ListOptions, WriteOptions};
 
 /// A request for a resource of the table.
 pub(crate) struct ResourceCall<'a> {
@@ -36,78 +38,13 @@ pub(crate) struct ResourceCall<'a> {
     pub now: Timestamp,
 }
 
-pub(crate) async fn handle(
-    server: &ApiServer,
-    call: &Call,
-    path: &ResourcePath,
-    verb: &str,
-    body: RequestBody,
-) -> Result<Response<Body>, Status> {
-    let response = dispatch(server, call, path, verb, body).await;
-    let deprecation = table::by_resource(&path.group, &path.version, &path.resource).and_then(|kind| kind.deprecation);
-    let Some(deprecation) = deprecation else { return response };
-    let mut response = response.unwrap_or_else(|status| answer::status(&status));
-    answer::warn(&mut response, &[deprecation.to_owned()]);
-    Ok(response)
-}
-
-async fn dispatch(server: &ApiServer, call: &Call, path: &ResourcePath, verb: &str, body: RequestBody) -> Result<Response<Body>, Status> {
-    let Some(kind) = table::by_resource(&path.group, &path.version, &path.resource) else {
-        return match KINDS.iter().any(|k| k.group == path.group) {
-            true => Err(Status::no_such_resource()),
-            false => Ok(answer::page_not_found()),
-        };
-    };
-    let subresource = check_shape(kind, path, &call.parts.method, verb)?;
-    let accepted = negotiate::accepted(&call.parts.headers, call.query.get("pretty"))?;
-    let include = IncludeObject::parse(call.query.get("includeObject"))?;
-    let request = ResourceCall { server, call, path, kind, presenter: Presenter { kind, accepted, include }, now: Timestamp::now() };
-    if let Some(subresource) = subresource {
-        return subresources::handle(&request, subresource, verb, body).await;
-    }
-    if !kind.is_stored() {
-        return subresources::handle_unstored(&request, verb, body).await;
-    }
-    match verb {
-        "get" => request.get().await,
-        "list" => request.list().await,
-        "watch" => request.watch().await,
-        "create" => request.create(body.whole()?).await,
-        "update" => request.update(Part::Main, body.whole()?).await,
-        "patch" => patches::handle(&request, Part::Main, body.whole()?).await,
-        "delete" => request.delete(body.whole()?).await,
-        "deletecollection" => request.delete_collection(body.whole()?).await,
-        _ => Err(Status::method_not_allowed()),
-    }
-}
-
-/// Holds the path's shape and the verb against the kind.
-fn check_shape(kind: &'static Kind, path: &ResourcePath, method: &Method, verb: &str) -> Result<Option<&'static Subresource>, Status> {
-    let about_a_namespace = kind.plural == "namespaces" && kind.group.is_empty();
-    let all_namespaces = kind.namespaced && path.namespace.is_empty();
-    if !kind.namespaced && !path.namespace.is_empty() && !about_a_namespace {
-        return Err(Status::no_such_resource());
-    }
-    if all_namespaces && !path.name.is_empty() {
-        return Err(Status::no_such_resource());
-    }
-    if !path.subresource.is_empty() {
-        let subresource = kind.subresource(&path.subresource).ok_or_else(Status::no_such_resource)?;
-        return if subresource.verbs.contains(&verb) { Ok(Some(subresource)) } else { Err(Status::method_not_allowed()) };
-    }
-    let on_collection = path.name.is_empty();
-    let fits = match *method {
-        Method::POST => on_collection && !all_namespaces,
-        Method::DELETE => !on_collection || !all_namespaces,
-        Method::PUT | Method::PATCH => !on_collection,
-        _ => true,
-    };
-    if !fits || !kind.has_verb(verb) { Err(Status::method_not_allowed()) } else { Ok(None) }
-}
-
 impl<'a> ResourceCall<'a> {
     pub fn registry(&self) -> &'a std::sync::Arc<crate::registry::Registry> {
         &self.server.inner.registry
+    }
+
+    pub fn admission(&self) -> &'a Plugins {
+        self.server.admission()
     }
 
     /// Does the client take nothing but tables, or metadata alone?
@@ -125,8 +62,8 @@ impl<'a> ResourceCall<'a> {
         if self.kind.namespaced { &self.path.namespace } else { "" }
     }
 
-    pub fn write<'b>(&'b self, part: impl Into<Option<Part>>, options: &'b WriteOptions) -> Write<'b> {
-        Write {
+    pub fn write<'b>(&'b self, part: impl Into<Option<Part>>, options: &'b WriteOptions) -> WriteRequest<'b> {
+        WriteRequest {
             kind: self.kind,
             namespace: self.namespace(),
             name: &self.path.name,
@@ -140,7 +77,7 @@ impl<'a> ResourceCall<'a> {
     }
 
     /// Decodes a body that should be an object of the kind.
-    pub fn decode(&self, bytes: &[u8], expected: Expected<'_>, validation: FieldValidation) -> Result<decode::Body, Status> {
+    pub fn decode(&self, bytes: &[u8], expected: Expected<'_>, validation: FieldValidation) -> Result<decode::DecodedBody, Status> {
         let content_type = self.call.header(CONTENT_TYPE);
         let mut decoded = decode::body(bytes, negotiate::body_type(content_type)?, expected, validation)?;
         if let Some(view) = self.kind.view.filter(|_| expected.type_id == self.kind.type_id()) {
@@ -161,13 +98,13 @@ impl<'a> ResourceCall<'a> {
         self.presenter.object(200, entry.value)
     }
 
-    async fn list(&self) -> Result<Response<Body>, Status> {
+    pub async fn list(&self) -> Result<Response<Body>, Status> {
         let options = ListOptions::parse(self.query(), self.kind, false)?;
         let listed = self.registry().list(self.kind, self.namespace(), &options).await?;
         self.presenter.list(listed)
     }
 
-    async fn watch(&self) -> Result<Response<Body>, Status> {
+    pub async fn watch(&self) -> Result<Response<Body>, Status> {
         let mut options = ListOptions::parse(self.query(), self.kind, true)?;
         if self.path.deprecated_watch && !self.path.name.is_empty() {
             options.select_name(&self.path.name);
@@ -185,17 +122,17 @@ impl<'a> ResourceCall<'a> {
         Ok(response)
     }
 
-    async fn create(&self, bytes: Bytes) -> Result<Response<Body>, Status> {
+    pub async fn create(&self, bytes: Bytes) -> Result<Response<Body>, Status> {
         let options = WriteOptions::parse(self.query(), WriteKind::Create)?;
         let decoded = self.decode(&bytes, Expected::of(self.kind), options.field_validation)?;
-        let written = self.registry().create(&self.write(Part::Main, &options), decoded.object).await?;
+        let written = self.registry().create(self.admission(), &self.write(Part::Main, &options), decoded.object).await?;
         self.written(written, decoded.warnings)
     }
 
     pub async fn update(&self, part: Part, bytes: Bytes) -> Result<Response<Body>, Status> {
         let options = WriteOptions::parse(self.query(), WriteKind::Update)?;
         let decoded = self.decode(&bytes, Expected::of(self.kind), options.field_validation)?;
-        let written = self.registry().replace(&self.write(part, &options), decoded.object, decoded.warnings).await?;
+        let written = self.registry().replace(self.admission(), &self.write(part, &options), decoded.object, decoded.warnings).await?;
         self.written(written, Vec::new())
     }
 
@@ -210,10 +147,10 @@ impl<'a> ResourceCall<'a> {
         Ok(response)
     }
 
-    async fn delete(&self, bytes: Bytes) -> Result<Response<Body>, Status> {
+    pub async fn delete(&self, bytes: Bytes) -> Result<Response<Body>, Status> {
         let options = self.delete_options(&bytes)?;
         let write_options = WriteOptions { dry_run: options.dry_run, ..WriteOptions::INTERNAL };
-        let deleted = self.registry().delete(&self.write(Part::Main, &write_options), &options).await?;
+        let deleted = self.registry().delete(self.admission(), &self.write(Part::Main, &write_options), &options).await?;
         match deleted {
             Deleted::Pending(bytes) => self.presenter.object(200, bytes),
             Deleted::Gone { bytes, .. } if self.kind.delete_returns_object => self.presenter.object(200, bytes),
@@ -267,14 +204,14 @@ impl<'a> ResourceCall<'a> {
         Ok(options)
     }
 
-    async fn delete_collection(&self, bytes: Bytes) -> Result<Response<Body>, Status> {
+    pub async fn delete_collection(&self, bytes: Bytes) -> Result<Response<Body>, Status> {
         let list_options = ListOptions::parse(self.query(), self.kind, false)?;
         let options = self.delete_options(&bytes)?;
         let listed = self.registry().list(self.kind, self.namespace(), &list_options).await?;
         let write_options = WriteOptions { dry_run: options.dry_run, ..WriteOptions::INTERNAL };
         for object in &listed.objects {
-            let write = Write { name: object.name(), namespace: object.namespace(), ..self.write(Part::Main, &write_options) };
-            match self.registry().delete(&write, &options).await {
+            let write = WriteRequest { name: object.name(), namespace: object.namespace(), ..self.write(Part::Main, &write_options) };
+            match self.registry().delete(self.admission(), &write, &options).await {
                 Ok(_) => {}
                 Err(status) if status.reason == "NotFound" => {}
                 Err(status) => return Err(status),

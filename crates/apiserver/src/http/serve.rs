@@ -11,10 +11,10 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use wire::{Client, Deadlines, Limits};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::service::ApiServer;
+use super::server::ApiServer;
 use crate::audit::Remote;
-use crate::auth::User;
 use crate::auth::authenticate::Certificate;
+use crate::request::User;
 
 /// Nodes come with certificates, a few connections each, and so do administrators. Pods come with
 /// tokens, all pods of a node from one address, and whole sites may come from one.

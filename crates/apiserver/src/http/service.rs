@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -17,98 +16,25 @@ use http_body_util::BodyExt;
 use kinds::status::Status;
 use tokio::sync::watch;
 
-use super::body::{self, Body, BoxError, RequestBody};
-use super::fairness::{Fairness, Flow, Permit, Share};
+use super::fairness::{Flow, Permit, Share};
 use super::finishing::Finishing;
-use super::options::{self, Query, decode_path};
+use super::options::{self, Query};
 use super::path::{self, Target};
+use super::server::{ApiServer, Call};
 use super::subresources::log_socket;
-use super::{answer, audited, meta, resources};
-use crate::audit::{Audit, Record, Stage};
-use crate::auth::User;
-use crate::auth::authenticate::{Authenticator, Local};
-use crate::auth::authorize::{Attributes, What, forbidden};
-use crate::metrics::Metrics;
-use crate::nodes::NodeConnector;
+use super::{answer, audited, meta, route};
+use crate::audit::{Record, Stage};
+use crate::auth::authenticate::Local;
+use crate::auth::authorize::forbidden;
+use crate::body::{self, Body, BoxError, RequestBody};
 use crate::nodes::forward::Carried;
-use crate::nodes::usage::Usage;
-use crate::registry::Registry;
+use crate::request::{Attributes, User, What, decode_path};
 
 /// How long a request may take that is answered at once, its body and its wait for a seat not
 /// counted; Kubernetes' `--request-timeout`.
 const REQUEST_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// The API server: a service for requests from the network and from within the process. Clones
-/// share everything.
-#[derive(Clone)]
-pub struct ApiServer {
-    pub(crate) inner: Arc<Inner>,
-}
-
-pub(crate) struct Inner {
-    pub registry: Arc<Registry>,
-    pub authenticator: Authenticator,
-    pub metrics: Metrics,
-    pub fairness: Fairness,
-    /// None: nothing is written.
-    pub audit: Option<Audit>,
-    /// None: what only nodes can answer is not served.
-    pub nodes: Option<NodeConnector>,
-    /// What nodes and pods use, as far as it was collected.
-    pub usage: Usage,
-    /// Turns true when the server is to stop; ends watches.
-    pub shutdown: watch::Receiver<bool>,
-}
-
-/// A request that was let in.
-pub(crate) struct Call {
-    pub parts: Parts,
-    pub query: Query,
-    pub user: User,
-}
-
-impl Call {
-    pub fn header(&self, name: http::header::HeaderName) -> Option<&str> {
-        self.parts.headers.get(name).and_then(|value| value.to_str().ok())
-    }
-}
-
 impl ApiServer {
-    pub fn new(registry: Arc<Registry>, authenticator: Authenticator, shutdown: watch::Receiver<bool>) -> ApiServer {
-        ApiServer::with_nodes(registry, authenticator, None, shutdown)
-    }
-
-    /// A server that can ask the agents of nodes; [`crate::nodes::usage::run`] collects what they
-    /// use.
-    pub fn with_nodes(
-        registry: Arc<Registry>,
-        authenticator: Authenticator,
-        nodes: Option<NodeConnector>,
-        shutdown: watch::Receiver<bool>,
-    ) -> ApiServer {
-        let inner = Inner {
-            registry,
-            authenticator,
-            metrics: Metrics::default(),
-            fairness: Fairness::default(),
-            audit: None,
-            nodes,
-            usage: Usage::default(),
-            shutdown,
-        };
-        ApiServer { inner: Arc::new(inner) }
-    }
-
-    /// The same server, which writes down who did what. Before there are clones of it.
-    pub fn audited(mut self, audit: Audit) -> ApiServer {
-        Arc::get_mut(&mut self.inner).expect("a server has no clones while it is set up").audit = Some(audit);
-        self
-    }
-
-    pub fn registry(&self) -> &Arc<Registry> {
-        &self.inner.registry
-    }
-
     /// The same server for callers within the process, who act as `user` without credentials.
     pub fn as_user(&self, user: User) -> LocalService {
         LocalService { server: self.clone(), user }
@@ -188,7 +114,7 @@ impl ApiServer {
             record.impersonates(&user);
         }
         let attributes = Attributes { user: &user, verb: &verb, what };
-        let decision = self.inner.registry.authorize(&attributes);
+        let decision = self.inner.authorizer.authorize(&attributes);
         if let Some(record) = record {
             record.decided(decision.allowed, &decision.reason);
         }
@@ -246,7 +172,7 @@ impl ApiServer {
     async fn dispatch(&self, call: &Call, path: &str, target: &Target, verb: &str, body: RequestBody) -> Result<Response<Body>, Status> {
         match target {
             Target::Other => meta::handle(self, call, path).await,
-            Target::Resource(resource) => resources::handle(self, call, resource, verb, body).await,
+            Target::Resource(resource) => route::handle(self, call, resource, verb, body).await,
         }
     }
 
@@ -254,10 +180,7 @@ impl ApiServer {
     fn impersonated(&self, parts: &Parts, user: &User) -> Result<Option<User>, Status> {
         let Some(wanted) = crate::auth::impersonate::requested(&parts.headers)? else { return Ok(None) };
         for attributes in wanted.permissions(user) {
-            let decision = self.inner.registry.authorize(&attributes);
-            if !decision.allowed {
-                return Err(forbidden(&attributes, &decision.reason));
-            }
+            self.inner.authorizer.check(&attributes)?;
         }
         Ok(Some(wanted.into_user()))
     }
@@ -419,6 +342,7 @@ where
 
 #[cfg(test)]
 mod tests {
+    use super::super::fairness::Fairness;
     use super::*;
 
     /// The share of a shell ended when it began.

@@ -14,7 +14,7 @@ use kinds::status::{GroupResource, Status};
 use tokio::sync::watch;
 
 use super::{ConnectError, Endpoint, NodeConnector};
-use crate::http::body::{Body, full};
+use crate::body::{Body, full};
 
 /// What is read of an agent's refusal.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;

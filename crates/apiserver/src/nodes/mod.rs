@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use crate::http::body::Body;
+use crate::body::Body;
 use forward::Outgoing;
 
 /// A node that does not answer is given up after this time.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::forward::Outgoing;
 use super::{Endpoint, NodeConnector, is_simulated, kind};
-use crate::ApiServer;
+use crate::registry::Registry;
 
 const PERIOD: Duration = Duration::from_secs(15);
 
@@ -97,24 +97,22 @@ fn figures(before: &Told, now: &Told) -> Option<Figures> {
     })
 }
 
-/// Collects until `shutdown` turns true. Returns at once for a server that knows no way to its
-/// nodes.
-pub async fn run(server: ApiServer, mut shutdown: watch::Receiver<bool>) {
-    let Some(connector) = server.inner.nodes.clone() else { return };
+/// Collects until `shutdown` turns true.
+pub async fn follow(usage: &Usage, registry: &Registry, connector: &NodeConnector, mut shutdown: watch::Receiver<bool>) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         // Both arms only wait; a round that is dropped at the end is no loss.
         tokio::select! {
-            _ = async { ticks.tick().await; collect(&server, &connector).await } => {}
+            _ = async { ticks.tick().await; collect(usage, registry, connector).await } => {}
             _ = shutdown.wait_for(|&stopping| stopping) => return,
         }
     }
 }
 
 /// Asks all nodes once.
-pub async fn collect(server: &ApiServer, connector: &NodeConnector) {
-    let caches = &server.registry().caches;
+pub async fn collect(usage: &Usage, registry: &Registry, connector: &NodeConnector) {
+    let caches = &registry.caches;
     let nodes = caches.of(kind()).snapshot("", caches.applied()).objects;
     let endpoints = nodes.iter().filter_map(|object| {
         let node = object.value();
@@ -125,7 +123,7 @@ pub async fn collect(server: &ApiServer, connector: &NodeConnector) {
     let asked = endpoints.into_iter().map(|(name, endpoint)| async move {
         match tokio::time::timeout(ANSWER_TIMEOUT, ask(connector, &endpoint)).await {
             Ok(Some(answer)) => {
-                server.inner.usage.take(&name, answer);
+                usage.take(&name, answer);
                 Some(name)
             }
             Ok(None) | Err(_) => {
@@ -136,7 +134,7 @@ pub async fn collect(server: &ApiServer, connector: &NodeConnector) {
     });
     let answered: Vec<String> =
         futures::stream::iter(asked).buffer_unordered(REQUESTS_AT_ONCE_MAX).filter_map(std::future::ready).collect().await;
-    server.inner.usage.retain(&answered);
+    usage.retain(&answered);
 }
 
 async fn ask(connector: &NodeConnector, endpoint: &Endpoint) -> Option<Answer> {

@@ -103,14 +103,14 @@ pub fn event_line(name: &str, object: &[u8]) -> Bytes {
 
 /// The objects and recent events of one kind.
 pub struct KindCache {
-    state: RwLock<State>,
+    state: RwLock<KindState>,
     changed: watch::Sender<u64>,
     /// Wakes the watchers that only want pods of one node; thousands of agents do.
     by_node: Mutex<HashMap<String, std::sync::Weak<Notify>>>,
 }
 
 #[derive(Default)]
-struct State {
+struct KindState {
     objects: BTreeMap<String, Arc<Object>>,
     events: VecDeque<Arc<CacheEvent>>,
     event_bytes: usize,
@@ -143,11 +143,11 @@ pub struct TooOld {
 
 impl KindCache {
     fn new(revision: u64) -> KindCache {
-        let state = State { complete_after: revision, revision, ..State::default() };
+        let state = KindState { complete_after: revision, revision, ..KindState::default() };
         KindCache { state: RwLock::new(state), changed: watch::channel(revision).0, by_node: Mutex::default() }
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, KindState> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -272,7 +272,7 @@ fn in_prefix<'a>(objects: &'a BTreeMap<String, Arc<Object>>, prefix: &str) -> im
     objects.range(prefix.to_owned()..).take_while(move |(key, _)| key.starts_with(&owned)).map(|(_, object)| object)
 }
 
-impl State {
+impl KindState {
     fn apply(&mut self, event: CacheEvent) {
         let key = super::object::local_key(event.object.namespace(), event.object.name());
         match event.kind {
@@ -373,7 +373,7 @@ impl Caches {
         }
         for (storage, (_, cache)) in &self.by_storage {
             let objects = fresh.remove(storage).unwrap_or_default();
-            let state = State { objects, complete_after: revision, revision, ..State::default() };
+            let state = KindState { objects, complete_after: revision, revision, ..KindState::default() };
             *cache.state.write().unwrap_or_else(PoisonError::into_inner) = state;
             cache.wake_all(revision);
         }

@@ -1,13 +1,16 @@
 //! Creating objects.
 
 use kinds::status::Status;
-use serde_json::{Map, Value, json};
-use store::{CommitError, Expect, Txn, Write as StoreWrite};
+use serde_json::Value;
+use store::{CommitError, Expect, Txn, Write};
 
+use super::allocate;
+use super::encoding::{dry_run_answer, normalized, parse_stored, to_store};
+use super::metadata::{metadata_mut, metadata_text};
 use super::object::store_key;
-use super::{Registry, Write, Written, commit_failed, encoded, normalized, template};
-use crate::admission;
-use crate::auth::authorize::{Attributes, What, forbidden};
+use super::port::{Admission, QuotaVerdict};
+use super::{Registry, Written, commit_failed};
+use crate::request::WriteRequest;
 
 /// Characters of generated name suffixes: no vowels, nothing that looks like another.
 const NAME_ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -26,65 +29,70 @@ enum ManagedFields {
 }
 
 impl Registry {
-    /// An update or a patch that finds nothing creates: it needs the right to do that, too.
-    pub fn check_may_create(&self, write: &Write<'_>) -> Result<(), Status> {
-        let Write { kind, namespace, name, user, .. } = *write;
-        let (group, version, resource) = (kind.group, kind.version, kind.plural);
-        let what = What::Resource { group, version, resource, subresource: "", namespace, name, field_selector: "" };
-        let attributes = Attributes { user, verb: "create", what };
-        let decision = self.authorize(&attributes);
-        if decision.allowed { Ok(()) } else { Err(forbidden(&attributes, &decision.reason)) }
-    }
-
     /// Creates what server-side apply made; its managed fields are right already.
-    pub async fn create_applied(&self, write: &Write<'_>, mut object: Value) -> Result<Written, Status> {
-        self.check_may_create(write)?;
+    pub async fn create_applied(&self, admission: &dyn Admission, write: &WriteRequest<'_>, mut object: Value) -> Result<Written, Status> {
+        admission.authorize_create(write)?;
         write.kind.rules.default(&mut object);
         set_namespace(write, &mut object)?;
         metadata_mut(&mut object).remove("resourceVersion");
-        self.create_once(write, object, ManagedFields::Done).await
+        self.create_once(admission, write, object, ManagedFields::Done).await
     }
 
     /// Creates `object`, which was decoded but not defaulted.
-    pub async fn create(&self, write: &Write<'_>, mut object: Value) -> Result<Written, Status> {
+    pub async fn create(&self, admission: &dyn Admission, write: &WriteRequest<'_>, mut object: Value) -> Result<Written, Status> {
         write.kind.rules.default(&mut object);
         set_namespace(write, &mut object)?;
-        let generated = text_at(&object, "name").is_empty() && !text_at(&object, "generateName").is_empty();
+        let generated = metadata_text(&object, "name").is_empty() && !metadata_text(&object, "generateName").is_empty();
         if !generated {
-            return self.create_once(write, object, ManagedFields::Due).await;
+            return self.create_once(admission, write, object, ManagedFields::Due).await;
         }
         // As text a copy costs a tenth of one as a tree, and hardly ever is it needed.
         let copy = object.to_string();
         for _ in 1..GENERATED_NAME_ATTEMPTS_MAX {
-            match self.create_once(write, object, ManagedFields::Due).await {
-                Err(status) if status.reason == "AlreadyExists" => object = super::parse_stored(copy.as_bytes()),
+            match self.create_once(admission, write, object, ManagedFields::Due).await {
+                Err(status) if status.reason == "AlreadyExists" => object = parse_stored(copy.as_bytes()),
                 result => return result,
             }
         }
-        self.create_once(write, object, ManagedFields::Due).await
+        self.create_once(admission, write, object, ManagedFields::Due).await
     }
 
-    async fn create_once(&self, write: &Write<'_>, mut object: Value, managed: ManagedFields) -> Result<Written, Status> {
+    async fn create_once(
+        &self,
+        admission: &dyn Admission,
+        write: &WriteRequest<'_>,
+        mut object: Value,
+        managed: ManagedFields,
+    ) -> Result<Written, Status> {
         let kind = write.kind;
-        if !text_at(&object, "resourceVersion").is_empty() {
+        if !metadata_text(&object, "resourceVersion").is_empty() {
             return Err(Status::unclassified("resourceVersion should not be set on objects to be created"));
         }
         generate_name(&mut object);
         if managed == ManagedFields::Due {
-            kinds::patch::managed_fields::record_update(kind, None, &mut object, &super::update::manager_entry(write));
+            kinds::patch::managed_fields::record_update(kind, None, &mut object, &write.manager_entry());
         }
-        admission::admit_create(self, write, &mut object)?;
+        admission.admit(write, &mut object, None)?;
         fill_system_fields(write, &mut object);
         kind.rules.prepare_create(&mut object);
-        admission::complete_create(write, &mut object);
+        admission.complete(write, &mut object, None);
         let mut object = normalized(kind, object)?;
         let errors = kind.rules.validate_create(&object);
-        let name = text_at(&object, "name").to_owned();
+        let name = metadata_text(&object, "name").to_owned();
         if !errors.is_empty() {
             return Err(Status::invalid(kind.group, kind.kind, &name, &errors));
         }
-        let (_turn, remarks) = admission::check_create(self, write, &object).await?;
-        let allocation = admission::allocate::on_create(self, write, &mut object)?;
+        let remarks = admission.check(write, &object, None)?;
+        // Held until the object is stored.
+        let _turn = match admission.check_quota(write, &object, None, None)? {
+            QuotaVerdict::Passed => None,
+            QuotaVerdict::AwaitsTurn => {
+                let turn = self.take_turn(write.namespace).await;
+                admission.check_quota(write, &object, None, Some(&turn))?;
+                Some(turn)
+            }
+        };
+        let allocation = allocate::on_create(self, write, &mut object)?;
         kind.rules.canonicalize(&mut object);
         let mut warnings = kind.rules.warnings_create(&object);
         warnings.extend(remarks.warnings);
@@ -93,9 +101,9 @@ impl Registry {
             if self.exists(kind, write.namespace, &name)? {
                 return Err(self.taken(write, &name));
             }
-            return Ok(Written { bytes: encoded(kind, &object), created: true, warnings, annotations });
+            return Ok(Written { bytes: dry_run_answer(kind, &object), created: true, warnings, annotations });
         }
-        let put = StoreWrite::Put { key: store_key(kind, write.namespace, &name), value: template(kind, &object)? };
+        let put = Write::Put { key: store_key(kind, write.namespace, &name), value: to_store(kind, &object)? };
         // Trees are dropped before the wait for the disk; see `plan_update`.
         drop(object);
         match self.store.commit(Txn::one(Some(Expect::Absent), put)).await {
@@ -109,33 +117,20 @@ impl Registry {
         }
     }
 
-    fn taken(&self, write: &Write<'_>, name: &str) -> Status {
+    fn taken(&self, write: &WriteRequest<'_>, name: &str) -> Status {
         let mut status = Status::already_exists(write.kind.resource(), name);
         let entry = self.entry(write.kind, write.namespace, name).ok().flatten();
-        if entry.is_some_and(|entry| !text_at(&super::parse_stored(&entry.value), "deletionTimestamp").is_empty()) {
+        if entry.is_some_and(|entry| !metadata_text(&parse_stored(&entry.value), "deletionTimestamp").is_empty()) {
             status.message = format!("object is being deleted: {}", status.message);
         }
         status
     }
 }
 
-/// A text of the object's metadata, empty when unset.
-pub fn text_at<'a>(object: &'a Value, field: &str) -> &'a str {
-    object["metadata"][field].as_str().unwrap_or_default()
-}
-
-/// The object's metadata, to be changed.
-pub fn metadata_mut(object: &mut Value) -> &mut Map<String, Value> {
-    if !object["metadata"].is_object() {
-        object["metadata"] = json!({});
-    }
-    object["metadata"].as_object_mut().expect("made an object above")
-}
-
 /// The namespace of the path is the object's; one that differs is refused. Kinds without namespaces
 /// pass over it.
-pub fn set_namespace(write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
-    let own = text_at(object, "namespace");
+pub fn set_namespace(write: &WriteRequest<'_>, object: &mut Value) -> Result<(), Status> {
+    let own = metadata_text(object, "namespace");
     if !write.kind.namespaced && write.namespace.is_empty() {
         if !own.is_empty() {
             metadata_mut(object).remove("namespace");
@@ -152,8 +147,8 @@ pub fn set_namespace(write: &Write<'_>, object: &mut Value) -> Result<(), Status
 }
 
 fn generate_name(object: &mut Value) {
-    let base = text_at(object, "generateName");
-    if !text_at(object, "name").is_empty() || base.is_empty() {
+    let base = metadata_text(object, "generateName");
+    if !metadata_text(object, "name").is_empty() || base.is_empty() {
         return;
     }
     let end = base.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|&end| end <= GENERATED_BASE_LEN_MAX).last().unwrap_or(0);
@@ -168,7 +163,7 @@ pub fn random_suffix() -> String {
 }
 
 /// What only the server may say about a new object.
-fn fill_system_fields(write: &Write<'_>, object: &mut Value) {
+fn fill_system_fields(write: &WriteRequest<'_>, object: &mut Value) {
     let metadata = metadata_mut(object);
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         metadata.remove(field);

@@ -2,77 +2,22 @@
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use kinds::field::{FieldError, Path};
 use kinds::status::{Details, Status};
 use kinds::table::Kind;
 use serde_json::{Value, json};
-use store::{CommitError, Entry, Expect, Txn, Write as StoreWrite};
+use store::{CommitError, Entry, Expect, Txn, Write};
 
-use super::create::{metadata_mut, text_at};
+use super::allocate;
+use super::encoding::{deletion_answer, dry_run_answer, parse_folded, to_store, to_store_again};
+use super::metadata::{is_finished, metadata_mut, metadata_text};
 use super::object::store_key;
-use super::{Registry, WRITE_ATTEMPTS_MAX, Write, answer_template, commit_failed, encoded, parse_folded, stored_template, template};
-use crate::admission;
+use super::port::Admission;
+use super::{Registry, WRITE_ATTEMPTS_MAX, commit_failed};
+use crate::request::WriteRequest;
+use crate::request::options::{DeleteOptions, Propagation};
 
 const ORPHAN_FINALIZER: &str = "orphan";
 const FOREGROUND_FINALIZER: &str = "foregroundDeletion";
-
-/// What to do with the objects that the deleted one owns.
-#[derive(Debug, Copy, Clone, PartialEq, Eq)]
-pub enum Propagation {
-    Background,
-    Foreground,
-    Orphan,
-}
-
-/// Options of a deletion, from the query or the body.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct DeleteOptions {
-    pub grace_period_seconds: Option<i64>,
-    pub uid: Option<String>,
-    pub resource_version: Option<String>,
-    pub propagation: Option<Propagation>,
-    pub dry_run: bool,
-}
-
-impl DeleteOptions {
-    /// Reads a decoded `DeleteOptions` object and refuses contradictions.
-    pub fn from_value(options: &Value) -> Result<DeleteOptions, Status> {
-        let errors = check_options(options);
-        if !errors.is_empty() {
-            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors));
-        }
-        let text = |pointer: &str| options.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-        let propagation = match (options["propagationPolicy"].as_str(), options["orphanDependents"].as_bool()) {
-            (Some("Foreground"), _) => Some(Propagation::Foreground),
-            (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
-            (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
-            _ => None,
-        };
-        Ok(DeleteOptions {
-            grace_period_seconds: options["gracePeriodSeconds"].as_i64(),
-            uid: text("/preconditions/uid"),
-            resource_version: text("/preconditions/resourceVersion"),
-            propagation,
-            dry_run: options["dryRun"].as_array().is_some_and(|values| !values.is_empty()),
-        })
-    }
-}
-
-fn check_options(options: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let path = Path::new("propagationPolicy");
-    let policy = options["propagationPolicy"].as_str();
-    if let (Some(policy), Some(_)) = (policy, options["orphanDependents"].as_bool()) {
-        errors.push(FieldError::invalid(&path, policy, "orphanDependents and deletionPropagation cannot be both set"));
-    }
-    if let Some(other) = policy.filter(|p| !matches!(*p, "Foreground" | "Background" | "Orphan")) {
-        errors.push(FieldError::not_supported(&path, other, &["Foreground", "Background", "Orphan", "nil"]));
-    }
-    if let Some(values) = options["dryRun"].as_array().filter(|values| values.iter().any(|v| v != "All")) {
-        errors.push(FieldError::not_supported(&Path::new("dryRun"), json!(values), &["All"]));
-    }
-    errors
-}
 
 /// What became of the object.
 #[derive(Debug)]
@@ -85,13 +30,13 @@ pub enum Deleted {
 
 impl Registry {
     /// Deletes an object, or marks it where something has to happen before it may go.
-    pub async fn delete(&self, write: &Write<'_>, options: &DeleteOptions) -> Result<Deleted, Status> {
+    pub async fn delete(&self, admission: &dyn Admission, write: &WriteRequest<'_>, options: &DeleteOptions) -> Result<Deleted, Status> {
         let kind = write.kind;
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let entry = self.get(kind, write.namespace, write.name)?;
             let object = parse_folded(&entry.value);
             check_preconditions(kind, write.name, options, &object)?;
-            admission::admit_delete(self, write, &object)?;
+            admission.admit_delete(write, &object)?;
             if needs_last_notice(write, options, &object) {
                 self.give_last_notice(write, object, &entry).await?;
                 continue;
@@ -105,10 +50,10 @@ impl Registry {
 
     /// Stores a terminating pod once more, with no time left. A race is lost to whoever changed the
     /// pod; the caller looks again.
-    async fn give_last_notice(&self, write: &Write<'_>, mut object: Value, entry: &Entry) -> Result<(), Status> {
+    async fn give_last_notice(&self, write: &WriteRequest<'_>, mut object: Value, entry: &Entry) -> Result<(), Status> {
         shorten_grace(&mut object, 0);
         metadata_mut(&mut object).remove("resourceVersion");
-        let put = StoreWrite::Put { key: store_key(write.kind, write.namespace, write.name), value: template(write.kind, &object)? };
+        let put = Write::Put { key: store_key(write.kind, write.namespace, write.name), value: to_store(write.kind, &object)? };
         drop(object);
         match self.store.commit(Txn::one(Some(Expect::Modified(entry.modified)), put)).await {
             Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
@@ -119,29 +64,29 @@ impl Registry {
     /// None when another writer was faster.
     async fn delete_version(
         &self,
-        write: &Write<'_>,
+        write: &WriteRequest<'_>,
         options: &DeleteOptions,
         mut object: Value,
         entry: &Entry,
     ) -> Result<Option<Deleted>, Status> {
         let kind = write.kind;
         let key = store_key(kind, write.namespace, write.name);
-        let uid = text_at(&object, "uid").to_owned();
+        let uid = metadata_text(&object, "uid").to_owned();
         let removes = mark(kind, options, &mut object, write.now);
         if options.dry_run {
-            let is_unchanged = !removes && stored_template(kind, entry)?.bytes == template(kind, &object)?.bytes;
-            let bytes = if is_unchanged { entry.value.clone() } else { encoded(kind, &object) };
+            let is_unchanged = !removes && to_store_again(kind, entry)?.bytes == to_store(kind, &object)?.bytes;
+            let bytes = if is_unchanged { entry.value.clone() } else { dry_run_answer(kind, &object) };
             return Ok(Some(if removes { Deleted::Gone { bytes, uid } } else { Deleted::Pending(bytes) }));
         }
         let change = match removes {
             // Watchers see the state that was stored last.
-            true => StoreWrite::Delete { key, last: Some(stored_template(kind, entry)?) },
-            false => StoreWrite::Put { key, value: template(kind, &object)? },
+            true => Write::Delete { key, last: Some(to_store_again(kind, entry)?) },
+            false => Write::Put { key, value: to_store(kind, &object)? },
         };
-        if matches!(&change, StoreWrite::Put { value, .. } if value.bytes == stored_template(kind, entry)?.bytes) {
+        if matches!(&change, Write::Put { value, .. } if value.bytes == to_store_again(kind, entry)?.bytes) {
             return Ok(Some(Deleted::Pending(entry.value.clone())));
         }
-        let answer = removes.then(|| (answer_template(kind, &object), admission::allocate::on_delete(self, write, &object)));
+        let answer = removes.then(|| (deletion_answer(kind, &object), allocate::on_delete(self, write, &object)));
         // Trees are dropped before the wait for the disk; see `plan_update`.
         drop(object);
         match self.store.commit(Txn::one(Some(Expect::Modified(entry.modified)), change)).await {
@@ -160,7 +105,7 @@ impl Registry {
 
 /// A pod that was given time and now gets none is seen once more by watchers before it is gone, as
 /// in Kubernetes.
-fn needs_last_notice(write: &Write<'_>, options: &DeleteOptions, object: &Value) -> bool {
+fn needs_last_notice(write: &WriteRequest<'_>, options: &DeleteOptions, object: &Value) -> bool {
     let metadata = &object["metadata"];
     write.kind.kind == "Pod"
         && !options.dry_run
@@ -171,17 +116,17 @@ fn needs_last_notice(write: &Write<'_>, options: &DeleteOptions, object: &Value)
 
 fn check_preconditions(kind: &Kind, name: &str, options: &DeleteOptions, object: &Value) -> Result<(), Status> {
     let subject = kind.group_kind();
-    if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != text_at(object, "uid")) {
+    if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != metadata_text(object, "uid")) {
         let why = format!(
             "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
-            text_at(object, "uid")
+            metadata_text(object, "uid")
         );
         return Err(Status::conflict(subject, name, &why));
     }
-    if let Some(version) = options.resource_version.as_deref().filter(|v| *v != text_at(object, "resourceVersion")) {
+    if let Some(version) = options.resource_version.as_deref().filter(|v| *v != metadata_text(object, "resourceVersion")) {
         let why = format!(
             "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). The object might have been modified",
-            text_at(object, "resourceVersion")
+            metadata_text(object, "resourceVersion")
         );
         return Err(Status::conflict(subject, name, &why));
     }
@@ -196,7 +141,7 @@ fn mark(kind: &Kind, options: &DeleteOptions, object: &mut Value, now: Timestamp
     set_propagation_finalizers(object, options.propagation);
     let held = object["metadata"]["finalizers"].as_array().is_some_and(|f| !f.is_empty());
     let grace = if kind.kind == "Pod" { pod_grace_seconds(object, options) } else { 0 };
-    let already = !text_at(object, "deletionTimestamp").is_empty();
+    let already = !metadata_text(object, "deletionTimestamp").is_empty();
     if grace > 0 || held {
         if already {
             shorten_grace(object, grace);
@@ -267,22 +212,11 @@ fn shorten_grace(object: &mut Value, grace_seconds: i64) {
 
 /// A namespace stays, terminating, until its contents are gone and spec.finalizers is empty.
 fn mark_namespace(object: &mut Value, now: Timestamp) -> bool {
-    if text_at(object, "deletionTimestamp").is_empty() {
+    if metadata_text(object, "deletionTimestamp").is_empty() {
         metadata_mut(object).insert("deletionTimestamp".to_owned(), kinds::decode::format_time(now).into());
         object["status"]["phase"] = "Terminating".into();
     }
     is_finished(object)
-}
-
-/// Is the object being deleted, with no finalizer left (namespaces have some in their spec as well)
-/// and no grace period to wait for?
-pub fn is_finished(object: &Value) -> bool {
-    let metadata = &object["metadata"];
-    let deleting = metadata["deletionTimestamp"].is_string();
-    let held = metadata["finalizers"].as_array().is_some_and(|f| !f.is_empty());
-    let graceful = metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0;
-    let namespace_held = object["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty());
-    deleting && !held && !graceful && !namespace_held
 }
 
 /// The answer to a deletion that took the object away at once.

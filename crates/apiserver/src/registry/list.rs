@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Registry;
 use super::cache::TooOld;
 use super::object::{Object, local_key};
-use crate::http::options::{ListOptions, ReadAt};
+use crate::request::options::{ListOptions, ReadAt};
 
 /// As Go decodes: bits that are left over do not matter.
 const BASE64: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
@@ -73,6 +73,13 @@ fn decode_token(token: &str) -> Result<Vec<u8>, String> {
 /// Refuses a token that is none.
 pub fn check_continue_token(token: &str) -> Result<(), Status> {
     Continue::decode(token).map(drop)
+}
+
+impl ListOptions {
+    /// Does an object pass both selectors?
+    pub fn selects(&self, object: &Object) -> bool {
+        self.labels.matches_lookup(|key| object.label(key)) && self.fields.matches(|field| object.field(field))
+    }
 }
 
 impl Registry {

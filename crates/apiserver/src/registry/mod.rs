@@ -1,88 +1,51 @@
 //! What requests do to objects: reads from the caches and the store, writes as transactions.
 //!
-//! A write runs in Kubernetes' order: decode, default, admit (mutating), prepare, validate, encode,
-//! commit. A commit names the version that the write was based on; when another writer was faster,
-//! a write without a version of its own is done again on the newer one.
+//! A write runs in Kubernetes' order: default, admit (mutating plugins), prepare, validate, check
+//! (validating plugins), allocate, encode, commit. A commit names the version that the write was
+//! based on; when another writer was faster, a write without a version of its own is done again on
+//! the newer one.
+//!
+//! The registry knows neither users' rights nor plugins: what they add and refuse it asks through
+//! [`port::Admission`].
+
+pub mod port;
+
+mod allocate;
+pub mod create;
+pub mod delete;
+pub mod turns;
+pub mod update;
 
 pub mod cache;
-pub mod create;
-pub mod decode;
-pub mod delete;
+pub mod encoding;
 pub mod list;
+pub mod metadata;
 pub mod object;
-pub mod update;
 pub mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jiff::Timestamp;
-use kinds::document::{STORED_DEPTH_MAX, nesting};
-use kinds::encode::Encoded;
-use kinds::rules::Part;
 use kinds::status::Status;
 use kinds::table::Kind;
-use serde_json::Value;
-use store::{Backend, CommitError, Entry, StoreError, Template};
+use store::{Backend, CommitError, Entry, StoreError};
 
-use crate::auth::User;
-use crate::http::options::WriteOptions;
+use allocate::Allocations;
 use cache::Caches;
 use object::store_key;
+use turns::WriteTurns;
 
 /// A write that loses this many races in a row is answered with a conflict; the client may come
 /// again.
 const WRITE_ATTEMPTS_MAX: usize = 20;
 
-/// The largest object that is stored: etcd's default limit of a request.
-const OBJECT_BYTES_MAX: usize = 3 * 512 * 1024;
-
 /// The objects of the cluster.
 pub struct Registry {
     store: Arc<dyn Backend>,
     pub caches: Arc<Caches>,
-    pub settings: Settings,
-    pub allocations: crate::admission::allocate::Allocations,
-    pub(crate) quota_turns: crate::admission::QuotaTurns,
-    pub(crate) policy_cache: crate::auth::authorize::PolicyCache,
-}
-
-/// What the operator chose.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Admission of ServiceAccounts (default account, token volume) can be switched off, as in
-    /// Kubernetes.
-    pub service_account_admission: bool,
-}
-
-/// A write request: what, by whom, how.
-#[derive(Debug, Clone)]
-pub struct Write<'a> {
-    pub kind: &'static Kind,
-    pub namespace: &'a str,
-    /// From the path; empty for a create.
-    pub name: &'a str,
-    /// Which part of the object is written; None for writes that the kind's rules do not look at (a
-    /// binding).
-    pub part: Option<Part>,
-    pub subresource: &'a str,
-    pub user: &'a User,
-    pub options: &'a WriteOptions,
-    /// Stands for the field manager when the client names none.
-    pub user_agent: &'a str,
-    pub now: Timestamp,
-}
-
-impl Write<'_> {
-    /// The field manager: as the client says, or the first part of its user agent.
-    pub fn manager(&self) -> &str {
-        if !self.options.field_manager.is_empty() {
-            return &self.options.field_manager;
-        }
-        let agent = self.user_agent.split('/').next().unwrap_or_default();
-        if agent.is_empty() { "unknown" } else { agent }
-    }
+    allocations: Allocations,
+    turns: WriteTurns,
 }
 
 /// The answer to a write.
@@ -98,10 +61,10 @@ pub struct Written {
 }
 
 impl Registry {
-    pub fn new(store: Arc<dyn Backend>, settings: Settings) -> Result<Registry, StoreError> {
+    pub fn new(store: Arc<dyn Backend>) -> Result<Registry, StoreError> {
         let caches = Caches::start(store.clone())?;
-        let allocations = crate::admission::allocate::Allocations::load(&caches);
-        Ok(Registry { store, caches, settings, allocations, quota_turns: Default::default(), policy_cache: Default::default() })
+        let allocations = Allocations::load(&caches);
+        Ok(Registry { store, caches, allocations, turns: WriteTurns::default() })
     }
 
     /// Does the store still take and give objects? After it has failed, nothing but a new start
@@ -136,57 +99,6 @@ impl Registry {
         for kind in kinds::table::KINDS.iter().filter(|k| k.is_stored()) {
             self.caches.of(kind).compact(revision);
         }
-    }
-}
-
-/// The tree of a stored object.
-pub fn parse_stored(bytes: &[u8]) -> Value {
-    serde_json::from_slice(bytes).expect("the store holds only what our encoder wrote")
-}
-
-/// Same, folded: for writes that do not see managedFields.
-pub fn parse_folded(bytes: &[u8]) -> Value {
-    kinds::patch::folded::parse(bytes).expect("the store holds only what our encoder wrote")
-}
-
-/// A part of a stored object, read without building its tree.
-pub fn read_stored<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> T {
-    serde_json::from_slice(bytes).expect("the store holds only what our encoder wrote, and the part fits the schema")
-}
-
-/// Brings an object into the form in which decoding would give it, after rules and plugins worked
-/// on it.
-fn normalized(kind: &'static Kind, object: Value) -> Result<Value, Status> {
-    kinds::decode::normalize(object, kind.stored().type_id()).map_err(|e| Status::internal(e.0))
-}
-
-/// An object as JSON with the resourceVersion it carries, if any: what a dry run answers.
-fn encoded(kind: &'static Kind, object: &Value) -> Bytes {
-    kinds::encode::encode(&kind.stored().api_version(), kind.stored().kind, object).into()
-}
-
-/// Same, with a place for the version of a commit.
-fn answer_template(kind: &'static Kind, object: &Value) -> Encoded {
-    kinds::encode::encode_answer(&kind.stored().api_version(), kind.stored().kind, object)
-}
-
-/// The store's encoding of an object. One that is too large is refused as etcd would refuse it.
-fn template(kind: &'static Kind, object: &Value) -> Result<Template, Status> {
-    let encoded = kinds::encode::encode_template(&kind.stored().api_version(), kind.stored().kind, object);
-    if encoded.bytes.len() > OBJECT_BYTES_MAX {
-        return Err(Status::unclassified("etcdserver: request is too large"));
-    }
-    if nesting(&encoded.bytes) > STORED_DEPTH_MAX {
-        return Err(Status::bad_request("the object is nested too deep to be read again"));
-    }
-    Ok(Template { bytes: encoded.bytes, revision_at: Some(encoded.revision_at) })
-}
-
-/// The store's encoding of an object as it is stored, to be stored again at another revision.
-fn stored_template(kind: &'static Kind, entry: &Entry) -> Result<Template, Status> {
-    match kinds::encode::template_of(&kind.stored().api_version(), kind.stored().kind, &entry.value) {
-        Some(encoded) => Ok(Template { bytes: encoded.bytes, revision_at: Some(encoded.revision_at) }),
-        None => template(kind, &parse_stored(&entry.value)),
     }
 }
 

@@ -3,19 +3,21 @@
 use std::collections::BTreeMap;
 
 use kinds::encode::Encoded;
-use kinds::patch::managed_fields::{self, ManagerEntry, Operation};
+use kinds::patch::managed_fields;
 use kinds::rules::Part;
 use kinds::status::Status;
 use serde_json::{Map, Value};
-use store::{CommitError, Entry, Expect, Txn, Write as StoreWrite};
+use store::{CommitError, Entry, Expect, Txn, Write};
 
-use super::create::{metadata_mut, set_namespace, text_at};
+use super::allocate;
+use super::create::set_namespace;
+use super::encoding::{deletion_answer, dry_run_answer, normalized, parse_folded, parse_stored, to_store, to_store_again};
+use super::metadata::{is_finished, metadata_mut, metadata_text};
 use super::object::store_key;
-use super::{
-    Registry, WRITE_ATTEMPTS_MAX, Write, Written, answer_template, commit_failed, encoded, normalized, parse_folded, parse_stored,
-    stored_template, template,
-};
-use crate::admission::{self, QuotaGuard, allocate};
+use super::port::{Admission, QuotaVerdict};
+use super::turns::WriteTurn;
+use super::{Registry, WRITE_ATTEMPTS_MAX, Written, commit_failed};
+use crate::request::WriteRequest;
 
 /// Fields of metadata that no write may change.
 const KEPT_METADATA: &[&str] = &["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "uid"];
@@ -36,11 +38,17 @@ impl Changed {
 
 impl Registry {
     /// PUT: replaces the object by `object`, which was decoded but not defaulted.
-    pub async fn replace(&self, write: &Write<'_>, mut object: Value, warnings: Vec<String>) -> Result<Written, Status> {
+    pub async fn replace(
+        &self,
+        admission: &dyn Admission,
+        write: &WriteRequest<'_>,
+        mut object: Value,
+        warnings: Vec<String>,
+    ) -> Result<Written, Status> {
         let kind = write.kind;
         kind.rules.default(&mut object);
         set_namespace(write, &mut object)?;
-        let name = text_at(&object, "name");
+        let name = metadata_text(&object, "name");
         if !name.is_empty() && name != write.name {
             return Err(Status::bad_request(format!(
                 "the name of the object ({name}) does not match the name on the URL ({})",
@@ -55,7 +63,7 @@ impl Registry {
         }
         let version = expected_version(&object)?;
         if self.entry(kind, write.namespace, write.name)?.is_none() && kind.create_on_update && write.part == Some(Part::Main) {
-            return self.create_by_put(write, object, version).await;
+            return self.create_by_put(admission, write, object, version).await;
         }
         if version.is_none() && !kind.unconditional_update {
             let path = kinds::field::Path::new("metadata").child("resourceVersion");
@@ -70,12 +78,18 @@ impl Registry {
             let object = first.take().unwrap_or_else(|| parse_stored(copy.as_bytes()));
             Ok(Changed { object, warnings: warnings.clone(), managed: false })
         };
-        self.update(write, change).await
+        self.update(admission, write, change).await
     }
 
-    async fn create_by_put(&self, write: &Write<'_>, mut object: Value, version: Option<u64>) -> Result<Written, Status> {
+    async fn create_by_put(
+        &self,
+        admission: &dyn Admission,
+        write: &WriteRequest<'_>,
+        mut object: Value,
+        version: Option<u64>,
+    ) -> Result<Written, Status> {
         let kind = write.kind;
-        let uid = text_at(&object, "uid");
+        let uid = metadata_text(&object, "uid");
         if !uid.is_empty() {
             let why = format!(
                 "StorageError: invalid object, Code: 4, Key: /registry/{}/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: \
@@ -87,31 +101,37 @@ impl Registry {
         if version.is_some_and(|v| v != 0) {
             return Err(Status::not_found(kind.resource(), write.name));
         }
-        self.check_may_create(write)?;
+        admission.authorize_create(write)?;
         metadata_mut(&mut object).remove("resourceVersion");
-        self.create(write, object).await
+        self.create(admission, write, object).await
     }
 
     /// Reads the object, lets `change` make the new one, checks and stores it; again when another
     /// writer was faster.
     ///
     /// A change that sets metadata.resourceVersion insists on that version.
-    pub async fn update<F>(&self, write: &Write<'_>, change: F) -> Result<Written, Status>
+    pub async fn update<F>(&self, admission: &dyn Admission, write: &WriteRequest<'_>, change: F) -> Result<Written, Status>
     where
         F: FnMut(&Value) -> Result<Changed, Status>,
     {
-        self.update_seen(write, parse_stored, change).await
+        self.update_seen(admission, write, parse_stored, change).await
     }
 
     /// [`Registry::update`] for a change that does not look at managedFields; it sees them folded.
-    pub async fn update_folded<F>(&self, write: &Write<'_>, change: F) -> Result<Written, Status>
+    pub async fn update_folded<F>(&self, admission: &dyn Admission, write: &WriteRequest<'_>, change: F) -> Result<Written, Status>
     where
         F: FnMut(&Value) -> Result<Changed, Status>,
     {
-        self.update_seen(write, parse_folded, change).await
+        self.update_seen(admission, write, parse_folded, change).await
     }
 
-    async fn update_seen<F>(&self, write: &Write<'_>, parse: fn(&[u8]) -> Value, mut change: F) -> Result<Written, Status>
+    async fn update_seen<F>(
+        &self,
+        admission: &dyn Admission,
+        write: &WriteRequest<'_>,
+        parse: fn(&[u8]) -> Value,
+        mut change: F,
+    ) -> Result<Written, Status>
     where
         F: FnMut(&Value) -> Result<Changed, Status>,
     {
@@ -120,10 +140,10 @@ impl Registry {
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let entry = self.get(kind, write.namespace, write.name)?;
             let Plan { change, last_answer, allocation, warnings, annotations, insists } =
-                match self.plan_update(write, &parse(&entry.value), &mut change, &entry, turn.as_ref())? {
+                match self.plan_update(admission, write, &parse(&entry.value), &mut change, &entry, turn.as_ref())? {
                     Planned::Settled(written) => return Ok(written),
                     Planned::AwaitsTurn => {
-                        turn = Some(admission::take_turn(self, write.namespace).await);
+                        turn = Some(self.take_turn(write.namespace).await);
                         continue;
                     }
                     Planned::Commit(plan) => plan,
@@ -143,7 +163,7 @@ impl Registry {
         Err(Status::stale(kind.resource(), write.name))
     }
 
-    fn check_version(&self, write: &Write<'_>, object: &Value, entry: &Entry) -> Result<bool, Status> {
+    fn check_version(&self, write: &WriteRequest<'_>, object: &Value, entry: &Entry) -> Result<bool, Status> {
         match expected_version(object)? {
             Some(version) if version != entry.modified.0 => Err(Status::stale(write.kind.resource(), write.name)),
             version => Ok(version.is_some()),
@@ -155,11 +175,12 @@ impl Registry {
     /// making them.
     fn plan_update<F>(
         &self,
-        write: &Write<'_>,
+        admission: &dyn Admission,
+        write: &WriteRequest<'_>,
         old: &Value,
         change: &mut F,
         entry: &Entry,
-        turn: Option<&QuotaGuard>,
+        turn: Option<&WriteTurn>,
     ) -> Result<Planned, Status>
     where
         F: FnMut(&Value) -> Result<Changed, Status>,
@@ -172,19 +193,22 @@ impl Registry {
         // Validation wants to see which version is updated.
         metadata_mut(&mut object).insert("resourceVersion".to_owned(), entry.modified.to_string().into());
         if !managed {
-            managed_fields::record_update(kind, Some(old), &mut object, &manager_entry(write));
+            managed_fields::record_update(kind, Some(old), &mut object, &write.manager_entry());
         }
-        admission::admit_update(self, write, &mut object, old)?;
+        admission.admit(write, &mut object, Some(old))?;
         if let Some(part) = write.part {
             kind.rules.prepare_update(&mut object, old, part);
-            admission::complete_update(write, &mut object, old);
+            admission.complete(write, &mut object, Some(old));
             object = normalized(kind, object)?;
             let errors = kind.rules.validate_update(&object, old, part);
             if !errors.is_empty() {
                 return Err(Status::invalid(kind.group, kind.kind, write.name, &errors));
             }
         }
-        let Some(remarks) = admission::check_update(self, write, &object, old, turn)? else { return Ok(Planned::AwaitsTurn) };
+        let remarks = admission.check(write, &object, Some(old))?;
+        if admission.check_quota(write, &object, Some(old), turn)? == QuotaVerdict::AwaitsTurn {
+            return Ok(Planned::AwaitsTurn);
+        }
         warnings.extend(remarks.warnings);
         let annotations = remarks.annotations;
         let allocation = allocate::on_update(self, write, &mut object, old)?;
@@ -199,16 +223,16 @@ impl Registry {
         }
         if write.options.dry_run {
             metadata_mut(&mut object).insert("resourceVersion".to_owned(), entry.modified.to_string().into());
-            return Ok(Planned::Settled(Written { bytes: encoded(kind, &object), created: false, warnings, annotations }));
+            return Ok(Planned::Settled(Written { bytes: dry_run_answer(kind, &object), created: false, warnings, annotations }));
         }
         let key = store_key(kind, write.namespace, write.name);
-        let finished = super::delete::is_finished(&object);
+        let finished = is_finished(&object);
         let change = match finished {
             // Watchers see the state that was stored last.
-            true => StoreWrite::Delete { key, last: Some(stored_template(kind, entry)?) },
-            false => StoreWrite::Put { key, value: template(kind, &object)? },
+            true => Write::Delete { key, last: Some(to_store_again(kind, entry)?) },
+            false => Write::Put { key, value: to_store(kind, &object)? },
         };
-        let last_answer = finished.then(|| answer_template(kind, &object));
+        let last_answer = finished.then(|| deletion_answer(kind, &object));
         Ok(Planned::Commit(Plan { change, last_answer, allocation, warnings, annotations, insists }))
     }
 }
@@ -223,7 +247,7 @@ enum Planned {
 }
 
 struct Plan {
-    change: StoreWrite,
+    change: Write,
     /// For an object that goes: its last state, which the client sees and the store does not.
     last_answer: Option<Encoded>,
     allocation: allocate::Pending,
@@ -233,20 +257,9 @@ struct Plan {
     insists: bool,
 }
 
-/// Who writes, for metadata.managedFields.
-pub fn manager_entry(write: &Write<'_>) -> ManagerEntry {
-    ManagerEntry {
-        manager: write.manager().to_owned(),
-        operation: Operation::Update,
-        api_version: write.kind.api_version(),
-        subresource: write.subresource.to_owned(),
-        time: kinds::decode::format_time(write.now),
-    }
-}
-
 /// The version that a write insists on.
 pub fn expected_version(object: &Value) -> Result<Option<u64>, Status> {
-    match text_at(object, "resourceVersion") {
+    match metadata_text(object, "resourceVersion") {
         "" => Ok(None),
         text => match text.parse() {
             Ok(0) => Ok(None),
@@ -256,8 +269,8 @@ pub fn expected_version(object: &Value) -> Result<Option<u64>, Status> {
     }
 }
 
-fn check_uid(write: &Write<'_>, object: &Value, old: &Value) -> Result<(), Status> {
-    let (wanted, is) = (text_at(object, "uid"), text_at(old, "uid"));
+fn check_uid(write: &WriteRequest<'_>, object: &Value, old: &Value) -> Result<(), Status> {
+    let (wanted, is) = (metadata_text(object, "uid"), metadata_text(old, "uid"));
     if wanted.is_empty() || wanted == is {
         return Ok(());
     }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::Registry;
 use super::cache::{CacheEvent, EventKind, event_line};
 use super::object::Object;
-use crate::http::options::{ListOptions, ReadAt};
+use crate::request::options::{ListOptions, ReadAt};
 
 /// Kubernetes ends watches that name no timeout after a random half to whole hour; spread so that
 /// not all come back at once.

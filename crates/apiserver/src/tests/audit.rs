@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::{full, server};
 use crate::ApiServer;
 use crate::audit::{Audit, Log, Policy, Remote, Rotation};
-use crate::auth::User;
 use crate::auth::authenticate::Certificate;
+use crate::request::User;
 
 struct Audited {
     server: ApiServer,

@@ -14,10 +14,10 @@ use serde_json::json;
 
 use super::{full, send, server};
 use crate::ApiServer;
-use crate::auth::User;
 use crate::auth::authenticate::Certificate;
-use crate::auth::authorize::{Attributes, What};
 use crate::http::fairness::Flow;
+use crate::registry::turns::WriteTurn;
+use crate::request::{Attributes, User, What};
 
 /// A body that is announced and never comes.
 struct Never;
@@ -47,7 +47,7 @@ fn review() -> Full<Bytes> {
 async fn code<B>(server: &ApiServer, request: Request<B>) -> u16
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<crate::http::body::BoxError>,
+    B::Error: Into<crate::body::BoxError>,
 {
     server.respond(request).await.status().as_u16()
 }
@@ -145,11 +145,11 @@ async fn an_answer_of_a_long_list_comes_in_pieces() {
 
 /// The turn that config maps in the default namespace then wait for: those who hold it hold them
 /// up.
-pub async fn taken_turn(server: &ApiServer) -> tokio::sync::OwnedMutexGuard<()> {
+pub async fn taken_turn(server: &ApiServer) -> WriteTurn {
     let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "5"}}});
     assert_eq!(send(server, Method::POST, "/api/v1/namespaces/default/resourcequotas", full(&quota)).await.0, 201);
     server.registry().caches.wait_for(server.registry().revision()).await;
-    server.registry().quota_turns.of("default").lock_owned().await
+    server.registry().take_turn("default").await
 }
 
 async fn settle() {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{full, send, send_as, server};
 use crate::ApiServer;
-use crate::auth::User;
+use crate::request::User;
 
 const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
 const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";

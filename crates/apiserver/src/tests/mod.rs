@@ -19,28 +19,34 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::ApiServer;
+use crate::admission::AdmissionSettings;
 use crate::auth::authenticate::{Authenticator, Local};
 use crate::auth::tokens::TokenKey;
-use crate::auth::{MASTERS, User};
-use crate::registry::{Registry, Settings};
+use crate::registry::Registry;
+use crate::request::{MASTERS, User};
 
 async fn server() -> ApiServer {
     let rng = ring::rand::SystemRandom::new();
     let key = ring::signature::EcdsaKeyPair::generate_pkcs8(&ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING, &rng).unwrap();
     let tokens = Arc::new(TokenKey::from_pkcs8(key.as_ref()).unwrap());
-    let registry = Arc::new(Registry::new(Arc::new(store::mem::open()), Settings { service_account_admission: false }).unwrap());
-    crate::bootstrap::run(&registry).await.unwrap();
     let (stop, shutdown) = watch::channel(false);
     // Dropped, it would end all watches at once.
     std::mem::forget(stop);
-    ApiServer::new(registry, Authenticator { tokens }, shutdown)
+    serving(Registry::new(Arc::new(store::mem::open())).unwrap(), Authenticator { tokens }, shutdown).await
+}
+
+async fn serving(registry: Registry, authenticator: Authenticator, shutdown: watch::Receiver<bool>) -> ApiServer {
+    let admission = AdmissionSettings { service_account_admission: false };
+    let server = ApiServer::new(Arc::new(registry), authenticator, admission, shutdown);
+    crate::bootstrap::run(&server).await.unwrap();
+    server
 }
 
 /// Sends a request as an administrator.
 async fn send<B>(server: &ApiServer, method: Method, path: &str, body: B) -> (u16, Value)
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<crate::http::body::BoxError>,
+    B::Error: Into<crate::body::BoxError>,
 {
     let request = Request::builder().method(method).uri(path).body(body).unwrap();
     send_as(server, &User::system("admin", &[MASTERS]), request).await
@@ -50,7 +56,7 @@ where
 async fn send_as<B>(server: &ApiServer, user: &User, mut request: Request<B>) -> (u16, Value)
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<crate::http::body::BoxError>,
+    B::Error: Into<crate::body::BoxError>,
 {
     request.extensions_mut().insert(Local(user.clone()));
     let response = server.respond(request).await;
@@ -126,12 +132,10 @@ async fn both_event_groups_show_the_same_objects() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cache_that_fell_behind_the_store_is_loaded_anew() {
     let store = Arc::new(store::mem::open_with(store::WindowLimits { events_max: 1, bytes_max: 1 }));
-    let registry = Arc::new(Registry::new(store, Settings { service_account_admission: false }).unwrap());
-    crate::bootstrap::run(&registry).await.unwrap();
     let rng = ring::rand::SystemRandom::new();
     let key = ring::signature::EcdsaKeyPair::generate_pkcs8(&ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING, &rng).unwrap();
     let tokens = Arc::new(TokenKey::from_pkcs8(key.as_ref()).unwrap());
-    let server = ApiServer::new(registry, Authenticator { tokens }, watch::channel(false).1);
+    let server = serving(Registry::new(store).unwrap(), Authenticator { tokens }, watch::channel(false).1).await;
     let mut writers = tokio::task::JoinSet::new();
     for number in 0..200 {
         let server = server.clone();

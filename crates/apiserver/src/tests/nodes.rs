@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{full, send, send_as, server};
 use crate::ApiServer;
-use crate::auth::User;
+use crate::request::User;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 

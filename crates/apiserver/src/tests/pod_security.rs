@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::server;
 use crate::ApiServer;
-use crate::auth::User;
 use crate::auth::authenticate::Local;
+use crate::request::User;
 
 /// Code, answer and warnings.
 async fn ask(server: &ApiServer, method: Method, path: &str, body: &Value) -> (u16, Value, Vec<String>) {

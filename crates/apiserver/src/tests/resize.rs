@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{full, send, send_as, server};
 use crate::ApiServer;
-use crate::auth::{MASTERS, User};
+use crate::request::{MASTERS, User};
 
 const BASE: &str = "/api/v1/namespaces/default";
 

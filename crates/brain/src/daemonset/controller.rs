@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::{Action, Because, Eligibility, Memory, Plan, View, daemon_pod, eligibility, owner_reference, plan, running_spec};
 use crate::controller::{Controller, Step, Work};
-use crate::history;
+use crate::history::HistoryAction;
 use crate::model::{DaemonSet, DaemonSetStatus, Key, Meta, Node};
 use crate::picture::{Change, Object, Picture};
-use crate::request::{DAEMON_SETS, Event, PODS, REVISIONS, Regarding, Request, Verb};
+use crate::request::{DAEMON_SETS, Event, EventType, PODS, REVISIONS, Regarding, Request, Verb};
 
 const COMPONENT: &str = "daemonset-controller";
 
@@ -170,7 +170,7 @@ pub fn work(set: &DaemonSet, plan: &Plan) -> Work {
         }
     };
     let adopts = plan.actions.iter().any(|action| matches!(action, Action::Adopt { .. }))
-        || plan.history.before.iter().any(|action| matches!(action, history::Action::Adopt { .. }));
+        || plan.history.before.iter().any(|action| matches!(action, HistoryAction::Adopt { .. }));
     if adopts {
         // What is adopted for a set that is gone would be collected with it: ask the server, not
         // the picture.
@@ -205,12 +205,12 @@ fn request(set: &DaemonSet, action: &Action) -> Request {
         Action::Create { node, name, hash } => {
             let key = Key { namespace: set.meta.namespace.clone(), name: name.clone() };
             let created = event(set, "SuccessfulCreate", format!("Created pod: {name}"));
-            let failed = Event { is_warning: true, ..event(set, "FailedCreate", "Error creating: ".to_owned()) };
+            let failed = Event { event_type: EventType::Warning, ..event(set, "FailedCreate", "Error creating: ".to_owned()) };
             Request::new(PODS, key, Verb::Create(Arc::new(daemon_pod(set, node, name, hash)))).reporting(Some(created), Some(failed))
         }
         Action::Delete { pod, uid, .. } => {
             let deleted = event(set, "SuccessfulDelete", format!("Deleted pod: {}", pod.name));
-            let failed = Event { is_warning: true, ..event(set, "FailedDelete", "Error deleting: ".to_owned()) };
+            let failed = Event { event_type: EventType::Warning, ..event(set, "FailedDelete", "Error deleting: ".to_owned()) };
             let verb = Verb::Delete { uid: Some(uid.clone()), resource_version: None, grace_seconds: None, propagation: None };
             Request::new(PODS, pod.clone(), verb).reporting(Some(deleted), Some(failed))
         }
@@ -221,23 +221,22 @@ fn release_patch(set: &DaemonSet, uid: &str) -> Value {
     json!({"metadata": {"uid": uid, "ownerReferences": [{"$patch": "delete", "uid": set.meta.uid}]}})
 }
 
-fn history_request(set: &DaemonSet, action: &history::Action) -> Request {
-    use history::Action;
+fn history_request(set: &DaemonSet, action: &HistoryAction) -> Request {
     match action {
-        Action::Create { name, object } => {
+        HistoryAction::Create { name, object } => {
             Request::new(REVISIONS, Key { namespace: set.meta.namespace.clone(), name: name.clone() }, Verb::Create(object.clone()))
         }
-        Action::Adopt { revision, uid } => {
+        HistoryAction::Adopt { revision, uid } => {
             let patch = json!({"metadata": {"uid": uid, "ownerReferences": [owner_reference(set)]}});
             Request::new(REVISIONS, revision.clone(), Verb::Strategic(patch))
         }
-        Action::Release { revision, uid } => Request::new(REVISIONS, revision.clone(), Verb::Strategic(release_patch(set, uid))),
-        Action::Change { revision, patch } => Request::new(REVISIONS, revision.clone(), Verb::Merge(patch.clone())),
-        Action::Relabel { pod, uid, hash } => {
+        HistoryAction::Release { revision, uid } => Request::new(REVISIONS, revision.clone(), Verb::Strategic(release_patch(set, uid))),
+        HistoryAction::Change { revision, patch } => Request::new(REVISIONS, revision.clone(), Verb::Merge(patch.clone())),
+        HistoryAction::Relabel { pod, uid, hash } => {
             let patch = json!({"metadata": {"uid": uid, "labels": {super::HASH_LABEL: hash}}});
             Request::new(PODS, pod.clone(), Verb::Merge(patch))
         }
-        Action::Delete { revision, uid } => {
+        HistoryAction::Delete { revision, uid } => {
             let verb = Verb::Delete { uid: Some(uid.clone()), resource_version: None, grace_seconds: None, propagation: None };
             Request::new(REVISIONS, revision.clone(), verb)
         }
@@ -259,7 +258,7 @@ fn status_request(set: &DaemonSet, plan: &Plan) -> Request {
 fn event(set: &DaemonSet, reason: &'static str, message: String) -> Event {
     Event {
         about: Regarding::of(DAEMON_SETS, &set.meta),
-        is_warning: false,
+        event_type: EventType::Normal,
         reason: reason.into(),
         message,
         action: None,
@@ -272,7 +271,7 @@ fn event(set: &DaemonSet, reason: &'static str, message: String) -> Event {
 fn events(set: &DaemonSet, plan: &Plan) -> Vec<Event> {
     if set.selector.is_everything() && !set.meta.is_deleted() {
         let text = "This daemon set is selecting all pods. A non-empty selector is required.";
-        return vec![Event { is_warning: true, ..event(set, "SelectingAll", text.to_owned()) }];
+        return vec![Event { event_type: EventType::Warning, ..event(set, "SelectingAll", text.to_owned()) }];
     }
     let about = |action: &Action| {
         let Action::Delete { pod, node, because, .. } = action else { return None };
@@ -280,7 +279,7 @@ fn events(set: &DaemonSet, plan: &Plan) -> Vec<Event> {
         match because {
             Because::Failed => {
                 let text = format!("Found failed daemon pod {pod} on node {node}, will try to kill it");
-                Some(Event { is_warning: true, ..event(set, "FailedDaemonPod", text) })
+                Some(Event { event_type: EventType::Warning, ..event(set, "FailedDaemonPod", text) })
             }
             Because::Succeeded => {
                 Some(event(set, "SucceededDaemonPod", format!("Found succeeded daemon pod {pod} on node {node}, will try to delete it")))

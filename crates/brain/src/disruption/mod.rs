@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::controller::{Controller, Work};
 use crate::model::{IntOrPercent, Key, OwnerReference, Pod, PodDisruptionBudget};
 use crate::picture::{Change, Object, Picture};
-use crate::request::{BUDGETS, Event, PODS, Regarding};
+use crate::request::{BUDGETS, Event, EventType, PODS, Regarding};
 use crate::selected::Selectors;
 
 use status::Status;
@@ -70,7 +70,7 @@ impl Controller for DisruptionController {
         };
         let mut work = Work { rest: REST, ..work };
         if pods.is_empty() {
-            work.events.insert(0, event(budget, false, "NoPods", "No matching pods found".to_owned()));
+            work.events.insert(0, event(budget, EventType::Normal, "NoPods", "No matching pods found".to_owned()));
         }
         work
     }
@@ -137,7 +137,7 @@ fn without_scale(controller: &OwnerReference) -> String {
 fn count(budget: &PodDisruptionBudget, pods: &[&Arc<Pod>], expected: &Expected, now: Timestamp) -> Work {
     let mut events = Vec::new();
     if expected.unmanaged {
-        events.push(event(budget, true, "UnmanagedPods", unmanaged_text(&budget.selector_object)));
+        events.push(event(budget, EventType::Warning, "UnmanagedPods", unmanaged_text(&budget.selector_object)));
     }
     let disrupted = still_expected_to_go(budget, pods, now, &mut events);
     let is_healthy = |pod: &&&Arc<Pod>| !pod.meta.is_deleted() && !disrupted.contains_key(&*pod.meta.name) && pod.is_ready();
@@ -172,7 +172,7 @@ fn still_expected_to_go(
                 // Upstream names the namespace twice, and not the budget.
                 let namespace = &budget.meta.namespace;
                 let message = format!("Pod was expected by PDB {namespace}/{namespace} to be deleted but it wasn't");
-                events.push(Event { about: Regarding::of(PODS, &pod.meta), ..event(budget, true, "NotDeleted", message) });
+                events.push(Event { about: Regarding::of(PODS, &pod.meta), ..event(budget, EventType::Warning, "NotDeleted", message) });
             }
         }
     }
@@ -188,14 +188,14 @@ fn gone_at(evicted_at: Timestamp) -> Timestamp {
 /// Nothing may be evicted while the numbers are not known (`failSafe`).
 fn fail(budget: &PodDisruptionBudget, why: &str, now: Timestamp) -> Work {
     let message = format!("Failed to calculate the number of expected pods: {why}");
-    let events = vec![event(budget, true, "CalculateExpectedPodCountFailed", message)];
+    let events = vec![event(budget, EventType::Warning, "CalculateExpectedPodCountFailed", message)];
     Work { last: status::write_failed(budget, why, now), events, ..Work::default() }
 }
 
-fn event(budget: &PodDisruptionBudget, is_warning: bool, reason: &'static str, message: String) -> Event {
+fn event(budget: &PodDisruptionBudget, event_type: EventType, reason: &'static str, message: String) -> Event {
     Event {
         about: Regarding::of(BUDGETS, &budget.meta),
-        is_warning,
+        event_type,
         reason: reason.into(),
         message,
         action: None,

@@ -7,11 +7,11 @@ use jiff::{SignedDuration, Timestamp};
 use kinds::decode::format_time;
 use serde_json::{Value, json};
 
-use super::{Settings, event};
+use super::{NodeLifecycleSettings, event};
 use crate::controller::{Step, Work};
 use crate::model::{Node, NodeCondition, Pod};
 use crate::picture::Picture;
-use crate::request::{Event, NODES, PODS, Regarding, Request, Verb};
+use crate::request::{Event, EventType, NODES, PODS, Regarding, Request, Verb};
 
 /// What a node said last, and when that was noticed: by our clock, since the node's may be wrong.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +28,7 @@ pub struct Seen {
 const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
 /// One pass over all nodes.
-pub fn plan(picture: &Picture, settings: Settings, seen: &mut BTreeMap<Arc<str>, Seen>, now: Timestamp) -> Work {
+pub fn plan(picture: &Picture, settings: NodeLifecycleSettings, seen: &mut BTreeMap<Arc<str>, Seen>, now: Timestamp) -> Work {
     let mut work = Work::default();
     let (mut conditions, mut pods) = (Vec::new(), Vec::new());
     let gone: Vec<Arc<str>> = seen.keys().filter(|name| !picture.nodes.contains_key(*name)).cloned().collect();
@@ -108,7 +108,7 @@ fn not_ready(pod: &Pod, now: Timestamp) -> Request {
     let patch = json!({"metadata": {"uid": pod.meta.uid}, "status": {"conditions": [condition]}});
     let told = Event {
         about: Regarding::of(PODS, &pod.meta),
-        is_warning: true,
+        event_type: EventType::Warning,
         reason: "NodeNotReady".into(),
         message: "Node is not ready".to_owned(),
         action: None,

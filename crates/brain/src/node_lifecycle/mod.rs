@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::controller::{Controller, Work};
 use crate::model::{Key, Node};
 use crate::picture::{Change, Object, Picture};
-use crate::request::{Event, NODES, Regarding};
+use crate::request::{Event, EventType, NODES, Regarding};
 
 const COMPONENT: &str = "node-controller";
 
@@ -28,27 +28,27 @@ const MONITOR: &str = "monitor";
 
 /// What may be set.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Settings {
+pub struct NodeLifecycleSettings {
     /// How long a node may be silent. Leases that promise less often than that are given as long
     /// again as they promise.
     pub grace_period: SignedDuration,
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings { grace_period: SignedDuration::from_secs(50) }
+impl Default for NodeLifecycleSettings {
+    fn default() -> NodeLifecycleSettings {
+        NodeLifecycleSettings { grace_period: SignedDuration::from_secs(50) }
     }
 }
 
 #[derive(Debug, Default)]
 pub struct NodeLifecycle {
-    settings: Settings,
+    settings: NodeLifecycleSettings,
     seen: BTreeMap<Arc<str>, health::Seen>,
     zones: BTreeMap<Box<str>, taints::Zone>,
 }
 
 impl NodeLifecycle {
-    pub fn new(settings: Settings) -> NodeLifecycle {
+    pub fn new(settings: NodeLifecycleSettings) -> NodeLifecycle {
         NodeLifecycle { settings, ..NodeLifecycle::default() }
     }
 }
@@ -97,7 +97,7 @@ impl Node {
 fn event(node: &Node, reason: &'static str, message: String) -> Event {
     // Upstream's events about nodes name no version.
     let about = Regarding { resource_version: 0, ..Regarding::of(NODES, &node.meta) };
-    Event { about, is_warning: false, reason: reason.into(), message, action: None, component: COMPONENT, host: None }
+    Event { about, event_type: EventType::Normal, reason: reason.into(), message, action: None, component: COMPONENT, host: None }
 }
 
 #[cfg(test)]

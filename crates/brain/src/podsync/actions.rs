@@ -1,13 +1,14 @@
 //! What to do with a pod now: make a sandbox, end containers, start containers (the kubelet's
 //! `computePodActions`).
 
+use containers::ContainerState;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::backoff::{self, Waiting};
 use super::resize::{self, Update};
 use super::restart::{has_changed, restarts_after, restarts_on_failure, should_run};
 use super::{
-    Observed, Record, State, View, containers, ephemeral_containers, full_name, init_containers, is_host_network, is_sidecar,
+    ContainerKind, Observed, Record, View, containers, ephemeral_containers, full_name, init_containers, is_host_network, is_sidecar,
     restart_policy,
 };
 
@@ -42,17 +43,10 @@ pub struct Kill {
     pub reason: KillReason,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Ephemeral,
-    Init,
-    Main,
-}
-
 /// A container to start, or to leave waiting because it failed too often.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Start {
-    pub kind: Kind,
+    pub kind: ContainerKind,
     /// In the pod's list of that kind.
     pub index: usize,
     pub name: String,
@@ -64,11 +58,36 @@ pub struct Start {
 }
 
 impl Start {
+    /// The container that is to be started, and the one it looks at.
+    pub fn container(&self, pod: &Pod) -> Option<(Container, Option<String>)> {
+        let alone = |container: &Container| (container.clone(), None);
+        match self.kind {
+            ContainerKind::Ephemeral => ephemeral_containers(pod).get(self.index).cloned(),
+            ContainerKind::Init => init_containers(pod).get(self.index).map(alone),
+            ContainerKind::Main => containers(pod).get(self.index).map(alone),
+        }
+    }
+
+    /// Where events say that the container is.
+    pub fn field_path(&self) -> String {
+        field_path(self.kind, &self.name)
+    }
+
     /// What `kubectl describe` shows for a container that waits.
     pub fn waiting_message(&self, pod: &Pod) -> Option<String> {
         let wait = backoff::text(self.waiting?.wait);
         Some(format!("back-off {wait} restarting failed container={} pod={}", self.name, full_name(pod)))
     }
+}
+
+/// `spec.containers{NAME}`, as events name containers.
+pub fn field_path(kind: ContainerKind, name: &str) -> String {
+    let field = match kind {
+        ContainerKind::Ephemeral => "ephemeralContainers",
+        ContainerKind::Init => "initContainers",
+        ContainerKind::Main => "containers",
+    };
+    format!("spec.{field}{{{name}}}")
 }
 
 /// Restarts are counted for each container of a pod.
@@ -91,9 +110,9 @@ pub fn plan(view: &View<'_>) -> Actions {
     }
     actions.sandbox = Some(attempt);
     if init.is_empty() {
-        actions.start = wanted.into_iter().map(|index| start(view, Kind::Main, index)).collect();
+        actions.start = wanted.into_iter().map(|index| start(view, ContainerKind::Main, index)).collect();
     } else {
-        actions.start = vec![start(view, Kind::Init, 0)];
+        actions.start = vec![start(view, ContainerKind::Init, 0)];
     }
     actions
 }
@@ -101,7 +120,7 @@ pub fn plan(view: &View<'_>) -> Actions {
 fn runs_in_new_sandbox(view: &View<'_>, index: usize) -> bool {
     let container = &containers(view.pod)[index];
     match view.observed.latest(&container.name) {
-        Some(record) if record.state == State::Exited => restarts_after(container, view.pod, record.exit_code),
+        Some(record) if record.state == ContainerState::Exited => restarts_after(container, view.pod, record.exit_code),
         _ => true,
     }
 }
@@ -117,7 +136,9 @@ fn new_sandbox_attempt(view: &View<'_>) -> Option<u32> {
 }
 
 fn init_done(init: &[Container], observed: &Observed) -> bool {
-    init.last().is_none_or(|last| observed.latest(&last.name).is_some_and(|record| record.state == State::Exited && record.exit_code == 0))
+    init.last().is_none_or(|last| {
+        observed.latest(&last.name).is_some_and(|record| record.state == ContainerState::Exited && record.exit_code == 0)
+    })
 }
 
 fn plan_in_sandbox(view: &View<'_>) -> Actions {
@@ -125,7 +146,7 @@ fn plan_in_sandbox(view: &View<'_>) -> Actions {
     for (index, (container, _)) in ephemeral_containers(view.pod).iter().enumerate() {
         // They run once, and do not wait for the pod's initialization.
         if view.observed.latest(&container.name).is_none() {
-            actions.start.push(start(view, Kind::Ephemeral, index));
+            actions.start.push(start(view, ContainerKind::Ephemeral, index));
         }
     }
     let initialized = plan_init(view, &mut actions);
@@ -139,10 +160,10 @@ fn plan_in_sandbox(view: &View<'_>) -> Actions {
         match record.filter(|record| record.is_running()) {
             None => {
                 if should_run(container, view.pod, view.observed) {
-                    if let Some(record) = record.filter(|record| record.state == State::Unknown) {
+                    if let Some(record) = record.filter(|record| record.state == ContainerState::Unknown) {
                         actions.kill.push(kill_unknown(record, "Container"));
                     }
-                    actions.start.push(start(view, Kind::Main, index));
+                    actions.start.push(start(view, ContainerKind::Main, index));
                     started += 1;
                 }
             }
@@ -152,7 +173,7 @@ fn plan_in_sandbox(view: &View<'_>) -> Actions {
                     // A changed container is replaced whatever the policy says.
                     if kill.reason == KillReason::Changed || restarts_on_failure(container, view.pod) {
                         actions.kill.push(Kill { message: format!("{}, will be restarted", kill.message), ..kill });
-                        actions.start.push(start(view, Kind::Main, index));
+                        actions.start.push(start(view, ContainerKind::Main, index));
                         started += 1;
                     } else {
                         actions.kill.push(kill);
@@ -164,7 +185,7 @@ fn plan_in_sandbox(view: &View<'_>) -> Actions {
     if kept == 0 && started == 0 && actions.kill.is_empty() {
         // Nothing is left to wait for: sidecars go with the pod.
         actions.kill_pod = true;
-        actions.start.retain(|start| start.kind == Kind::Ephemeral);
+        actions.start.retain(|start| start.kind == ContainerKind::Ephemeral);
     }
     actions
 }
@@ -201,7 +222,9 @@ fn plan_init(view: &View<'_>, actions: &mut Actions) -> bool {
         return true;
     }
     let main_runs = containers(view.pod).iter().any(|container| {
-        view.observed.latest(&container.name).is_some_and(|record| matches!(record.state, State::Created | State::Running))
+        view.observed
+            .latest(&container.name)
+            .is_some_and(|record| matches!(record.state, ContainerState::Created | ContainerState::Running))
     });
     let mut initialized = main_runs;
     let mut is_past = main_runs;
@@ -218,8 +241,8 @@ fn plan_init(view: &View<'_>, actions: &mut Actions) -> bool {
         }
         let is_last = index + 1 == init.len();
         match record.state {
-            State::Created => starts.push(index),
-            State::Running if is_sidecar(container) => {
+            ContainerState::Created => starts.push(index),
+            ContainerState::Running if is_sidecar(container) => {
                 if has_started(view, container, record) {
                     if is_last {
                         initialized = true;
@@ -232,21 +255,21 @@ fn plan_init(view: &View<'_>, actions: &mut Actions) -> bool {
                     starts.push(index);
                 }
             }
-            State::Running => {}
-            State::Exited if is_sidecar(container) => starts.push(index),
-            State::Exited if record.exit_code == 0 => {
+            ContainerState::Running => {}
+            ContainerState::Exited if is_sidecar(container) => starts.push(index),
+            ContainerState::Exited if record.exit_code == 0 => {
                 if is_last {
                     initialized = true;
                 } else {
                     starts.push(index + 1);
                 }
             }
-            State::Exited | State::Unknown => {
+            ContainerState::Exited | ContainerState::Unknown => {
                 if !is_sidecar(container) && !restarts_after(container, view.pod, record.exit_code.max(1)) {
                     actions.kill_pod = true;
                     return false;
                 }
-                if record.state == State::Unknown {
+                if record.state == ContainerState::Unknown {
                     actions.kill.push(kill_unknown(record, "Init container"));
                 }
                 starts.push(index);
@@ -259,7 +282,7 @@ fn plan_init(view: &View<'_>, actions: &mut Actions) -> bool {
     }
     starts.sort_unstable();
     starts.dedup();
-    actions.start.extend(starts.into_iter().map(|index| start(view, Kind::Init, index)));
+    actions.start.extend(starts.into_iter().map(|index| start(view, ContainerKind::Init, index)));
     initialized
 }
 
@@ -267,14 +290,14 @@ fn has_started(view: &View<'_>, container: &Container, record: &Record) -> bool 
     container.startup_probe.is_none() || view.memory.probes.get(&record.id).is_some_and(|probes| probes.startup == Some(true))
 }
 
-fn start(view: &View<'_>, kind: Kind, index: usize) -> Start {
+fn start(view: &View<'_>, kind: ContainerKind, index: usize) -> Start {
     let name = match kind {
-        Kind::Ephemeral => ephemeral_containers(view.pod)[index].0.name.clone(),
-        Kind::Init => init_containers(view.pod)[index].name.clone(),
-        Kind::Main => containers(view.pod)[index].name.clone(),
+        ContainerKind::Ephemeral => ephemeral_containers(view.pod)[index].0.name.clone(),
+        ContainerKind::Init => init_containers(view.pod)[index].name.clone(),
+        ContainerKind::Main => containers(view.pod)[index].name.clone(),
     };
     let before = view.observed.latest(&name);
-    let exited = view.observed.containers.iter().find(|record| record.name == name && record.state == State::Exited);
+    let exited = view.observed.containers.iter().find(|record| record.name == name && record.state == ContainerState::Exited);
     // An init container that completed and runs again (in a new sandbox) has not failed.
     let failed_at = exited.and_then(|record| record.finished_at);
     let waiting = failed_at.and_then(|at| view.memory.restarts.waiting(&restart_key(&name), at, view.now));
@@ -285,7 +308,7 @@ fn start(view: &View<'_>, kind: Kind, index: usize) -> Start {
 
 /// One that was made and never started has not lived: its successor takes its place.
 fn next_count(before: &Record) -> u32 {
-    if before.state == State::Created { before.restarts } else { before.restarts + 1 }
+    if before.state == ContainerState::Created { before.restarts } else { before.restarts + 1 }
 }
 
 fn restarts_told(pod: &Pod, name: &str) -> Option<u32> {

@@ -5,9 +5,13 @@
 //! whether it uses more than it asked for, by priority, and by how much more.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Pod;
+use containers::UnusedImage;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Volume};
 
+use super::registration::Pressure;
 use super::{Ended, containers, limits};
 
 /// How little is too little: an amount, or a share of the whole.
@@ -79,9 +83,35 @@ impl Thresholds {
     }
 }
 
-/// A pressure is told of this long after it was last seen, in seconds: conditions that flap help
-/// nobody.
-pub const PRESSURE_STAYS_SECONDS: i64 = 300;
+/// A pressure shows for this long after it was last seen, in seconds: conditions that flap help no
+/// scheduler.
+const PRESSURE_STAYS_SECONDS: i64 = 300;
+
+/// When the pressures of a node were last seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LastSeen {
+    memory: Option<Timestamp>,
+    disk: Option<Timestamp>,
+    pids: Option<Timestamp>,
+}
+
+impl LastSeen {
+    /// Notes what is short now; returns what the node shows.
+    pub fn note(&mut self, shortages: &[Shortage], now: Timestamp, before: Pressure) -> Pressure {
+        let note = |last: &mut Option<Timestamp>, resources: &[Resource]| {
+            if shortages.iter().any(|shortage| resources.contains(&shortage.resource)) {
+                *last = Some(now);
+            }
+            last.is_some_and(|last| now.duration_since(last).as_secs() < PRESSURE_STAYS_SECONDS)
+        };
+        Pressure {
+            memory: note(&mut self.memory, &[Resource::Memory]),
+            disk: note(&mut self.disk, &[Resource::EphemeralStorage, Resource::Inodes]),
+            pids: note(&mut self.pids, &[Resource::Pids]),
+            ..before
+        }
+    }
+}
 
 /// Evicted pods get next to no time.
 const GRACE_SECONDS: i64 = 1;
@@ -259,11 +289,12 @@ fn quantity(amount: i64, resource: Resource) -> String {
     if amount % (1024 * 1024) == 0 { format!("{}Mi", amount / (1024 * 1024)) } else { format!("{}Ki", amount / 1024) }
 }
 
-/// A volume, pod or container that holds more than it may, in Kubernetes' order. `empty_dirs`:
-/// `(name, limit as written, limit, used)` of each that has a limit.
-pub fn over_limit(pod: &Pod, empty_dirs: &[(String, String, i64, i64)], usage: &Usage) -> Option<Ended> {
+/// A volume, pod or container that holds more than it may, in Kubernetes' order. `volumes_used`:
+/// bytes by the names of emptyDir volumes.
+pub fn over_limit(pod: &Pod, volumes_used: &BTreeMap<String, i64>, usage: &Usage) -> Option<Ended> {
     const RESOURCE: &str = "ephemeral-storage";
-    if let Some((name, text, ..)) = empty_dirs.iter().find(|(_, _, limit, used)| used > limit) {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    if let Some((name, text)) = volumes.filter_map(|volume| volume_over_limit(volume, volumes_used)).next() {
         return Some(evicted(format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{text}\". ")));
     }
     let of_pod = limits::pod_requirements(pod).limits;
@@ -283,8 +314,18 @@ pub fn over_limit(pod: &Pod, empty_dirs: &[(String, String, i64, i64)], usage: &
     })
 }
 
+/// Name and limit of an emptyDir on the disk that holds too much. File systems in memory enforce
+/// their limits themselves.
+fn volume_over_limit<'a>(volume: &'a Volume, used: &BTreeMap<String, i64>) -> Option<(&'a str, &'a str)> {
+    let source = volume.empty_dir.as_ref().filter(|source| source.medium.as_deref() != Some("Memory"))?;
+    let text = &source.size_limit.as_ref()?.0;
+    let limit = kinds::quantity::Quantity::parse(text).ok()?.value();
+    let used = used.get(&volume.name).copied().unwrap_or(0);
+    (limit > 0 && used > limit).then_some((&volume.name, text))
+}
+
 /// Why a pod is turned away by a node under pressure, if it is.
-pub fn turns_away(pod: &Pod, memory: bool, disk: bool, pids: bool) -> Option<super::admission::Rejection> {
+pub fn turns_away(pod: &Pod, pressure: Pressure) -> Option<super::admission::Rejection> {
     if priority(pod) >= CRITICAL_PRIORITY {
         return None;
     }
@@ -292,11 +333,14 @@ pub fn turns_away(pod: &Pod, memory: bool, disk: bool, pids: bool) -> Option<sup
     let tolerates_memory = pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten()).any(|toleration| {
         toleration.key.as_deref() == Some("node.kubernetes.io/memory-pressure") || toleration.key.as_deref().is_none_or(str::is_empty)
     });
-    let conditions: Vec<&str> =
-        [(memory && is_best_effort && !tolerates_memory, "MemoryPressure"), (disk, "DiskPressure"), (pids, "PIDPressure")]
-            .into_iter()
-            .filter_map(|(holds, name)| holds.then_some(name))
-            .collect();
+    let conditions: Vec<&str> = [
+        (pressure.memory && is_best_effort && !tolerates_memory, "MemoryPressure"),
+        (pressure.disk, "DiskPressure"),
+        (pressure.pids, "PIDPressure"),
+    ]
+    .into_iter()
+    .filter_map(|(holds, name)| holds.then_some(name))
+    .collect();
     if conditions.is_empty() {
         return None;
     }
@@ -304,19 +348,19 @@ pub fn turns_away(pod: &Pod, memory: bool, disk: bool, pids: bool) -> Option<sup
     Some(super::admission::Rejection { reason: "Evicted".to_owned(), message })
 }
 
-/// An image that no container uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnusedImage {
-    pub id: String,
-    /// Since when, in seconds.
-    pub unused_seconds: i64,
-    pub frees_bytes: i64,
-    pub is_pinned: bool,
+/// What decides whether images go.
+#[derive(Debug, Clone, Copy)]
+pub struct Room<'a> {
+    pub now: Timestamp,
+    /// The node has too little of some disk.
+    pub is_short: bool,
+    pub thresholds: &'a Thresholds,
 }
 
 /// The images to remove: from the high threshold on, those unused the longest, until the low one.
 /// With `is_short` as much as there is.
-pub fn images_to_remove(disk: &Disk, images: &[UnusedImage], is_short: bool, thresholds: &Thresholds) -> Vec<String> {
+pub fn images_to_remove(disk: &Disk, images: &[UnusedImage], room: Room<'_>) -> Vec<String> {
+    let Room { is_short, thresholds, now } = room;
     if disk.capacity <= 0 {
         return Vec::new();
     }
@@ -326,16 +370,17 @@ pub fn images_to_remove(disk: &Disk, images: &[UnusedImage], is_short: bool, thr
         return Vec::new();
     }
     let mut to_free = if is_short { i64::MAX } else { used - low };
+    let unused_seconds = |image: &UnusedImage| now.duration_since(image.last_used).as_secs();
     let mut candidates: Vec<&UnusedImage> =
-        images.iter().filter(|image| !image.is_pinned && image.unused_seconds >= IMAGE_MIN_AGE_SECONDS).collect();
-    candidates.sort_by(|a, b| b.unused_seconds.cmp(&a.unused_seconds).then_with(|| a.id.cmp(&b.id)));
+        images.iter().filter(|image| !image.image.pinned && unused_seconds(image) >= IMAGE_MIN_AGE_SECONDS).collect();
+    candidates.sort_by(|a, b| a.last_used.cmp(&b.last_used).then_with(|| a.image.id.cmp(&b.image.id)));
     let mut chosen = Vec::new();
     for image in candidates {
         if to_free <= 0 {
             break;
         }
-        to_free = to_free.saturating_sub(image.frees_bytes);
-        chosen.push(image.id.clone());
+        to_free = to_free.saturating_sub(i64::try_from(image.frees_bytes).unwrap_or(i64::MAX));
+        chosen.push(image.image.id.clone());
     }
     chosen
 }

@@ -1,5 +1,6 @@
 //! What a pod finds in /etc: hosts, resolv.conf, its names.
 
+use containers::DnsConfig;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::is_host_network;
@@ -8,14 +9,6 @@ use super::is_host_network;
 const HOSTNAME_MAX: usize = 63;
 const KERNEL_NAME_MAX: usize = 64;
 
-/// What a resolver is told.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Dns {
-    pub servers: Vec<String>,
-    pub searches: Vec<String>,
-    pub options: Vec<String>,
-}
-
 /// What the node knows about names.
 #[derive(Debug, Clone, Default)]
 pub struct DnsSettings {
@@ -23,7 +16,7 @@ pub struct DnsSettings {
     pub cluster_servers: Vec<String>,
     pub cluster_domain: String,
     /// The node's own resolv.conf.
-    pub node: Dns,
+    pub node: DnsConfig,
 }
 
 /// The pod's host name, and with a subdomain its whole name. An override is the whole of it.
@@ -44,15 +37,22 @@ pub fn hostname(pod: &Pod, cluster_domain: &str) -> (String, Option<String>) {
     (name, full)
 }
 
+/// A whole name that the kernel does not take as a host name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long ({KERNEL_NAME_MAX} characters is the max, {} characters requested)",
+    name.len()
+)]
+pub struct NameTooLong {
+    pub name: String,
+}
+
 /// What the kernel is told: the host name, or with `setHostnameAsFQDN` the whole name if it is
 /// short enough.
-pub fn kernel_name(pod: &Pod, cluster_domain: &str) -> Result<String, String> {
+pub fn kernel_name(pod: &Pod, cluster_domain: &str) -> Result<String, NameTooLong> {
     let (name, full) = hostname(pod, cluster_domain);
     match full.filter(|_| pod.spec.as_ref().and_then(|spec| spec.set_hostname_as_fqdn).unwrap_or(false)) {
-        Some(full) if full.len() > KERNEL_NAME_MAX => Err(format!(
-            "failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long ({KERNEL_NAME_MAX} characters is the max, {} characters requested)",
-            full.len()
-        )),
+        Some(name) if name.len() > KERNEL_NAME_MAX => Err(NameTooLong { name }),
         Some(full) => Ok(full),
         None => Ok(name),
     }
@@ -92,13 +92,13 @@ pub fn hosts(pod: &Pod, addresses: &[String], cluster_domain: &str, node_hosts: 
 
 /// By `dnsPolicy` and `dnsConfig`; the second part says that the cluster's resolver was asked for
 /// and is not there.
-pub fn dns(pod: &Pod, settings: &DnsSettings) -> (Dns, bool) {
+pub fn dns(pod: &Pod, settings: &DnsSettings) -> (DnsConfig, bool) {
     let spec = pod.spec.as_ref();
     let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
     let wants_cluster = policy == "ClusterFirstWithHostNet" || (policy == "ClusterFirst" && !is_host_network(pod));
     let is_missing = wants_cluster && settings.cluster_servers.is_empty();
     let mut dns = match policy {
-        "None" => Dns::default(),
+        "None" => DnsConfig::default(),
         _ if wants_cluster && !is_missing => cluster_dns(pod, settings),
         _ => settings.node.clone(),
     };
@@ -117,12 +117,12 @@ pub fn dns(pod: &Pod, settings: &DnsSettings) -> (Dns, bool) {
     (dns, is_missing)
 }
 
-fn cluster_dns(pod: &Pod, settings: &DnsSettings) -> Dns {
+fn cluster_dns(pod: &Pod, settings: &DnsSettings) -> DnsConfig {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let domain = &settings.cluster_domain;
     let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
     append_new(&mut searches, &settings.node.searches);
-    Dns { servers: settings.cluster_servers.clone(), searches, options: vec!["ndots:5".to_owned()] }
+    DnsConfig { servers: settings.cluster_servers.clone(), searches, options: vec!["ndots:5".to_owned()] }
 }
 
 fn append_new(list: &mut Vec<String>, more: &[String]) {
@@ -134,8 +134,8 @@ fn append_new(list: &mut Vec<String>, more: &[String]) {
 }
 
 /// A resolv.conf as data.
-pub fn parse_resolv_conf(text: &str) -> Dns {
-    let mut dns = Dns::default();
+pub fn parse_resolv_conf(text: &str) -> DnsConfig {
+    let mut dns = DnsConfig::default();
     for line in text.lines() {
         let mut words = line.split_whitespace();
         match words.next() {

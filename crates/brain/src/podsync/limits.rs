@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use containers::Resources;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -25,32 +26,24 @@ const BEST_EFFORT_OOM_SCORE: i32 = 1000;
 /// above it).
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Limits {
-    pub cpu_shares: Option<u64>,
-    pub cpu_quota_us: Option<i64>,
-    pub cpu_period_us: Option<u64>,
-    pub memory_bytes: Option<i64>,
-    pub oom_score_adj: Option<i32>,
-}
-
-pub fn of_container(pod: &Pod, container: &Container, node_memory_bytes: i64) -> Limits {
+pub fn of_container(pod: &Pod, container: &Container, node_memory_bytes: i64) -> Resources {
     let requirements = requirements(container);
     let limit_cpu = amount(&requirements.limits, "cpu");
     let request_cpu = amount(&requirements.requests, "cpu").or(limit_cpu);
     let memory = amount(&requirements.limits, "memory").filter(|&milli| milli > 0).map(|milli| milli / 1000);
-    Limits {
+    Resources {
         cpu_shares: Some(shares(request_cpu.unwrap_or(0))),
         cpu_quota_us: limit_cpu.filter(|&milli| milli > 0).map(quota),
         cpu_period_us: limit_cpu.filter(|&milli| milli > 0).map(|_| PERIOD_US),
-        memory_bytes: memory,
+        memory_limit_bytes: memory,
+        pids_limit: None,
         oom_score_adj: Some(oom_score(pod, container, node_memory_bytes)),
     }
 }
 
 /// What holds all containers of a pod: its own resources, or the sum of requests; limits of
 /// containers only when every one has one.
-pub fn of_pod(pod: &Pod) -> Limits {
+pub fn of_pod(pod: &Pod) -> Resources {
     let requirements = pod_requirements(pod);
     let bounded = |name: &str| {
         let limited = |container: &Container| amount(&self::requirements(container).limits, name).is_some_and(|milli| milli > 0);
@@ -59,13 +52,32 @@ pub fn of_pod(pod: &Pod) -> Limits {
     let own = |name: &str| own_resources(pod).is_some_and(|own| own.limits.as_ref().is_some_and(|limits| limits.contains_key(name)));
     let limit_cpu = amount(&requirements.limits, "cpu").filter(|_| own("cpu") || bounded("cpu"));
     let limit_memory = amount(&requirements.limits, "memory").filter(|_| own("memory") || bounded("memory"));
-    Limits {
+    Resources {
         cpu_shares: Some(shares(amount(&requirements.requests, "cpu").unwrap_or(0))),
         cpu_quota_us: limit_cpu.map(quota),
         cpu_period_us: limit_cpu.map(|_| PERIOD_US),
-        memory_bytes: limit_memory.map(|milli| milli / 1000),
+        memory_limit_bytes: limit_memory.map(|milli| milli / 1000),
         oom_score_adj: None,
+        pids_limit: None,
     }
+}
+
+/// Of two limits the one that holds less back; none at all holds nothing back.
+pub fn larger(a: &Resources, b: &Resources) -> Resources {
+    let most = |a: Option<i64>, b: Option<i64>| Some(a?.max(b?));
+    Resources {
+        cpu_shares: a.cpu_shares.max(b.cpu_shares),
+        cpu_quota_us: most(a.cpu_quota_us, b.cpu_quota_us),
+        cpu_period_us: a.cpu_period_us.or(b.cpu_period_us),
+        memory_limit_bytes: most(a.memory_limit_bytes, b.memory_limit_bytes),
+        oom_score_adj: None,
+        pids_limit: None,
+    }
+}
+
+/// For a change: a limit that is left out stays as it is, so what has none any more says so.
+pub fn with_none_lifted(limits: Resources) -> Resources {
+    Resources { cpu_quota_us: limits.cpu_quota_us.or(Some(-1)), memory_limit_bytes: limits.memory_limit_bytes.or(Some(-1)), ..limits }
 }
 
 /// The resources that a pod asks for as a whole (`spec.resources`), if it does.

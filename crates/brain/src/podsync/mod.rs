@@ -10,18 +10,24 @@ pub mod actions;
 pub mod admission;
 pub mod backoff;
 pub mod conditions;
+pub mod config;
 pub mod env_file;
 pub mod environment;
 pub mod eviction;
+pub mod failure;
 pub mod fields;
 pub mod files;
 pub mod limits;
 pub mod offers;
+pub mod pace;
 pub mod payload;
 pub mod phase;
 pub mod probe;
 pub mod pull;
+pub mod pull_secrets;
 pub mod qos;
+pub mod registration;
+pub mod report;
 pub mod resize;
 pub mod restart;
 pub mod security;
@@ -35,10 +41,12 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use containers::{ContainerState, PodId};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use backoff::Backoffs;
+use failure::StartFailure;
 
 /// What the runtime shows of a pod.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -58,14 +66,6 @@ pub struct Sandbox {
     pub addresses: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    Created,
-    Running,
-    Exited,
-    Unknown,
-}
-
 /// One container that was made for a pod, running or not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
@@ -75,7 +75,7 @@ pub struct Record {
     pub name: String,
     /// How many containers of that name were made before it.
     pub restarts: u32,
-    pub state: State,
+    pub state: ContainerState,
     pub created_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
@@ -90,14 +90,14 @@ pub struct Record {
 
 impl Record {
     pub fn is_running(&self) -> bool {
-        self.state == State::Running
+        self.state == ContainerState::Running
     }
 
     pub fn has_failed(&self) -> bool {
         match self.state {
-            State::Exited => self.exit_code != 0,
-            State::Unknown => true,
-            State::Created | State::Running => false,
+            ContainerState::Exited => self.exit_code != 0,
+            ContainerState::Unknown => true,
+            ContainerState::Created | ContainerState::Running => false,
         }
     }
 }
@@ -127,15 +127,8 @@ impl Observed {
     /// A container that was made and never started does not run, and will not end either: whoever
     /// waited for that would wait for ever.
     pub fn is_anything_running(&self) -> bool {
-        self.containers.iter().any(|record| matches!(record.state, State::Running | State::Unknown))
+        self.containers.iter().any(|record| matches!(record.state, ContainerState::Running | ContainerState::Unknown))
     }
-}
-
-/// Why a container could not be started: a reason that `kubectl get` shows, and a sentence.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StartFailure {
-    pub reason: String,
-    pub message: String,
 }
 
 /// What the agent remembers of a pod between two looks at it. Lost with the agent, and rebuilt from
@@ -172,6 +165,14 @@ pub struct Ended {
     pub grace_seconds: Option<i64>,
     /// Added to the conditions: `TerminationByKubelet`.
     pub disruption: Option<String>,
+}
+
+/// Which list of the pod a container is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerKind {
+    Ephemeral,
+    Init,
+    Main,
 }
 
 /// Everything one look at a pod may use.
@@ -245,4 +246,34 @@ pub fn full_name(pod: &Pod) -> String {
     let meta = &pod.metadata;
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     format!("{}_{}({})", text(&meta.name), text(&meta.namespace), text(&meta.uid))
+}
+
+/// The parts of a pod's metadata that everything on its node is named after.
+pub fn pod_id(pod: &Pod) -> PodId {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    PodId { name: text(&pod.metadata.name), namespace: text(&pod.metadata.namespace), uid: text(&pod.metadata.uid) }
+}
+
+pub fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
+}
+
+/// Says that a pod comes from a file of its node (`file`) or from the API server.
+pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+
+/// A pod with this annotation only shows a static pod to the API server.
+pub const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Whether it came from a file of its node.
+pub fn is_static(pod: &Pod) -> bool {
+    annotation(pod, CONFIG_SOURCE).is_some_and(|source| source == "file")
+}
+
+/// Whether it only shows a static pod.
+pub fn is_mirror(pod: &Pod) -> bool {
+    annotation(pod, CONFIG_MIRROR).is_some()
+}
+
+fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a String> {
+    pod.metadata.annotations.as_ref()?.get(name)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::StartFailure;
+use super::failure::StartFailure;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
@@ -22,7 +22,7 @@ pub fn decide(container: &Container, is_present: bool) -> Decision {
     let policy = container.image_pull_policy.as_deref().unwrap_or(default_policy(image));
     match (policy, is_present) {
         ("Always", _) | ("IfNotPresent", false) => Decision::Pull,
-        ("Never", false) => Decision::Refuse(StartFailure { reason: "ErrImageNeverPull".to_owned(), message: never_pull_message(image) }),
+        ("Never", false) => Decision::Refuse(StartFailure::ImageNeverPulled { image: image.to_owned() }),
         _ => Decision::Use,
     }
 }
@@ -64,17 +64,6 @@ pub fn failed_message(image: &str, error: &str) -> String {
 
 pub fn backoff_message(image: &str) -> String {
     format!("Back-off pulling image \"{image}\"")
-}
-
-/// The status of a container whose image is not tried again yet; `last` is why the last try failed.
-pub fn backoff_failure(image: &str, last: Option<&StartFailure>) -> StartFailure {
-    let base = backoff_message(image);
-    let message = match last {
-        Some(last) if last.reason == "ImagePullBackOff" => last.message.clone(),
-        Some(last) => format!("{base}: {}: {}", last.reason, last.message),
-        None => base,
-    };
-    StartFailure { reason: "ImagePullBackOff".to_owned(), message }
 }
 
 /// Milliseconds are exact enough: `1.234s`, `87ms`.

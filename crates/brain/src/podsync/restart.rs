@@ -1,9 +1,10 @@
 //! Whether a container that ended is to run again, and whether one that runs is still what the pod
 //! asks for.
 
+use containers::ContainerState;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::{Observed, Record, State, is_deleted, is_sidecar, restart_policy};
+use super::{Observed, Record, is_deleted, is_sidecar, restart_policy};
 
 /// Whether a container that does not run should be started: never tried, or its policy wants it
 /// back.
@@ -14,10 +15,10 @@ pub fn should_run(container: &Container, pod: &Pod, observed: &Observed) -> bool
     match observed.latest(&container.name) {
         None => true,
         Some(record) => match record.state {
-            State::Running => false,
+            ContainerState::Running => false,
             // Nobody knows whether it runs: it is ended and started again.
-            State::Unknown | State::Created => true,
-            State::Exited => restarts_after(container, pod, record.exit_code),
+            ContainerState::Unknown | ContainerState::Created => true,
+            ContainerState::Exited => restarts_after(container, pod, record.exit_code),
         },
     }
 }

@@ -1,17 +1,32 @@
 //! Who a container runs as and what it may do: the pod's and the container's security contexts
 //! together.
 
+use containers::Image;
 use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile};
 
 use super::full_name;
 
+/// A filter of system calls, as the pod names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Seccomp {
+pub enum Profile {
     #[default]
     Unconfined,
     RuntimeDefault,
     /// A file below the node's folder of profiles.
     Localhost(String),
+}
+
+/// Why a container must not start with what its pod asks for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Forbidden {
+    #[error("seccomp profile {0:?} is not below the node's folder of profiles: write a relative path without '..'")]
+    ProfileOutside(String),
+    #[error("container's runAsUser breaks non-root policy {place}")]
+    RootAsked { place: String },
+    #[error("container has runAsNonRoot and image will run as root {place}")]
+    RootOfImage { place: String },
+    #[error("container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root {place}")]
+    NamedUser { user: String, place: String },
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,7 +41,7 @@ pub struct Security {
     pub strict_supplemental_groups: bool,
     pub read_only_root: bool,
     pub no_new_privileges: bool,
-    pub seccomp: Seccomp,
+    pub seccomp: Profile,
     /// Only with users of its own: root of the node could change the node through /proc.
     pub unmasked_proc: bool,
 }
@@ -56,10 +71,10 @@ pub fn effective(pod: &Pod, container: &Container) -> Security {
 }
 
 /// A profile is a file below the node's folder of profiles, whatever the API server let through.
-pub fn check_seccomp(security: &Security) -> Result<(), String> {
+fn check_profile(security: &Security) -> Result<(), Forbidden> {
     match &security.seccomp {
-        Seccomp::Localhost(name) if name.is_empty() || name.split('/').any(|part| matches!(part, "" | "." | "..")) => {
-            Err(format!("seccomp profile {name:?} is not below the node's folder of profiles: write a relative path without '..'"))
+        Profile::Localhost(name) if name.is_empty() || name.split('/').any(|part| matches!(part, "" | "." | "..")) => {
+            Err(Forbidden::ProfileOutside(name.clone()))
         }
         _ => Ok(()),
     }
@@ -70,28 +85,32 @@ pub fn has_own_users(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false)
 }
 
-fn seccomp(profile: &SeccompProfile) -> Seccomp {
+fn seccomp(profile: &SeccompProfile) -> Profile {
     match profile.type_.as_str() {
-        "RuntimeDefault" => Seccomp::RuntimeDefault,
-        "Localhost" => Seccomp::Localhost(profile.localhost_profile.clone().unwrap_or_default()),
-        _ => Seccomp::Unconfined,
+        "RuntimeDefault" => Profile::RuntimeDefault,
+        "Localhost" => Profile::Localhost(profile.localhost_profile.clone().unwrap_or_default()),
+        _ => Profile::Unconfined,
     }
 }
 
-/// Whether `runAsNonRoot` holds; `uid` and `username` are what the image says.
-pub fn check_non_root(security: &Security, pod: &Pod, container: &Container, uid: Option<i64>, username: &str) -> Result<(), String> {
+/// Whether a container may start with that image.
+pub fn check(security: &Security, pod: &Pod, container: &Container, image: &Image) -> Result<(), Forbidden> {
+    check_non_root(security, pod, container, image)?;
+    check_profile(security)
+}
+
+/// Whether `runAsNonRoot` holds.
+fn check_non_root(security: &Security, pod: &Pod, container: &Container, image: &Image) -> Result<(), Forbidden> {
     if !security.run_as_non_root {
         return Ok(());
     }
     let place = format!("(pod: \"{}\", container: {})", full_name(pod), container.name);
-    match (security.run_as_user, uid) {
-        (Some(0), _) => Err(format!("container's runAsUser breaks non-root policy {place}")),
+    match (security.run_as_user, image.uid) {
+        (Some(0), _) => Err(Forbidden::RootAsked { place }),
         (Some(_), _) => Ok(()),
-        (None, Some(0)) => Err(format!("container has runAsNonRoot and image will run as root {place}")),
+        (None, Some(0)) => Err(Forbidden::RootOfImage { place }),
         (None, Some(_)) => Ok(()),
-        (None, None) if username.is_empty() => Err(format!("container has runAsNonRoot and image will run as root {place}")),
-        (None, None) => {
-            Err(format!("container has runAsNonRoot and image has non-numeric user ({username}), cannot verify user is non-root {place}"))
-        }
+        (None, None) if image.username.is_empty() => Err(Forbidden::RootOfImage { place }),
+        (None, None) => Err(Forbidden::NamedUser { user: image.username.clone(), place }),
     }
 }

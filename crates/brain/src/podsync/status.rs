@@ -1,5 +1,6 @@
 //! The status of a pod, as its node reports it.
 
+use containers::ContainerState as RecordState;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, PodIP,
     PodStatus, ResourceRequirements, VolumeMountStatus,
@@ -10,7 +11,8 @@ use super::conditions::{self, Facts};
 use super::phase::{Phase, phase};
 use super::restart::should_run;
 use super::{
-    Record, State, View, containers, ephemeral_containers, init_containers, is_host_network, is_sidecar, limits, qos, restart_policy,
+    ContainerKind, Record, View, containers, ephemeral_containers, init_containers, is_host_network, is_sidecar, limits, qos,
+    restart_policy,
 };
 
 /// How far a pod's end is.
@@ -35,11 +37,13 @@ pub fn report(view: &View<'_>, ending: Ending) -> Report {
     let before = view.pod.status.clone().unwrap_or_default();
     let phase_before = before.phase.as_deref().and_then(Phase::parse).unwrap_or(Phase::Pending);
     let init: Vec<ContainerStatus> =
-        init_containers(view.pod).iter().map(|container| container_status(view, container, Role::Init, ending)).collect();
+        init_containers(view.pod).iter().map(|container| container_status(view, container, ContainerKind::Init, ending)).collect();
     let mut main: Vec<ContainerStatus> =
-        containers(view.pod).iter().map(|container| container_status(view, container, Role::Main, ending)).collect();
-    let ephemeral: Vec<ContainerStatus> =
-        ephemeral_containers(view.pod).iter().map(|(container, _)| container_status(view, container, Role::Ephemeral, ending)).collect();
+        containers(view.pod).iter().map(|container| container_status(view, container, ContainerKind::Main, ending)).collect();
+    let ephemeral: Vec<ContainerStatus> = ephemeral_containers(view.pod)
+        .iter()
+        .map(|(container, _)| container_status(view, container, ContainerKind::Ephemeral, ending))
+        .collect();
     let computed = match &view.memory.ended {
         Some(_) => Phase::Failed,
         None if phase_before.is_terminal() => phase_before,
@@ -133,43 +137,36 @@ fn pod_resources(view: &View<'_>) -> ResourceRequirements {
     if view.observed.containers.is_empty() { ResourceRequirements::default() } else { limits::pod_requirements(view.pod) }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Init,
-    Main,
-    Ephemeral,
-}
-
-fn container_status(view: &View<'_>, container: &Container, role: Role, ending: Ending) -> ContainerStatus {
+fn container_status(view: &View<'_>, container: &Container, kind: ContainerKind, ending: Ending) -> ContainerStatus {
     let record = view.observed.latest(&container.name);
     let mut status = match record {
         Some(record) => from_record(view, container, record),
-        None => without_record(view, container, role),
+        None => without_record(view, container, kind),
     };
     status.volume_mounts = mounts(container);
     let has_completed =
-        role == Role::Init && !is_sidecar(container) && record.is_some_and(|r| r.state == State::Exited && r.exit_code == 0);
+        kind == ContainerKind::Init && !is_sidecar(container) && record.is_some_and(|r| r.state == RecordState::Exited && r.exit_code == 0);
     let waits = ending == Ending::No && !has_completed && should_run(container, view.pod, view.observed);
     if let Some(failure) = view.memory.start_failures.get(&container.name).filter(|_| waits) {
         let state = status.state.take();
         if state.as_ref().is_some_and(|state| state.terminated.is_some()) {
             status.last_state = state;
         }
-        status.state = Some(waiting(&failure.reason, Some(&failure.message)));
+        status.state = Some(waiting(failure.reason(), Some(&failure.message())));
     }
-    set_readiness(view, container, role, record, &mut status);
+    set_readiness(view, container, kind, record, &mut status);
     status
 }
 
 fn from_record(view: &View<'_>, container: &Container, record: &Record) -> ContainerStatus {
     let state = match record.state {
-        State::Running => {
+        RecordState::Running => {
             ContainerState { running: Some(ContainerStateRunning { started_at: record.started_at.map(Time) }), ..ContainerState::default() }
         }
-        State::Exited | State::Unknown => terminated(record),
-        State::Created => waiting(first_reason(view), None),
+        RecordState::Exited | RecordState::Unknown => terminated(record),
+        RecordState::Created => waiting(first_reason(view), None),
     };
-    let last = view.observed.previous(&container.name).filter(|previous| previous.state == State::Exited);
+    let last = view.observed.previous(&container.name).filter(|previous| previous.state == RecordState::Exited);
     let requirements = limits::requirements(container);
     ContainerStatus {
         name: container.name.clone(),
@@ -186,11 +183,11 @@ fn from_record(view: &View<'_>, container: &Container, record: &Record) -> Conta
 }
 
 /// Nothing of it is here: it never ran, or its record was removed and the last report must do.
-fn without_record(view: &View<'_>, container: &Container, role: Role) -> ContainerStatus {
-    let reported = view.pod.status.as_ref().and_then(|status| match role {
-        Role::Init => status.init_container_statuses.as_ref(),
-        Role::Main => status.container_statuses.as_ref(),
-        Role::Ephemeral => status.ephemeral_container_statuses.as_ref(),
+fn without_record(view: &View<'_>, container: &Container, kind: ContainerKind) -> ContainerStatus {
+    let reported = view.pod.status.as_ref().and_then(|status| match kind {
+        ContainerKind::Init => status.init_container_statuses.as_ref(),
+        ContainerKind::Main => status.container_statuses.as_ref(),
+        ContainerKind::Ephemeral => status.ephemeral_container_statuses.as_ref(),
     });
     let before = reported.and_then(|list| list.iter().find(|status| status.name == container.name));
     let state_before = before.and_then(|status| status.state.as_ref());
@@ -274,19 +271,19 @@ fn recursive_read_only(asked: Option<&str>) -> String {
     }
 }
 
-fn set_readiness(view: &View<'_>, container: &Container, role: Role, record: Option<&Record>, status: &mut ContainerStatus) {
+fn set_readiness(view: &View<'_>, container: &Container, kind: ContainerKind, record: Option<&Record>, status: &mut ContainerStatus) {
     let is_running = status.state.as_ref().is_some_and(|state| state.running.is_some());
     let probes = record.and_then(|record| view.memory.probes.get(&record.id)).copied().unwrap_or_default();
     let has_started = is_running && (container.startup_probe.is_none() || probes.startup == Some(true));
-    match role {
-        Role::Ephemeral => {
+    match kind {
+        ContainerKind::Ephemeral => {
             status.ready = false;
         }
-        Role::Init if !is_sidecar(container) => {
+        ContainerKind::Init if !is_sidecar(container) => {
             status.started = Some(is_running);
             status.ready = status.state.as_ref().and_then(|state| state.terminated.as_ref()).is_some_and(|end| end.exit_code == 0);
         }
-        Role::Init | Role::Main => {
+        ContainerKind::Init | ContainerKind::Main => {
             status.started = Some(has_started);
             status.ready = has_started && (container.readiness_probe.is_none() || probes.readiness == Some(true));
         }

@@ -14,7 +14,7 @@ use super::{Binding, DEFAULT_SCHEDULER, Nomination, Plan, Preemption, Queue, Uns
 use crate::controller::{Controller, Step, Work};
 use crate::model::{Key, Pod};
 use crate::picture::{Change, Kind, Picture};
-use crate::request::{Event, PODS, Regarding, Request, Verb};
+use crate::request::{Event, EventType, PODS, Regarding, Request, Verb};
 
 /// So many pods are decided on in one plan: bindings are sent at the same time, and plans rest on a
 /// picture that should not be old.
@@ -137,7 +137,8 @@ impl Requests<'_> {
     fn failed(&self, unschedulable: &Unschedulable) -> Option<Event> {
         let pod = self.pod(&unschedulable.key)?;
         let is_new = self.queue.last_message(&unschedulable.key) != Some(&*unschedulable.message);
-        let event = || Event { is_warning: true, ..event(pod, "FailedScheduling", "Scheduling", unschedulable.message.clone()) };
+        let event =
+            || Event { event_type: EventType::Warning, ..event(pod, "FailedScheduling", "Scheduling", unschedulable.message.clone()) };
         is_new.then(event)
     }
 
@@ -180,5 +181,13 @@ fn patch_status(pod: &Pod, status: Value) -> Request {
 
 fn event(pod: &Pod, reason: &'static str, action: &'static str, message: String) -> Event {
     let about = Regarding::of(PODS, &pod.meta);
-    Event { about, is_warning: false, reason: reason.into(), message, action: Some(action), component: DEFAULT_SCHEDULER, host: None }
+    Event {
+        about,
+        event_type: EventType::Normal,
+        reason: reason.into(),
+        message,
+        action: Some(action),
+        component: DEFAULT_SCHEDULER,
+        host: None,
+    }
 }

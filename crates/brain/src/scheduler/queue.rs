@@ -59,11 +59,11 @@ struct Entry {
     last_failure: Option<Timestamp>,
     causes: Causes,
     message: String,
-    state: State,
+    state: EntryState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum State {
+enum EntryState {
     Active,
     Backoff { until: Timestamp },
     Waiting { until: Timestamp },
@@ -81,7 +81,7 @@ impl Entry {
             last_failure: None,
             causes: Causes::default(),
             message: String::new(),
-            state: State::Active,
+            state: EntryState::Active,
         }
     }
 
@@ -229,28 +229,28 @@ impl Queue {
             let Entry { attempts, last_failure, message, .. } = entry.clone();
             self.forget(&key);
             let entry = Entry { attempts, last_failure, message, ..Entry::new(pod) };
-            let state = entry.backoff_ends().map_or(State::Active, |until| State::Backoff { until });
+            let state = entry.backoff_ends().map_or(EntryState::Active, |until| EntryState::Backoff { until });
             self.entries.insert(key.clone(), entry);
             self.enter(&key, state);
         } else {
             self.forget(&key);
             self.entries.insert(key.clone(), Entry::new(pod));
-            self.enter(&key, State::Active);
+            self.enter(&key, EntryState::Active);
         }
     }
 
     /// Puts an entry that is in none of the sets into those of a state.
-    fn enter(&mut self, key: &Key, state: State) {
+    fn enter(&mut self, key: &Key, state: EntryState) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.state = state;
         match state {
-            State::Active => {
+            EntryState::Active => {
                 self.active.insert(entry.order.clone());
             }
-            State::Backoff { until } => {
+            EntryState::Backoff { until } => {
                 self.timers.insert((until, key.clone()));
             }
-            State::Waiting { until } => {
+            EntryState::Waiting { until } => {
                 self.timers.insert((until, key.clone()));
                 match entry.waits_for() {
                     Some(node) => self.waiting_on.entry(node.clone()).or_default().insert(key.clone()),
@@ -264,13 +264,13 @@ impl Queue {
     fn leave(&mut self, key: &Key) {
         let Some(entry) = self.entries.get(key) else { return };
         match entry.state {
-            State::Active => {
+            EntryState::Active => {
                 self.active.remove(&entry.order);
             }
-            State::Backoff { until } => {
+            EntryState::Backoff { until } => {
                 self.timers.remove(&(until, key.clone()));
             }
-            State::Waiting { until } => {
+            EntryState::Waiting { until } => {
                 self.timers.remove(&(until, key.clone()));
                 self.waiting_anywhere.remove(key);
                 if let Some(node) = entry.waits_for()
@@ -306,7 +306,7 @@ impl Queue {
                 }
             } else {
                 self.leave(&key);
-                self.enter(&key, State::Active);
+                self.enter(&key, EntryState::Active);
             }
         }
     }
@@ -325,10 +325,10 @@ impl Queue {
 
     /// Ends the waiting of a pod.
     fn wake(&mut self, key: &Key, now: Timestamp) {
-        let Some(entry) = self.entries.get(key).filter(|entry| matches!(entry.state, State::Waiting { .. })) else { return };
+        let Some(entry) = self.entries.get(key).filter(|entry| matches!(entry.state, EntryState::Waiting { .. })) else { return };
         let until = entry.backoff_ends().filter(|until| *until > now);
         self.leave(key);
-        self.enter(key, until.map_or(State::Active, |until| State::Backoff { until }));
+        self.enter(key, until.map_or(EntryState::Active, |until| EntryState::Backoff { until }));
     }
 
     /// Takes in what a plan decided: bound pods are assumed to be bound, the others wait.
@@ -360,7 +360,7 @@ impl Queue {
             entry.causes = unschedulable.causes;
             entry.message.clone_from(&unschedulable.message);
         }
-        self.enter(key, State::Waiting { until: now + WAIT_MAX });
+        self.enter(key, EntryState::Waiting { until: now + WAIT_MAX });
         match &unschedulable.nomination {
             Nomination::Keep => {}
             Nomination::Clear => self.nominated.set(key, None),

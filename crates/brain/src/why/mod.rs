@@ -39,7 +39,7 @@ pub struct Explanation {
 pub struct NodeExplanation {
     pub node: String,
     /// `runs`, `waits` or `does not run`.
-    pub state: State,
+    pub state: RunState,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
     /// Number of the pod's revision.
@@ -69,7 +69,7 @@ pub enum Standing {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum State {
+pub enum RunState {
     Runs,
     Waits,
     DoesNotRun,
@@ -130,7 +130,7 @@ impl Question<'_> {
         let pod = pods.iter().find(|pod| !pod.meta.is_deleted()).or(pods.first()).copied();
         let node = self.picture.nodes.get(&note.node);
         let (state, code, reason) = match (node, pod) {
-            (None, _) => (State::Waits, "NodeGone", "the node does not exist any more; its pods are removed 40 s after it".to_owned()),
+            (None, _) => (RunState::Waits, "NodeGone", "the node does not exist any more; its pods are removed 40 s after it".to_owned()),
             (Some(node), Some(pod)) => self.with_pod(note, node, pod),
             (Some(node), None) => self.without_pod(note, node),
         };
@@ -147,54 +147,58 @@ impl Question<'_> {
         }
     }
 
-    fn standing(&self, state: State, code: &str, pod: Option<&Arc<Pod>>) -> Standing {
+    fn standing(&self, state: RunState, code: &str, pod: Option<&Arc<Pod>>) -> Standing {
         let is_bound = pod.is_some_and(|pod| pod.node.is_some());
         match (code, pod) {
             ("Runs", Some(pod)) if pod.is_available(self.set.min_ready_seconds, self.now) => Standing::Done,
             ("NodeDown" | "BackingOff" | "Failed" | "ImagePull" | "ContainerWaits" | "OnDelete", _) => Standing::Stuck,
             ("Misscheduled", _) => Standing::NotMeant,
-            (_, None) if state == State::DoesNotRun => Standing::NotMeant,
+            (_, None) if state == RunState::DoesNotRun => Standing::NotMeant,
             // No node took it.
-            (_, Some(_)) if state == State::DoesNotRun && !is_bound => Standing::Stuck,
+            (_, Some(_)) if state == RunState::DoesNotRun && !is_bound => Standing::Stuck,
             _ => Standing::Underway,
         }
     }
 
-    fn without_pod(&self, note: &Note, node: &Node) -> (State, &'static str, String) {
+    fn without_pod(&self, note: &Note, node: &Node) -> (RunState, &'static str, String) {
         match &note.verdict {
-            Verdict::NotEligible(misfit) => (State::DoesNotRun, misfit_code(misfit), misfit_text(misfit)),
-            Verdict::Queued => (State::Waits, "Queued", "a pod will be made: it waits for its turn".to_owned()),
-            _ if !node.is_ready() => (State::Waits, "NodeDown", format!("a pod is to be made; {}", self.down(node))),
-            _ => (State::Waits, "Creating", "a pod is being made".to_owned()),
+            Verdict::NotEligible(misfit) => (RunState::DoesNotRun, misfit_code(misfit), misfit_text(misfit)),
+            Verdict::Queued => (RunState::Waits, "Queued", "a pod will be made: it waits for its turn".to_owned()),
+            _ if !node.is_ready() => (RunState::Waits, "NodeDown", format!("a pod is to be made; {}", self.down(node))),
+            _ => (RunState::Waits, "Creating", "a pod is being made".to_owned()),
         }
     }
 
-    fn with_pod(&self, note: &Note, node: &Node, pod: &Arc<Pod>) -> (State, &'static str, String) {
+    fn with_pod(&self, note: &Note, node: &Node, pod: &Arc<Pod>) -> (RunState, &'static str, String) {
         if pod.meta.is_deleted() {
-            return (State::Waits, "Terminating", format!("{} is ending; {}", pod.meta.name, self.ending(node)));
+            return (RunState::Waits, "Terminating", format!("{} is ending; {}", pod.meta.name, self.ending(node)));
         }
         if pod.node.is_none() {
             return self.unscheduled(node, pod);
         }
         match &note.verdict {
             Verdict::Deleting(Because::Misfit(misfit)) => {
-                return (State::DoesNotRun, misfit_code(misfit), format!("its pod is removed: {}", misfit_text(misfit)));
+                return (RunState::DoesNotRun, misfit_code(misfit), format!("its pod is removed: {}", misfit_text(misfit)));
             }
             Verdict::Misscheduled(misfit) => {
-                return (State::Runs, "Misscheduled", format!("the pod stays although none would be started now: {}", misfit_text(misfit)));
+                return (
+                    RunState::Runs,
+                    "Misscheduled",
+                    format!("the pod stays although none would be started now: {}", misfit_text(misfit)),
+                );
             }
             Verdict::BackingOff { until } => {
                 let seconds = until.duration_since(self.now).as_secs().max(0);
                 let why = failure(pod);
-                return (State::Waits, "BackingOff", format!("the pod failed{why}; it is made anew in {seconds} s"));
+                return (RunState::Waits, "BackingOff", format!("the pod failed{why}; it is made anew in {seconds} s"));
             }
             Verdict::Deleting(Because::Failed) => {
-                return (State::Waits, "Failed", format!("the pod failed{} and is being made anew", failure(pod)));
+                return (RunState::Waits, "Failed", format!("the pod failed{} and is being made anew", failure(pod)));
             }
             _ => {}
         }
         if !node.is_ready() {
-            return (State::Waits, "NodeDown", self.down_with(node, pod));
+            return (RunState::Waits, "NodeDown", self.down_with(node, pod));
         }
         if let Some(waiting) = &pod.status.waiting {
             let code = match &*waiting.reason {
@@ -203,12 +207,12 @@ impl Question<'_> {
                 _ => "ContainerWaits",
             };
             let message = if waiting.message.is_empty() { String::new() } else { format!(": {}", waiting.message) };
-            return (State::Waits, code, format!("container {} waits: {}{message}{}", waiting.container, waiting.reason, restarts(pod)));
+            return (RunState::Waits, code, format!("container {} waits: {}{message}{}", waiting.container, waiting.reason, restarts(pod)));
         }
         self.running(note, pod)
     }
 
-    fn running(&self, note: &Note, pod: &Pod) -> (State, &'static str, String) {
+    fn running(&self, note: &Note, pod: &Pod) -> (RunState, &'static str, String) {
         let availability = match pod.status.ready {
             Some((true, _)) if pod.is_available(self.set.min_ready_seconds, self.now) => "available".to_owned(),
             Some((true, Some(since))) => {
@@ -220,25 +224,25 @@ impl Question<'_> {
         let Budget { unavailable, max_unavailable, .. } = self.plan.budget;
         match &note.verdict {
             Verdict::Outdated { .. } if matches!(self.set.strategy, crate::model::UpdateStrategy::OnDelete) => {
-                (State::Runs, "OnDelete", format!("{availability}; of an old revision until somebody deletes it (OnDelete)"))
+                (RunState::Runs, "OnDelete", format!("{availability}; of an old revision until somebody deletes it (OnDelete)"))
             }
             Verdict::Outdated { .. } => {
                 let text = format!(
                     "{availability}; of an old revision, waits for the rollout budget ({unavailable} of {max_unavailable} unavailable)"
                 );
-                (State::Runs, "WaitsForBudget", text)
+                (RunState::Runs, "WaitsForBudget", text)
             }
-            Verdict::Deleting(_) => (State::Runs, "Replacing", format!("{availability}; is being replaced by the current revision")),
-            _ if pod.is_ready() => (State::Runs, "Runs", availability),
-            _ => (State::Waits, "NotReady", availability),
+            Verdict::Deleting(_) => (RunState::Runs, "Replacing", format!("{availability}; is being replaced by the current revision")),
+            _ if pod.is_ready() => (RunState::Runs, "Runs", availability),
+            _ => (RunState::Waits, "NotReady", availability),
         }
     }
 
     /// A pod that no node took yet.
-    fn unscheduled(&self, node: &Node, pod: &Arc<Pod>) -> (State, &'static str, String) {
+    fn unscheduled(&self, node: &Node, pod: &Arc<Pod>) -> (RunState, &'static str, String) {
         let rejections = explain_all(self.picture, pod, node);
         let Some(first) = rejections.first() else {
-            return (State::Waits, "Scheduling", "the pod is being scheduled".to_owned());
+            return (RunState::Waits, "Scheduling", "the pod is being scheduled".to_owned());
         };
         let mut text = format!("the pod is not scheduled: {}", rejections.iter().map(rejection_text).collect::<Vec<_>>().join("; "));
         match preemption_on(self.picture, pod, node) {
@@ -250,7 +254,7 @@ impl Question<'_> {
             _ if first.is_resolvable() => text += "; nothing on the node has a lower priority",
             _ => {}
         }
-        (State::DoesNotRun, rejection_code(first), text)
+        (RunState::DoesNotRun, rejection_code(first), text)
     }
 
     fn down(&self, node: &Node) -> String {

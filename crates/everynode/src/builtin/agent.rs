@@ -23,7 +23,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         let signal = ending_signals().wait().map_or_else(|error| error.to_string(), |signal| signal.as_str().to_owned());
         let _ = sender.send(signal);
     });
-    let node = std::env::var("NODE_NAME").unwrap_or_else(|_| crate::roles::server::hostname());
+    let node = std::env::var("NODE_NAME").unwrap_or_else(|_| crate::roles::hostname());
     println!("agent started on {node}, metrics on port {}", options.port);
     let mut beats: u64 = 0;
     loop {
@@ -103,7 +103,7 @@ fn metrics() -> String {
     }
     let uptime = read("/proc/uptime");
     gauge("node_uptime_seconds", "Seconds since the machine started.", uptime.split_whitespace().next().unwrap_or("NaN").to_owned());
-    let name = std::env::var("NODE_NAME").unwrap_or_else(|_| crate::roles::server::hostname());
+    let name = std::env::var("NODE_NAME").unwrap_or_else(|_| crate::roles::hostname());
     out.push_str(&format!(
         "# HELP everynode_agent_info What runs here.\n# TYPE everynode_agent_info gauge\neverynode_agent_info{{node=\"{name}\",version=\"{}\"}} 1\n",
         env!("CARGO_PKG_VERSION")

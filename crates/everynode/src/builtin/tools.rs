@@ -72,7 +72,7 @@ pub fn get(urls: &[String]) -> Done {
 }
 
 pub fn hostname() -> Done {
-    println!("{}", crate::roles::server::hostname());
+    println!("{}", crate::roles::hostname());
     Ok(())
 }
 

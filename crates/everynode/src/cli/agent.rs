@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use ::agent::node::Settings;
 use anyhow::{Context, bail};
 use brain::podsync::eviction::Thresholds;
 use clap::Args;
 use kinds::quantity::Quantity;
 
+use crate::certificates::TlsFiles;
 use crate::roles;
 
 /// Make this machine a node of a cluster: register it and run the pods bound to it, in the
@@ -40,6 +42,10 @@ pub struct Agent {
     /// Taints for a node that registers for the first time: key=value:Effect.
     #[arg(long = "register-with-taints", value_delimiter = ',')]
     taints: Vec<String>,
+
+    /// The name of this machine at its provider, for the Node object: aws:///zone/id.
+    #[arg(long)]
+    provider_id: Option<String>,
 
     /// Range of this node's pod addresses.
     #[arg(long)]
@@ -183,40 +189,44 @@ impl Agent {
             ..Thresholds::default()
         };
         thresholds.set(&self.eviction_hard).map_err(|error| anyhow::anyhow!("--eviction-hard: {error}"))?;
-        let options = roles::agent::Options {
-            thresholds,
-            kubeconfig: self.kubeconfig,
-            node_name: self.node_name.unwrap_or_else(roles::server::hostname),
+        let node = Settings {
+            name: self.node_name.unwrap_or_else(roles::hostname),
             addresses,
             labels: self.labels.into_iter().collect::<BTreeMap<_, _>>(),
             taints: self.taints,
-            pod_cidr: self.pod_cidr,
-            cluster_cidr: self.cluster_cidr,
             root_dir: self.root_dir,
-            data_dir: self.data_dir,
-            state_dir: self.state_dir,
             image_dir: self.image_dir,
             log_dir: self.log_dir,
             manifest_dir: self.manifest_dir,
-            registries: self.registries,
-            container_runtime: self.container_runtime_endpoint,
             cgroup_root: self.cgroup_root,
             cluster_dns: self.cluster_dns,
             cluster_domain: self.cluster_domain,
             max_pods: self.max_pods,
+            port: self.port,
+            provider_id: self.provider_id,
+            pod_cidr: self.pod_cidr,
             allowed_unsafe_sysctls: self.allowed_unsafe_sysctls,
             first_user_id: self.first_user_id,
-            port: self.port,
+            thresholds,
+            cpu_millis: amount(&self.cpu, "cpu")?.map(|quantity| quantity.millis()),
+            memory_bytes: amount(&self.memory, "memory")?.map(|quantity| quantity.value()),
+        };
+        let options = roles::agent::Options {
+            node,
+            kubeconfig: self.kubeconfig,
+            cluster_cidr: self.cluster_cidr,
+            data_dir: self.data_dir,
+            state_dir: self.state_dir,
+            registries: self.registries,
+            container_runtime: self.container_runtime_endpoint,
             tls: match (self.tls_cert_file, self.tls_private_key_file, self.client_ca_file) {
-                (Some(certificate), Some(key), Some(authority)) => Some(roles::agent::TlsFiles { certificate, key, authority }),
+                (Some(certificate), Some(key), Some(authority)) => Some(TlsFiles { certificate, key, authority }),
                 _ => None,
             },
             shutdown: ::agent::node::shutdown::Periods {
                 all: Duration::from_secs(self.shutdown_grace_period),
                 critical: Duration::from_secs(self.shutdown_grace_period_critical_pods),
             },
-            cpu_millis: amount(&self.cpu, "cpu")?.map(|quantity| quantity.millis()),
-            memory_bytes: amount(&self.memory, "memory")?.map(|quantity| quantity.value()),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
         let ran = runtime.block_on(roles::agent::run(options));

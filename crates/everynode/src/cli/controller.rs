@@ -7,7 +7,7 @@ use clap::Args;
 use tokio::sync::watch;
 
 use super::target::Target;
-use crate::roles::server::{hostname, signalled};
+use crate::roles::{hostname, signalled};
 
 /// Run the DaemonSet controller against an existing Kubernetes.
 ///

@@ -189,7 +189,7 @@ impl Up {
         let mut options = ServerOptions { simulated_nodes: mix.simulated as usize, node_facing: None };
         if let Some(path) = &self.registries {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            kubeconfig::write_private(&cluster.dir.join("registries.yaml"), &text)?;
+            crate::private_file::write(&cluster.dir.join("registries.yaml"), &text)?;
         }
         if let Some(workers) = mix.workers {
             nodes::setup::prepare(cluster, workers, &self.node_names)?;

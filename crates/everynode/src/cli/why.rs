@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use brain::model::Key;
-use brain::why::{Explanation, State, why};
+use brain::why::{Explanation, RunState, why};
 use clap::{Args, ValueEnum};
 
 use super::table::{NOTHING, aligned};
@@ -67,9 +67,9 @@ fn text(explanation: &Explanation) -> String {
     let mut rows = Vec::new();
     for node in &explanation.nodes {
         let state = match node.state {
-            State::Runs => "runs",
-            State::Waits => "waits",
-            State::DoesNotRun => "-",
+            RunState::Runs => "runs",
+            RunState::Waits => "waits",
+            RunState::DoesNotRun => "-",
         };
         let revision = node.revision.map_or_else(|| NOTHING.to_owned(), |revision| revision.to_string());
         rows.push(vec![

@@ -102,7 +102,7 @@ impl Node {
     }
 
     pub fn write(&self) -> anyhow::Result<()> {
-        crate::kubeconfig::write_private(&self.dir.join("node.json"), &serde_json::to_string_pretty(&self.spec)?)
+        crate::private_file::write(&self.dir.join("node.json"), &serde_json::to_string_pretty(&self.spec)?)
     }
 
     pub fn kubeconfig(&self) -> PathBuf {

@@ -51,7 +51,7 @@ impl Network {
             None => {
                 let choice = net::local::choose_subnet().context("cannot choose addresses for the nodes")?;
                 let network = Network { slot: choice.slot };
-                crate::kubeconfig::write_private(&path(cluster), &serde_json::to_string(&network)?)?;
+                crate::private_file::write(&path(cluster), &serde_json::to_string(&network)?)?;
                 network
             }
         };

@@ -26,7 +26,7 @@ impl Process {
     }
 
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
-        crate::kubeconfig::write_private(path, &serde_json::to_string(self)?)
+        crate::private_file::write(path, &serde_json::to_string(self)?)
     }
 
     pub fn is_alive(&self) -> bool {

@@ -111,7 +111,7 @@ fn certify(pki: &Path, node: &Node) -> anyhow::Result<()> {
     let network = Network { slot: node.spec.slot };
     kubeconfig::write_node(&node.kubeconfig(), &authority, network.server(), &node.spec.name)?;
     let server = authority.node_server(&node.spec.name, node.spec.address.into())?;
-    kubeconfig::write_private(&node.dir.join("kubelet.crt"), &server.certificate_pem)?;
-    kubeconfig::write_private(&node.dir.join("kubelet.key"), &server.key_pem)?;
-    kubeconfig::write_private(&node.dir.join("ca.crt"), &authority.certificate_pem)
+    crate::private_file::write(&node.dir.join("kubelet.crt"), &server.certificate_pem)?;
+    crate::private_file::write(&node.dir.join("kubelet.key"), &server.key_pem)?;
+    crate::private_file::write(&node.dir.join("ca.crt"), &authority.certificate_pem)
 }

@@ -1,6 +1,5 @@
 //! A node: container runtime, pod network, agent; stopped without its containers.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +9,6 @@ use agent::node::shutdown::Periods;
 use agent::node::{Agent, Settings};
 use agent::server::auth::Auth;
 use anyhow::Context;
-use brain::podsync::eviction::Thresholds;
 use net::pods::PodNetwork;
 use runtime::images::registries::Registries;
 use runtime::images::{Service as ImageService, Store};
@@ -20,51 +18,26 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::builtin;
-use crate::certificates::node_server_config;
+use crate::certificates::{TlsFiles, node_server_config};
 use crate::kubeconfig;
-use crate::roles::server::signalled;
+use crate::roles::signalled;
 
 /// What the node is to be.
 #[derive(Debug)]
 pub struct Options {
+    /// What the agent is told. Without a range of pod addresses, pods in a network of their own are
+    /// refused.
+    pub node: Settings,
     pub kubeconfig: PathBuf,
-    pub node_name: String,
-    pub addresses: Vec<IpAddr>,
-    pub labels: BTreeMap<String, String>,
-    pub taints: Vec<String>,
-    /// The range of the pods' addresses; without one, pods in a network of their own are refused.
-    pub pod_cidr: Option<String>,
     pub cluster_cidr: Option<String>,
-    pub root_dir: PathBuf,
     pub data_dir: PathBuf,
     pub state_dir: PathBuf,
-    pub image_dir: PathBuf,
-    pub log_dir: PathBuf,
-    pub manifest_dir: Option<PathBuf>,
     pub registries: Option<PathBuf>,
     /// containerd or CRI-O instead of the embedded runtime.
     pub container_runtime: Option<String>,
-    pub cgroup_root: String,
-    pub cluster_dns: Vec<IpAddr>,
-    pub cluster_domain: String,
-    pub max_pods: u32,
-    pub port: u16,
     pub tls: Option<TlsFiles>,
     /// How long pods get when the machine goes down; zero: they are not ended here.
     pub shutdown: Periods,
-    pub allowed_unsafe_sysctls: Vec<String>,
-    pub first_user_id: Option<u32>,
-    pub thresholds: Thresholds,
-    pub cpu_millis: Option<i64>,
-    pub memory_bytes: Option<i64>,
-}
-
-/// PEM files for the agent's endpoints.
-#[derive(Debug)]
-pub struct TlsFiles {
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-    pub authority: PathBuf,
 }
 
 /// Runs the node until SIGTERM or SIGINT. Its containers go on.
@@ -77,9 +50,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         Some(endpoint) => remote(endpoint).await?,
         None => embedded(&options).await?,
     };
-    let agent = Arc::new(Agent::new(settings(&options), client.clone(), runtime, images).await?);
+    let agent = Arc::new(Agent::new(options.node.clone(), client.clone(), runtime, images).await?);
     let serving = serve(&agent, client, &options, tls, shutdown.clone()).await?;
-    println!("ready {}", options.node_name);
+    println!("ready {}", options.node.name);
     let mut power = signal(SignalKind::from_raw(SIGPWR)).context("cannot listen for SIGPWR")?;
     let ending = async {
         // Both arms only wait for a signal.
@@ -115,7 +88,7 @@ async fn serve(
         tracing::warn!("no certificate for endpoints was given: logs, exec and statistics are not served");
         return Ok(None);
     };
-    let address = (options.addresses.first().copied().unwrap_or(IpAddr::from([0, 0, 0, 0])), options.port);
+    let address = (options.node.addresses.first().copied().unwrap_or(IpAddr::from([0, 0, 0, 0])), options.node.port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {}:{}", address.0, address.1))?;
     let auth = Auth::new(client);
     Ok(Some(tokio::spawn(agent::server::serve(agent.clone(), listener, tls, auth, shutdown))))
@@ -147,7 +120,8 @@ async fn remote(endpoint: &str) -> anyhow::Result<Parts> {
 }
 
 async fn embedded(options: &Options) -> anyhow::Result<Parts> {
-    let store = Store::open(&options.image_dir).with_context(|| format!("cannot open the images in {}", options.image_dir.display()))?;
+    let store =
+        Store::open(&options.node.image_dir).with_context(|| format!("cannot open the images in {}", options.node.image_dir.display()))?;
     let program = crate::program::path()?;
     if let Err(error) = store.add_builtin(&builtin::image(&program, &builtin::libraries())) {
         // Only pods of that image miss it.
@@ -180,40 +154,15 @@ async fn embedded(options: &Options) -> anyhow::Result<Parts> {
 /// The pods' network; after a restart of the agent without what belonged to sandboxes that are
 /// gone.
 fn network(options: &Options) -> anyhow::Result<Option<PodNetwork>> {
-    let Some(range) = &options.pod_cidr else { return Ok(None) };
+    let Some(range) = &options.node.pod_cidr else { return Ok(None) };
     let parse = |text: &String| text.parse().with_context(|| format!("{text:?} is no range of addresses"));
-    let settings = net::pods::Settings {
+    let settings = net::pods::PodNetworkSettings {
         state_file: options.state_dir.join("network.json"),
         pod_cidr: parse(range)?,
         cluster_cidr: parse(options.cluster_cidr.as_ref().unwrap_or(range))?,
-        node_addresses: options.addresses.clone(),
+        node_addresses: options.node.addresses.clone(),
         table: "everynode".to_owned(),
     };
     std::fs::create_dir_all(&options.state_dir).with_context(|| format!("cannot make {}", options.state_dir.display()))?;
     PodNetwork::open(settings).context("cannot prepare the pod network").map(Some)
-}
-
-fn settings(options: &Options) -> Settings {
-    Settings {
-        name: options.node_name.clone(),
-        addresses: options.addresses.clone(),
-        labels: options.labels.clone(),
-        taints: options.taints.clone(),
-        root_dir: options.root_dir.clone(),
-        image_dir: options.image_dir.clone(),
-        log_dir: options.log_dir.clone(),
-        manifest_dir: options.manifest_dir.clone(),
-        cgroup_root: options.cgroup_root.clone(),
-        cluster_dns: options.cluster_dns.clone(),
-        cluster_domain: options.cluster_domain.clone(),
-        max_pods: options.max_pods,
-        port: options.port,
-        provider_id: None,
-        pod_cidr: options.pod_cidr.clone(),
-        allowed_unsafe_sysctls: options.allowed_unsafe_sysctls.clone(),
-        first_user_id: options.first_user_id,
-        thresholds: options.thresholds,
-        cpu_millis: options.cpu_millis,
-        memory_bytes: options.memory_bytes,
-    }
 }

@@ -7,20 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use apiserver::admission::AdmissionSettings;
 use apiserver::audit::{self, Audit, Rotation};
 use apiserver::auth::authenticate::Authenticator;
 use apiserver::auth::tokens::TokenKey;
-use apiserver::auth::{MASTERS, User};
 use apiserver::nodes::NodeConnector;
-use apiserver::registry::{Registry, Settings};
+use apiserver::registry::Registry;
+use apiserver::request::{MASTERS, User};
 use apiserver::{ApiServer, bootstrap, http};
 use store::{Backend, CommitError, Txn};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::certificates::{Authority, ServerNames};
+use crate::roles::{hostname, signalled};
 use crate::{data_dir, kubeconfig, server_lock};
 
 /// What the control plane is to be.
@@ -72,17 +73,18 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let authority = Authority::load_or_create(&options.data_dir.join("pki"))?;
     let store_options = store::file::Options { left_out: left_out_revisions(), ..store::file::Options::default() };
     let backend = Arc::new(store::file::open(options.data_dir.join("store.redb"), store_options).context("cannot open the store")?);
-    let settings = Settings { service_account_admission: options.service_account_admission };
-    let registry = Arc::new(Registry::new(backend.clone(), settings).context("cannot read the store")?);
-    bootstrap::run(&registry).await.map_err(|status| anyhow::anyhow!("cannot make the objects that every cluster has: {status}"))?;
+    let registry = Arc::new(Registry::new(backend.clone()).context("cannot read the store")?);
     let token_key = TokenKey::from_pkcs8(&Authority::token_key(&options.data_dir.join("pki"))?).context("sa.key is not usable")?;
     let pods = agent::unverified::client_config().context("cannot set up TLS")?;
     let nodes = NodeConnector::new(authority.client_config("kube-apiserver-kubelet-client", &[MASTERS])?, pods);
-    let mut server = ApiServer::with_nodes(registry, Authenticator { tokens: Arc::new(token_key) }, Some(nodes), shutdown.clone());
+    let admission = AdmissionSettings { service_account_admission: options.service_account_admission };
+    let authenticator = Authenticator { tokens: Arc::new(token_key) };
+    let mut server = ApiServer::new(registry, authenticator, admission, shutdown.clone()).with_nodes(nodes);
     if let Some(audit) = audit {
         server = server.audited(audit);
     }
-    let mut usage = Some(tokio::spawn(apiserver::nodes::usage::run(server.clone(), shutdown.clone())));
+    bootstrap::run(&server).await.map_err(|status| anyhow::anyhow!("cannot make the objects that every cluster has: {status}"))?;
+    let mut usage = Some(tokio::spawn(server.clone().follow_usage(shutdown.clone())));
 
     let listener = TcpListener::bind(options.listen).await.with_context(|| format!("cannot listen on {}", options.listen))?;
     let address = listener.local_addr().context("cannot tell the address that is listened on")?;
@@ -95,7 +97,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     let mut controlling = options.controllers.then(|| {
         let client = local_client(&server, User::system("system:kube-controller-manager", &[MASTERS]));
-        let settings = controllers::Settings { root_certificate_pem: authority.certificate_pem.clone(), host: hostname() };
+        let settings = controllers::ControllerSettings { root_certificate_pem: authority.certificate_pem.clone(), host: hostname() };
         tokio::spawn(controllers::run(client, settings, shutdown.clone()))
     });
     let mut simulating = (!options.simulated_nodes.is_empty()).then(|| {
@@ -152,24 +154,6 @@ async fn store_failure(store: &dyn Backend) -> CommitError {
             return error;
         }
     }
-}
-
-/// Listens for SIGTERM and SIGINT from now on; the future ends with the first of them.
-pub fn signalled() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    Ok(async move {
-        // Both arms only wait for a signal; which of them is dropped does not matter.
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-/// The machine's name, as events give it.
-pub fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
 }
 
 /// A client within the process: no socket, no TLS.

@@ -203,7 +203,7 @@ impl<'de> Visitor<'de> for Meeting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::{encode, encode_template};
+    use crate::encode::{encode, encode_to_store};
     use serde_json::json;
 
     fn pod() -> Value {
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_folded_object_is_the_same_object() {
-        let stored = encode_template("v1", "Pod", &pod()).at_revision(7);
+        let stored = encode_to_store("v1", "Pod", &pod()).at_revision(7);
         let plain: Value = serde_json::from_slice(&stored).unwrap();
         let folded = parse(&stored).unwrap();
         assert_eq!(folded["metadata"]["managedFields"][0][FIELDS], r#"{"f:spec":{"k:{\"name\":\"a\"}":{".":{},"f:x]}":{}}}}"#);
@@ -227,8 +227,8 @@ mod tests {
         assert_eq!(folded["data"], plain["data"]);
         assert_eq!(unfolded(&folded), plain);
         assert_eq!(encode("v1", "Pod", &folded), encode("v1", "Pod", &plain));
-        assert_eq!(encode_template("v1", "Pod", &folded).at_revision(7), stored);
-        let without = encode_template("v1", "Pod", &json!({"metadata": {"name": "a"}, "data": {"managedFields": [{"fieldsV1": {}}]}}));
+        assert_eq!(encode_to_store("v1", "Pod", &folded).at_revision(7), stored);
+        let without = encode_to_store("v1", "Pod", &json!({"metadata": {"name": "a"}, "data": {"managedFields": [{"fieldsV1": {}}]}}));
         assert_eq!(parse(&without.bytes).unwrap(), serde_json::from_slice::<Value>(&without.bytes).unwrap());
     }
 }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Error, Result};
+use super::{LocalNetworkError, Result};
 use crate::namespace::{self, Ipv6};
 use crate::netlink::{Address, DeviceSettings, Family, Route, RouteSocket, Socket, Veth};
 use crate::nftables::{self, Action, Chain, ChainKind, Hook, Match, Rule, Ruleset};
@@ -40,9 +40,9 @@ impl Bridge {
     /// Makes what is missing of the bridge, its address and its rules. `gateway` is its address
     /// with the nodes' prefix length, `pods` the range of the pods of all nodes.
     pub fn ensure(cluster: &str, gateway: Ipv4Net, pods: Ipv4Net) -> Result<Self> {
-        namespace::set_sysctl("ipv4/ip_forward", "1").map_err(Error::Forwarding)?;
-        let mut route = RouteSocket::open().map_err(Error::Socket)?;
-        let mut netfilter = Socket::open(Family::Netfilter).map_err(Error::Socket)?;
+        namespace::set_sysctl("ipv4/ip_forward", "1").map_err(LocalNetworkError::Forwarding)?;
+        let mut route = RouteSocket::open().map_err(LocalNetworkError::Socket)?;
+        let mut netfilter = Socket::open(Family::Netfilter).map_err(LocalNetworkError::Socket)?;
         let name = names::bridge(cluster);
         nftables::replace(&mut netfilter, &desired(&name, gateway.trunc(), pods))?;
         let index = route.ensure_bridge(&name, names::hardware_address(&name))?;
@@ -62,7 +62,7 @@ impl Bridge {
     /// Gives the node's namespace an `eth0` on the bridge, and the host the way to the node's pods.
     /// A failure leaves at most what a repetition or [`Bridge::disconnect`] finds.
     pub fn connect(&mut self, node: &NodeLink) -> Result<()> {
-        let refused = |cause| Error::Namespace { pid: node.pid, cause };
+        let refused = |cause| LocalNetworkError::Namespace { pid: node.pid, cause };
         let namespace = namespace::of_process(node.pid).map_err(refused)?;
         let mut inside = RouteSocket::open_in(&namespace).map_err(refused)?;
         let outside_name = names::node_link(&self.cluster, &node.name);
@@ -71,7 +71,7 @@ impl Bridge {
         let pair = self.route.ensure_veth(&namespace, &mut inside, &veth)?;
         close_ipv6(&outside_name)?;
         let close_inside = || namespace::close_ipv6(INSIDE, Ipv6::Unrouted);
-        namespace::inside(&namespace, close_inside).map_err(|cause| Error::Ipv6 { interface: INSIDE.to_string(), cause })?;
+        namespace::inside(&namespace, close_inside).map_err(|cause| LocalNetworkError::Ipv6 { interface: INSIDE.to_string(), cause })?;
         self.route.set_up(pair.outside, &DeviceSettings { controller: Some(self.index), ..DeviceSettings::default() })?;
         self.configure_node(&mut inside, pair.inside, node.address)?;
         Ok(self.route.replace_route(&Route::via(node.pod_cidr, node.address, self.index))?)
@@ -99,7 +99,7 @@ impl Bridge {
 
     /// Sentences about what on this host keeps the nodes and their pods from being reached.
     pub fn obstacles(&self, pods: Ipv4Net) -> Result<Vec<String>> {
-        let mut netfilter = Socket::open(Family::Netfilter).map_err(Error::Socket)?;
+        let mut netfilter = Socket::open(Family::Netfilter).map_err(LocalNetworkError::Socket)?;
         let mut found = obstacles::of_forwarding(&mut netfilter, &table(&self.name), pods)?;
         if !found.is_empty() && obstacles::concern_bridges() {
             let nodes = self.gateway.trunc();
@@ -112,8 +112,8 @@ impl Bridge {
     /// the rules. Succeeds when nothing is there. Forwarding stays on: others may count on it by
     /// now.
     pub fn remove(cluster: &str) -> Result<()> {
-        let mut route = RouteSocket::open().map_err(Error::Socket)?;
-        let mut netfilter = Socket::open(Family::Netfilter).map_err(Error::Socket)?;
+        let mut route = RouteSocket::open().map_err(LocalNetworkError::Socket)?;
+        let mut netfilter = Socket::open(Family::Netfilter).map_err(LocalNetworkError::Socket)?;
         let (bridge, nodes) = (names::bridge(cluster), names::node_links(cluster));
         let of_node = |name: &str| name.starts_with(&nodes);
         for link in route.links()?.iter().filter(|link| link.kind == "veth" && of_node(&link.name)) {
@@ -126,7 +126,7 @@ impl Bridge {
 
 /// Nodes may run whatever their pods bring: the host believes no router among them.
 fn close_ipv6(interface: &str) -> Result<()> {
-    namespace::close_ipv6(interface, Ipv6::Off).map_err(|cause| Error::Ipv6 { interface: interface.to_string(), cause })
+    namespace::close_ipv6(interface, Ipv6::Off).map_err(|cause| LocalNetworkError::Ipv6 { interface: interface.to_string(), cause })
 }
 
 fn table(bridge: &str) -> String {

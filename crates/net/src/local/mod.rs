@@ -18,10 +18,10 @@ use ipnet::Ipv4Net;
 pub use bridge::{Bridge, NodeLink};
 pub use subnet::{Subnet, choose_subnet, plan_subnet};
 
-use crate::netlink;
+use crate::netlink::NetlinkError;
 
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum LocalNetworkError {
     #[error("no range of {0} is free on this host")]
     NoSubnetLeft(Ipv4Net),
     #[error("network namespace of process {pid}")]
@@ -41,7 +41,7 @@ pub enum Error {
     #[error("open a socket to the kernel's network")]
     Socket(#[source] io::Error),
     #[error(transparent)]
-    Kernel(#[from] netlink::Error),
+    Kernel(#[from] NetlinkError),
 }
 
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T> = std::result::Result<T, LocalNetworkError>;

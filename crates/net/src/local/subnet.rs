@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Error, Result};
+use super::{LocalNetworkError, Result};
 use crate::netlink::RouteSocket;
 
 /// Where the nodes of all local clusters are.
@@ -38,10 +38,10 @@ impl Subnet {
 
 /// The first slot whose ranges no route and no address of this host overlaps.
 pub fn choose_subnet() -> Result<Subnet> {
-    let mut socket = RouteSocket::open().map_err(Error::Socket)?;
+    let mut socket = RouteSocket::open().map_err(LocalNetworkError::Socket)?;
     let mut used: Vec<Ipv4Net> = socket.addresses()?.into_iter().map(|address| address.address).collect();
     used.extend(socket.routes()?.into_iter().filter(|route| !route.is_default()).map(|route| route.destination));
-    plan_subnet(&used).ok_or(Error::NoSubnetLeft(ALL_NODES))
+    plan_subnet(&used).ok_or(LocalNetworkError::NoSubnetLeft(ALL_NODES))
 }
 
 /// The first slot that overlaps none of these.

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use super::attribute::{Attributes, attributes};
 use super::route::RouteSocket;
 use super::socket::{CREATE, EXCLUSIVE, Message, Reply};
-use super::{Error, Result, gone_is_fine};
+use super::{NetlinkError, Result, gone_is_fine};
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -112,7 +112,7 @@ impl RouteSocket {
         self.add_veth(namespace, veth)?;
         match (self.link(veth.outside)?, inside.link(veth.inside)?) {
             (Some(outside), Some(inside)) => Ok(Pair { outside: outside.index, inside: inside.index }),
-            _ => Err(Error::new(format!("make link {}", veth.outside), std::io::Error::from_raw_os_error(libc::ENODEV))),
+            _ => Err(NetlinkError::new(format!("make link {}", veth.outside), std::io::Error::from_raw_os_error(libc::ENODEV))),
         }
     }
 
@@ -149,7 +149,7 @@ impl RouteSocket {
         }
         match self.link(name)? {
             Some(link) if link.kind == "bridge" => Ok(link.index),
-            _ => Err(Error::new(operation, std::io::Error::from_raw_os_error(libc::EEXIST))),
+            _ => Err(NetlinkError::new(operation, std::io::Error::from_raw_os_error(libc::EEXIST))),
         }
     }
 

@@ -21,13 +21,13 @@ pub use socket::{Family, Message, Reply, Socket};
 /// A request that the kernel refused, or could not be sent.
 #[derive(Debug, thiserror::Error)]
 #[error("netlink: {operation}")]
-pub struct Error {
+pub struct NetlinkError {
     pub operation: String,
     #[source]
     pub cause: io::Error,
 }
 
-impl Error {
+impl NetlinkError {
     pub(crate) fn new(operation: impl Into<String>, cause: impl Into<io::Error>) -> Self {
         Self { operation: operation.into(), cause: cause.into() }
     }
@@ -42,7 +42,7 @@ impl Error {
     }
 }
 
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T> = std::result::Result<T, NetlinkError>;
 
 /// Turns the answer "it is not there" into success: what is to be removed may be gone.
 pub(crate) fn gone_is_fine(result: Result<()>) -> Result<()> {

@@ -10,7 +10,7 @@ use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout, SndBufForce};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket};
 use nix::sys::time::TimeVal;
 
-use super::{Error, Result};
+use super::{NetlinkError, Result};
 use crate::namespace;
 
 /// The largest batch: the rules of some ten thousand host ports.
@@ -130,7 +130,7 @@ impl Socket {
                 return Ok(replies);
             }
         }
-        Err(Error::new(operation, io::Error::other("the list changed while it was read, again and again")))
+        Err(NetlinkError::new(operation, io::Error::other("the list changed while it was read, again and again")))
     }
 
     /// None when the list changed on the way.
@@ -159,7 +159,7 @@ impl Socket {
             self.sequence = self.sequence.wrapping_add(1);
             encode(&mut bytes, message, self.sequence);
         }
-        send(self.file.as_raw_fd(), &bytes, MsgFlags::empty()).map_err(|errno| Error::new(operation, errno))?;
+        send(self.file.as_raw_fd(), &bytes, MsgFlags::empty()).map_err(|errno| NetlinkError::new(operation, errno))?;
         Ok((first, self.sequence))
     }
 
@@ -172,15 +172,15 @@ impl Socket {
                 Ok(length) => return Ok(Some(decode(&buffer[..length]))),
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(nix::errno::Errno::EAGAIN) if only_queued => return Ok(None),
-                Err(errno) => return Err(Error::new(operation, errno)),
+                Err(errno) => return Err(NetlinkError::new(operation, errno)),
             }
         }
     }
 }
 
-fn refused(operation: &str, errno: i32, place: u32, count: usize) -> Error {
+fn refused(operation: &str, errno: i32, place: u32, count: usize) -> NetlinkError {
     let operation = if count > 1 { format!("{operation} (message {} of {count})", place + 1) } else { operation.to_string() };
-    Error::new(operation, io::Error::from_raw_os_error(errno))
+    NetlinkError::new(operation, io::Error::from_raw_os_error(errno))
 }
 
 fn encode(bytes: &mut Vec<u8>, message: &Message, sequence: u32) {

@@ -13,10 +13,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::Ipv4Net;
 
 use super::state::{Allocation, Allocations, normalize_ports};
-use super::{Error, PortMapping, Protocol, Result, Settings, addresses, rules};
+use super::{PodNetworkError, PodNetworkSettings, Result, addresses, rules};
 use crate::namespace::{self, Ipv6};
 use crate::netlink::{self, Address, DeviceSettings, Family, Pair, Route, RouteSocket, Socket, UdpPort, Veth};
 use crate::{names, nftables, obstacles};
+use containers::{PortMapping, Protocol};
 
 /// What pods send everything to. Link-local, so that it is taken from nobody; the same on all
 /// links, so that nothing has to be remembered.
@@ -36,7 +37,7 @@ pub struct Sandbox {
 /// All that is known of the node, with sockets that stay in its namespace.
 #[derive(Debug)]
 pub struct Node {
-    settings: Settings,
+    settings: PodNetworkSettings,
     allocations: Allocations,
     /// Addresses of links that the file does not know, by link name: of sandboxes that are being
     /// detached, or whose file was lost.
@@ -48,11 +49,11 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn open(settings: Settings) -> Result<Self> {
+    pub fn open(settings: PodNetworkSettings) -> Result<Self> {
         let allocations = Allocations::load(&settings.state_file)?;
-        let namespace = namespace::current().map_err(Error::Socket)?;
-        let mut route = RouteSocket::open().map_err(Error::Socket)?;
-        let netfilter = Socket::open(Family::Netfilter).map_err(Error::Socket)?;
+        let namespace = namespace::current().map_err(PodNetworkError::Socket)?;
+        let mut route = RouteSocket::open().map_err(PodNetworkError::Socket)?;
+        let netfilter = Socket::open(Family::Netfilter).map_err(PodNetworkError::Socket)?;
         let known: BTreeSet<String> = allocations.sandboxes.keys().map(|id| names::pod_link(id)).collect();
         let mut ownerless = pod_routes(&mut route)?;
         ownerless.retain(|name, _| !known.contains(name));
@@ -100,7 +101,7 @@ impl Node {
         taken.extend(self.settings.node_address());
         let range = self.settings.pod_cidr;
         let free = addresses::next_free(range, self.allocations.last_address, &taken);
-        let address = free.ok_or(Error::NoAddressLeft { range, count: taken.len() })?;
+        let address = free.ok_or(PodNetworkError::NoAddressLeft { range, count: taken.len() })?;
         self.allocations.last_address = Some(address);
         Ok(address)
     }
@@ -115,7 +116,7 @@ impl Node {
         let pair = self.route.ensure_veth(&sandbox.namespace, &mut sandbox.inside, &veth)?;
         let close = |of: &File, interface: &str, how: Ipv6| {
             namespace::inside(of, || namespace::close_ipv6(interface, how))
-                .map_err(|cause| Error::Ipv6 { interface: interface.to_string(), cause })
+                .map_err(|cause| PodNetworkError::Ipv6 { interface: interface.to_string(), cause })
         };
         close(&sandbox.namespace, INSIDE, Ipv6::Unrouted)?;
         close(&self.namespace, &name, Ipv6::Off)?;
@@ -156,7 +157,7 @@ impl Node {
     /// or retain: the first error counts.
     fn take_back(&mut self, sandbox_id: &str, before: Allocations, was_attached: bool) {
         self.allocations = before;
-        let link = if was_attached { Ok(()) } else { self.route.delete_link(&names::pod_link(sandbox_id)).map_err(Error::from) };
+        let link = if was_attached { Ok(()) } else { self.route.delete_link(&names::pod_link(sandbox_id)).map_err(PodNetworkError::from) };
         for result in [link, self.repair_rules(), self.save()] {
             if let Err(error) = result {
                 tracing::warn!(sandbox_id, error = &error as &dyn std::error::Error, "a failed attach was not taken back completely");

@@ -21,18 +21,18 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use containers::{PortMapping, Protocol};
 use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
 
 pub use rules::desired;
 pub use state::{Allocation, Allocations};
 
-use crate::netlink::RouteSocket;
-use crate::{namespace, netlink};
+use crate::namespace;
+use crate::netlink::{NetlinkError, RouteSocket};
 use attachment::Node;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct PodNetworkSettings {
     /// Where allocations are kept. Its directory must exist.
     pub state_file: PathBuf,
     /// Pods of this node get their addresses from here.
@@ -45,7 +45,7 @@ pub struct Settings {
     pub table: String,
 }
 
-impl Settings {
+impl PodNetworkSettings {
     pub fn node_address(&self) -> Option<Ipv4Addr> {
         self.node_addresses.iter().find_map(|address| match address {
             IpAddr::V4(address) => Some(*address),
@@ -54,26 +54,8 @@ impl Settings {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Protocol {
-    Tcp,
-    Udp,
-    Sctp,
-}
-
-/// A port of the node that leads to a port of the pod. A host port of 0 means none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct PortMapping {
-    pub protocol: Protocol,
-    pub container_port: u16,
-    pub host_port: u16,
-    /// None (or the unspecified address): all addresses of the node.
-    pub host_ip: Option<IpAddr>,
-}
-
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum PodNetworkError {
     #[error("host port {port}/{protocol:?} is taken by sandbox {sandbox}")]
     HostPortTaken { port: u16, protocol: Protocol, sandbox: String },
     #[error("host address {0} is IPv6, and pods of this node have IPv4 addresses only")]
@@ -103,12 +85,12 @@ pub enum Error {
     #[error("open a socket to the kernel's network")]
     Socket(#[source] io::Error),
     #[error(transparent)]
-    Kernel(#[from] netlink::Error),
+    Kernel(#[from] NetlinkError),
     #[error("the work on sandbox networks was interrupted")]
     Interrupted,
 }
 
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T> = std::result::Result<T, PodNetworkError>;
 
 /// The pods of one node. Clones share it. Calls for one sandbox are expected one after the other;
 /// for several sandboxes they may overlap.
@@ -123,9 +105,9 @@ pub struct PodNetwork {
 impl PodNetwork {
     /// Reads what was allocated, and makes the node's rules what they should be. Blocks for a few
     /// milliseconds.
-    pub fn open(settings: Settings) -> Result<Self> {
-        namespace::set_sysctl("ipv4/ip_forward", "1").map_err(Error::Forwarding)?;
-        let remover = RouteSocket::open().map_err(Error::Socket)?;
+    pub fn open(settings: PodNetworkSettings) -> Result<Self> {
+        namespace::set_sysctl("ipv4/ip_forward", "1").map_err(PodNetworkError::Forwarding)?;
+        let remover = RouteSocket::open().map_err(PodNetworkError::Socket)?;
         let mut node = Node::open(settings)?;
         node.repair_rules()?;
         Ok(Self { node: Arc::new(Mutex::new(node)), remover: Arc::new(Mutex::new(remover)) })
@@ -136,8 +118,8 @@ impl PodNetwork {
     pub async fn attach(&self, sandbox_id: &str, netns_path: &Path, ports: &[PortMapping]) -> Result<Vec<IpAddr>> {
         let (sandbox_id, path, ports) = (sandbox_id.to_string(), netns_path.to_path_buf(), ports.to_vec());
         self.with_node(move |node| {
-            let namespace = File::open(&path).map_err(|cause| Error::Namespace { path: path.clone(), cause })?;
-            let inside = RouteSocket::open_in(&namespace).map_err(|cause| Error::Namespace { path, cause })?;
+            let namespace = File::open(&path).map_err(|cause| PodNetworkError::Namespace { path: path.clone(), cause })?;
+            let inside = RouteSocket::open_in(&namespace).map_err(|cause| PodNetworkError::Namespace { path, cause })?;
             let address = node.attach(&sandbox_id, attachment::Sandbox { namespace, inside }, &ports)?;
             Ok(vec![IpAddr::V4(address)])
         })
@@ -177,7 +159,7 @@ impl PodNetwork {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Interrupted)?
+    tokio::task::spawn_blocking(work).await.map_err(|_| PodNetworkError::Interrupted)?
 }
 
 /// A panic leaves the file and the kernel as after a crash, which every operation can deal with.

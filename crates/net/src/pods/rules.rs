@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use containers::{PortMapping, Protocol};
 use ipnet::Ipv4Net;
 
+use super::PodNetworkSettings;
 use super::state::{Allocation, Allocations};
-use super::{PortMapping, Settings};
 use crate::names;
 use crate::nftables::{Action, Chain, ChainKind, Field, Hook, Map, MapKind, Match, Rule, Ruleset, Value};
 
@@ -26,7 +27,7 @@ const INPUT_AND_SOURCE: [Field; 2] = [Field::Input, Field::SourceAddress];
 const BOTH_ADDRESSES: [Field; 2] = [Field::SourceAddress, Field::DestinationAddress];
 
 /// The table that a node with these allocations should have.
-pub fn desired(settings: &Settings, allocations: &Allocations) -> Ruleset {
+pub fn desired(settings: &PodNetworkSettings, allocations: &Allocations) -> Ruleset {
     Ruleset { table: settings.table.clone(), maps: maps(allocations), chains: chains(settings) }
 }
 
@@ -68,7 +69,7 @@ fn maps(allocations: &Allocations) -> Vec<Map> {
 }
 
 fn key(port: &PortMapping) -> Vec<Value> {
-    vec![Value::Protocol(port.protocol.number()), Value::Port(port.host_port)]
+    vec![Value::Protocol(number(port.protocol)), Value::Port(port.host_port)]
 }
 
 fn link_and_address(sandbox_id: &str, pod: &Allocation) -> Vec<Value> {
@@ -79,7 +80,7 @@ fn target(pod: &Allocation, port: &PortMapping) -> Vec<Value> {
     vec![Value::Address(pod.address), Value::Port(port.container_port)]
 }
 
-fn chains(settings: &Settings) -> Vec<Chain> {
+fn chains(settings: &PodNetworkSettings) -> Vec<Chain> {
     let jump = |chain: &str| Rule::new([], Action::Jump(chain.to_string()));
     let redirect = vec![jump("services"), jump("host_ports")];
     let of_pods = || Match::InputBegins(names::POD_PREFIX.to_string());
@@ -115,7 +116,7 @@ fn host_ports() -> Vec<Rule> {
     ]
 }
 
-fn leaving(settings: &Settings) -> Vec<Rule> {
+fn leaving(settings: &PodNetworkSettings) -> Vec<Rule> {
     let to_itself = Match::InSet { set: "pods_reaching_themselves".to_string(), key: BOTH_ADDRESSES.to_vec() };
     let mut to_outside = vec![Match::SourceIn(settings.pod_cidr), Match::DestinationNotIn(settings.cluster_cidr)];
     if !settings.cluster_cidr.contains(&settings.pod_cidr) {
@@ -140,6 +141,14 @@ fn nat(name: &str, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
     Chain { name: name.to_string(), kind: ChainKind::Nat { hook, priority }, rules }
 }
 
+fn number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,7 +157,7 @@ mod tests {
 
     #[test]
     fn the_whole_table() {
-        let settings = Settings {
+        let settings = PodNetworkSettings {
             state_file: "unused".into(),
             pod_cidr: "10.244.1.0/24".parse().expect("a range"),
             cluster_cidr: "10.244.0.0/16".parse().expect("a range"),

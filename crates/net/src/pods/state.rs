@@ -9,9 +9,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
+use containers::PortMapping;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, PortMapping, Protocol, Result};
+use super::{PodNetworkError, Result};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allocation {
@@ -37,7 +38,7 @@ impl Allocations {
                 Self::default()
             })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(cause) => Err(Error::StateFile { path: path.to_path_buf(), cause }),
+            Err(cause) => Err(PodNetworkError::StateFile { path: path.to_path_buf(), cause }),
         }
     }
 
@@ -45,7 +46,7 @@ impl Allocations {
         let bytes = serde_json::to_vec(self).expect("maps with text keys can always be written as JSON");
         let temporary = path.with_extension("new");
         let written = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
-        written.map_err(|cause| Error::StateFile { path: path.to_path_buf(), cause })
+        written.map_err(|cause| PodNetworkError::StateFile { path: path.to_path_buf(), cause })
     }
 
     pub fn addresses(&self) -> BTreeSet<Ipv4Addr> {
@@ -70,7 +71,7 @@ pub fn normalize_ports(ports: &[PortMapping]) -> Result<Vec<PortMapping>> {
     for port in ports.iter().filter(|port| port.host_port != 0) {
         let host_ip = port.host_ip.filter(|address| !address.is_unspecified());
         if let Some(address @ IpAddr::V6(_)) = host_ip {
-            return Err(Error::HostAddressFamily(address));
+            return Err(PodNetworkError::HostAddressFamily(address));
         }
         normalized.push(PortMapping { host_ip, ..*port });
     }
@@ -84,22 +85,14 @@ fn overlap(one: &PortMapping, other: &PortMapping) -> bool {
     one.protocol == other.protocol && one.host_port == other.host_port && same_address
 }
 
-fn taken_by(sandbox: &str, port: &PortMapping) -> Error {
-    Error::HostPortTaken { port: port.host_port, protocol: port.protocol, sandbox: sandbox.to_string() }
-}
-
-impl Protocol {
-    pub(super) fn number(self) -> u8 {
-        match self {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-            Protocol::Sctp => 132,
-        }
-    }
+fn taken_by(sandbox: &str, port: &PortMapping) -> PodNetworkError {
+    PodNetworkError::HostPortTaken { port: port.host_port, protocol: port.protocol, sandbox: sandbox.to_string() }
 }
 
 #[cfg(test)]
 mod tests {
+    use containers::Protocol;
+
     use super::*;
 
     fn port(host_port: u16, host_ip: Option<&str>) -> PortMapping {
@@ -132,7 +125,7 @@ mod tests {
     fn ports_are_brought_to_one_form() {
         let ports = [port(0, None), port(8081, Some("0.0.0.0")), port(8080, None), port(8081, Some("::"))];
         assert_eq!(normalize_ports(&ports).expect("all are IPv4 or any"), [port(8080, None), port(8081, None)]);
-        assert!(matches!(normalize_ports(&[port(1, Some("::1"))]), Err(Error::HostAddressFamily(_))));
+        assert!(matches!(normalize_ports(&[port(1, Some("::1"))]), Err(PodNetworkError::HostAddressFamily(_))));
     }
 
     #[test]

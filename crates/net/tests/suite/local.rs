@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::mpsc;
 
 use net::local::{Bridge, NodeLink, choose_subnet};
-use net::pods::{PodNetwork, Settings};
+use net::pods::{PodNetwork, PodNetworkSettings};
 
 use crate::NEEDS;
 use crate::world::{Namespace, wait};
@@ -55,7 +55,7 @@ fn node(host: &Namespace, bridge: &mut Bridge, number: u8) -> Node {
     };
     host.inside(|| bridge.connect(&link).map_err(std::io::Error::other)).expect("the node is connected");
     let directory = tempfile::tempdir().expect("a directory");
-    let settings = Settings {
+    let settings = PodNetworkSettings {
         state_file: directory.path().join("pods.json"),
         pod_cidr: link.pod_cidr,
         cluster_cidr: "10.244.0.0/16".parse().expect("a range"),

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use containers::{PortMapping, Protocol};
 use ipnet::Ipv4Net;
 use net::netlink::{Attributes, Message};
 use net::nftables::{self, Action, Chain, ChainKind, Field, Hook, Map, MapKind, Match, Rule, Ruleset, Value};
-use net::pods::{Error, PodNetwork, PortMapping, Protocol, Settings};
+use net::pods::{PodNetwork, PodNetworkError, PodNetworkSettings};
 
 use crate::NEEDS;
 use crate::world::{Namespace, ask, wait};
@@ -60,7 +61,7 @@ impl World {
 }
 
 fn open(node: &Namespace, directory: &tempfile::TempDir) -> PodNetwork {
-    let settings = Settings {
+    let settings = PodNetworkSettings {
         state_file: directory.path().join("pods.json"),
         pod_cidr: "10.244.1.0/24".parse().expect("a range"),
         cluster_cidr: "10.244.0.0/16".parse().expect("a range"),
@@ -165,7 +166,7 @@ fn host_ports_have_one_owner() {
     let before = world.traces();
     let other = Namespace::new();
     let error = world.attach_to("two", &other, &ports(8080, None)).expect_err("the port is taken");
-    assert!(matches!(&error, Error::HostPortTaken { sandbox, port: 8080, .. } if sandbox == "one"), "{error}");
+    assert!(matches!(&error, PodNetworkError::HostPortTaken { sandbox, port: 8080, .. } if sandbox == "one"), "{error}");
     assert_eq!(world.traces(), before);
     wait(world.network.detach("one")).expect("it is detached");
     world.attach_to("two", &other, &ports(8080, None)).expect("the port is free again");
@@ -180,19 +181,19 @@ fn a_failed_attach_leaves_nothing() {
     let (_one, _) = world.attach("one", &[]);
     let before = world.traces();
     let missing = wait(world.network.attach("two", "/proc/self/no-such-file".as_ref(), &ports(8080, None)));
-    assert!(matches!(missing, Err(Error::Namespace { .. })), "{missing:?}");
+    assert!(matches!(missing, Err(PodNetworkError::Namespace { .. })), "{missing:?}");
     // The file cannot be written.
     let in_the_way = world.directory.path().join("pods.new");
     std::fs::create_dir(&in_the_way).expect("a directory can be made");
     let unwritten = world.attach_to("two", &Namespace::new(), &ports(8080, None));
-    assert!(matches!(unwritten, Err(Error::StateFile { .. })), "{unwritten:?}");
+    assert!(matches!(unwritten, Err(PodNetworkError::StateFile { .. })), "{unwritten:?}");
     std::fs::remove_dir(&in_the_way).expect("the directory can be removed");
     assert_eq!(world.traces(), before);
     // A namespace with an eth0 of somebody else: the link cannot be made.
     let (stranger, occupied) = (Namespace::new(), Namespace::new());
     stranger.cable("other0", "192.168.78.1/24", &occupied, "192.168.78.2/24", false);
     let failed = world.attach_to("two", &occupied, &ports(8080, None));
-    assert!(matches!(failed, Err(Error::Kernel(_))), "{failed:?}");
+    assert!(matches!(failed, Err(PodNetworkError::Kernel(_))), "{failed:?}");
     assert_eq!(world.traces(), before);
     assert_eq!(stranger.links().len(), 2, "the other's link is still there");
 }

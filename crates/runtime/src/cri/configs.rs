@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::messages::{self as cri, namespace_mode, profile_type};
 use crate::masks;
-use crate::port::{ContainerConfig, HostNamespaces, PodId, Propagation, Protocol, Resources, SandboxConfig, Seccomp, SecurityContext};
+use containers::{ContainerConfig, HostNamespaces, PodId, Propagation, Protocol, Resources, SandboxConfig, Seccomp, SecurityContext};
 
 pub const POD_NAME: &str = "io.kubernetes.pod.name";
 pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
@@ -60,7 +60,7 @@ fn pod_labels(pod: &PodId) -> BTreeMap<String, String> {
     [(POD_NAME, &pod.name), (POD_NAMESPACE, &pod.namespace), (POD_UID, &pod.uid)].map(|(k, v)| (k.to_owned(), v.clone())).into()
 }
 
-fn port_mapping(mapping: &crate::port::PortMapping) -> cri::PortMapping {
+fn port_mapping(mapping: &containers::PortMapping) -> cri::PortMapping {
     cri::PortMapping {
         protocol: match mapping.protocol {
             Protocol::Tcp => 0,
@@ -130,7 +130,7 @@ pub fn container(config: &ContainerConfig, sandbox: &SandboxConfig) -> cri::Cont
     }
 }
 
-fn mount(mount: &crate::port::Mount) -> cri::Mount {
+fn mount(mount: &containers::Mount) -> cri::Mount {
     cri::Mount {
         container_path: mount.container_path.to_string_lossy().into_owned(),
         host_path: mount.host_path.to_string_lossy().into_owned(),
@@ -144,7 +144,7 @@ fn mount(mount: &crate::port::Mount) -> cri::Mount {
     }
 }
 
-fn device(device: &crate::port::Device) -> cri::Device {
+fn device(device: &containers::Device) -> cri::Device {
     cri::Device {
         container_path: device.container_path.to_string_lossy().into_owned(),
         host_path: device.host_path.to_string_lossy().into_owned(),

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::messages as cri;
 use super::sandboxes::QUESTIONS_MAX;
 use super::{Client, blocking, calls, configs, errors, statuses};
-use crate::port::{ContainerConfig, ContainerStatus, Error, ExecOutput, Resources, Result, SandboxConfig};
+use containers::{ContainerConfig, ContainerStatus, Error, ExecOutput, Resources, Result, SandboxConfig};
 
 /// The reason of an exit may become known after the exit: that the kernel killed for want of memory
 /// is told by another event.

@@ -1,7 +1,7 @@
 //! What failed calls are to the port's users.
 
 use super::grpc::{CallError, Code};
-use crate::port::Error;
+use containers::Error;
 
 /// What a call was about: its id tells "that is gone" from "something that it needs is missing".
 #[derive(Debug, Clone, Copy)]

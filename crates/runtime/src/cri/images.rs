@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 
 use super::messages as cri;
 use super::{Client, calls, errors, statuses};
-use crate::port::{Credentials, Error, FilesystemUsage, Image, Result, UnusedImage};
+use containers::{Credentials, Error, FilesystemUsage, Image, Result, UnusedImage};
 
 /// The account that CRI does not keep. It begins with this process: what was not used since counts
 /// as used when it was first seen.

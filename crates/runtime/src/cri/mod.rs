@@ -35,9 +35,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::port::{
-    self, ContainerConfig, ContainerStats, ContainerStatus, Credentials, Error, ExecOutput, FilesystemUsage, Image, Reader, Resources,
-    Result, SandboxConfig, SandboxStats, SandboxStatus, Session, StreamRequest, UnusedImage, Version, Writer,
+use crate::port::{self, Reader, Session, Writer};
+use ::containers::{
+    ContainerConfig, ContainerStats, ContainerStatus, Credentials, Error, ExecOutput, FilesystemUsage, Image, Resources, Result,
+    SandboxConfig, SandboxStats, SandboxStatus, StreamRequest, UnusedImage, Version,
 };
 
 /// Cheap to clone; all clones are one.

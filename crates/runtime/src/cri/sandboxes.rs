@@ -7,7 +7,7 @@ use futures::stream;
 use super::messages as cri;
 use super::{Client, blocking, calls, configs, errors, statuses};
 use crate::cgroup::Cgroup;
-use crate::port::{Error, Resources, Result, SandboxConfig, SandboxStatus, Version};
+use containers::{Error, Resources, Result, SandboxConfig, SandboxStatus, Version};
 
 /// Finds the pod's cgroup again when only the sandbox's id is known. Not among the annotations that
 /// the port shows.

@@ -11,7 +11,7 @@ use super::sandboxes::{CGROUP_ANNOTATION, QUESTIONS_MAX};
 use super::{Client, blocking, calls, errors, grpc, statuses};
 use crate::cgroup::Cgroup;
 use crate::netdev;
-use crate::port::{ContainerStats, Error, Result, SandboxStats};
+use containers::{ContainerStats, Error, Result, SandboxStats};
 
 fn number(value: Option<UInt64Value>) -> u64 {
     value.map_or(0, |v| v.value)

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::configs::{CONTAINER_NAME, IMAGE_ANNOTATION, POD_NAME, POD_NAMESPACE, POD_UID};
 use super::messages::{self as cri, container_state, namespace_mode};
-use crate::port::{ContainerState, ContainerStatus, HostNamespaces, Image, PodId, Resources, SandboxState, SandboxStatus, User};
+use containers::{ContainerState, ContainerStatus, HostNamespaces, Image, PodId, Resources, SandboxState, SandboxStatus, User};
 
 pub fn time(nanoseconds: i64) -> Option<Timestamp> {
     // 0 means "not yet"; some runtimes say it with the first instant of their calendar.

@@ -24,7 +24,8 @@ use tokio::time::timeout;
 use super::messages as cri;
 use super::spdy::{self, Headers, Stream};
 use super::{Client, calls, errors};
-use crate::port::{Error, Reader, Result, Session, StreamRequest, TerminalSize, Writer};
+use crate::port::{Reader, Session, Writer};
+use containers::{Error, Result, StreamRequest, TerminalSize};
 
 /// The server is on this machine.
 const UPGRADE_SECONDS_MAX: u64 = 30;

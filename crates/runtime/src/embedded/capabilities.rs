@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::port::SecurityContext;
+use containers::SecurityContext;
 
 /// In the kernel's order: the index is the number.
 const NAMES: [&str; 41] = [

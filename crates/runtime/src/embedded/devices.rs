@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::port::ContainerConfig;
+use containers::ContainerConfig;
 
 /// A node with more has a driver that went mad.
 const DEVICES_MAX: usize = 4096;

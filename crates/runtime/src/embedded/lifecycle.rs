@@ -20,7 +20,7 @@ use super::table::{Container, Phase};
 use super::{Runtime, blocking, failed, helper};
 use crate::cgroup::Cgroup;
 use crate::images::Contents;
-use crate::port::{ContainerConfig, Error, Resources, Result, SandboxConfig};
+use containers::{ContainerConfig, Error, Resources, Result, SandboxConfig};
 
 /// Making a container takes milliseconds; a node that swaps is slower.
 const START_SECONDS_MAX: u64 = 120;

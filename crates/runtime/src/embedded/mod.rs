@@ -56,11 +56,12 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::cgroup;
 use crate::images::Contents;
-use crate::port::{
-    self, ContainerConfig, ContainerStats, ContainerStatus, Error, ExecOutput, Reader, Resources, Result, SandboxConfig, SandboxNetwork,
-    SandboxStats, SandboxStatus, Session, StreamRequest, Version, Writer,
-};
+use crate::port::{self, Reader, SandboxNetwork, Session, Writer};
 use crate::words;
+use containers::{
+    ContainerConfig, ContainerStats, ContainerStatus, Error, ExecOutput, Resources, Result, SandboxConfig, SandboxStats, SandboxStatus,
+    StreamRequest, Version,
+};
 
 pub struct Settings {
     /// For what is lost when the node restarts: `/run/everynode`.

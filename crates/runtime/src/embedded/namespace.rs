@@ -13,8 +13,8 @@ use std::time::Duration;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::port::UserNamespace;
 use crate::words::plain;
+use containers::UserNamespace;
 
 /// A port of the own loopback answers or refuses at once.
 const CONNECT_SECONDS_MAX: u64 = 5;

@@ -19,8 +19,8 @@ use super::signals;
 use super::spec::{self, Inputs};
 use super::user::{self, Databases, Identity};
 use crate::images::{Content, Contents};
-use crate::port::{ContainerConfig, Error, Mount, Propagation, Result, SandboxConfig, Seccomp, User, UserNamespace};
 use crate::words::plain;
+use containers::{ContainerConfig, Error, Mount, Propagation, Result, SandboxConfig, Seccomp, User, UserNamespace};
 
 /// The largest profiles of the field have 100 KiB.
 const PROFILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -266,7 +266,7 @@ mod tests {
             read_only,
             ..Mount::default()
         };
-        let image = Mount { image: Some(crate::port::ImageMount { id: "i".into(), sub_path: None }), ..mount("", "/image", false) };
+        let image = Mount { image: Some(containers::ImageMount { id: "i".into(), sub_path: None }), ..mount("", "/image", false) };
         let mounts = [
             mount("/h1", "/data", false),
             mount("/h2", "/data/inner", false),

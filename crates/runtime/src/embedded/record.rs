@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::port::{ContainerConfig, PodId, SandboxConfig, User};
+use containers::{ContainerConfig, PodId, SandboxConfig, User};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SandboxRecord {

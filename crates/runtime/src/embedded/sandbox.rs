@@ -16,7 +16,7 @@ use super::shim::stage;
 use super::spec::Surroundings;
 use super::{helper, pause, sysctl};
 use crate::cgroup::Cgroup;
-use crate::port::{DnsConfig, Mount, SandboxConfig};
+use containers::{DnsConfig, Mount, SandboxConfig};
 
 /// As other runtimes have it.
 const SHM_OPTIONS: &str = "mode=1777,size=65536k";
@@ -201,7 +201,7 @@ fn bind(host_path: PathBuf, container_path: &str) -> Mount {
         read_only: false,
         recursive_read_only: false,
         image: None,
-        propagation: crate::port::Propagation::Private,
+        propagation: containers::Propagation::Private,
     }
 }
 

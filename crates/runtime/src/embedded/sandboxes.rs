@@ -9,7 +9,8 @@ use super::record::{self, SandboxRecord};
 use super::table::Phase;
 use super::{Runtime, blocking, failed, lifecycle, namespace, sandbox};
 use crate::cgroup::Cgroup;
-use crate::port::{Error, Reader, Resources, Result, SandboxConfig, Writer};
+use crate::port::{Reader, Writer};
+use containers::{Error, Resources, Result, SandboxConfig};
 
 impl Runtime {
     pub(super) async fn make_sandbox(&self, config: SandboxConfig) -> Result<String> {

@@ -25,7 +25,8 @@ use super::control::{self, Report, Request};
 use super::exec::CHANNEL;
 use super::paths::ContainerDir;
 use super::{Runtime, blocking, console, failed, helper};
-use crate::port::{Error, ExecOutput, Reader, Result, Session, StreamRequest, TerminalSize, Writer};
+use crate::port::{Reader, Session, Writer};
+use containers::{Error, ExecOutput, Result, StreamRequest, TerminalSize};
 
 /// Of each stream of a command that runs to its end, as other runtimes limit it.
 const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;

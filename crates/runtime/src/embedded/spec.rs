@@ -14,7 +14,7 @@ use super::shim::stage;
 use crate::cgroup;
 use crate::images::Content;
 use crate::masks;
-use crate::port::{ContainerConfig, Mount, Propagation, User};
+use containers::{ContainerConfig, Mount, Propagation, User};
 
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 

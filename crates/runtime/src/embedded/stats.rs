@@ -14,8 +14,8 @@ use super::table::{Container, Phase};
 use super::{Runtime, blocking, namespace};
 use crate::cgroup::Cgroup;
 use crate::netdev;
-use crate::port::{ContainerStats, FilesystemUsage, Result, SandboxStats};
 use crate::trees::{self, Measure};
+use containers::{ContainerStats, FilesystemUsage, Result, SandboxStats};
 
 const WALK_SECONDS: u64 = 10;
 

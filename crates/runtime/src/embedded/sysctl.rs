@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::port::HostNamespaces;
+use containers::HostNamespaces;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::record::{ContainerRecord, ExitRecord, SandboxRecord, StartRecord};
 use super::sandbox;
-use crate::port::{ContainerState, ContainerStatus, Error, Result, SandboxState, SandboxStatus};
+use containers::{ContainerState, ContainerStatus, Error, Result, SandboxState, SandboxStatus};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
@@ -41,7 +41,7 @@ pub struct Container {
     /// Kept after the exit.
     started_at: Arc<Mutex<Option<jiff::Timestamp>>>,
     /// The limits now: those of the record until they were changed.
-    resources: Arc<Mutex<crate::port::Resources>>,
+    resources: Arc<Mutex<containers::Resources>>,
 }
 
 impl Container {
@@ -67,7 +67,7 @@ impl Container {
         self.phase.send_replace(Phase::Running(start));
     }
 
-    pub fn set_resources(&self, resources: &crate::port::Resources) {
+    pub fn set_resources(&self, resources: &containers::Resources) {
         lock(&self.resources).clone_from(resources);
     }
 

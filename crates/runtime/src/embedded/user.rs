@@ -4,7 +4,7 @@
 //! A number is a number: no line of the image's files makes another user of it. What the pod
 //! decided must hold whatever image it runs.
 
-use crate::port::{SecurityContext, User};
+use containers::{SecurityContext, User};
 
 /// The kernel's limit.
 const GROUPS_MAX: usize = 65_536;

@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 
 use super::{helper, idmap, namespace};
-use crate::port::UserNamespace;
+use containers::UserNamespace;
 
 /// Each step takes milliseconds; a node that swaps is slower.
 const STEP_MILLISECONDS_MAX: u16 = 30_000;

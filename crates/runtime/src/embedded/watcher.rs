@@ -19,7 +19,7 @@ use super::record::{self, ContainerRecord, ExitRecord, SandboxRecord, StartRecor
 use super::table::{Container, Phase};
 use super::{Runtime, blocking, failed, lifecycle, namespace, sandbox};
 use crate::cgroup::Cgroup;
-use crate::port::{Error, Result};
+use containers::{Error, Result};
 
 /// A shim that an earlier agent started a moment ago may not listen yet.
 const CONNECT_TRIES_MAX: u32 = 100;

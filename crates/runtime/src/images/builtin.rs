@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use super::digest::Digest;
 use super::error::{Error, Result};
 use super::index::Record;
-use super::reference;
 use super::store::{Prepared, Store};
+use containers::reference;
 
 /// Counted up when the files below change.
 const RECIPE: u32 = 2;

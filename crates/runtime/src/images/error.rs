@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::digest::{BadDigest, Digest};
-use super::reference;
-use crate::{port, trees};
+use crate::trees;
+use containers::reference;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -145,14 +145,14 @@ impl Error {
     }
 }
 
-impl From<Error> for port::Error {
-    fn from(error: Error) -> port::Error {
+impl From<Error> for containers::Error {
+    fn from(error: Error) -> containers::Error {
         match error.cause() {
-            Error::NotFound(id) => port::Error::NotFound { kind: "image", id: id.clone() },
-            Error::Held { .. } => port::Error::FailedPrecondition(error.chain()),
-            Error::Reference(_) | Error::Holder(_) => port::Error::Invalid(error.chain()),
-            Error::Unauthorized(_) => port::Error::Unauthorized(error.chain()),
-            _ => port::Error::Failed(error.chain()),
+            Error::NotFound(id) => containers::Error::NotFound { kind: "image", id: id.clone() },
+            Error::Held { .. } => containers::Error::FailedPrecondition(error.chain()),
+            Error::Reference(_) | Error::Holder(_) => containers::Error::Invalid(error.chain()),
+            Error::Unauthorized(_) => containers::Error::Unauthorized(error.chain()),
+            _ => containers::Error::Failed(error.chain()),
         }
     }
 }

@@ -12,7 +12,6 @@ pub mod error;
 mod index;
 mod manifest;
 pub mod pull;
-pub mod reference;
 pub mod registries;
 mod service;
 mod stop;
@@ -52,8 +51,8 @@ pub struct Content {
 /// smaller ones.
 pub trait Contents: Send + Sync {
     /// The image with that id, unpacked.
-    fn content(&self, image_id: &str) -> crate::port::Result<Content>;
+    fn content(&self, image_id: &str) -> containers::Result<Content>;
     /// The image may not be removed while anybody holds it. `holder` is a container's id.
-    fn hold(&self, image_id: &str, holder: &str) -> crate::port::Result<()>;
-    fn release(&self, image_id: &str, holder: &str) -> crate::port::Result<()>;
+    fn hold(&self, image_id: &str, holder: &str) -> containers::Result<()>;
+    fn release(&self, image_id: &str, holder: &str) -> containers::Result<()>;
 }

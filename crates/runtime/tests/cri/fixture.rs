@@ -9,10 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use containers::{ContainerConfig, ContainerState, ContainerStatus, PodId, Resources, SandboxConfig, SandboxState};
 use runtime::cri::Client;
-use runtime::port::{
-    ContainerConfig, ContainerState, ContainerStatus, Images as _, PodId, Resources, Runtime as _, SandboxConfig, SandboxState,
-};
+use runtime::port::{Images as _, Runtime as _};
 use serde_json::json;
 use tempfile::TempDir;
 use testing::Need;

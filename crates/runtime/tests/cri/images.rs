@@ -1,6 +1,7 @@
 //! Images: listed, found, removed, idle.
 
-use runtime::port::{Credentials, Error, Images as _, Runtime as _};
+use containers::{Credentials, Error};
+use runtime::port::{Images as _, Runtime as _};
 
 use crate::fixture::{Daemon, IMAGE};
 use crate::registry::{Registry, small_image};
@@ -17,7 +18,7 @@ async fn images_are_found_and_removed() {
     assert_eq!(client.status("busybox:other").await.unwrap(), None);
     client.usage().await.unwrap();
 
-    let idle = |unused: Vec<runtime::port::UnusedImage>| unused.into_iter().map(|u| u.image.id).collect::<Vec<_>>();
+    let idle = |unused: Vec<containers::UnusedImage>| unused.into_iter().map(|u| u.image.id).collect::<Vec<_>>();
     // Never the one that sandboxes are made of.
     assert_eq!(idle(client.unused().await.unwrap()), std::slice::from_ref(&image.id));
     let pod = daemon.sandbox_config("uses");

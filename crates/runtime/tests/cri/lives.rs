@@ -3,7 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-use runtime::port::{ContainerState, Error, HostNamespaces, Mount, Resources, Runtime as _};
+use containers::{ContainerState, Error, HostNamespaces, Mount, Resources};
+use runtime::port::Runtime as _;
 
 use crate::fixture::{Daemon, is_ready};
 use crate::until::until;

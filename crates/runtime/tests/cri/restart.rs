@@ -1,6 +1,7 @@
 //! The runtime goes and comes back; containers and the client stay.
 
-use runtime::port::{ContainerState, Runtime as _, StreamRequest};
+use containers::{ContainerState, StreamRequest};
+use runtime::port::Runtime as _;
 
 use crate::fixture::Daemon;
 use crate::until::until;

@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use runtime::port::{Device, HostNamespaces, Mount, Runtime as _, Seccomp, SecurityContext};
+use containers::{Device, HostNamespaces, Mount, Seccomp, SecurityContext};
+use runtime::port::Runtime as _;
 use serde_json::json;
 
 use crate::fixture::Daemon;

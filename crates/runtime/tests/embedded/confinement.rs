@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use runtime::port::{Error, ImageMount, Mount, Propagation, Runtime as _, Seccomp};
+use containers::{Error, ImageMount, Mount, Propagation, Seccomp};
+use runtime::port::Runtime as _;
 
 use crate::fixture::{Left, Node};
 

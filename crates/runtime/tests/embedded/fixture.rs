@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use containers::{ContainerConfig, ContainerState, ContainerStatus, PodId, PortMapping, SandboxConfig};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use runtime::embedded::{Runtime, Settings};
 use runtime::images::{Content, Contents};
-use runtime::port::{
-    self, ContainerConfig, ContainerState, ContainerStatus, PodId, PortMapping, Runtime as _, SandboxConfig, SandboxNetwork,
-};
+use runtime::port::{Runtime as _, SandboxNetwork};
 use testing::Need;
 
 use crate::until::until;
@@ -52,15 +51,19 @@ pub struct Image {
 }
 
 impl Contents for Image {
-    fn content(&self, image_id: &str) -> port::Result<Content> {
-        if image_id == "busybox" { Ok(self.content.clone()) } else { Err(port::Error::NotFound { kind: "image", id: image_id.to_owned() }) }
+    fn content(&self, image_id: &str) -> containers::Result<Content> {
+        if image_id == "busybox" {
+            Ok(self.content.clone())
+        } else {
+            Err(containers::Error::NotFound { kind: "image", id: image_id.to_owned() })
+        }
     }
 
-    fn hold(&self, _: &str, _: &str) -> port::Result<()> {
+    fn hold(&self, _: &str, _: &str) -> containers::Result<()> {
         Ok(())
     }
 
-    fn release(&self, _: &str, _: &str) -> port::Result<()> {
+    fn release(&self, _: &str, _: &str) -> containers::Result<()> {
         Ok(())
     }
 }
@@ -68,12 +71,12 @@ impl Contents for Image {
 struct Addresses;
 
 impl SandboxNetwork for Addresses {
-    fn attach<'a>(&'a self, _: &'a str, namespace: &'a Path, _: &'a [PortMapping]) -> BoxFuture<'a, port::Result<Vec<IpAddr>>> {
+    fn attach<'a>(&'a self, _: &'a str, namespace: &'a Path, _: &'a [PortMapping]) -> BoxFuture<'a, containers::Result<Vec<IpAddr>>> {
         assert!(namespace.exists());
         async { Ok(vec![IpAddr::from([10, 1, 2, 3])]) }.boxed()
     }
 
-    fn detach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, port::Result<()>> {
+    fn detach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, containers::Result<()>> {
         async { Ok(()) }.boxed()
     }
 }
@@ -262,7 +265,7 @@ impl Node {
         }
     }
 
-    pub async fn create(&self, config: &ContainerConfig) -> port::Result<String> {
+    pub async fn create(&self, config: &ContainerConfig) -> containers::Result<String> {
         self.runtime.create_container(&self.sandbox, &self.sandbox_config, config).await
     }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use runtime::port::{ContainerState, Error, Resources, Runtime as _};
+use containers::{ContainerState, Error, Resources};
+use runtime::port::Runtime as _;
 use testing::Need;
 
 use crate::fixture::Node;

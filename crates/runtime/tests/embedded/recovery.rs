@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use runtime::port::{ContainerState, Runtime as _};
+use containers::ContainerState;
+use runtime::port::Runtime as _;
 
 use crate::fixture::{Node, Place, kill, wait_exited};
 use crate::until::until;

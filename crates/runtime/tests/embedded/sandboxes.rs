@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use runtime::port::{HostNamespaces, Resources, Runtime as _, SandboxState};
+use containers::{HostNamespaces, Resources, SandboxState};
+use runtime::port::Runtime as _;
 
 use crate::fixture::Node;
 use crate::until::until;
@@ -10,7 +11,7 @@ use crate::until::until;
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_share_what_the_sandbox_has() {
     let sysctls = [("kernel.shm_rmid_forced".to_owned(), "1".to_owned())];
-    let change = |c: &mut runtime::port::SandboxConfig| {
+    let change = |c: &mut containers::SandboxConfig| {
         c.sysctls = sysctls.into();
         c.dns.servers = vec!["10.0.0.10".into()];
         c.resources.pids_limit = Some(500);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use runtime::port::{Error, Reader, Runtime as _, StreamRequest, TerminalSize};
+use containers::{Error, StreamRequest, TerminalSize};
+use runtime::port::{Reader, Runtime as _};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::fixture::Node;

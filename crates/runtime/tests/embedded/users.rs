@@ -4,7 +4,8 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use runtime::port::{HostNamespaces, Mount, Propagation, Runtime as _, SandboxConfig, Seccomp, StreamRequest, UserNamespace};
+use containers::{HostNamespaces, Mount, Propagation, SandboxConfig, Seccomp, StreamRequest, UserNamespace};
+use runtime::port::Runtime as _;
 use testing::Need;
 use tokio::io::AsyncReadExt as _;
 

@@ -5,9 +5,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
+use containers::Credentials;
 use runtime::images::digest::Digest;
 use runtime::images::{Service, Store};
-use runtime::port::{self, Credentials, Images};
+use runtime::port::Images;
 use testing::Need;
 
 use crate::support::*;
@@ -68,7 +69,7 @@ async fn what_is_not_there_reads_as_in_containerd() {
     let name = registry.name("library/nope:1");
     let error = node.service.pull(&name, &[]).await.unwrap_err();
     let text = format!("failed to pull and unpack image \"{name}\": failed to resolve reference \"{name}\": {name}: not found");
-    assert_eq!(error, port::Error::Failed(text));
+    assert_eq!(error, containers::Error::Failed(text));
     let error = node.service.pull("127.0.0.1:9/none/none:1", &[]).await.unwrap_err().to_string();
     assert_eq!(
         error,
@@ -76,7 +77,7 @@ async fn what_is_not_there_reads_as_in_containerd() {
          request: Head \"http://127.0.0.1:9/v2/none/none/manifests/1\": dial tcp 127.0.0.1:9: connect: connection refused"
     );
     let error = node.service.pull("Bad_NAME//x:1", &[]).await.unwrap_err();
-    assert_eq!(error, port::Error::Invalid("couldn't parse image name \"Bad_NAME//x:1\": invalid reference format".into()));
+    assert_eq!(error, containers::Error::Invalid("couldn't parse image name \"Bad_NAME//x:1\": invalid reference format".into()));
 }
 
 #[tokio::test]
@@ -87,7 +88,7 @@ async fn credentials_are_tried_in_order() {
     let name = registry.name("app:1");
     for credentials in [vec![], vec![basic("wrong")]] {
         let error = node.service.pull(&name, &credentials).await.unwrap_err();
-        let port::Error::Unauthorized(text) = &error else { panic!("{error:?}") };
+        let containers::Error::Unauthorized(text) = &error else { panic!("{error:?}") };
         let start = format!("failed to pull and unpack image \"{name}\": failed to resolve reference \"{name}\": ");
         assert!(text.starts_with(&start) && !text.contains("secret") && !text.contains("wrong"), "{text}");
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use runtime::images::archive::load;
 use runtime::images::builtin::Builtin;
 use runtime::images::{Contents, Store};
-use runtime::port;
 
 use crate::support::*;
 
@@ -31,8 +30,8 @@ fn what_is_held_is_not_removed() {
     let id = loaded(&node, &small_image(), "a:1");
     Contents::hold(&**store, &id, "node-1.c1").unwrap();
     store.hold(&id, "node-2.c1").unwrap();
-    let error = port::Error::from(store.remove(&id).unwrap_err());
-    assert_eq!(error, port::Error::FailedPrecondition(format!("image {id} is in use by node-1.c1, node-2.c1")));
+    let error = containers::Error::from(store.remove(&id).unwrap_err());
+    assert_eq!(error, containers::Error::FailedPrecondition(format!("image {id} is in use by node-1.c1, node-2.c1")));
     assert!(store.unused().unwrap().is_empty());
     store.release_all("node-1.").unwrap();
     store.release(&id, "node-2.c1").unwrap();
@@ -50,8 +49,8 @@ fn holders_are_plain_names() {
     let node = node();
     let id = loaded(&node, &small_image(), "a:1");
     for holder in ["", "../x", "a/b", ".hidden"] {
-        let error = port::Error::from(node.service.store.hold(&id, holder).unwrap_err());
-        assert!(matches!(error, port::Error::Invalid(_)), "{holder}");
+        let error = containers::Error::from(node.service.store.hold(&id, holder).unwrap_err());
+        assert!(matches!(error, containers::Error::Invalid(_)), "{holder}");
     }
 }
 
@@ -65,8 +64,8 @@ fn shared_layers_stay_with_the_other_image() {
     assert_eq!(layers(store), 2);
     let content = store.content(&second).unwrap();
     assert!(content.layers.iter().all(|layer| layer.is_dir()));
-    let error = port::Error::from(store.content(&first).unwrap_err());
-    assert!(matches!(error, port::Error::NotFound { kind: "image", .. }));
+    let error = containers::Error::from(store.content(&first).unwrap_err());
+    assert!(matches!(error, containers::Error::NotFound { kind: "image", .. }));
 }
 
 #[test]

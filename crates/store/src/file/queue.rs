@@ -52,13 +52,13 @@ impl Done {
 }
 
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     arrived: Condvar,
     bytes_max: usize,
     path: Arc<Path>,
 }
 
-struct State {
+struct QueueState {
     sequencer: Sequencer,
     pending: VecDeque<Pending>,
     /// Bytes of `pending` and of the group the writer works on.
@@ -77,7 +77,7 @@ enum Phase {
 impl Queue {
     pub(super) fn new(published: Revision, bytes_max: usize, path: Arc<Path>) -> Queue {
         Queue {
-            state: Mutex::new(State {
+            state: Mutex::new(QueueState {
                 sequencer: Sequencer::new(published),
                 pending: VecDeque::new(),
                 bytes: 0,

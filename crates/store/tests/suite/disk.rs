@@ -12,12 +12,12 @@ pub struct Disk(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<DiskState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct DiskState {
     image: Vec<u8>,
     journal: Option<Vec<Operation>>,
     operations: u64,
@@ -102,7 +102,7 @@ impl Disk {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DiskState> {
         self.0.state.lock().expect("not poisoned")
     }
 

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use brain::podsync::actions::{Kill, KillReason};
-use brain::podsync::{Ended, Observed, Record, State, containers, ephemeral_containers, init_containers, termination};
+use brain::podsync::{Ended, Observed, Record, containers, ephemeral_containers, init_containers, termination, uid};
+use brain::request::EventType;
+use containers::ContainerState;
+use containers::PodId;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Container, Pod};
-use runtime::port::PodId;
 use runtime::trees;
 
 use super::hooks;
@@ -18,7 +20,9 @@ use crate::node::Context;
 pub async fn kill(context: &Context, pod: &Pod, observed: &Observed, ended: Option<&Ended>) -> Result<(), String> {
     let alive = |name: &String| {
         let records = observed.containers.iter().filter(move |record| &record.name == name);
-        records.filter(|record| matches!(record.state, State::Running | State::Unknown | State::Created)).collect::<Vec<_>>()
+        records
+            .filter(|record| matches!(record.state, ContainerState::Running | ContainerState::Unknown | ContainerState::Created))
+            .collect::<Vec<_>>()
     };
     let known: Vec<String> = termination::order(pod).into_iter().flatten().collect();
     let strangers: Vec<String> =
@@ -42,7 +46,7 @@ pub async fn kill(context: &Context, pod: &Pod, observed: &Observed, ended: Opti
 
 /// Ends one container of a pod that goes on.
 pub async fn kill_one(context: &Context, pod: &Pod, kill: &Kill) -> Result<(), String> {
-    let observed = context.observer.observed(super::uid(pod));
+    let observed = context.observer.observed(uid(pod));
     let Some(record) = observed.containers.iter().find(|record| record.id == kill.container_id) else { return Ok(()) };
     stop(context, pod, record, Stop { message: kill.message.clone(), reason: Some(kill.reason), ended: None }).await
 }
@@ -59,7 +63,7 @@ pub async fn stop(context: &Context, pod: &Pod, record: &Record, stop: Stop<'_>)
     let fallback = Container { name: record.name.clone(), ..Container::default() };
     let (container, path) = found.as_ref().map_or((&fallback, String::new()), |(container, path)| (container, path.clone()));
     let grace = termination::grace(pod, container, stop.reason, stop.ended);
-    context.events.container(pod, &path, false, "Killing", stop.message);
+    context.events.container(pod, &path, EventType::Normal, "Killing", stop.message);
     let begun = Instant::now();
     let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
     if let Some(hook) = hook.filter(|_| record.is_running() && !grace.is_zero()) {
@@ -68,10 +72,10 @@ pub async fn stop(context: &Context, pod: &Pod, record: &Record, stop: Stop<'_>)
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::debug!(error, container = container.name, "a preStop hook failed");
-                context.events.container(pod, &path, true, "FailedPreStopHook", "PreStopHook failed");
+                context.events.container(pod, &path, EventType::Warning, "FailedPreStopHook", "PreStopHook failed");
             }
             Err(_) => {
-                context.events.container(pod, &path, true, "FailedPreStopHook", "PreStopHook failed");
+                context.events.container(pod, &path, EventType::Warning, "FailedPreStopHook", "PreStopHook failed");
             }
         }
     }

@@ -3,9 +3,8 @@
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use runtime::port::ContainerStatus;
-
-use crate::node::observer::MESSAGE_POLICY;
+use brain::podsync::config::MESSAGE_POLICY;
+use containers::ContainerStatus;
 
 /// Kubernetes' limits: of the file, and of what is taken from a log.
 const MESSAGE_MAX: u64 = 4096;

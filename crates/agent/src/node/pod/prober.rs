@@ -7,12 +7,12 @@ use std::time::Duration;
 use brain::podsync::is_host_network;
 use brain::podsync::probe::Outcome;
 use bytes::{BufMut, Bytes, BytesMut};
+use containers::Error;
 use http::{HeaderName, HeaderValue, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::api::core::v1::{Container, ExecAction, GRPCAction, HTTPGetAction, Pod, Probe, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use runtime::port::Error;
 use tokio::net::TcpStream;
 
 use crate::node::Context;
@@ -66,7 +66,7 @@ fn pod_host(context: &Context, pod: &Pod) -> Option<String> {
     if is_host_network(pod) {
         return context.node_addresses.first().cloned();
     }
-    let observed = context.observer.observed(super::uid(pod));
+    let observed = context.observer.observed(brain::podsync::uid(pod));
     observed.sandbox().and_then(|sandbox| sandbox.addresses.first().cloned())
 }
 

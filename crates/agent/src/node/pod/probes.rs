@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use brain::podsync::probe::{Kind, Worker, first_run, period, timeout};
 use brain::podsync::{Memory, Observed, ProbeResults, Record, containers, init_containers, is_sidecar};
+use brain::request::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use tokio::sync::{mpsc, watch};
@@ -176,7 +177,7 @@ async fn probe_until_told(subject: Subject, begun: Timestamp, started: Option<wa
             prober::run(&subject.context, &subject.pod, &subject.container, &subject.id, &subject.probe, timeout(&subject.probe)).await;
         if let Some(warning) = outcome.warning(subject.kind) {
             let path = super::end::find(&subject.pod, &subject.container.name).map(|(_, path)| path).unwrap_or_default();
-            subject.context.events.container(&subject.pod, &path, true, "Unhealthy", warning);
+            subject.context.events.container(&subject.pod, &path, EventType::Warning, "Unhealthy", warning);
         }
         if worker.observe(&subject.probe, &outcome)
             && let Some(success) = worker.verdict

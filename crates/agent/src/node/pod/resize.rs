@@ -1,16 +1,15 @@
 //! Resizing a pod that runs: asks the node for what the pod asks for, then changes limits.
 
 use brain::model;
-use brain::podsync::limits::{self, Limits};
+use brain::podsync::limits;
 use brain::podsync::resize::{self, InProgress, Pending, Reason, Update};
-use brain::podsync::{Observed, containers, init_containers};
+use brain::podsync::{Observed, containers, init_containers, is_static, uid};
+use brain::request::EventType;
+use containers::Resources;
 use jiff::{SignedDuration, Timestamp};
-use runtime::port::Resources;
 
 use super::worker::Worker;
-use super::{config, uid};
 use crate::node::allocations::{Resized, to_model};
-use crate::node::manifests::is_static;
 
 /// Room that others leave is looked for this often, and limits that could not be changed are tried
 /// again.
@@ -36,13 +35,18 @@ impl Worker {
                 self.memory.resize.pending = None;
                 self.memory.resize.in_progress = Some(InProgress { error: None, generation });
                 self.see(self.asked.clone());
-                self.context.events.pod(&self.pod, false, "ResizeStarted", resize::event_message("Pod resize started", &self.pod, ""));
+                self.context.events.pod(
+                    &self.pod,
+                    EventType::Normal,
+                    "ResizeStarted",
+                    resize::event_message("Pod resize started", &self.pod, ""),
+                );
             }
             Resized::Refused(reason, message) => {
                 let event = resize::event_message(&format!("Pod resize {}", reason.text()), &self.asked, &message);
                 let pending = Some(Pending { reason, message, generation });
                 if self.memory.resize.pending != pending {
-                    self.context.events.pod(&self.asked, true, format!("Resize{}", reason.text()), event);
+                    self.context.events.pod(&self.asked, EventType::Warning, format!("Resize{}", reason.text()), event);
                     self.memory.resize.pending = pending;
                 }
                 return (reason == Reason::Deferred).then(|| Timestamp::now() + RETRY);
@@ -62,7 +66,7 @@ impl Worker {
                 if is_done && self.memory.resize.in_progress.take().is_some() {
                     self.context.allocations.settle(&self.asked);
                     let message = resize::event_message("Pod resize completed", &self.pod, "");
-                    self.context.events.pod(&self.pod, false, "ResizeCompleted", message);
+                    self.context.events.pod(&self.pod, EventType::Normal, "ResizeCompleted", message);
                 }
                 None
             }
@@ -71,7 +75,7 @@ impl Worker {
                 let progress = Some(InProgress { error: Some(error.clone()), generation });
                 if self.memory.resize.in_progress != progress {
                     let message = resize::event_message("Pod resize error", &self.pod, &error);
-                    self.context.events.pod(&self.pod, true, "ResizeError", message);
+                    self.context.events.pod(&self.pod, EventType::Warning, "ResizeError", message);
                     self.memory.resize.in_progress = progress;
                 }
                 Some(Timestamp::now() + RETRY)
@@ -85,7 +89,7 @@ impl Worker {
     async fn try_update(&mut self, observed: &Observed, updates: &[Update]) -> Result<bool, String> {
         let before = limits::of_pod(&resize::actuated(&self.view(observed, Timestamp::now())));
         let after = limits::of_pod(&self.pod);
-        self.limit_pod(observed, larger(&before, &after)).await?;
+        self.limit_pod(observed, limits::larger(&before, &after)).await?;
         for update in updates {
             self.update_one(update).await?;
         }
@@ -96,16 +100,9 @@ impl Worker {
         Ok(is_done)
     }
 
-    async fn limit_pod(&self, observed: &Observed, limits: Limits) -> Result<(), String> {
+    async fn limit_pod(&self, observed: &Observed, limits: Resources) -> Result<(), String> {
         let Some(sandbox) = observed.sandbox() else { return Ok(()) };
-        // What has no limit any more is told so: a limit that is left out stays as it is.
-        let unlimited = Resources { cpu_quota_us: Some(-1), memory_limit_bytes: Some(-1), ..Resources::default() };
-        let wanted = config::resources(&limits);
-        let wanted = Resources {
-            cpu_quota_us: wanted.cpu_quota_us.or(unlimited.cpu_quota_us),
-            memory_limit_bytes: wanted.memory_limit_bytes.or(unlimited.memory_limit_bytes),
-            ..wanted
-        };
+        let wanted = limits::with_none_lifted(limits);
         self.context.runtime.update_sandbox_resources(&sandbox.id, &wanted).await.map_err(|error| error.to_string())
     }
 
@@ -114,7 +111,7 @@ impl Worker {
         let all = containers(&pod).iter().chain(init_containers(&pod));
         let Some(container) = all.into_iter().find(|container| container.name == update.name) else { return Ok(()) };
         let id = self.context.observer.bare(&update.container_id).to_owned();
-        let wanted = config::resources(&limits::of_container(&pod, container, self.context.machine.memory_bytes));
+        let wanted = limits::of_container(&pod, container, self.context.machine.memory_bytes);
         self.check_memory(&id, &update.name, wanted.memory_limit_bytes).await?;
         self.context.runtime.update_resources(&id, &wanted).await.map_err(|error| error.to_string())?;
         self.memory.resize.actuated.insert(update.container_id.clone(), limits::requirements(container));
@@ -131,17 +128,5 @@ impl Worker {
             return Err(format!("attempting to set container {name:?} memory limit ({limit}) below current usage ({used})"));
         }
         Ok(())
-    }
-}
-
-/// Of two limits the one that holds less back; none at all holds nothing back.
-fn larger(a: &Limits, b: &Limits) -> Limits {
-    let most = |a: Option<i64>, b: Option<i64>| Some(a?.max(b?));
-    Limits {
-        cpu_shares: a.cpu_shares.max(b.cpu_shares),
-        cpu_quota_us: most(a.cpu_quota_us, b.cpu_quota_us),
-        cpu_period_us: a.cpu_period_us.or(b.cpu_period_us),
-        memory_bytes: most(a.memory_bytes, b.memory_bytes),
-        oom_score_adj: None,
     }
 }

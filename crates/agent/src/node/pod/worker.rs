@@ -1,61 +1,26 @@
 //! The worker of one pod: looks, asks `podsync`, acts, reports, waits. It contains no rule about
 //! pods.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
 use brain::podsync::actions::{self, Actions, Start};
-use brain::podsync::resize;
+use brain::podsync::failure::{Retry, StartFailure};
+use brain::podsync::pace::{self, CALLS_WAITS_MAX, FORCED_GRACE_SECONDS, KILL_RETRY, MountRetry, PERIOD, PULL_RETRY, REPORT_RETRY, RETRY};
 use brain::podsync::status::{self, Ending};
-use brain::podsync::{Ended, Memory, Observed, StartFailure, View, is_deleted};
+use brain::podsync::{Ended, Memory, Observed, View, is_deleted, pod_id, report, resize, uid};
+use brain::request::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use runtime::port;
 use tokio::sync::{mpsc, watch};
 
+use super::calls::Calls;
 use super::probes::{Probes, Verdict};
-use super::{config, end, publish, start, uid};
+use super::{config, end, images, publish, start};
 use crate::node::{Context, volumes};
-
-/// A pod is looked at again at least this often: mounted ConfigMaps and tokens are brought up to
-/// date then.
-const PERIOD: Duration = Duration::from_secs(60);
-
-/// After a failure that no back-off of its own bounds.
-const RETRY: Duration = Duration::from_secs(10);
-
-/// An image that could not be pulled shows that it waits soon after.
-const PULL_RETRY: Duration = Duration::from_secs(1);
-
-/// A status that could not be told.
-const REPORT_RETRY: Duration = Duration::from_secs(1);
-
-/// Volumes that could not be set up: from half a second, doubled, up to about two minutes.
-const MOUNT_RETRY_MIN: Duration = Duration::from_millis(500);
-const MOUNT_RETRY_MAX: Duration = Duration::from_secs(122);
-
-/// How long the end of a pod waits for what is being made, before it looks again; and in all. A
-/// start of a container is given up before that. What hangs longer than any of that, in a file
-/// system that does not answer, holds the end up no more: what it makes after all belongs to no pod
-/// then, and is removed as such.
-const CALLS_TIMEOUT: Duration = Duration::from_secs(10);
-const CALLS_WAITS_MAX: u32 = 18;
 
 /// Verdicts of probes that wait for the worker.
 const VERDICTS_WAITING_MAX: usize = 64;
-
-/// Whether what is told now is from a time that had passed: the server's store was put back, and
-/// what it says counts, not what is newer. A list may also say the same once more; only a deletion
-/// that the server has answered with is not given up for that.
-fn is_back(before: &Wanted, asked: &Pod, told: &Pod) -> bool {
-    let Wanted::Pod(before) = before else { return true };
-    match publish::version(told).cmp(&publish::version(before)) {
-        Ordering::Less => true,
-        Ordering::Equal => !is_deleted(asked) || is_deleted(before) && !is_deleted(told),
-        Ordering::Greater => is_deleted(before) && !is_deleted(told),
-    }
-}
 
 /// What the worker is told from outside.
 #[derive(Debug, Clone)]
@@ -83,35 +48,12 @@ pub struct Worker {
     pub memory: Memory,
     probes: Probes,
     verdicts: mpsc::Receiver<Verdict>,
-    mount_retry: Duration,
+    mount_retry: MountRetry,
     /// The last report did not reach the API server.
     is_unreported: bool,
     pub calls: Calls,
     /// How often its end waited for them.
     calls_waits: u32,
-}
-
-/// Calls of the runtime that make something. They go on when the sync that made them is dropped,
-/// and the end of the pod waits for them: nothing else would see what they made.
-#[derive(Debug, Clone, Default)]
-pub struct Calls(Arc<tokio::sync::Mutex<()>>);
-
-impl Calls {
-    /// Runs the call to its end, whether or not its caller stays.
-    pub async fn whole<T: Send + 'static>(&self, call: impl Future<Output = port::Result<T>> + Send + 'static) -> port::Result<T> {
-        let turn = self.0.clone().lock_owned().await;
-        let task = tokio::spawn(async move {
-            let result = call.await;
-            drop(turn);
-            result
-        });
-        task.await.unwrap_or_else(|error| Err(port::Error::Failed(format!("the call was interrupted: {error}"))))
-    }
-
-    /// Waits until none is under way; false: one is after all this time.
-    async fn are_done(&self) -> bool {
-        tokio::time::timeout(CALLS_TIMEOUT, self.0.lock()).await.is_ok()
-    }
 }
 
 /// When to look again.
@@ -148,7 +90,7 @@ impl Worker {
             memory,
             probes,
             verdicts,
-            mount_retry: MOUNT_RETRY_MIN,
+            mount_retry: MountRetry::default(),
             is_unreported: false,
             calls: Calls::default(),
             calls_waits: 0,
@@ -235,7 +177,7 @@ impl Worker {
         self.calls_waits += 1;
         if self.calls_waits == CALLS_WAITS_MAX {
             tracing::warn!(
-                pod = super::id(&self.pod).name,
+                pod = pod_id(&self.pod).name,
                 "the container runtime does not finish a call for a pod that ends; it ends without"
             );
         }
@@ -246,7 +188,11 @@ impl Worker {
         let wanted = self.wanted.borrow_and_update().clone();
         if let Wanted::Pod(pod) = wanted {
             let is_new = !matches!(&self.told, Wanted::Pod(told) if Arc::ptr_eq(told, &pod));
-            let is_back = is_new && is_back(&self.told, &self.asked, &pod);
+            let before = match &self.told {
+                Wanted::Pod(before) => Some(before.as_ref()),
+                Wanted::Gone => None,
+            };
+            let is_back = is_new && report::is_back(before, &self.asked, &pod);
             let was_leaving = matches!(self.told, Wanted::Gone) || is_deleted(&self.asked);
             self.is_outdated |= is_back && was_leaving && !is_deleted(&pod);
             self.told = Wanted::Pod(pod.clone());
@@ -279,12 +225,10 @@ impl Worker {
         }
         self.probes.update(&self.pod, &observed, &mut self.memory);
         if let Err(failure) = volumes::set_up(&self.context, &self.pod).await {
-            self.context.events.pod(&self.pod, true, "FailedMount", failure);
-            let retry = self.mount_retry;
-            self.mount_retry = (retry * 2).min(MOUNT_RETRY_MAX);
-            return Next::At(Timestamp::now() + retry);
+            self.context.events.pod(&self.pod, EventType::Warning, "FailedMount", failure);
+            return Next::At(Timestamp::now() + self.mount_retry.after_failure());
         }
-        self.mount_retry = MOUNT_RETRY_MIN;
+        self.mount_retry.reset();
         let actions = actions::plan(&self.view(&observed, Timestamp::now()));
         let wake = self.perform(&observed, actions).await;
         let latest = self.context.observer.observed(uid(&self.pod));
@@ -296,7 +240,7 @@ impl Worker {
         }
         let soon = if self.is_unreported { REPORT_RETRY } else { PERIOD };
         let at = Timestamp::now() + soon;
-        Next::At([wake, resize_due, self.deadline()].into_iter().flatten().fold(at, Timestamp::min))
+        Next::At([wake, resize_due, pace::deadline(&self.pod)].into_iter().flatten().fold(at, Timestamp::min))
     }
 
     pub fn view<'a>(&'a self, observed: &'a Observed, now: Timestamp) -> View<'a> {
@@ -308,10 +252,15 @@ impl Worker {
     async fn perform(&mut self, observed: &Observed, actions: Actions) -> Option<Timestamp> {
         if actions.kill_pod {
             if actions.sandbox.is_some() && !observed.sandboxes.is_empty() {
-                self.context.events.pod(&self.pod, false, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+                self.context.events.pod(
+                    &self.pod,
+                    EventType::Normal,
+                    "SandboxChanged",
+                    "Pod sandbox changed, it will be killed and re-created.",
+                );
             }
             if let Err(error) = end::kill(&self.context, &self.pod, observed, self.memory.ended.as_ref()).await {
-                self.context.events.pod(&self.pod, true, "FailedKillPod", format!("error killing pod: {error}"));
+                self.context.events.pod(&self.pod, EventType::Warning, "FailedKillPod", format!("error killing pod: {error}"));
                 return Some(Timestamp::now() + RETRY);
             }
         }
@@ -327,7 +276,7 @@ impl Worker {
             match self.make_sandbox(attempt).await {
                 Ok(made) => sandbox = made,
                 Err(message) => {
-                    self.context.events.pod(&self.pod, true, "FailedCreatePodSandBox", message);
+                    self.context.events.pod(&self.pod, EventType::Warning, "FailedCreatePodSandBox", message);
                     return Some(Timestamp::now() + RETRY);
                 }
             }
@@ -347,15 +296,16 @@ impl Worker {
     }
 
     async fn make_sandbox(&mut self, attempt: u32) -> Result<Option<brain::podsync::Sandbox>, String> {
-        let made = config::sandbox(&self.context, &self.pod, attempt);
         let full_name = brain::podsync::full_name(&self.pod);
-        let (mut config, warning) = made.map_err(|why| format!("Failed to generate sandbox config for pod \"{full_name}\": {why}"))?;
+        let made = config::sandbox(&self.context, &self.pod, attempt);
+        let made = made.map_err(|why| format!("Failed to generate sandbox config for pod \"{full_name}\": {why}"))?;
+        let mut config = made.config;
         if let Some(class) = self.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_ref()) {
             let handler = self.context.objects.runtime_handler(class).await;
             config.handler = handler.map_err(|why| format!("Failed to create sandbox for pod \"{full_name}\": {why}"))?;
         }
-        if let Some(warning) = warning {
-            self.context.events.pod(&self.pod, true, "MissingClusterDNS", warning);
+        if let Some(warning) = made.missing_resolver {
+            self.context.events.pod(&self.pod, EventType::Warning, "MissingClusterDNS", warning);
         }
         let failed = |error: &dyn std::fmt::Display| format!("Failed to create pod sandbox: {error}");
         let runtime = self.context.runtime.clone();
@@ -369,31 +319,31 @@ impl Worker {
     }
 
     async fn start(&mut self, sandbox: &brain::podsync::Sandbox, what: &Start) -> Option<Timestamp> {
-        if let (Some(waiting), Some(message)) = (what.waiting, what.waiting_message(&self.pod)) {
-            let told = format!("Back-off restarting failed container {} in pod {}", what.name, brain::podsync::full_name(&self.pod));
-            self.context.events.container(&self.pod, &start::field_path(what), true, "BackOff", told);
-            let failure = StartFailure { reason: "CrashLoopBackOff".to_owned(), message };
+        if let (Some(waiting), Some(failure)) = (what.waiting, StartFailure::crash_loop(what, &self.pod)) {
+            start::tell(&self.context, &self.pod, what, &failure);
             self.memory.start_failures.insert(what.name.clone(), failure);
             return Some(waiting.until);
         }
         if let Some(failed_at) = what.failed_at {
             self.memory.restarts.next(&actions::restart_key(&what.name), failed_at, Timestamp::now());
         }
-        match start::start(self, sandbox, what).await {
-            Ok(()) => {
-                self.memory.start_failures.remove(&what.name);
-                None
-            }
-            Err(failure) => {
-                let retry = match failure.reason.as_str() {
-                    "ErrImagePull" => Some(Timestamp::now() + PULL_RETRY),
-                    "ImagePullBackOff" => start::pull_due(self, what),
-                    _ => Some(Timestamp::now() + RETRY),
-                };
-                self.memory.start_failures.insert(what.name.clone(), failure);
-                retry
-            }
-        }
+        let pulls = images::Pulls {
+            context: &self.context,
+            pod: &self.pod,
+            backoffs: &mut self.memory.pulls,
+            last_failure: self.memory.start_failures.get(&what.name),
+        };
+        let Err(failure) = start::start(pulls, &self.calls, sandbox, what).await else {
+            self.memory.start_failures.remove(&what.name);
+            return None;
+        };
+        let retry = match failure.retry() {
+            Retry::Soon => Some(Timestamp::now() + PULL_RETRY),
+            Retry::WhenPullIsDue => images::pull_due(&self.memory.pulls, &self.pod, what),
+            Retry::Later => Some(Timestamp::now() + RETRY),
+        };
+        self.memory.start_failures.insert(what.name.clone(), failure);
+        retry
     }
 
     pub async fn refresh(&self) {
@@ -411,23 +361,17 @@ impl Worker {
             }
             Ok(None) => self.is_unreported = false,
             Err(error) => {
-                tracing::warn!(%error, pod = super::id(&self.pod).name, "cannot report a pod; trying again");
+                tracing::warn!(%error, pod = pod_id(&self.pod).name, "cannot report a pod; trying again");
                 self.is_unreported = true;
             }
         }
     }
 
-    fn deadline(&self) -> Option<Timestamp> {
-        let seconds = self.pod.spec.as_ref()?.active_deadline_seconds?;
-        let started = self.pod.status.as_ref()?.start_time.as_ref()?.0;
-        Some(started + Duration::from_secs(u64::try_from(seconds).ok()?))
-    }
-
     fn check_deadline(&mut self) {
-        if self.memory.ended.is_none() && self.deadline().is_some_and(|deadline| Timestamp::now() >= deadline) {
-            let message = "Pod was active on the node longer than the specified deadline";
-            self.context.events.pod(&self.pod, false, "DeadlineExceeded", message);
-            let ended = Ended { reason: "DeadlineExceeded".to_owned(), message: message.to_owned(), grace_seconds: None, disruption: None };
+        if self.memory.ended.is_none()
+            && let Some(ended) = pace::past_deadline(&self.pod, Timestamp::now())
+        {
+            self.context.events.pod(&self.pod, EventType::Normal, "DeadlineExceeded", ended.message.clone());
             self.memory.ended = Some(ended);
         }
     }
@@ -441,15 +385,15 @@ impl Worker {
             self.report(report.status).await;
         }
         if let Err(error) = self.kill_all(gone).await {
-            tracing::warn!(%error, pod = super::id(&self.pod).name, "cannot end a pod; trying again");
-            self.context.events.pod(&self.pod, true, "FailedKillPod", format!("error killing pod: {error}"));
-            return Next::At(Timestamp::now() + RETRY_KILL);
+            tracing::warn!(%error, pod = pod_id(&self.pod).name, "cannot end a pod; trying again");
+            self.context.events.pod(&self.pod, EventType::Warning, "FailedKillPod", format!("error killing pod: {error}"));
+            return Next::At(Timestamp::now() + KILL_RETRY);
         }
         self.probes.end();
         self.refresh().await;
         let observed = self.context.observer.observed(uid(&self.pod));
         if observed.is_anything_running() {
-            return Next::At(Timestamp::now() + RETRY_KILL);
+            return Next::At(Timestamp::now() + KILL_RETRY);
         }
         self.take_wanted();
         if self.is_outdated {
@@ -466,8 +410,8 @@ impl Worker {
             }
         }
         if let Err(error) = volumes::tear_down(&self.context, uid(&self.pod)).await {
-            tracing::warn!(%error, pod = super::id(&self.pod).name, "cannot remove volumes; trying again");
-            return Next::At(Timestamp::now() + RETRY_KILL);
+            tracing::warn!(%error, pod = pod_id(&self.pod).name, "cannot remove volumes; trying again");
+            return Next::At(Timestamp::now() + KILL_RETRY);
         }
         self.context.user_ids.release(uid(&self.pod));
         self.context.allocations.forget(uid(&self.pod));
@@ -484,11 +428,11 @@ impl Worker {
             tracing::warn!(%error, "cannot delete a pod that has ended; trying again");
             return Next::At(Timestamp::now() + REPORT_RETRY);
         }
-        match end::remove(&self.context, &super::id(&self.pod)).await {
+        match end::remove(&self.context, &pod_id(&self.pod)).await {
             Ok(()) => Next::Finished,
             Err(error) => {
                 tracing::warn!(%error, "cannot remove what is left of a pod; trying again");
-                Next::At(Timestamp::now() + RETRY_KILL)
+                Next::At(Timestamp::now() + KILL_RETRY)
             }
         }
     }
@@ -531,38 +475,5 @@ impl Worker {
             Some(verdict) = self.verdicts.recv() => self.probes.note(verdict, &mut self.memory),
             () = timer => {}
         }
-    }
-}
-
-/// A pod that could not be ended is tried again.
-const RETRY_KILL: Duration = Duration::from_secs(2);
-
-/// What a pod gets that was removed from the API server without grace.
-const FORCED_GRACE_SECONDS: i64 = 2;
-
-#[cfg(test)]
-mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-
-    use super::*;
-
-    fn pod(version: &str, is_deleted: bool) -> Arc<Pod> {
-        let mut pod = Pod::default();
-        pod.metadata.resource_version = Some(version.to_owned());
-        pod.metadata.deletion_timestamp = is_deleted.then_some(Time(Timestamp::UNIX_EPOCH));
-        Arc::new(pod)
-    }
-
-    #[test]
-    fn a_store_that_was_put_back_is_told_from_a_watch_that_lags() {
-        let back = |before: &Arc<Pod>, asked: &Arc<Pod>, told: &Arc<Pod>| is_back(&Wanted::Pod(before.clone()), asked, told);
-        let (old, new, deleted) = (pod("5", false), pod("9", false), pod("9", true));
-        assert!(back(&new, &new, &old), "an older version than the list or watch had told");
-        assert!(!back(&old, &pod("12", false), &new), "the watch comes up to what was answered");
-        assert!(back(&old, &new, &old), "a list says the same again; the answer may be of what is no more");
-        assert!(!back(&old, &deleted, &old), "a deletion that was answered stays");
-        assert!(back(&deleted, &deleted, &pod("20", false)), "a deletion is not taken back otherwise");
-        assert!(!back(&deleted, &deleted, &pod("20", true)));
-        assert!(is_back(&Wanted::Gone, &new, &pod("20", false)));
     }
 }

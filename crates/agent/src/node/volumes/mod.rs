@@ -15,12 +15,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use brain::podsync::environment::{self, Environment, Sources};
+use containers::{ImageMount, Mount, Propagation};
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
-use runtime::port::{ImageMount, Mount, Propagation};
 use runtime::trees;
 
 use super::Context;
-use super::pod::uid;
+use brain::podsync::uid;
 
 /// Where parts of volumes are bound, below the pod's folder.
 const SUB_PATHS: &str = "volume-subpaths";

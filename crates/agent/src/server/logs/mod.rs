@@ -15,8 +15,10 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use brain::podsync::{Record, State};
+use brain::podsync::Record;
+use brain::podsync::uid;
 use bytes::Bytes;
+use containers::ContainerState;
 use futures::StreamExt;
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -27,7 +29,7 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use super::answer::{Body, BoxError, Refusal};
-use super::pods::{self, uid};
+use super::pods;
 use super::route::Target;
 use options::LogOptions;
 use reader::{Piece, Reader};
@@ -106,17 +108,17 @@ async fn send(shared: Arc<Shared>, mut reader: Reader, uid: String, id: String, 
 
 fn is_running(shared: &Shared, uid: &str, id: &str) -> bool {
     let observed = shared.agent.context.observer.observed(uid);
-    observed.containers.iter().any(|record| record.id == id && record.state == State::Running)
+    observed.containers.iter().any(|record| record.id == id && record.state == ContainerState::Running)
 }
 
 /// The container whose log is meant; the texts of refusals are the kubelet's. `records` has the
 /// newest first.
 fn choose<'a>(records: &'a [Record], pod: &Pod, container: &str, previous: bool) -> Result<&'a Record, String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let mut started = records.iter().filter(|record| record.name == container && record.state != State::Created);
+    let mut started = records.iter().filter(|record| record.name == container && record.state != ContainerState::Created);
     let newest = started.next();
     if previous {
-        let ended = started.find(|record| record.state == State::Exited);
+        let ended = started.find(|record| record.state == ContainerState::Exited);
         return ended.ok_or_else(|| format!("previous terminated container {container:?} in pod {name:?} not found"));
     }
     newest.ok_or_else(|| {

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use containers::StreamRequest;
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming as RequestBody;
-use runtime::port::StreamRequest;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::protocol::Role;
 

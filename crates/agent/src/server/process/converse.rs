@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use runtime::port::{self, Runtime, Session, TerminalSize, Writer};
+use containers::TerminalSize;
+use runtime::port::{Runtime, Session, Writer};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
@@ -63,7 +64,7 @@ async fn converse(runtime: &dyn Runtime, streams: Streams, task: &Task) -> Outco
 }
 
 /// Ends with the process, when all that it wrote is on its way.
-async fn pump(session: Session, streams: Streams) -> port::Result<i32> {
+async fn pump(session: Session, streams: Streams) -> containers::Result<i32> {
     let (ended, end) = watch::channel(false);
     let exit = async {
         let exit = session.exit.await;

@@ -11,13 +11,14 @@ mod outcome;
 use std::sync::Arc;
 use std::time::Duration;
 
+use brain::podsync::uid;
+use containers::StreamRequest;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use runtime::port::StreamRequest;
 
 use super::Shared;
 use super::answer::{self, Body, Refusal};
-use super::pods::{self, uid};
+use super::pods;
 use super::route::Target;
 use super::streams::query::Query;
 

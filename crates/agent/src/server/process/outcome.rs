@@ -1,6 +1,5 @@
 //! How a process ended, as the error channel tells it.
 
-use runtime::port;
 use serde_json::{Value, json};
 
 /// How the error channel is written.
@@ -19,7 +18,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub fn of(exit: port::Result<i32>, what: &str) -> Outcome {
+    pub fn of(exit: containers::Result<i32>, what: &str) -> Outcome {
         match exit {
             Ok(code) => Outcome::Exited(code),
             Err(error) => Outcome::Failed(format!("error {what} container: {error}")),

@@ -4,10 +4,10 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use brain::podsync::limits::{self, Limits};
+use brain::podsync::limits;
+use containers::{ContainerStats, Resources, SandboxStats};
 use http::Response;
 use jiff::Timestamp;
-use runtime::port::{ContainerStats, SandboxStats};
 
 use super::{Running, Samples, running};
 use crate::node::pod::end;
@@ -73,7 +73,7 @@ struct Labelled<'a> {
     all_labels: String,
     stats: &'a ContainerStats,
     started_at: Option<Timestamp>,
-    limits: Limits,
+    limits: Resources,
 }
 
 fn labelled<'a>(shared: &Shared, samples: &'a Samples, pods: &[Running]) -> Vec<Labelled<'a>> {
@@ -187,7 +187,7 @@ const SPECIFICATIONS: [Specification; 5] = [
     ("container_spec_cpu_period", "CPU period of the container.", |c| c.limits.cpu_period_us.map(|us| us as f64)),
     ("container_spec_cpu_quota", "CPU quota of the container.", |c| c.limits.cpu_quota_us.map(|us| us as f64)),
     ("container_spec_cpu_shares", "CPU share of the container.", |c| c.limits.cpu_shares.map(|shares| shares as f64)),
-    ("container_spec_memory_limit_bytes", "Memory limit for the container.", |c| Some(c.limits.memory_bytes.unwrap_or(0) as f64)),
+    ("container_spec_memory_limit_bytes", "Memory limit for the container.", |c| Some(c.limits.memory_limit_bytes.unwrap_or(0) as f64)),
     ("container_start_time_seconds", "Start time of the container since unix epoch in seconds.", |c| {
         c.started_at.map(|at| at.as_second() as f64)
     }),

@@ -9,13 +9,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use brain::podsync::uid;
+use containers::{ContainerStats, SandboxStats};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use runtime::port::{self, ContainerStats, SandboxStats};
 use tokio::sync::Mutex;
 
 use super::Shared;
-use super::pods::uid;
+
 use crate::node::Context;
 use machine::Machine;
 
@@ -53,7 +54,7 @@ impl Collector {
         Collector { context, seen: Mutex::default() }
     }
 
-    pub async fn samples(&self) -> port::Result<Samples> {
+    pub async fn samples(&self) -> containers::Result<Samples> {
         let mut seen = self.seen.lock().await;
         if let Some(known) = seen.as_ref().filter(|samples| samples.now.taken.elapsed() < FRESH) {
             return Ok(known.clone());
@@ -68,7 +69,7 @@ impl Collector {
         Ok(samples)
     }
 
-    async fn look(&self) -> port::Result<Sample> {
+    async fn look(&self) -> containers::Result<Sample> {
         let (containers, sandboxes) = tokio::try_join!(self.context.runtime.container_stats(), self.context.runtime.sandbox_stats())?;
         Ok(Sample {
             at: Timestamp::now(),

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use containers::ContainerStats;
 use http::Response;
 use jiff::Timestamp;
-use runtime::port::ContainerStats;
 use serde_json::{Value, json};
 
 use super::machine::{Filesystem, Interface};

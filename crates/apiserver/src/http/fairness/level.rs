@@ -15,11 +15,11 @@ pub struct Level {
     seats: usize,
     /// A flow alone gets this many; the rest is for the next that comes.
     seats_of_a_flow: usize,
-    state: Mutex<State>,
+    state: Mutex<LevelState>,
 }
 
 #[derive(Default)]
-struct State {
+struct LevelState {
     in_use: usize,
     waiting: usize,
     flows: HashMap<String, Flow>,
@@ -61,7 +61,7 @@ impl Level {
         Level { seats, seats_of_a_flow: (seats / 2).max(1), state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LevelState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -103,12 +103,12 @@ impl Level {
         Some(Err(turn))
     }
 
-    fn fits(&self, state: &State, flow: &str, seats: usize) -> bool {
+    fn fits(&self, state: &LevelState, flow: &str, seats: usize) -> bool {
         let own = state.flows.get(flow).map_or(0, |own| own.in_use);
         state.in_use + seats <= self.seats && own + seats <= self.seats_of_a_flow
     }
 
-    fn seat(self: &Arc<Level>, state: &mut State, flow: &str, seats: usize) -> Permit {
+    fn seat(self: &Arc<Level>, state: &mut LevelState, flow: &str, seats: usize) -> Permit {
         state.in_use += seats;
         state.flows.entry(flow.to_owned()).or_default().in_use += seats;
         Permit { level: self.clone(), flow: flow.to_owned(), seats }
@@ -130,7 +130,7 @@ impl Level {
     /// Seats who is next, flow by flow, as long as there is room. The first flow in turn that lacks
     /// room for a large request keeps the others from passing it, unless it has all seats that a
     /// flow may have.
-    fn next(self: &Arc<Level>, state: &mut State) -> Vec<(oneshot::Sender<Permit>, Permit)> {
+    fn next(self: &Arc<Level>, state: &mut LevelState) -> Vec<(oneshot::Sender<Permit>, Permit)> {
         let mut seated = Vec::new();
         let mut passed = 0;
         while passed < state.turns.len() {
@@ -172,7 +172,7 @@ impl Level {
     }
 }
 
-impl State {
+impl LevelState {
     /// Drops waiting requests of a flow whose clients have gone or have waited too long.
     fn forget_the_gone(&mut self, flow: &str) {
         let Some(own) = self.flows.get_mut(flow) else { return };

@@ -20,8 +20,7 @@ use std::time::Duration;
 
 use kinds::status::Status;
 
-use crate::auth::authorize::{Attributes, What};
-use crate::auth::{MASTERS, User};
+use crate::request::{Attributes, MASTERS, User, What};
 use level::Level;
 pub use level::Permit;
 

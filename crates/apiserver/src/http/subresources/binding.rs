@@ -7,14 +7,15 @@ use kinds::status::{GroupResource, Status};
 use kinds::table::{self, Kind};
 use serde_json::{Value, json};
 
-use super::super::body::Body;
-use super::super::options::{WriteKind, WriteOptions};
+use super::super::decode::Expected;
+use super::super::options::WriteKind;
 use super::super::resources::ResourceCall;
 use super::created;
-use crate::registry::Write;
-use crate::registry::create::metadata_mut;
-use crate::registry::decode::Expected;
+use crate::body::Body;
+use crate::registry::metadata::metadata_mut;
 use crate::registry::update::Changed;
+use crate::request::WriteRequest;
+use crate::request::options::WriteOptions;
 
 const SUBJECT: GroupResource<'static> = GroupResource { group: "", resource: "pods/binding" };
 
@@ -48,11 +49,11 @@ pub async fn bind_by_body(request: &ResourceCall<'_>, bytes: Bytes) -> Result<Re
 
 async fn bind_pod(request: &ResourceCall<'_>, pod: &str, binding: &Value, options: &WriteOptions) -> Result<Response<Body>, Status> {
     check_target(binding)?;
-    let write = Write { kind: pods(), name: pod, subresource: "binding", ..request.write(None, options) };
+    let write = WriteRequest { kind: pods(), name: pod, subresource: "binding", ..request.write(None, options) };
     let uid = binding["metadata"]["uid"].as_str().unwrap_or_default();
     request
         .registry()
-        .update_folded(&write, |old| {
+        .update_folded(request.admission(), &write, |old| {
             check_bindable(pod, old, uid)?;
             Ok(Changed::to(bound(old, binding)))
         })

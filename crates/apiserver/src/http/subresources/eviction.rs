@@ -9,16 +9,16 @@ use kinds::status::{Cause, Details, Status};
 use kinds::table::{self, Kind};
 use serde_json::{Value, json};
 
-use super::super::body::Body;
-use super::super::options::{WriteKind, WriteOptions};
+use super::super::decode::Expected;
+use super::super::options::WriteKind;
 use super::super::resources::ResourceCall;
 use super::created;
-use crate::registry::Write;
-use crate::registry::create::metadata_mut;
-use crate::registry::decode::Expected;
-use crate::registry::delete::DeleteOptions;
-use crate::registry::parse_stored;
+use crate::body::Body;
+use crate::registry::encoding::parse_stored;
+use crate::registry::metadata::metadata_mut;
 use crate::registry::update::Changed;
+use crate::request::WriteRequest;
+use crate::request::options::{DeleteOptions, WriteOptions};
 
 /// How long a client should wait while a budget is not computed yet.
 const RETRY_SECONDS: u32 = 10;
@@ -53,7 +53,7 @@ pub async fn evict(request: &ResourceCall<'_>, bytes: Bytes) -> Result<Response<
     if !write_options.dry_run {
         mark_disrupted(request, &write_options).await?;
     }
-    request.registry().delete(&request.write(Part::Main, &write_options), &options).await?;
+    request.registry().delete(request.admission(), &request.write(Part::Main, &write_options), &options).await?;
     Ok(created())
 }
 
@@ -69,7 +69,7 @@ async fn mark_disrupted(request: &ResourceCall<'_>, options: &WriteOptions) -> R
         set_condition(&mut pod["status"], condition.clone());
         Ok(Changed::to(pod))
     };
-    request.registry().update(&request.write(None, options), marked).await.map(drop)
+    request.registry().update(request.admission(), &request.write(None, options), marked).await.map(drop)
 }
 
 /// Puts a condition into a status; one of the same type and status stays as it is.
@@ -123,9 +123,9 @@ async fn use_budget(request: &ResourceCall<'_>, pod: &Value, options: &WriteOpti
         return Ok(false);
     }
     let name = budget["metadata"]["name"].as_str().unwrap_or_default();
-    let write = Write { kind: budgets(), name, subresource: "status", ..request.write(Part::Status, options) };
+    let write = WriteRequest { kind: budgets(), name, subresource: "status", ..request.write(Part::Status, options) };
     let pod_name = request.path.name.as_str();
-    registry.update(&write, |budget| disrupted(budget, name, pod_name, request.now).map(Changed::to)).await?;
+    registry.update(request.admission(), &write, |budget| disrupted(budget, name, pod_name, request.now).map(Changed::to)).await?;
     Ok(true)
 }
 

@@ -8,13 +8,13 @@ use kinds::field::{FieldError, Path};
 use kinds::status::Status;
 use serde_json::Value;
 
-use super::super::body::{Body, full};
 use super::super::resources::ResourceCall;
 use super::{log_socket, not_served};
-use crate::auth::authorize::{Attributes, What, forbidden};
+use crate::body::{Body, full};
 use crate::nodes::forward::{self, Outgoing};
 use crate::nodes::{self, Endpoint, NodeConnector};
-use crate::registry::parse_stored;
+use crate::registry::encoding::parse_stored;
+use crate::request::{Attributes, What};
 
 /// The options of a log that its agent reads.
 const LOG_OPTIONS: [&str; 8] = ["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream"];
@@ -82,9 +82,7 @@ pub(super) fn check_permission(request: &ResourceCall<'_>) -> Result<(), Status>
         name: &path.name,
         field_selector: "",
     };
-    let attributes = Attributes { user: &request.call.user, verb: "create", what };
-    let decision = request.registry().authorize(&attributes);
-    if decision.allowed { Ok(()) } else { Err(forbidden(&attributes, &decision.reason)) }
+    request.server.inner.authorizer.check(&Attributes { user: &request.call.user, verb: "create", what })
 }
 
 /// The way to the agent of a node. Simulated nodes have none.

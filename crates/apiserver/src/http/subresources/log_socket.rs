@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::super::body::{Body, full};
+use crate::body::{Body, full};
 use crate::nodes::forward::Carried;
 
 /// Appended to the client's key before it is digested (RFC 6455, section 1.3).
@@ -55,7 +55,7 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator<Ite
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|token| !token.is_empty())
 }
 
-/// Turns the answer with a log into one that goes on as a WebSocket.
+/// WriteTurns the answer with a log into one that goes on as a WebSocket.
 pub fn switch(log: Body, client: &Parts, shutdown: watch::Receiver<bool>) -> Result<Response<Body>, Status> {
     let (dialect, mut response) = accept(&client.headers)?;
     let Some(upgrade) = client.extensions.get::<OnUpgrade>().cloned() else {

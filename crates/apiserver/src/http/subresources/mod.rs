@@ -17,10 +17,10 @@ use kinds::table::Subresource;
 use serde_json::json;
 
 use super::answer;
-use super::body::{Body, RequestBody};
 use super::negotiate::Encoding;
 use super::patches;
 use super::resources::ResourceCall;
+use crate::body::{Body, RequestBody};
 
 pub(crate) async fn handle(
     request: &ResourceCall<'_>,

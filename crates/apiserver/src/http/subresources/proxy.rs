@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use http::Response;
 use kinds::status::Status;
 
-use super::super::body::{Body, RequestBody};
-use super::super::options::decode_path;
 use super::super::resources::ResourceCall;
 use super::{kubelet, not_served};
+use crate::body::{Body, RequestBody};
 use crate::nodes::forward::{self, Outgoing};
 use crate::nodes::{Endpoint, NodeConnector};
-use crate::registry::parse_stored;
+use crate::registry::encoding::parse_stored;
+use crate::request::decode_path;
 
 pub async fn node(request: &ResourceCall<'_>, body: RequestBody) -> Result<Response<Body>, Status> {
     check_process(request)?;

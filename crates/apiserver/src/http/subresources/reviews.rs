@@ -9,14 +9,14 @@ use kinds::status::Status;
 use serde_json::{Map, Value, json};
 
 use super::super::answer;
-use super::super::body::Body;
-use super::super::options::{WriteKind, WriteOptions};
+use super::super::decode::Expected;
+use super::super::options::WriteKind;
 use super::super::resources::ResourceCall;
-use crate::auth::User;
-use crate::auth::authorize::{Attributes, What};
 use crate::auth::rbac::PolicyRule;
 use crate::auth::tokens::ISSUER;
-use crate::registry::decode::Expected;
+use crate::body::Body;
+use crate::request::options::WriteOptions;
+use crate::request::{Attributes, User, What};
 
 /// POST of a review.
 pub async fn review(request: &ResourceCall<'_>, bytes: Bytes) -> Result<Response<Body>, Status> {
@@ -105,7 +105,7 @@ fn access(request: &ResourceCall<'_>, user: &User, spec: &Value) -> Value {
         },
         false => What::Path(&url),
     };
-    let decision = request.registry().authorize(&Attributes { user, verb: &verb, what });
+    let decision = request.server.inner.authorizer.authorize(&Attributes { user, verb: &verb, what });
     let mut status = json!({"allowed": decision.allowed});
     if !decision.reason.is_empty() {
         status["reason"] = decision.reason.into();
@@ -114,7 +114,7 @@ fn access(request: &ResourceCall<'_>, user: &User, spec: &Value) -> Value {
 }
 
 fn rules(request: &ResourceCall<'_>, user: &User, namespace: &str) -> Value {
-    let rules = request.registry().rules_of(user, namespace);
+    let rules = request.server.inner.authorizer.rules_of(user, namespace);
     let (paths, resources): (Vec<&PolicyRule>, Vec<&PolicyRule>) = rules.iter().partition(|rule| !rule.non_resource_urls.is_empty());
     let list = |rules: Vec<&PolicyRule>| -> Value { rules.into_iter().map(PolicyRule::to_value).collect() };
     json!({"resourceRules": list(resources), "nonResourceRules": list(paths), "incomplete": false})

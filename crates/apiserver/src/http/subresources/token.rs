@@ -9,13 +9,13 @@ use kinds::table;
 use serde_json::{Value, json};
 
 use super::super::answer;
-use super::super::body::Body;
-use super::super::options::{WriteKind, WriteOptions};
+use super::super::decode::Expected;
+use super::super::options::WriteKind;
 use super::super::resources::ResourceCall;
-use crate::admission;
 use crate::auth::tokens::{Claims, ISSUER};
-use crate::registry::decode::Expected;
-use crate::registry::parse_stored;
+use crate::body::Body;
+use crate::registry::encoding::parse_stored;
+use crate::request::options::WriteOptions;
 
 const SECONDS_DEFAULT: i64 = 3600;
 const SECONDS_MIN: i64 = 600;
@@ -26,7 +26,7 @@ pub async fn create(request: &ResourceCall<'_>, bytes: Bytes) -> Result<Response
     let type_id = schema().named("TokenRequest").expect("types.txt has TokenRequest");
     let expected = Expected { group: "authentication.k8s.io", version: "v1", kind: "TokenRequest", type_id };
     let mut token_request = request.decode(&bytes, expected, options.field_validation)?.object;
-    admission::check_token(request.registry(), &request.write(None, &options), &token_request)?;
+    request.admission().check_token(&request.write(None, &options), &token_request)?;
     let account = parse_stored(&request.registry().get(request.kind, &request.path.namespace, &request.path.name)?.value);
     if token_request["spec"]["audiences"].as_array().is_none_or(Vec::is_empty) {
         token_request["spec"]["audiences"] = json!([ISSUER]);

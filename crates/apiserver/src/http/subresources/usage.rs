@@ -10,11 +10,11 @@ use kinds::table;
 use serde_json::{Value, json};
 
 use super::super::answer;
-use super::super::body::Body;
-use super::super::options::ListOptions;
 use super::super::resources::ResourceCall;
+use crate::body::Body;
 use crate::nodes::usage::Figures;
 use crate::registry::object::Object;
+use crate::request::options::ListOptions;
 
 pub fn answer(request: &ResourceCall<'_>, verb: &str) -> Result<Response<Body>, Status> {
     let kind = request.kind;

@@ -11,6 +11,7 @@ use expect_test::{Expect, expect};
 
 use super::*;
 use crate::fixture::{at, now, picture};
+use crate::history::HistoryAction;
 use crate::picture::Picture;
 
 /// What a plan says, line by line.
@@ -48,14 +49,14 @@ fn told(plan: &Plan) -> String {
     out
 }
 
-fn history_text(action: &history::Action) -> String {
+fn history_text(action: &HistoryAction) -> String {
     match action {
-        history::Action::Create { object, .. } => format!("create revision {}", object["revision"]),
-        history::Action::Change { revision, patch } => format!("change {} {patch}", revision.name),
-        history::Action::Relabel { pod, hash, .. } => format!("relabel {} {hash}", pod.name),
-        history::Action::Adopt { revision, .. } => format!("adopt {}", revision.name),
-        history::Action::Release { revision, .. } => format!("release {}", revision.name),
-        history::Action::Delete { revision, .. } => format!("delete {}", revision.name),
+        HistoryAction::Create { object, .. } => format!("create revision {}", object["revision"]),
+        HistoryAction::Change { revision, patch } => format!("change {} {patch}", revision.name),
+        HistoryAction::Relabel { pod, hash, .. } => format!("relabel {} {hash}", pod.name),
+        HistoryAction::Adopt { revision, .. } => format!("adopt {}", revision.name),
+        HistoryAction::Release { revision, .. } => format!("release {}", revision.name),
+        HistoryAction::Delete { revision, .. } => format!("delete {}", revision.name),
     }
 }
 

@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use containers::{Image, UnusedImage};
 use expect_test::expect;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Probe, Service};
 use serde_json::{Value, json};
 
 use super::pretended::pod;
 use crate::podsync::environment::{Sources, environment, expand};
-use crate::podsync::eviction::{self, ContainerUsage, Disk, Figures, Thresholds, Usage};
+use crate::podsync::eviction::{self, ContainerUsage, Disk, Figures, Room, Thresholds, Usage};
 use crate::podsync::files::{DnsSettings, dns, hosts, parse_resolv_conf};
 use crate::podsync::probe::{Kind, Outcome, Worker};
 use crate::podsync::pull::{Decision, decide};
@@ -99,7 +101,7 @@ fn classes_and_limits_follow_requests() {
             qos::class(&pod).text(),
             limits.cpu_shares,
             limits.cpu_quota_us,
-            limits.memory_bytes,
+            limits.memory_limit_bytes,
             limits.oom_score_adj,
             limits::cgroup(&pod)
         )
@@ -137,7 +139,7 @@ fn pull_policies_decide_with_what_is_here() {
         match decide(&container, present) {
             Decision::Use => "use".to_owned(),
             Decision::Pull => "pull".to_owned(),
-            Decision::Refuse(failure) => failure.reason,
+            Decision::Refuse(failure) => failure.reason().to_owned(),
         }
     };
     assert_eq!(show("a:1", None, true), "use");
@@ -152,7 +154,10 @@ fn pull_policies_decide_with_what_is_here() {
 fn run_as_non_root_needs_a_number_that_is_not_zero() {
     let pod = pod(json!({"securityContext": {"runAsNonRoot": true}, "containers": [{"name": "c"}]}));
     let wanted = security::effective(&pod, first(&pod));
-    let check = |uid, name: &str| security::check_non_root(&wanted, &pod, first(&pod), uid, name).err().unwrap_or_default();
+    let check = |uid, name: &str| {
+        let image = Image { uid, username: name.to_owned(), ..Image::default() };
+        security::check(&wanted, &pod, first(&pod), &image).map_or_else(|error| error.to_string(), |()| String::new())
+    };
     expect![[r#"container has runAsNonRoot and image will run as root (pod: "p_n(u)", container: c)"#]].assert_eq(&check(None, ""));
     expect![[
         r#"container has runAsNonRoot and image has non-numeric user (app), cannot verify user is non-root (pod: "p_n(u)", container: c)"#
@@ -219,18 +224,21 @@ fn unknown_figures_cross_no_threshold_and_full_disks_do() {
 
 #[test]
 fn images_go_oldest_first_until_there_is_room() {
-    let image = |id: &str, age, bytes, pinned| eviction::UnusedImage {
-        id: id.to_owned(),
-        unused_seconds: age,
-        frees_bytes: bytes,
-        is_pinned: pinned,
+    let now = Timestamp::from_second(1_000_000).unwrap();
+    let image = |id: &str, age: i64, frees_bytes, pinned| UnusedImage {
+        image: Image { id: id.to_owned(), pinned, ..Image::default() },
+        last_used: Timestamp::from_second(1_000_000 - age).unwrap(),
+        frees_bytes,
     };
     let images =
         [image("new", 10, 500, false), image("old", 9000, 40, false), image("older", 10_000, 30, false), image("pinned", 99_999, 99, true)];
-    let disk = |available| Disk { capacity: 1000, available, ..Disk::default() };
-    assert!(eviction::images_to_remove(&disk(200), &images, false, &Thresholds::default()).is_empty());
-    assert_eq!(eviction::images_to_remove(&disk(140), &images, false, &Thresholds::default()), ["older", "old"]);
-    assert_eq!(eviction::images_to_remove(&disk(500), &images, true, &Thresholds::default()), ["older", "old"]);
+    let remove = |available, is_short| {
+        let disk = Disk { capacity: 1000, available, ..Disk::default() };
+        eviction::images_to_remove(&disk, &images, Room { now, is_short, thresholds: &Thresholds::default() })
+    };
+    assert!(remove(200, false).is_empty());
+    assert_eq!(remove(140, false), ["older", "old"]);
+    assert_eq!(remove(500, true), ["older", "old"]);
 }
 
 #[test]
@@ -267,7 +275,10 @@ fn names_of_a_pod() {
         "failed to construct FQDN from pod hostname and cluster domain, FQDN {whole} is too long (64 characters is the max, {} characters requested)",
         whole.len()
     );
-    assert_eq!(with(json!({"hostname": long, "subdomain": "s", "setHostnameAsFQDN": true})), Err(expected));
+    assert_eq!(
+        with(json!({"hostname": long, "subdomain": "s", "setHostnameAsFQDN": true})).map_err(|error| error.to_string()),
+        Err(expected)
+    );
 }
 
 #[test]
@@ -278,14 +289,14 @@ fn resources_of_the_whole_pod() {
     let bounded = whole(equal, json!({"requests": {"cpu": "100m"}}));
     assert_eq!(qos::class(&bounded).text(), "Guaranteed", "whatever its containers say");
     let limits = limits::of_pod(&bounded);
-    assert_eq!((limits.memory_bytes, limits.cpu_quota_us, limits.cpu_shares), (Some(64 << 20), Some(30_000), Some(307)));
+    assert_eq!((limits.memory_limit_bytes, limits.cpu_quota_us, limits.cpu_shares), (Some(64 << 20), Some(30_000), Some(307)));
     let part = whole(
         json!({"limits": {"memory": "1Gi"}, "requests": {"memory": "1Gi"}}),
         json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}),
     );
     assert_eq!(qos::class(&part).text(), "Burstable");
     assert_eq!(limits::of_pod(&part).cpu_quota_us, None, "not every container is limited");
-    assert_eq!(limits::of_pod(&part).memory_bytes, Some(1 << 30));
+    assert_eq!(limits::of_pod(&part).memory_limit_bytes, Some(1 << 30));
     let other = whole(json!({"requests": {"example.com/x": "1"}}), json!({}));
     assert_eq!(qos::class(&other).text(), "BestEffort");
     let selector = |resource: &str| from(json!({"resource": resource, "divisor": "1Mi"}));
@@ -298,8 +309,12 @@ fn resources_of_the_whole_pod() {
 /// one container.
 #[test]
 fn what_holds_more_than_its_limit_ends_its_pod() {
+    const MIB: i64 = 1 << 20;
     let limited = |text: &str| json!({"limits": {"ephemeral-storage": text}});
-    let pod = pod(json!({"containers": [{"name": "a", "resources": limited("2Mi")}, {"name": "b", "resources": limited("1Mi")}]}));
+    let pod = pod(json!({
+        "containers": [{"name": "a", "resources": limited("2Mi")}, {"name": "b", "resources": limited("1Mi")}],
+        "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}, {"name": "m", "emptyDir": {"sizeLimit": "1", "medium": "Memory"}}],
+    }));
     let usage = |a: i64, b: i64, volumes_bytes: i64| Usage {
         containers: [("a", a), ("b", b)]
             .map(|(name, disk_bytes)| ContainerUsage { name: name.to_owned(), disk_bytes, ..ContainerUsage::default() })
@@ -307,16 +322,15 @@ fn what_holds_more_than_its_limit_ends_its_pod() {
         volumes_bytes,
         ..Usage::default()
     };
-    let told = |dirs: &[(String, String, i64, i64)], usage: Usage| {
-        eviction::over_limit(&pod, dirs, &usage).map_or_else(|| "-".to_owned(), |ended| ended.message)
+    let told = |volume: i64, usage: Usage| {
+        let used = BTreeMap::from([("v".to_owned(), volume), ("m".to_owned(), 9 * MIB)]);
+        eviction::over_limit(&pod, &used, &usage).map_or_else(|| "-".to_owned(), |ended| ended.message)
     };
-    const MIB: i64 = 1 << 20;
-    let dir = |used| [("v".to_owned(), "1Mi".to_owned(), MIB, used)];
     let all = [
-        told(&dir(MIB), usage(2 * MIB, MIB, 0)),
-        told(&dir(MIB + 1), usage(9 * MIB, 9 * MIB, 0)),
-        told(&[], usage(2 * MIB, MIB, 1)),
-        told(&[], usage(0, MIB + 1, 0)),
+        told(MIB, usage(2 * MIB, MIB, 0)),
+        told(MIB + 1, usage(9 * MIB, 9 * MIB, 0)),
+        told(0, usage(2 * MIB, MIB, 1)),
+        told(0, usage(0, MIB + 1, 0)),
     ];
     expect![[r#"
         -

@@ -1,13 +1,15 @@
 //! A node of the imagination: does what is planned at once, and lets containers end when a test
 //! says so.
 
+use containers::ContainerState;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use crate::podsync::actions::{self, Actions, Kind};
+use crate::podsync::actions::{self, Actions};
+use crate::podsync::failure::StartFailure;
 use crate::podsync::status::{self, Ending};
-use crate::podsync::{Memory, Observed, Record, Sandbox, StartFailure, State, View, backoff, resize, restart};
+use crate::podsync::{ContainerKind, Memory, Observed, Record, Sandbox, View, backoff, resize, restart};
 
 pub struct Node {
     pub now: Timestamp,
@@ -74,8 +76,7 @@ impl Node {
             self.observed.sandboxes.insert(0, Sandbox { id: format!("s{attempt}"), attempt, is_ready: true, addresses: address });
         }
         for start in &actions.start {
-            if let Some(message) = start.waiting_message(&self.pod) {
-                let failure = StartFailure { reason: "CrashLoopBackOff".to_owned(), message };
+            if let Some(failure) = StartFailure::crash_loop(start, &self.pod) {
                 self.memory.start_failures.insert(start.name.clone(), failure);
                 continue;
             }
@@ -98,14 +99,14 @@ impl Node {
         panic!("it does not come to rest: {:?}", self.told);
     }
 
-    fn start(&mut self, kind: Kind, name: &str, restarts: u32) {
+    fn start(&mut self, kind: ContainerKind, name: &str, restarts: u32) {
         let running = self.observed.containers.iter().filter(|record| record.name == name && record.is_running()).count();
         assert_eq!(running, 0, "{name} would run twice");
         self.made += 1;
         self.told.push(match kind {
-            Kind::Ephemeral => format!("debug:{name}"),
-            Kind::Init => format!("init:{name}"),
-            Kind::Main => format!("run:{name}"),
+            ContainerKind::Ephemeral => format!("debug:{name}"),
+            ContainerKind::Init => format!("init:{name}"),
+            ContainerKind::Main => format!("run:{name}"),
         });
         let container = crate::podsync::containers(&self.pod)
             .iter()
@@ -118,7 +119,7 @@ impl Node {
             sandbox_id: self.observed.sandboxes[0].id.clone(),
             name: name.to_owned(),
             restarts,
-            state: State::Running,
+            state: ContainerState::Running,
             created_at: self.now + SignedDuration::from_nanos(i64::from(self.made)),
             started_at: Some(self.now),
             finished_at: None,
@@ -137,15 +138,15 @@ impl Node {
         let now = self.now;
         let record = self.observed.containers.iter_mut().find(|record| record.name == name && record.is_running());
         let record = record.unwrap_or_else(|| panic!("{name} does not run: {:?}", self.told));
-        (record.state, record.exit_code, record.finished_at) = (State::Exited, code, Some(now));
+        (record.state, record.exit_code, record.finished_at) = (ContainerState::Exited, code, Some(now));
         record.reason = if code == 0 { "Completed" } else { "Error" }.to_owned();
     }
 
     fn kill(&mut self, id: &str) {
         let now = self.now;
-        for record in self.observed.containers.iter_mut().filter(|record| record.id == id && record.state != State::Exited) {
+        for record in self.observed.containers.iter_mut().filter(|record| record.id == id && record.state != ContainerState::Exited) {
             self.told.push(format!("kill:{}", record.name));
-            (record.state, record.exit_code, record.finished_at) = (State::Exited, 137, Some(now));
+            (record.state, record.exit_code, record.finished_at) = (ContainerState::Exited, 137, Some(now));
             record.reason = "Error".to_owned();
         }
     }

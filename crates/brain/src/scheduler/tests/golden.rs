@@ -1,6 +1,7 @@
 //! What a Kubernetes 1.36 cluster was recorded to say and to write, in the cases `daemonset/17`,
 //! `18` and `01` of the golden data.
 
+use crate::request::EventType;
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};
 
@@ -22,11 +23,16 @@ fn steps(world: &mut World) -> Vec<Value> {
             other => json!(format!("{other:?}")),
         };
         let event = request.report.as_ref().and_then(|report| report.accepted.as_ref());
-        let event = event.map(|event| json!([event.reason, event.action, event.component, event.is_warning, event.message]));
+        let event =
+            event.map(|event| json!([event.reason, event.action, event.component, event.event_type == EventType::Warning, event.message]));
         json!({"path": request.path(), "body": body, "event": event})
     });
-    sent.chain(work.events.iter().map(|event| json!([event.reason, event.action, event.component, event.is_warning, event.message])))
-        .collect()
+    sent.chain(
+        work.events
+            .iter()
+            .map(|event| json!([event.reason, event.action, event.component, event.event_type == EventType::Warning, event.message])),
+    )
+    .collect()
 }
 
 #[track_caller]

@@ -13,9 +13,9 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 
-use crate::port::{Mount, Propagation};
 use crate::trees;
 use crate::words::plain;
+use containers::{Mount, Propagation};
 
 /// An error's text is one line.
 const TEXT_BYTES_MAX: u64 = 4096;

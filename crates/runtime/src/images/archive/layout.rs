@@ -8,7 +8,7 @@ use super::{Found, FoundLayer};
 use crate::images::digest::Digest;
 use crate::images::error::{Error, Result};
 use crate::images::manifest::{self, Descriptor, Document, Manifest, Platform};
-use crate::images::reference;
+use containers::reference;
 
 /// Full names, written by containerd and by Docker.
 const FULL_NAME: &str = "io.containerd.image.name";

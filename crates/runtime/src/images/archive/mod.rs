@@ -15,9 +15,9 @@ use super::digest::{Digest, HashingReader};
 use super::error::{Error, Result};
 use super::index::Record;
 use super::manifest::ConfigFile;
-use super::reference;
 use super::stop::Stop;
 use super::store::{Prepared, Store};
+use containers::reference;
 use source::Source;
 
 /// How often layers are brought again that a removal of another image took away.

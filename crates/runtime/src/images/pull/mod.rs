@@ -17,10 +17,10 @@ use super::digest::Digest;
 use super::error::{Error, Result};
 use super::index::Record;
 use super::manifest::{self, ConfigFile, Descriptor, Document, Manifest, Platform};
-use super::reference::{self, Reference};
 use super::registries::Registries;
 use super::store::{Prepared, Store};
-use crate::port::Credentials;
+use containers::Credentials;
+use containers::reference::{self, Reference};
 use registry::Registry;
 
 const PARALLEL_LAYERS_MAX: usize = 3;

@@ -15,9 +15,9 @@ use super::DOCUMENT_BYTES_MAX;
 use crate::images::digest::Digest;
 use crate::images::error::{Error, Result};
 use crate::images::manifest::{Descriptor, MEDIA_TYPES};
-use crate::images::reference::Reference;
 use crate::images::registries::{Endpoint, Registries, is_loopback};
-use crate::port::Credentials;
+use containers::Credentials;
+use containers::reference::Reference;
 
 /// Waiting for a refused or unanswered connection for long helps nobody: the kubelet's part tries
 /// again later.

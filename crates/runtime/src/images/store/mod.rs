@@ -34,10 +34,9 @@ use crate::images::disk::{self, Lock, Scratch};
 use crate::images::error::{Error, Result};
 use crate::images::index::{Index, Record};
 use crate::images::manifest::ConfigFile;
-use crate::images::reference;
 use crate::images::stop::Stop;
 use crate::images::{Content, unpack};
-use crate::port;
+use containers::reference;
 
 /// Interrupted downloads are kept that long for another try.
 const PARTIAL_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -48,7 +47,7 @@ const CLOSED_MODE: u32 = 0o700;
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
-    usage: Mutex<Option<(Instant, port::FilesystemUsage)>>,
+    usage: Mutex<Option<(Instant, containers::FilesystemUsage)>>,
 }
 
 /// An image that is ready to be named in the index: its blobs and layers are there.
@@ -230,13 +229,13 @@ impl Store {
         self.write_index(&index)
     }
 
-    pub fn list(&self) -> Result<Vec<port::Image>> {
+    pub fn list(&self) -> Result<Vec<containers::Image>> {
         let index = self.index()?;
         Ok(index.images.iter().map(|(id, record)| describe(&index, id, record)).collect())
     }
 
     /// By a reference as users write it, or by an id with or without its algorithm.
-    pub fn status(&self, reference: &str) -> Result<Option<port::Image>> {
+    pub fn status(&self, reference: &str) -> Result<Option<containers::Image>> {
         let index = self.index()?;
         let id = find(&index, reference)?;
         Ok(id.and_then(|id| index.images.get(&id).map(|record| describe(&index, &id, record))))
@@ -279,12 +278,12 @@ fn lookup<'a>(index: &'a Index, image_id: &str) -> Result<(Digest, &'a Record)> 
     Ok((id, record))
 }
 
-fn describe(index: &Index, id: &Digest, record: &Record) -> port::Image {
+fn describe(index: &Index, id: &Digest, record: &Record) -> containers::Image {
     let (digests, tags) = index.names_of(id).into_iter().partition(|name| name.contains('@'));
     let user = record.user.split(':').next().unwrap_or_default();
     let uid = user.parse().ok();
     let username = if uid.is_none() { user.to_owned() } else { String::new() };
-    port::Image { id: id.to_string(), tags, digests, size_bytes: record.size_bytes, uid, username, pinned: record.pinned }
+    containers::Image { id: id.to_string(), tags, digests, size_bytes: record.size_bytes, uid, username, pinned: record.pinned }
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<()> {

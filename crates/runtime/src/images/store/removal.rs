@@ -9,7 +9,7 @@ use crate::images::digest::Digest;
 use crate::images::disk::{self, Lock, Scratch};
 use crate::images::error::{Error, Result};
 use crate::images::index::{Index, Record};
-use crate::images::reference;
+use containers::reference;
 
 impl Store {
     /// Removes the image of that id with all its names, or one name, and with the last tag the

@@ -9,21 +9,20 @@ use crate::images::digest::Digest;
 use crate::images::disk;
 use crate::images::error::{Error, Result};
 use crate::images::index::{Index, Record};
-use crate::port;
 
 /// The answer to "how full" may be that old.
 const USAGE_AGE_MAX: Duration = Duration::from_secs(10);
 
 impl Store {
     /// Images that nobody holds and that may go, the one that was not used for longest first.
-    pub fn unused(&self) -> Result<Vec<port::UnusedImage>> {
+    pub fn unused(&self) -> Result<Vec<containers::UnusedImage>> {
         let index = self.index()?;
         let mut unused = Vec::new();
         for (id, record) in index.images.iter().filter(|(_, record)| !record.pinned) {
             if self.holders(id)?.is_empty() {
                 let image = describe(&index, id, record);
                 let last_used = jiff::Timestamp::try_from(self.last_used(id)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-                unused.push(port::UnusedImage { image, last_used, frees_bytes: self.own_bytes(&index, id, record) });
+                unused.push(containers::UnusedImage { image, last_used, frees_bytes: self.own_bytes(&index, id, record) });
             }
         }
         unused.sort_by(|a, b| (a.last_used, &a.image.id).cmp(&(b.last_used, &b.image.id)));
@@ -38,7 +37,7 @@ impl Store {
     }
 
     /// What the store takes on the disk. Layers were measured when they were unpacked.
-    pub fn usage(&self) -> Result<port::FilesystemUsage> {
+    pub fn usage(&self) -> Result<containers::FilesystemUsage> {
         let mut cached = self.usage.lock().expect("nothing panics while holding it");
         if let Some((at, usage)) = *cached
             && at.elapsed() < USAGE_AGE_MAX
@@ -50,8 +49,8 @@ impl Store {
         Ok(usage)
     }
 
-    pub(super) fn measure(&self) -> Result<port::FilesystemUsage> {
-        let mut usage = port::FilesystemUsage::default();
+    pub(super) fn measure(&self) -> Result<containers::FilesystemUsage> {
+        let mut usage = containers::FilesystemUsage::default();
         for name in ["blobs", "partial", "holders", "used"] {
             let path = self.path(name);
             let (bytes, inodes) = disk::measure(&path).map_err(Error::io("measure", &path))?;

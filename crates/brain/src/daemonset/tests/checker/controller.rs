@@ -21,14 +21,14 @@ pub struct Memory {
 /// A plan, as writes in the order of their steps.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
-    pub writes: Vec<(u8, Write)>,
+    pub writes: Vec<(u8, PlannedWrite)>,
     pub memory: Memory,
     pub wakes: bool,
     pub more: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Write {
+pub enum PlannedWrite {
     /// Is the set still there?
     Check,
     Revision {
@@ -78,7 +78,7 @@ pub struct Controller {
     /// A plan is being performed.
     pub busy: bool,
     /// What is left of it.
-    pub writes: Vec<(u8, Write)>,
+    pub writes: Vec<(u8, PlannedWrite)>,
     pub failed: bool,
     pub more: bool,
     /// Of the plan that is being performed.
@@ -107,9 +107,9 @@ impl Controller {
 
     /// A write was refused, or nobody knows: the others of its step were sent with it, later steps
     /// are not. Creations start slowly: none is sent after one that was refused.
-    pub fn refused(&mut self, step: u8, write: Write) {
+    pub fn refused(&mut self, step: u8, write: PlannedWrite) {
         self.failed = true;
-        let alone = matches!(write, Write::Create { .. });
+        let alone = matches!(write, PlannedWrite::Create { .. });
         self.writes.retain(|(other, _)| *other == step && !alone);
     }
 
@@ -177,12 +177,12 @@ fn written(kind: Kind, key: Key, uid: Arc<str>, what: Wrote) -> Written {
 pub type Pending = [Vec<Event>; STREAMS];
 
 /// What the answer to a write says.
-pub fn accepted(write: Write, pending: &Pending) -> Option<Accepted> {
+pub fn accepted(write: PlannedWrite, pending: &Pending) -> Option<Accepted> {
     let last = |stream: usize| Accepted::Change { stream, after: pending[stream].len() as u8 };
     match write {
-        Write::Check => None,
-        Write::Revision { .. } => Some(last(REVISIONS)),
-        Write::Adopt(_) | Write::Create { .. } => Some(last(PODS)),
-        Write::Delete { id, .. } => Some(Accepted::Gone(id)),
+        PlannedWrite::Check => None,
+        PlannedWrite::Revision { .. } => Some(last(REVISIONS)),
+        PlannedWrite::Adopt(_) | PlannedWrite::Create { .. } => Some(last(PODS)),
+        PlannedWrite::Delete { id, .. } => Some(Accepted::Gone(id)),
     }
 }

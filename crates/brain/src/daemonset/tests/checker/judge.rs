@@ -7,8 +7,8 @@
 //! maxUnavailable lack one *because the controller deleted an available pod for an update* and has
 //! not got its successor available since.
 
-use super::controller::{Planned, Why, Write};
-use super::state::{Rules, State};
+use super::controller::{Planned, PlannedWrite, Why};
+use super::state::{CheckedState, Rules};
 use super::world::{Id, NODES_MAX, Objects, Owner, Phase, Pod, Taint};
 use crate::model::UpdateStrategy;
 
@@ -25,7 +25,7 @@ pub fn plan(seen: &Objects, doomed: &[Id], planned: &Planned, rules: &Rules) -> 
 /// than may, unless they did before.
 fn planned_budget(seen: &Objects, doomed: &[Id], planned: &Planned, rules: &Rules) -> Result<(), String> {
     let UpdateStrategy::RollingUpdate { max_unavailable, .. } = rules.translator.strategy() else { return Ok(()) };
-    let gone = |pod: &Pod| planned.writes.iter().any(|(_, write)| matches!(write, Write::Delete { id, .. } if *id == pod.id));
+    let gone = |pod: &Pod| planned.writes.iter().any(|(_, write)| matches!(write, PlannedWrite::Delete { id, .. } if *id == pod.id));
     let lacks = |node: u8, also_gone: bool| {
         let serves = |pod: &&Pod| {
             pod.node == node && pod.owner != Owner::Other && pod.is_live() && pod.phase == Phase::Available && !doomed.contains(&pod.id)
@@ -40,16 +40,16 @@ fn planned_budget(seen: &Objects, doomed: &[Id], planned: &Planned, rules: &Rule
     Ok(())
 }
 
-fn planned_write(seen: &Objects, doomed: &[Id], write: Write, rules: &Rules) -> Result<(), String> {
+fn planned_write(seen: &Objects, doomed: &[Id], write: PlannedWrite, rules: &Rules) -> Result<(), String> {
     let fits = |right: bool, what: &str| if right { Ok(()) } else { Err(format!("{what}: {write:?} in {seen:?}")) };
     match write {
-        Write::Check | Write::Revision { .. } | Write::Adopt(_) => Ok(()),
-        Write::Create { node, template, .. } => {
+        PlannedWrite::Check | PlannedWrite::Revision { .. } | PlannedWrite::Adopt(_) => Ok(()),
+        PlannedWrite::Create { node, template, .. } => {
             fits(seen.node(node).is_some(), "a pod is made for a node that does not exist")?;
             fits(seen.wants(node), "a pod is made for a node that should not run one")?;
             fits(template == seen.set.template, "a pod of an old template is made")
         }
-        Write::Delete { id, node, why } => {
+        PlannedWrite::Delete { id, node, why } => {
             let pod = seen.pod(id.name).filter(|pod| pod.id == id).ok_or("a pod that is not there is deleted")?;
             fits(pod.owner != Owner::Other, "a pod of another owner is deleted")?;
             fits(!pod.deleting, "a pod is deleted twice")?;
@@ -87,7 +87,7 @@ pub fn deletion(pod: &Pod, why: Why) -> Result<(), String> {
 
 /// Does the deletion of the pod leave its node without one, where there was one? What was available
 /// once and is not any more was not taken away by the controller.
-pub fn takes_away(state: &State, pod: &Pod) -> bool {
+pub fn takes_away(state: &CheckedState, pod: &Pod) -> bool {
     let others = state.real.pods.iter().filter(|other| other.node == pod.node && other.id != pod.id && other.owner == Owner::Ours);
     state.real.wants(pod.node)
         && !state.excused[usize::from(pod.node)]
@@ -97,7 +97,7 @@ pub fn takes_away(state: &State, pod: &Pod) -> bool {
 }
 
 /// Does the controller keep within maxUnavailable?
-pub fn budget(state: &State, rules: &Rules) -> Result<(), String> {
+pub fn budget(state: &CheckedState, rules: &Rules) -> Result<(), String> {
     let UpdateStrategy::RollingUpdate { max_unavailable, .. } = rules.translator.strategy() else { return Ok(()) };
     // The picture may have been of more nodes than there are.
     let allowed = max_unavailable.of_rounded_up(state.real.desired().max(usize::from(state.controller.desired)));
@@ -111,7 +111,7 @@ pub fn budget(state: &State, rules: &Rules) -> Result<(), String> {
 /// May a pod of the template be made for the node? Without surge there must be no other that was
 /// made for it, on its way out or not; with surge none alive of the same template, and none besides
 /// one of the other.
-pub fn creation(state: &State, node: u8, template: u8, rules: &Rules) -> Result<(), String> {
+pub fn creation(state: &CheckedState, node: u8, template: u8, rules: &Rules) -> Result<(), String> {
     let others: Vec<&Pod> = state.real.pods.iter().filter(|pod| pod.node == node && pod.past.made && !pod.is_ended()).collect();
     let fine = if surges(rules) {
         let live: Vec<_> = others.iter().filter(|pod| pod.is_live()).collect();
@@ -124,13 +124,13 @@ pub fn creation(state: &State, node: u8, template: u8, rules: &Rules) -> Result<
 
 /// Is there something about revisions that no change told of, and that waits for the full pass?
 /// Only about those: pods are seen to at once.
-pub fn overlooked(state: &State, rules: &Rules) -> bool {
+pub fn overlooked(state: &CheckedState, rules: &Rules) -> bool {
     let planned = rules.translator.plan(&state.seen, &state.controller.memory);
-    !planned.writes.is_empty() && planned.writes.iter().all(|(_, write)| matches!(write, super::controller::Write::Revision { .. }))
+    !planned.writes.is_empty() && planned.writes.iter().all(|(_, write)| matches!(write, super::controller::PlannedWrite::Revision { .. }))
 }
 
 /// Is a state in which nothing happens any more as it should be?
-pub fn rest(state: &State, rules: &Rules) -> Result<(), String> {
+pub fn rest(state: &CheckedState, rules: &Rules) -> Result<(), String> {
     let planned = rules.translator.plan(&state.seen, &state.controller.memory);
     if !planned.writes.is_empty() || planned.wakes || planned.more {
         return Err(format!("at rest, and a plan is made: {planned:?}"));
@@ -142,7 +142,7 @@ pub fn rest(state: &State, rules: &Rules) -> Result<(), String> {
     (0..NODES_MAX as u8).try_for_each(|node| rest_of_node(state, node, dead, rules))
 }
 
-fn rest_of_node(state: &State, node: u8, some_are_dead: bool, rules: &Rules) -> Result<(), String> {
+fn rest_of_node(state: &CheckedState, node: u8, some_are_dead: bool, rules: &Rules) -> Result<(), String> {
     let pods: Vec<&Pod> = state.real.pods.iter().filter(|pod| pod.node == node && pod.owner != Owner::Other).collect();
     let taint = state.real.node(node).map(|node| node.taint);
     let wrong = |what: &str| Err(format!("at rest, node {node} {what}: {pods:?}"));

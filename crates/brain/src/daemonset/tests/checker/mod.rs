@@ -21,7 +21,7 @@ mod world;
 
 use controller::{Controller, Memory};
 use search::{Fault, Report, search, walk};
-use state::{Rules, State};
+use state::{CheckedState, Rules};
 use translate::Translator;
 use world::{Id, Node, Objects, Owner, Past, Phase, Pod, STREAMS, Set, Taint};
 
@@ -40,7 +40,7 @@ fn rules(words: &[&'static str], nodes: u8) -> Rules {
 
 /// A set with one available pod of the first template on each node, and whatever `change` makes of
 /// it.
-fn state(rules: &Rules, size: Size, change: impl FnOnce(&mut Objects)) -> State {
+fn state(rules: &Rules, size: Size, change: impl FnOnce(&mut Objects)) -> CheckedState {
     let fine = Node { ready: true, taint: Taint::Absent };
     let mut nodes = [None; world::NODES_MAX];
     nodes[..usize::from(size.nodes)].fill(Some(fine));
@@ -51,7 +51,7 @@ fn state(rules: &Rules, size: Size, change: impl FnOnce(&mut Objects)) -> State 
     seen.pods.iter_mut().for_each(|pod| *pod = pod.shown());
     let controller = Controller { due: true, memory: Memory::default(), ..Controller::default() };
     let pending = [const { Vec::new() }; STREAMS];
-    State {
+    CheckedState {
         real,
         seen,
         pending,
@@ -70,12 +70,12 @@ fn pod(rules: &Rules, node: u8) -> Pod {
 }
 
 /// An update that begins.
-fn updating(rules: &Rules, size: Size) -> State {
+fn updating(rules: &Rules, size: Size) -> CheckedState {
     state(rules, size, |objects| objects.set.template = 1)
 }
 
 /// A set that was just created.
-fn new(rules: &Rules, size: Size) -> State {
+fn new(rules: &Rules, size: Size) -> CheckedState {
     state(rules, size, |objects| {
         objects.pods.clear();
         objects.revisions = [0, 0];
@@ -83,7 +83,7 @@ fn new(rules: &Rules, size: Size) -> State {
 }
 
 /// A pod that nobody owns, and one of another owner.
-fn strangers(rules: &Rules, size: Size) -> State {
+fn strangers(rules: &Rules, size: Size) -> CheckedState {
     state(rules, size, |objects| {
         for (pod, owner) in objects.pods.iter_mut().zip([Owner::Nobody, Owner::Other]) {
             pod.owner = owner;

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 use super::judge;
-use super::state::{Move, Rules, State};
+use super::state::{CheckedState, Move, Rules};
 
 /// A fair way is never longer than this: a bound of the rollout of three nodes, with all faults
 /// before.
@@ -41,14 +41,14 @@ struct Search<'a> {
     /// States from which the fair way is known to end well.
     ends_well: HashSet<u64, Marks>,
     longest: usize,
-    starts: Vec<State>,
+    starts: Vec<CheckedState>,
 }
 
 /// Looks at every state that can be reached.
-pub fn search(starts: Vec<State>, rules: &Rules) -> Result<Report, Fault> {
+pub fn search(starts: Vec<CheckedState>, rules: &Rules) -> Result<Report, Fault> {
     let mut search =
         Search { rules, steps: Vec::new(), known: HashSet::default(), ends_well: HashSet::default(), longest: 0, starts: starts.clone() };
-    let mut frontier: Vec<(usize, State)> = Vec::new();
+    let mut frontier: Vec<(usize, CheckedState)> = Vec::new();
     for (at, start) in starts.into_iter().enumerate() {
         search.known.insert(mark(&start));
         search.steps.push((at, None));
@@ -64,12 +64,12 @@ pub fn search(starts: Vec<State>, rules: &Rules) -> Result<Report, Fault> {
     Ok(Report { states: search.steps.len(), plans: rules.translator.plans(), longest_way_to_rest: search.longest })
 }
 
-fn mark(state: &State) -> u64 {
+fn mark(state: &CheckedState) -> u64 {
     Marks::default().hash_one(state)
 }
 
 impl Search<'_> {
-    fn visit(&mut self, at: usize, state: &State, next: &mut Vec<(usize, State)>) -> Result<(), Fault> {
+    fn visit(&mut self, at: usize, state: &CheckedState, next: &mut Vec<(usize, CheckedState)>) -> Result<(), Fault> {
         self.follow_fairly(at, state)?;
         let moves = state.free_moves(self.rules).into_iter().chain(state.dear_moves(self.rules));
         for step in moves {
@@ -82,7 +82,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    fn follow_fairly(&mut self, at: usize, from: &State) -> Result<(), Fault> {
+    fn follow_fairly(&mut self, at: usize, from: &CheckedState) -> Result<(), Fault> {
         let mut state = from.clone();
         let mut way = Vec::new();
         let mut passed = Vec::new();
@@ -117,7 +117,8 @@ impl Search<'_> {
         let mut state = self.starts[at].clone();
         let mut history = vec![format!("start {at}: {:?} {:?}", state.real, state.controller)];
         for step in moves.into_iter().rev() {
-            let write = state.controller.writes.first().filter(|_| matches!(step, Move::Write | Move::WriteUnheard | Move::WriteRefused));
+            let write =
+                state.controller.writes.first().filter(|_| matches!(step, Move::PlannedWrite | Move::WriteUnheard | Move::WriteRefused));
             history.push(write.map_or_else(|| format!("{step:?}"), |write| format!("{step:?}: {:?}", write.1)));
             match state.after(step, self.rules) {
                 Ok(after) => state = after,
@@ -133,7 +134,7 @@ impl Search<'_> {
 
 /// One way through a world that is too large to be searched, and the fair way to rest from where it
 /// ends.
-pub fn walk(start: State, rules: &Rules, choices: impl Iterator<Item = u64>) -> Result<(), Fault> {
+pub fn walk(start: CheckedState, rules: &Rules, choices: impl Iterator<Item = u64>) -> Result<(), Fault> {
     let mut search = Search {
         rules,
         steps: vec![(0, None)],
@@ -155,11 +156,11 @@ pub fn walk(start: State, rules: &Rules, choices: impl Iterator<Item = u64>) -> 
 
 /// What happens next when nothing goes wrong: first what is under way, then what pods do, then
 /// time.
-fn fair_move(state: &State, rules: &Rules) -> Option<Move> {
+fn fair_move(state: &CheckedState, rules: &Rules) -> Option<Move> {
     let moves = state.free_moves(rules);
     let urgency = |step: &Move| match step {
         Move::Show(_) => 0,
-        Move::Write => 1,
+        Move::PlannedWrite => 1,
         Move::Plan => 2,
         Move::Wait | Move::Look => 4,
         _ => 3,

@@ -1,13 +1,13 @@
 //! A state of the model, and all that can happen in it: to the cluster, to the picture of it, and
 //! to the controller.
 
-use super::controller::{Controller, Pending, Why, Write, accepted};
+use super::controller::{Controller, Pending, PlannedWrite, Why, accepted};
 use super::judge;
 use super::translate::{Pause, Translator};
 use super::world::{Event, Id, NODES, NODES_MAX, Name, Node, Objects, Owner, PODS, Past, Phase, Pod, STREAMS, Set, Taint, age};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct State {
+pub struct CheckedState {
     pub real: Objects,
     /// What the controller sees.
     pub seen: Objects,
@@ -32,7 +32,7 @@ pub enum Move {
     Show(usize),
     Plan,
     /// The next write of the plan is done.
-    Write,
+    PlannedWrite,
     /// It is done, and the answer is lost.
     WriteUnheard,
     /// It is refused.
@@ -75,12 +75,12 @@ pub struct Rules {
     pub min_ready: bool,
 }
 
-impl State {
+impl CheckedState {
     /// All moves but [`Move::Change`] and the faults: what happens by itself.
     pub fn free_moves(&self, rules: &Rules) -> Vec<Move> {
         let mut moves: Vec<Move> = (0..STREAMS).filter(|stream| !self.pending[*stream].is_empty()).map(Move::Show).collect();
         if self.controller.busy {
-            moves.push(Move::Write);
+            moves.push(Move::PlannedWrite);
         } else if self.may_plan(rules) {
             moves.push(Move::Plan);
         }
@@ -163,12 +163,12 @@ impl State {
     }
 
     /// What a move makes of the state; Err when it breaks a rule.
-    pub fn after(&self, of: Move, rules: &Rules) -> Result<State, String> {
+    pub fn after(&self, of: Move, rules: &Rules) -> Result<CheckedState, String> {
         let mut next = self.clone();
         match of {
             Move::Show(stream) => next.show(stream, rules),
             Move::Plan => next.plan(rules)?,
-            Move::Write => next.write(rules, true)?,
+            Move::PlannedWrite => next.write(rules, true)?,
             Move::WriteUnheard => {
                 next.faults -= 1;
                 next.write(rules, false)?;
@@ -241,10 +241,10 @@ impl State {
     }
 
     /// Does a write as the server would; false when it is refused.
-    fn perform(&mut self, write: Write, rules: &Rules) -> Result<bool, String> {
+    fn perform(&mut self, write: PlannedWrite, rules: &Rules) -> Result<bool, String> {
         match write {
-            Write::Check => return Ok(!self.real.set.deleting),
-            Write::Revision { template, number, is_new } => {
+            PlannedWrite::Check => return Ok(!self.real.set.deleting),
+            PlannedWrite::Revision { template, number, is_new } => {
                 if is_new && self.real.revisions[usize::from(template)] > 0 {
                     return Ok(false);
                 }
@@ -252,13 +252,13 @@ impl State {
                     self.happen(Event::Revision(template, number));
                 }
             }
-            Write::Adopt(id) => {
+            PlannedWrite::Adopt(id) => {
                 if self.real.pod(id.name).is_none_or(|pod| pod.id != id || pod.owner == Owner::Other) {
                     return Ok(false);
                 }
                 self.change_pod(id, |pod| pod.owner = Owner::Ours);
             }
-            Write::Delete { id, node, why } => {
+            PlannedWrite::Delete { id, node, why } => {
                 let Some(pod) = self.real.pod(id.name).copied().filter(|pod| pod.id == id) else { return Ok(true) };
                 judge::deletion(&pod, why)?;
                 if matches!(why, Why::Outdated | Why::Surged) && judge::takes_away(self, &pod) {
@@ -267,7 +267,7 @@ impl State {
                 }
                 self.delete(pod);
             }
-            Write::Create { node, name, template } => {
+            PlannedWrite::Create { node, name, template } => {
                 let name = if rules.derived_names { name } else { self.fresh_name(name, rules) };
                 if self.real.pod(name).is_some() {
                     return Ok(false);
@@ -368,7 +368,7 @@ impl State {
 
     /// What the environment does to a pod that is ready is not the controller's doing, also if it
     /// does not know it yet.
-    fn take_away(&mut self, id: Id, how: impl FnOnce(&mut State)) {
+    fn take_away(&mut self, id: Id, how: impl FnOnce(&mut CheckedState)) {
         let pod = *self.real.pod(id.name).expect("changes are about pods that are there");
         if matches!(pod.phase, Phase::Ready | Phase::Available) {
             self.excused[usize::from(pod.node)] = true;

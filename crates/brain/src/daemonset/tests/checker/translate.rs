@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 
-use super::controller::{Memory, Planned, Why, Write};
+use super::controller::{Memory, Planned, PlannedWrite, Why};
 use super::world::{Event, Id, NODE_NAMES, NODES_MAX, Name, Node, Objects, Owner, Phase, Pod, Set, Taint};
 use crate::controller::Controller as _;
 use crate::daemonset::{Action, Backoff, Because, DaemonSetController, HASH_LABEL, Made, Plan, View, plan};
 use crate::fixture::{at, daemon_set, node, now, pod, revision, template};
-use crate::history::{self, template_hash};
+use crate::history::{HistoryAction, template_hash};
 use crate::model::{ControllerRevision, DaemonSet, Key, UpdateStrategy};
 use crate::picture::{Change, Object, Picture};
 
@@ -94,7 +94,7 @@ impl Translator {
         let mut writes = Vec::new();
         let mut step = 0;
         if plan.actions.iter().any(|action| matches!(action, Action::Adopt { .. })) {
-            writes.push((step, Write::Check));
+            writes.push((step, PlannedWrite::Check));
         }
         for action in &plan.history.before {
             step += 1;
@@ -109,34 +109,34 @@ impl Translator {
     }
 
     /// As [`crate::daemonset::work`] puts them into steps.
-    fn write(&self, action: &Action, seen: &Objects) -> (u8, Write) {
+    fn write(&self, action: &Action, seen: &Objects) -> (u8, PlannedWrite) {
         let id = |pod: &Key| seen.pod(self.name(&pod.name)).expect("plans are about pods of the picture").id;
         let node = |name: &Arc<str>| NODE_NAMES.iter().position(|other| **other == **name).expect("a node of the model") as u8;
         match action {
-            Action::Adopt { pod, .. } => (1, Write::Adopt(id(pod))),
+            Action::Adopt { pod, .. } => (1, PlannedWrite::Adopt(id(pod))),
             Action::Release { .. } => unreachable!("all pods of the model are selected"),
             Action::Delete { pod, because, node: at, .. } => {
                 let at = at.as_ref().expect("every pod of the model has a node");
-                (2, Write::Delete { id: id(pod), node: node(at), why: why(because) })
+                (2, PlannedWrite::Delete { id: id(pod), node: node(at), why: why(because) })
             }
             Action::Create { node: at, name, hash } => {
                 let template = (0..2).find(|t| hash_of(*t) == **hash).expect("one of the two templates");
-                (3, Write::Create { node: node(at), name: self.name(name), template })
+                (3, PlannedWrite::Create { node: node(at), name: self.name(name), template })
             }
         }
     }
 
-    fn history_write(&self, action: &history::Action, seen: &Objects) -> Write {
+    fn history_write(&self, action: &HistoryAction, seen: &Objects) -> PlannedWrite {
         let template = |name: &str| (0..2).find(|t| name.ends_with(&hash_of(*t))).expect("one of the two templates");
         match action {
-            history::Action::Create { name, object } => {
+            HistoryAction::Create { name, object } => {
                 let number = object["revision"].as_u64().expect("revisions are numbered");
-                Write::Revision { template: template(name), number: number as u8, is_new: true }
+                PlannedWrite::Revision { template: template(name), number: number as u8, is_new: true }
             }
-            history::Action::Change { revision, patch } => {
+            HistoryAction::Change { revision, patch } => {
                 let number = patch["revision"].as_u64().expect("only numbers change in the model");
                 assert!(seen.revisions[usize::from(template(&revision.name))] > 0);
-                Write::Revision { template: template(&revision.name), number: number as u8, is_new: false }
+                PlannedWrite::Revision { template: template(&revision.name), number: number as u8, is_new: false }
             }
             other => unreachable!("{other:?} does not happen with two revisions that are the set's"),
         }

@@ -42,14 +42,14 @@ pub struct PodCase {
     pub node: usize,
     /// The set's own is 2.
     pub revision: u8,
-    pub state: State,
+    pub state: StateCase,
     pub age: i64,
     /// Name of the owner, empty for none.
     pub owner: &'static str,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum State {
+pub enum StateCase {
     Ready {
         seconds: i64,
     },
@@ -63,7 +63,7 @@ pub enum State {
 
 #[derive(Debug, Clone)]
 pub struct SetCase {
-    pub update: Strategy,
+    pub update: StrategyCase,
     pub selects: bool,
     pub tolerates: bool,
     pub min_ready: i64,
@@ -71,7 +71,7 @@ pub struct SetCase {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Strategy {
+pub enum StrategyCase {
     Replace { most: String },
     Surge { most: String },
     OnDelete,
@@ -109,7 +109,7 @@ impl Case {
 
     /// The set's pods of a node, orphans that it adopts included.
     fn pods_on<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (usize, &'a PodCase)> {
-        let ours = |pod: &PodCase| pod.owner == "web" || pod.owner.is_empty() && pod.state != State::Deleting;
+        let ours = |pod: &PodCase| pod.owner == "web" || pod.owner.is_empty() && pod.state != StateCase::Deleting;
         self.pods.iter().enumerate().filter(move |(_, pod)| NODES[pod.node] == name && ours(pod))
     }
 
@@ -137,9 +137,9 @@ impl NodeCase {
 impl SetCase {
     fn text(&self) -> String {
         let update = match &self.update {
-            Strategy::Replace { most } => format!("maxUnavailable={most}"),
-            Strategy::Surge { most } => format!("maxUnavailable=0 maxSurge={most}"),
-            Strategy::OnDelete => "onDelete".to_owned(),
+            StrategyCase::Replace { most } => format!("maxUnavailable={most}"),
+            StrategyCase::Surge { most } => format!("maxUnavailable=0 maxSurge={most}"),
+            StrategyCase::OnDelete => "onDelete".to_owned(),
         };
         let select = if self.selects { "select=disk=ssd" } else { "" };
         let tolerate = if self.tolerates { "tolerate=t" } else { "" };
@@ -156,12 +156,12 @@ impl PodCase {
     fn words(&self) -> Vec<String> {
         let mut words = vec![format!("rev={}", self.revision), format!("age={}", self.age)];
         words.extend(match self.state {
-            State::Ready { seconds } => Some(format!("ready={seconds}")),
-            State::Starting => None,
-            State::Pending => Some("unbound".to_owned()),
-            State::Failed => Some("failed".to_owned()),
-            State::Succeeded => Some("succeeded".to_owned()),
-            State::Deleting => Some("deleting".to_owned()),
+            StateCase::Ready { seconds } => Some(format!("ready={seconds}")),
+            StateCase::Starting => None,
+            StateCase::Pending => Some("unbound".to_owned()),
+            StateCase::Failed => Some("failed".to_owned()),
+            StateCase::Succeeded => Some("succeeded".to_owned()),
+            StateCase::Deleting => Some("deleting".to_owned()),
         });
         words.extend(match self.owner {
             "web" => None,
@@ -177,7 +177,7 @@ impl PodCase {
     }
 
     fn is_available(&self, set: &SetCase) -> bool {
-        matches!(self.state, State::Ready { seconds } if seconds >= set.min_ready)
+        matches!(self.state, StateCase::Ready { seconds } if seconds >= set.min_ready)
     }
 }
 
@@ -198,7 +198,7 @@ fn one_action(case: &Case, action: &Action) -> Result<(), String> {
         Action::Create { node, .. } => {
             let there: Vec<_> = case.pods_on(node).map(|(_, pod)| pod).collect();
             let beside = match &case.set.update {
-                Strategy::Surge { .. } => there.iter().all(|pod| pod.revision == 1 || pod.state == State::Deleting),
+                StrategyCase::Surge { .. } => there.iter().all(|pod| pod.revision == 1 || pod.state == StateCase::Deleting),
                 _ => there.is_empty(),
             };
             case.wants(node) && beside
@@ -208,16 +208,16 @@ fn one_action(case: &Case, action: &Action) -> Result<(), String> {
         Action::Delete { pod, because, .. } => {
             let (pod, node) = (pod_case(&pod.name), NODES[pod_case(&pod.name).node]);
             pod.owner != "other"
-                && pod.state != State::Deleting
+                && pod.state != StateCase::Deleting
                 && match because {
                     Because::Misfit(_) => !case.bears(node),
-                    Because::Failed => pod.state == State::Failed,
-                    Because::Succeeded => pod.state == State::Succeeded,
+                    Because::Failed => pod.state == StateCase::Failed,
+                    Because::Succeeded => pod.state == StateCase::Succeeded,
                     Because::Duplicate => case.pods_on(node).count() > 1,
                     Because::Outdated | Because::OutdatedAndUnavailable | Because::Surged => {
-                        pod.revision == 1 && case.set.update != Strategy::OnDelete
+                        pod.revision == 1 && case.set.update != StrategyCase::OnDelete
                     }
-                    Because::NodeGone => case.node_of(node).is_none() && pod.state == State::Pending,
+                    Because::NodeGone => case.node_of(node).is_none() && pod.state == StateCase::Pending,
                 }
         }
     };
@@ -235,7 +235,7 @@ fn every_node_has_one(case: &Case, made: &Plan) -> Result<(), String> {
 fn every_misfit_goes(case: &Case, made: &Plan) -> Result<(), String> {
     let gone: BTreeSet<&str> = deletions(made).map(|(name, _)| name).collect();
     for node in NODES.into_iter().take(case.nodes.len()).filter(|node| !case.bears(node)) {
-        for (at, _) in case.pods_on(node).filter(|(_, pod)| pod.state != State::Deleting) {
+        for (at, _) in case.pods_on(node).filter(|(_, pod)| pod.state != StateCase::Deleting) {
             if !gone.contains(&*format!("p{at}")) {
                 return Err(format!("p{at} stays on {node}, which it may not"));
             }
@@ -253,8 +253,8 @@ fn budget(case: &Case, made: &Plan) -> Result<(), String> {
     let lacking = |also_gone| case.wanted().filter(|node| !serves(node, also_gone)).count();
     let desired = case.wanted().count();
     let allowed = match &case.set.update {
-        Strategy::Surge { .. } | Strategy::OnDelete => 0,
-        Strategy::Replace { most } => match most.strip_suffix('%') {
+        StrategyCase::Surge { .. } | StrategyCase::OnDelete => 0,
+        StrategyCase::Replace { most } => match most.strip_suffix('%') {
             Some(percent) => (desired * percent.parse::<usize>().expect("a number")).div_ceil(100),
             None => most.parse().expect("a number"),
         },
@@ -280,7 +280,7 @@ pub fn rest(case: &Case, stage: &Stage) -> Result<(), String> {
             .collect();
         let one_is_right = |pod: &Pod| {
             pod.is_available(case.set.min_ready, stage.now)
-                && (case.set.update == Strategy::OnDelete || pod.meta.labels.get(crate::daemonset::HASH_LABEL) == Some("h2"))
+                && (case.set.update == StrategyCase::OnDelete || pod.meta.labels.get(crate::daemonset::HASH_LABEL) == Some("h2"))
         };
         let fine = match &here[..] {
             [] => !case.wants(name),

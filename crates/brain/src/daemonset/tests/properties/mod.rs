@@ -10,7 +10,7 @@ pub(super) mod stage;
 
 use proptest::prelude::*;
 
-use judge::{NodeCase, PodCase, SetCase, State, Strategy as Update, Taint};
+use judge::{NodeCase, PodCase, SetCase, StateCase, StrategyCase, Taint};
 use stage::{Stage, counts};
 
 fn node() -> impl Strategy<Value = NodeCase> {
@@ -27,13 +27,13 @@ fn node() -> impl Strategy<Value = NodeCase> {
 
 fn pod() -> impl Strategy<Value = PodCase> {
     let state = prop_oneof![
-        4 => Just(State::Ready { seconds: 500 }),
-        1 => Just(State::Ready { seconds: 10 }),
-        2 => Just(State::Starting),
-        1 => Just(State::Pending),
-        1 => Just(State::Failed),
-        1 => Just(State::Succeeded),
-        1 => Just(State::Deleting),
+        4 => Just(StateCase::Ready { seconds: 500 }),
+        1 => Just(StateCase::Ready { seconds: 10 }),
+        2 => Just(StateCase::Starting),
+        1 => Just(StateCase::Pending),
+        1 => Just(StateCase::Failed),
+        1 => Just(StateCase::Succeeded),
+        1 => Just(StateCase::Deleting),
     ];
     // Node 6 is never there.
     (0..7usize, 1..3u8, state, 0..3i64, prop_oneof![6 => Just("web"), 1 => Just(""), 1 => Just("other")])
@@ -42,10 +42,10 @@ fn pod() -> impl Strategy<Value = PodCase> {
 
 fn set() -> impl Strategy<Value = SetCase> {
     let update = prop_oneof![
-        (1..4i64).prop_map(|most| Update::Replace { most: most.to_string() }),
-        Just(Update::Replace { most: "50%".to_owned() }),
-        (1..3i64).prop_map(|most| Update::Surge { most: most.to_string() }),
-        Just(Update::OnDelete),
+        (1..4i64).prop_map(|most| StrategyCase::Replace { most: most.to_string() }),
+        Just(StrategyCase::Replace { most: "50%".to_owned() }),
+        (1..3i64).prop_map(|most| StrategyCase::Surge { most: most.to_string() }),
+        Just(StrategyCase::OnDelete),
     ];
     (update, prop::bool::ANY, prop::bool::ANY, prop::bool::weighted(0.3), prop::bool::weighted(0.05)).prop_map(
         |(update, selects, tolerates, patient, deleting)| SetCase {
@@ -150,7 +150,8 @@ fn comes_to_rest(case: &judge::Case) -> Result<(), String> {
 fn all_clusters_of_two_nodes_and_two_pods_are_planned_justly() {
     let taints = [Taint::None, Taint::NoSchedule, Taint::NoExecute];
     let nodes: Vec<NodeCase> = taints.into_iter().map(|taint| NodeCase { taint, ready: true, labelled: true }).collect();
-    let states = [State::Ready { seconds: 500 }, State::Ready { seconds: 10 }, State::Starting, State::Failed, State::Deleting];
+    let states =
+        [StateCase::Ready { seconds: 500 }, StateCase::Ready { seconds: 10 }, StateCase::Starting, StateCase::Failed, StateCase::Deleting];
     let mut pods = Vec::new();
     for node in 0..2 {
         for revision in 1..3 {
@@ -158,7 +159,7 @@ fn all_clusters_of_two_nodes_and_two_pods_are_planned_justly() {
         }
     }
     let mut checked = 0;
-    for update in [Update::Replace { most: "1".to_owned() }, Update::Surge { most: "1".to_owned() }, Update::OnDelete] {
+    for update in [StrategyCase::Replace { most: "1".to_owned() }, StrategyCase::Surge { most: "1".to_owned() }, StrategyCase::OnDelete] {
         let set = SetCase { update, selects: false, tolerates: false, min_ready: 30, deleting: false };
         for pair in nodes.iter().flat_map(|a| nodes.iter().map(move |b| [*a, *b])) {
             checked += all_pods(&pods, &set, &pair);

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::daemonset::{Action, Because, Memory, Plan, daemon_pod, plan, view_of};
 use crate::fixture::{now, picture};
-use crate::history;
+use crate::history::HistoryAction;
 use crate::model::{ControllerRevision, DaemonSet, Phase, Pod};
 use crate::picture::{Kind, Object, Picture};
 
@@ -90,31 +90,31 @@ impl Stage {
         }
     }
 
-    fn apply_history(&mut self, set: &DaemonSet, action: &history::Action) {
+    fn apply_history(&mut self, set: &DaemonSet, action: &HistoryAction) {
         let change = |picture: &mut Picture, key, how: &dyn Fn(&mut ControllerRevision)| {
             let mut revision = ControllerRevision::clone(&picture.revisions[key]);
             how(&mut revision);
             picture.put(Object::ControllerRevision(Arc::new(revision)));
         };
         match action {
-            history::Action::Create { object, .. } => {
+            HistoryAction::Create { object, .. } => {
                 let mut revision: ControllerRevision =
                     serde_json::from_value(serde_json::Value::clone(object)).expect("planned revisions are revisions");
                 self.uids += 1;
                 revision.meta.uid = format!("made-{}", self.uids).into();
                 self.picture.put(Object::ControllerRevision(Arc::new(revision)));
             }
-            history::Action::Adopt { revision, .. } => {
+            HistoryAction::Adopt { revision, .. } => {
                 change(&mut self.picture, revision, &|made| made.meta.owner_references = reference(set))
             }
-            history::Action::Release { revision, .. } => change(&mut self.picture, revision, &|made| made.meta.owner_references.clear()),
-            history::Action::Change { revision, patch } => change(&mut self.picture, revision, &|made| {
+            HistoryAction::Release { revision, .. } => change(&mut self.picture, revision, &|made| made.meta.owner_references.clear()),
+            HistoryAction::Change { revision, patch } => change(&mut self.picture, revision, &|made| {
                 made.revision = patch["revision"].as_i64().unwrap_or(made.revision);
             }),
-            history::Action::Relabel { pod, hash, .. } => {
+            HistoryAction::Relabel { pod, hash, .. } => {
                 self.change(&pod.name, |pod| pod.meta.labels.insert(crate::daemonset::HASH_LABEL, hash))
             }
-            history::Action::Delete { revision, .. } => drop(self.picture.remove(Kind::ControllerRevision, revision, 0)),
+            HistoryAction::Delete { revision, .. } => drop(self.picture.remove(Kind::ControllerRevision, revision, 0)),
         }
     }
 

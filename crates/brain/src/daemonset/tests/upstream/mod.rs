@@ -9,7 +9,7 @@ mod updates;
 
 use super::properties::stage::{Stage, counts, told};
 use crate::daemonset::*;
-use crate::history::Action as HistoryAction;
+use crate::history::HistoryAction;
 
 /// All strategies that a case holds for.
 const STRATEGIES: [&str; 2] = ["onDelete", "maxUnavailable=1"];

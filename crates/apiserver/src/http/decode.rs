@@ -9,8 +9,8 @@ use kinds::table::{self, Kind};
 use kinds::{protobuf, yaml};
 use serde_json::Value;
 
-use crate::http::negotiate::BodyType;
-use crate::http::options::FieldValidation;
+use super::negotiate::BodyType;
+use crate::request::options::FieldValidation;
 
 /// Kinds of the served groups that Kubernetes has and everynode does not; a body of such a kind is
 /// known, but no match.
@@ -46,15 +46,15 @@ impl Expected<'_> {
 
 /// A decoded body and the warnings it earned.
 #[derive(Debug)]
-pub struct Body {
+pub struct DecodedBody {
     pub object: Value,
     pub warnings: Vec<String>,
 }
 
 /// Decodes a request body that should hold an object of the expected kind.
-pub fn body(bytes: &[u8], body_type: BodyType, expected: Expected<'_>, validation: FieldValidation) -> Result<Body, Status> {
+pub fn body(bytes: &[u8], body_type: BodyType, expected: Expected<'_>, validation: FieldValidation) -> Result<DecodedBody, Status> {
     if let Some(object) = plain(bytes, body_type, expected) {
-        return Ok(Body { object, warnings: Vec::new() });
+        return Ok(DecodedBody { object, warnings: Vec::new() });
     }
     let (node, duplicates) = match body_type {
         BodyType::Protobuf if protobuf::has_magic(bytes) => protobuf::parse(bytes, expected.type_id).map(|node| (node, Vec::new())),
@@ -69,8 +69,8 @@ pub fn body(bytes: &[u8], body_type: BodyType, expected: Expected<'_>, validatio
             let error = TypeError(format!("strict decoding error: {}", findings.join(", ")));
             Err(unfit(&expected, &error))
         }
-        FieldValidation::Warn => Ok(Body { object: value, warnings: findings }),
-        FieldValidation::Strict | FieldValidation::Ignore => Ok(Body { object: value, warnings: Vec::new() }),
+        FieldValidation::Warn => Ok(DecodedBody { object: value, warnings: findings }),
+        FieldValidation::Strict | FieldValidation::Ignore => Ok(DecodedBody { object: value, warnings: Vec::new() }),
     }
 }
 

@@ -18,8 +18,10 @@ use kinds::status::Status;
 use kinds::table;
 use serde_json::{Value, json};
 
-use crate::registry::cache::Caches;
-use crate::registry::{Registry, Write, delete};
+use super::Registry;
+use super::cache::Caches;
+use super::metadata::is_finished;
+use crate::request::WriteRequest;
 
 /// 10.96.0.0/16, Kubernetes' range on most clusters.
 const NETWORK: &str = "10.96.0.0/16";
@@ -97,7 +99,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    fn new(registry: &Registry, write: &Write<'_>) -> Pending {
+    fn new(registry: &Registry, write: &WriteRequest<'_>) -> Pending {
         let allocations = registry.allocations.clone();
         Pending { allocations, dry_run: write.options.dry_run, reserved: Taken::default(), released: Taken::default() }
     }
@@ -186,10 +188,14 @@ fn pick(range: &RangeInclusive<u32>, static_count: u32, is_free: impl Fn(u32) ->
     dynamic.chain(*range.start()..first).find(|number| is_free(*number))
 }
 
+fn is_service(write: &WriteRequest<'_>) -> bool {
+    write.kind.group.is_empty() && write.kind.kind == "Service"
+}
+
 /// Gives a new Service what it asks for or needs.
-pub fn on_create(registry: &Registry, write: &Write<'_>, object: &mut Value) -> Result<Pending, Status> {
+pub fn on_create(registry: &Registry, write: &WriteRequest<'_>, object: &mut Value) -> Result<Pending, Status> {
     let mut pending = Pending::new(registry, write);
-    if !super::is_core(write.kind, "Service") {
+    if !is_service(write) {
         return Ok(pending);
     }
     allocate_cluster_ip(&mut pending, object)?;
@@ -203,12 +209,12 @@ pub fn on_create(registry: &Registry, write: &Write<'_>, object: &mut Value) -> 
 }
 
 /// Same when a Service changes.
-pub fn on_update(registry: &Registry, write: &Write<'_>, object: &mut Value, old: &Value) -> Result<Pending, Status> {
+pub fn on_update(registry: &Registry, write: &WriteRequest<'_>, object: &mut Value, old: &Value) -> Result<Pending, Status> {
     let mut pending = Pending::new(registry, write);
-    if !super::is_core(write.kind, "Service") {
+    if !is_service(write) {
         return Ok(pending);
     }
-    if delete::is_finished(object) {
+    if is_finished(object) {
         // The last finalizer goes, and the Service with it.
         pending.released = held_by(old);
         return Ok(pending);
@@ -233,9 +239,9 @@ pub fn on_update(registry: &Registry, write: &Write<'_>, object: &mut Value, old
 }
 
 /// Takes back what a deleted Service had, once it is gone.
-pub fn on_delete(registry: &Registry, write: &Write<'_>, old: &Value) -> Pending {
+pub fn on_delete(registry: &Registry, write: &WriteRequest<'_>, old: &Value) -> Pending {
     let mut pending = Pending::new(registry, write);
-    if super::is_core(write.kind, "Service") {
+    if is_service(write) {
         pending.released = held_by(old);
     }
     pending
