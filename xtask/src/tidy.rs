@@ -15,6 +15,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("containers", &[]),
     ("brain", &["containers", "kinds"]),
     ("store", &[]),
+    // For tests: among the dev-dependencies every crate may name it.
+    ("testing", &[]),
     ("wire", &[]),
     ("apiserver", &["kinds", "store", "wire"]),
     ("controllers", &["brain"]),
@@ -23,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agent", &["brain", "containers", "kinds", "net", "runtime", "wire"]),
     ("everynode", &["agent", "apiserver", "brain", "controllers", "kinds", "net", "runtime", "store"]),
     ("sim", &["brain"]),
-    ("xtask", &["apiserver", "containers", "kinds", "runtime", "sim", "store"]),
+    ("xtask", &["apiserver", "containers", "kinds", "runtime", "sim", "store", "testing"]),
 ];
 
 /// What the pure crates must not know: I/O, time, randomness, logging.
@@ -34,6 +36,12 @@ const IMPURE_TEXTS: &[&str] = &["SystemTime::now", "Instant::now", "Timestamp::n
 /// What removes a tree without asking what is mounted in it. Spelt apart, so that this file does
 /// not find itself.
 const TREE_REMOVALS: &[&str] = &[concat!("remove_", "dir_all"), concat!("temp", "dir()"), concat!("Temp", "Dir")];
+
+/// What a test does that decides by itself whether it can run. Spelt apart, as above.
+const SKIPS_BY_HAND: &[&str] =
+    &[concat!("get", "euid("), concat!("get", "uid("), concat!("var(\"EVERYNODE_", "GOLDEN"), concat!("var_os(\"EVERYNODE_", "GOLDEN")];
+const PRINTS: &[&str] = &["println!(", "print!("];
+const SKIP_WORDS: &[&str] = &["skipped", "left out"];
 
 /// Folders and files that only tests are compiled with.
 const TEST_STEMS: &[&str] = &["tests", "testing", "golden", "fixture"];
@@ -148,6 +156,14 @@ fn check_file(file: &Path, text: &str) -> Vec<String> {
             at + 1
         ));
     }
+    if !file.starts_with("crates/testing") {
+        let from = if is_test { 0 } else { code.lines().count() };
+        findings.extend(
+            skips_by_hand(text, from).map(|at| {
+                format!("{place}:{at}: let testing::can_run decide whether a test can run, and say so: it counts what is skipped")
+            }),
+        );
+    }
     let pure = PURE.iter().any(|krate| file.starts_with(Path::new("crates").join(krate)));
     if pure && !is_test {
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
@@ -156,6 +172,19 @@ fn check_file(file: &Path, text: &str) -> Vec<String> {
         findings.extend(found.map(|impure| format!("{place}: {impure} in a pure crate; let the caller give it")));
     }
     findings
+}
+
+/// The numbers of lines behind the first `from` where a test asks the machine itself what it needs,
+/// or tells by itself that it is skipped.
+fn skips_by_hand(text: &str, from: usize) -> impl Iterator<Item = usize> {
+    let lines: Vec<&str> = text.lines().collect();
+    let finds = |line: &str, words: &[&str]| words.iter().any(|word| line.contains(word));
+    (from..lines.len()).map(move |at| (at, lines[at], lines.get(at + 1).copied().unwrap_or_default())).filter_map(
+        move |(at, line, next)| {
+            let tells = finds(line, PRINTS) && (finds(line, SKIP_WORDS) || finds(next, SKIP_WORDS));
+            (tells || finds(line, SKIPS_BY_HAND)).then_some(at + 1)
+        },
+    )
 }
 
 /// Whether a folder of the path, or the file, is for tests only.
@@ -209,6 +238,19 @@ mod tests {
         let removes = concat!("fn f() { std::fs::remove_", "dir_all(\"x\"); }");
         assert_eq!(findings("crates/store/src/a.rs", removes).len(), 1);
         assert!(findings("crates/store/tests/a.rs", removes).is_empty());
+    }
+
+    #[test]
+    fn tests_do_not_decide_by_themselves_whether_they_can_run() {
+        let tells = concat!("#[test]\nfn f() { if none { println!(\"skip", "ped: no kubectl\"); } }");
+        let asks = concat!("#[test]\nfn f() { if get", "euid() != 0 { return; } }");
+        let broken = concat!("#[test]\nfn f() {\n    eprintln!(\n        \"{x} is left", " out\",\n    );\n}");
+        for by_hand in [tells, asks, broken] {
+            assert_eq!(findings("crates/net/tests/a.rs", by_hand).len(), 1, "{by_hand}");
+            assert_eq!(findings("crates/net/src/a.rs", &format!("fn g() {{}}\n#[cfg(test)]\nmod tests {{\n{by_hand}\n}}")).len(), 1);
+            assert!(findings("crates/net/src/a.rs", by_hand).is_empty(), "only tests are meant: {by_hand}");
+            assert!(findings("crates/testing/src/a.rs", by_hand).is_empty());
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use kinds::status::Status;
 use kinds::table::{KINDS, Kind};
 use kinds::{document, yaml};
 use serde_json::{Map, Value, json};
+use testing::Need;
 
 /// One large piece of linear work takes as long as many small ones; a quadratic one as many times
 /// as long as there are pieces.
@@ -49,8 +50,7 @@ fn cost(work: &dyn Fn(usize), size: usize) -> u64 {
 
 /// What grows too fast. Whatever looks so is measured again: a first run fills caches.
 fn too_fast(work: &dyn Fn(usize), sizes: &Sizes) -> Option<String> {
-    if spent().is_none() {
-        eprintln!("skipped: this kernel does not say how much time a thread has spent");
+    if !testing::can_run(&[Need::Machine { what: "a kernel that counts the time of threads", is_there: spent().is_some() }]) {
         return None;
     }
     let grows = || {

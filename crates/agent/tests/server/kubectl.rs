@@ -1,4 +1,4 @@
-//! The real `kubectl`, where there is one, over both of its transports.
+//! The real `kubectl` over both of its transports.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -59,8 +59,7 @@ fn write_config(cluster: &Cluster, path: &Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_real_kubectl_is_content() {
-    if std::process::Command::new("kubectl").args(["version", "--client"]).output().is_err() {
-        println!("there is no kubectl here; skipped");
+    if !testing::can_run(&[testing::KUBECTL]) {
         return;
     }
     let cluster = Cluster::start().await;

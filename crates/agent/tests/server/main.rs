@@ -2,7 +2,7 @@
 //! runs processes of this machine.
 //!
 //! [`cluster`] makes the pair, [`fake`] is the runtime, [`client`] speaks HTTP, WebSocket and SPDY;
-//! [`kubectl`] is the real one, where there is one.
+//! [`kubectl`] is the real one.
 
 mod client;
 mod cluster;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::support::Home;
-use crate::support::cluster::obstacle;
+use crate::support::cluster::REAL_NODES;
 
 /// The folder of the workspace.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -71,8 +71,7 @@ fn session(page: &str) -> String {
 }
 
 fn run_page(page: &str) {
-    if let Some(reason) = obstacle() {
-        eprintln!("skipped: {page}: {reason}");
+    if !testing::can_run(&REAL_NODES) {
         return;
     }
     // Control groups and bridges are the machine's: somebody may have a cluster of the default

@@ -68,10 +68,7 @@ const KNOWN: &[&str] = &[
 
 #[test]
 fn golden() {
-    let Ok(folder) = std::env::var("EVERYNODE_GOLDEN") else {
-        println!("skipped: EVERYNODE_GOLDEN is not set");
-        return;
-    };
+    let Some(folder) = ::testing::variable("EVERYNODE_GOLDEN") else { return };
     let (mut same, mut different) = (0, Vec::new());
     for area in ["defaulting", "validation", "patch"] {
         let mut files: Vec<_> = fs::read_dir(Path::new(&folder).join(area)).unwrap().map(|entry| entry.unwrap().path()).collect();

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use net::local::{Bridge, NodeLink, choose_subnet};
 use net::pods::{PodNetwork, PodNetworkSettings};
 
-use crate::may_run;
+use crate::NEEDS;
 use crate::world::{Namespace, wait};
 
 /// A thread in a node's namespace, as a process of the node would be; gone with this value.
@@ -90,7 +90,7 @@ fn traces(host: &Namespace) -> String {
 
 #[test]
 fn two_nodes_and_the_world() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let (host, world) = (Namespace::new(), Namespace::new());
@@ -138,7 +138,7 @@ fn two_nodes_and_the_world() {
 
 #[test]
 fn ranges_in_use_are_not_chosen() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let host = Namespace::new();
@@ -153,7 +153,7 @@ fn ranges_in_use_are_not_chosen() {
 
 #[test]
 fn what_a_crash_left_is_removed_and_other_clusters_stay() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let host = Namespace::new();

@@ -10,12 +10,7 @@ mod rules;
 mod sources;
 mod world;
 
-/// Says once that the kernel will not let us, and lets the tests pass.
-fn may_run() -> bool {
-    let allowed = nix::unistd::geteuid().is_root() && world::Namespace::try_new().is_ok();
-    if !allowed {
-        static SAID: std::sync::Once = std::sync::Once::new();
-        SAID.call_once(|| println!("skipped: tests of the network need root and the right to make network namespaces"));
-    }
-    allowed
-}
+use testing::Need;
+
+/// What every test here needs.
+pub const NEEDS: [Need<'_>; 2] = [Need::Root, Need::Namespaces];

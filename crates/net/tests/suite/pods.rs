@@ -10,7 +10,7 @@ use net::netlink::{Attributes, Message};
 use net::nftables::{self, Action, Chain, ChainKind, Field, Hook, Map, MapKind, Match, Rule, Ruleset, Value};
 use net::pods::{PodNetwork, PodNetworkError, PodNetworkSettings};
 
-use crate::may_run;
+use crate::NEEDS;
 use crate::world::{Namespace, ask, wait};
 
 pub const NODE: &str = "192.168.77.1";
@@ -79,7 +79,7 @@ fn ports(host_port: u16, host_ip: Option<&str>) -> Vec<PortMapping> {
 
 #[test]
 fn pods_reach_each_other_their_node_and_the_world() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -100,7 +100,7 @@ fn pods_reach_each_other_their_node_and_the_world() {
 
 #[test]
 fn host_ports_from_everywhere() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -116,7 +116,7 @@ fn host_ports_from_everywhere() {
 
 #[test]
 fn a_host_port_of_one_address_is_not_on_others() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -137,7 +137,7 @@ fn a_host_port_of_one_address_is_not_on_others() {
 /// node's loopback only.
 #[test]
 fn pods_do_not_reach_the_nodes_loopback() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -158,7 +158,7 @@ fn pods_do_not_reach_the_nodes_loopback() {
 
 #[test]
 fn host_ports_have_one_owner() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -174,7 +174,7 @@ fn host_ports_have_one_owner() {
 
 #[test]
 fn a_failed_attach_leaves_nothing() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -200,7 +200,7 @@ fn a_failed_attach_leaves_nothing() {
 
 #[test]
 fn attaching_again_repairs_and_answers_the_same() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -225,7 +225,7 @@ fn attaching_again_repairs_and_answers_the_same() {
 
 #[test]
 fn rules_come_back_with_the_next_attach_when_somebody_flushed_them() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -238,7 +238,7 @@ fn rules_come_back_with_the_next_attach_when_somebody_flushed_them() {
 
 #[test]
 fn detach_frees_and_may_be_repeated() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -257,7 +257,7 @@ fn detach_frees_and_may_be_repeated() {
 
 #[test]
 fn a_udp_client_that_never_stops_sending_reaches_the_next_pod() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -276,7 +276,7 @@ fn a_udp_client_that_never_stops_sending_reaches_the_next_pod() {
 
 #[test]
 fn a_restart_keeps_the_live_and_removes_the_dead() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let mut world = World::new();
@@ -294,7 +294,7 @@ fn a_restart_keeps_the_live_and_removes_the_dead() {
 /// The file says less than the kernel has.
 #[test]
 fn a_lost_file_is_made_up_for_by_the_links() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let mut world = World::new();
@@ -312,7 +312,7 @@ fn a_lost_file_is_made_up_for_by_the_links() {
 /// The file says more than the kernel has, as after a crash between its steps.
 #[test]
 fn an_allocation_without_a_link_is_harmless() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let mut world = World::new();
@@ -332,7 +332,7 @@ fn an_allocation_without_a_link_is_harmless() {
 
 #[test]
 fn foreign_tables_are_untouched_and_seen() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -348,7 +348,7 @@ fn foreign_tables_are_untouched_and_seen() {
 
 #[test]
 fn a_foreign_chain_that_drops_by_default_is_an_obstacle() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -399,7 +399,7 @@ fn foreign() -> Ruleset {
 /// Calls for different sandboxes overlap in an agent.
 #[test]
 fn pods_come_and_go_at_the_same_time() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -436,7 +436,7 @@ fn churn(world: &World, worker: u16) -> Vec<Duration> {
 
 #[test]
 fn a_hundred_pods_come_and_go_without_a_trace() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();

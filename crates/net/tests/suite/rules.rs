@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use net::nftables::{self, Action, Chain, ChainKind, Field, Hook, Map, MapKind, Match, Rule, Ruleset, Value};
 
-use crate::may_run;
+use crate::NEEDS;
 use crate::world::Namespace;
 
 /// A table with a set of so many pairs of addresses.
@@ -26,7 +26,7 @@ fn table(pairs: u32) -> Ruleset {
 
 #[test]
 fn thousands_of_elements_are_one_transaction() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let node = Namespace::new();
@@ -42,7 +42,7 @@ fn thousands_of_elements_are_one_transaction() {
 
 #[test]
 fn a_refused_transaction_changes_nothing() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let node = Namespace::new();

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use net::netlink::Address;
+use testing::Need;
 
-use crate::may_run;
+use crate::NEEDS;
 use crate::pods::{CLIENT, NODE, World};
 use crate::world::Namespace;
 
@@ -48,7 +49,7 @@ fn neighbours(node: &Namespace) -> String {
 /// believe it.
 #[test]
 fn a_pod_sends_from_its_own_address_only() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -81,7 +82,7 @@ fn a_pod_sends_from_its_own_address_only() {
 /// An advertisement of a pod would become the node's default route (CVE-2020-10749).
 #[test]
 fn a_node_takes_no_routes_from_its_pods() {
-    if !may_run() {
+    if !testing::can_run(&NEEDS) {
         return;
     }
     let world = World::new();
@@ -91,8 +92,8 @@ fn a_node_takes_no_routes_from_its_pods() {
         namespace.inside(|| std::fs::read_to_string(path)).unwrap_or_default().trim().to_owned()
     };
     let outside = world.node.links().into_iter().map(|link| link.name).find(|name| name.starts_with("evp")).expect("the pod has a link");
-    if read(&world.node, "all", "accept_ra").is_empty() {
-        println!("skipped: there is no IPv6 here");
+    let has_ipv6 = !read(&world.node, "all", "accept_ra").is_empty();
+    if !testing::can_run(&[Need::Machine { what: "IPv6", is_there: has_ipv6 }]) {
         return;
     }
     for name in ["accept_ra", "accept_redirects", "autoconf"] {

@@ -213,25 +213,22 @@ mod tests {
     use std::path::PathBuf;
     use std::process::Command;
 
+    use testing::{Need, can_run};
+
     use super::*;
 
     /// A group of its own, gone with the value.
     struct Group(PathBuf);
 
     impl Group {
-        /// None, and a line that says why, where the kernel has no cgroup v2 or this process may
-        /// not use it.
+        /// None: the test cannot run here.
         fn make(name: &str) -> Option<Group> {
             let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
             let root = roots.into_iter().find(|root| root.join("cgroup.controllers").exists());
             let dir = root.map(|root| root.join(format!("everynode-test-{name}-{}", std::process::id())));
-            match dir.map(|dir| fs::create_dir(&dir).map(|()| dir)) {
-                Some(Ok(dir)) => Some(Group(dir)),
-                other => {
-                    println!("left out: device rules on cgroup v2 need one that can be written to ({other:?})");
-                    None
-                }
-            }
+            let made = dir.filter(|dir| fs::create_dir(dir).is_ok()).map(Group);
+            let group = Need::Machine { what: "cgroup v2 that can be written to", is_there: made.is_some() };
+            if can_run(&[Need::Root, group]) { made } else { None }
         }
 
         /// Runs a script in the group and says what it printed.
@@ -259,6 +256,217 @@ mod tests {
 
     fn rules(text: &str) -> Vec<Rule> {
         serde_json::from_str(text).expect("rules of a specification")
+    }
+
+    /// What a process asks for: letters of `rwm` on a device.
+    #[derive(Debug, Clone, Copy)]
+    struct Request {
+        kind: char,
+        major: u32,
+        minor: u32,
+        access: &'static str,
+    }
+
+    impl Request {
+        /// `struct bpf_cgroup_dev_ctx`, as three words.
+        fn context(&self) -> [u32; 3] {
+            let kind = if self.kind == 'b' { 1 } else { 2 };
+            let bits = [('m', 1), ('r', 2), ('w', 4)].into_iter().filter(|(letter, _)| self.access.contains(*letter));
+            [bits.map(|(_, bit)| bit).sum::<u32>() << 16 | kind, self.major, self.minor]
+        }
+    }
+
+    /// The specification's words: one rule that allows must allow all of it.
+    fn is_allowed(rules: &[Rule], request: &Request) -> bool {
+        rules.iter().any(|rule| {
+            let is_of_kind = !["b", "c"].contains(&&*rule.kind) || rule.kind == request.kind.to_string();
+            let is_numbered = |rule: Option<u32>, number: u32| rule.is_none() || rule == Some(number);
+            let is_accessible = rule.access.is_empty() || request.access.chars().all(|letter| rule.access.contains(letter));
+            rule.allow && is_of_kind && is_numbered(rule.major, request.major) && is_numbered(rule.minor, request.minor) && is_accessible
+        })
+    }
+
+    /// What a register holds. The kernel refuses programs that read one before they wrote it, or
+    /// load from anything but the context.
+    #[derive(Debug, Clone, Copy)]
+    enum Register {
+        Unset,
+        Context,
+        Number(u64),
+    }
+
+    impl Register {
+        fn number(self) -> u64 {
+            let Register::Number(number) = self else { panic!("{self:?} is no number") };
+            number
+        }
+    }
+
+    /// Runs a program as the kernel does, with the few instructions that it knows; the numbers of
+    /// operations are those of the instruction set's document.
+    fn run(program: &[Instruction], context: [u32; 3]) -> u64 {
+        let mut registers = [Register::Unset; 11];
+        registers[1] = Register::Context;
+        let mut at = 0;
+        loop {
+            let Instruction { operation, registers: both, offset, number } = program[at];
+            let (to, from) = (usize::from(both & 0xf), usize::from(both >> 4));
+            // Numbers of 32 bits stand for their extension to 64.
+            let number = i64::from(number) as u64;
+            at += 1;
+            let jumps = match operation {
+                0x61 => {
+                    assert!(matches!(registers[from], Register::Context) && offset % 4 == 0, "loads are words of the context");
+                    registers[to] = Register::Number(context[usize::try_from(offset / 4).expect("it is within")].into());
+                    false
+                }
+                0xbf => {
+                    assert!(!matches!(registers[from], Register::Unset), "register {from} is read before it is written");
+                    registers[to] = registers[from];
+                    false
+                }
+                0xb7 => {
+                    registers[to] = Register::Number(number);
+                    false
+                }
+                0x57 => {
+                    registers[to] = Register::Number(registers[to].number() & number);
+                    false
+                }
+                0x77 => {
+                    registers[to] = Register::Number(registers[to].number() >> number);
+                    false
+                }
+                0x5d => registers[to].number() != registers[from].number(),
+                0x55 => registers[to].number() != number,
+                0x95 => return registers[0].number(),
+                other => panic!("operation {other:#x} is not known here"),
+            };
+            if jumps {
+                // Forwards only, so every program ends.
+                at += usize::try_from(offset).expect("jumps lead forwards");
+            }
+        }
+    }
+
+    const KINDS: [&str; 4] = ["", "a", "b", "c"];
+    const NUMBERS: [Option<u32>; 4] = [None, Some(0), Some(1), Some(0xf_ffff)];
+    const RULE_ACCESSES: [&str; 8] = ["", "r", "w", "m", "rw", "rm", "wm", "rwm"];
+
+    fn all_rules() -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for allow in [true, false] {
+            for kind in KINDS {
+                for (major, minor) in NUMBERS.into_iter().flat_map(|major| NUMBERS.map(|minor| (major, minor))) {
+                    let rule = |access: &str| Rule { allow, kind: kind.to_owned(), major, minor, access: access.to_owned() };
+                    rules.extend(RULE_ACCESSES.map(rule));
+                }
+            }
+        }
+        rules
+    }
+
+    fn all_requests() -> Vec<Request> {
+        let mut requests = Vec::new();
+        for kind in ['b', 'c'] {
+            for (major, minor) in
+                NUMBERS.into_iter().flatten().flat_map(|major| NUMBERS.into_iter().flatten().map(move |minor| (major, minor)))
+            {
+                requests.extend(RULE_ACCESSES[1..].iter().map(|&access| Request { kind, major, minor, access }));
+            }
+        }
+        requests
+    }
+
+    /// One answer for each request; `true` allows.
+    fn answers(rules: &[Rule], requests: &[Request]) -> Vec<bool> {
+        let program = program(rules);
+        let answer = |request: &Request| match run(&program, request.context()) {
+            0 => false,
+            1 => true,
+            other => panic!("the kernel knows no answer {other}"),
+        };
+        requests.iter().map(answer).collect()
+    }
+
+    fn check(rules: &[Rule], requests: &[Request]) {
+        for (request, answer) in requests.iter().zip(answers(rules, requests)) {
+            assert_eq!(answer, is_allowed(rules, request), "{request:?} under {rules:#?}");
+        }
+    }
+
+    #[test]
+    fn instructions_are_eight_bytes_with_the_destination_in_the_low_half() {
+        assert_eq!(size_of::<Instruction>(), 8);
+        let program = program(&[]);
+        assert_eq!((program[0].operation, program[0].registers, program[0].offset), (0x61, 0x12, 0), "register 2 from register 1");
+        assert_eq!((program[1].registers, program[1].offset), (0x14, 4));
+    }
+
+    #[test]
+    fn every_rule_alone_allows_what_it_says() {
+        let requests = all_requests();
+        for rule in all_rules() {
+            check(std::slice::from_ref(&rule), &requests);
+        }
+        check(&[], &requests);
+    }
+
+    /// Lists by a generator whose seeds are the numbers of the lists.
+    #[test]
+    fn rules_together_allow_what_one_of_them_does_in_any_order() {
+        let (all, requests) = (all_rules(), all_requests());
+        for seed in 0..300_u64 {
+            let mut state = seed;
+            let mut next = |below: usize| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) as usize % below
+            };
+            let length = next(9);
+            let mut rules: Vec<Rule> = (0..length).map(|_| all[next(all.len())].clone()).collect();
+            check(&rules, &requests);
+            let answered = answers(&rules, &requests);
+            rules.reverse();
+            assert_eq!(answers(&rules, &requests), answered, "{rules:#?}");
+            rules.retain(|rule| rule.allow);
+            assert_eq!(answers(&rules, &requests), answered, "without the rules that refuse: {rules:#?}");
+        }
+    }
+
+    #[test]
+    fn a_rule_behind_many_others_is_reached() {
+        let rule = |minor: u32| Rule { allow: true, kind: "c".to_owned(), major: Some(7), minor: Some(minor), access: "r".to_owned() };
+        let rules: Vec<Rule> = (0..2000).map(rule).collect();
+        let reads = |minor: u32| Request { kind: 'c', major: 7, minor, access: "r" };
+        assert_eq!(answers(&rules, &[reads(0), reads(1999), reads(2000)]), [true, true, false]);
+    }
+
+    #[test]
+    fn every_container_may_make_nodes_and_use_harmless_devices() {
+        let request = |kind: char, major: u32, minor: u32, access: &'static str| Request { kind, major, minor, access };
+        let harmless = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (10, 200), (136, 0), (136, 77)];
+        let allowed: Vec<Request> = harmless.map(|(major, minor)| request('c', major, minor, "rwm")).to_vec();
+        assert!(answers(&everywhere(), &allowed).into_iter().all(|is_allowed| is_allowed));
+        // A disk, the kernel's log, memory, a block device with the numbers of a harmless one.
+        for (kind, major, minor) in [('b', 8, 0), ('c', 1, 11), ('c', 1, 1), ('b', 1, 3)] {
+            let asked = ["m", "r", "w", "rm"].map(|access| request(kind, major, minor, access));
+            assert_eq!(answers(&everywhere(), &asked), [true, false, false, false], "{kind} {major}:{minor}");
+        }
+    }
+
+    #[test]
+    fn no_program_is_attached_where_everything_is_allowed() {
+        for text in [r#"[{"allow": true}]"#, r#"[{"allow": false}, {"allow": true, "type": "a", "access": "mwr"}]"#] {
+            attach(Path::new("/everynode/no/such/group"), &rules(text)).expect("the group is not opened");
+        }
+        for text in [
+            r#"{"allow": false}"#,
+            r#"{"allow": true, "type": "c"}"#,
+            r#"{"allow": true, "access": "rw"}"#,
+            r#"{"allow": true, "major": 1}"#,
+        ] {
+            assert!(!rules(&format!("[{text}]"))[0].is_everything(), "{text}");
+        }
     }
 
     #[test]

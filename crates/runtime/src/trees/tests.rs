@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use testing::Need;
 
 use super::*;
 
@@ -48,14 +49,6 @@ impl World {
     fn assert_outside_is_whole(&self) {
         assert_eq!(fs::read_to_string(self.path("outside/precious/data")).unwrap(), "x");
     }
-}
-
-fn is_root() -> bool {
-    let is_root = nix::unistd::geteuid().is_root();
-    if !is_root {
-        println!("skipped: mounts need root");
-    }
-    is_root
 }
 
 fn bind(from: &Path, to: &Path) -> Mounted {
@@ -119,7 +112,7 @@ fn nothing_leads_out_of_the_folder() {
 /// A bind mount of the same file system looks like any folder to who compares devices.
 #[test]
 fn mounts_are_not_crossed_and_the_rest_goes() {
-    if !is_root() {
+    if !testing::can_run(&[Need::Root]) {
         return;
     }
     let world = World::new();
@@ -141,7 +134,7 @@ fn mounts_are_not_crossed_and_the_rest_goes() {
 
 #[test]
 fn mounts_of_ours_are_detached_however_they_are_stacked() {
-    if !is_root() {
+    if !testing::can_run(&[Need::Root]) {
         return;
     }
     let world = World::new();
@@ -165,7 +158,7 @@ fn mounts_of_ours_are_detached_however_they_are_stacked() {
 /// A name that begins like the tree's is another one.
 #[test]
 fn mounts_of_neighbours_stay() {
-    if !is_root() {
+    if !testing::can_run(&[Need::Root]) {
         return;
     }
     let world = World::new();
@@ -220,14 +213,13 @@ fn clearing_leaves_the_folder_and_what_is_to_be_kept() {
 
 #[test]
 fn what_cannot_be_removed_is_reported_after_the_rest_is_gone() {
-    if !is_root() {
+    if !testing::can_run(&[Need::Root]) {
         return;
     }
     let world = World::new();
     let immutable = world.path("own/tree/a/file");
     let is_set = |flag: &str| Command::new("chattr").arg(flag).arg(&immutable).status().is_ok_and(|status| status.success());
-    if !is_set("+i") {
-        println!("skipped: no immutable files here");
+    if !testing::can_run(&[Need::Machine { what: "a file system with immutable files", is_there: is_set("+i") }]) {
         return;
     }
     fs::create_dir_all(world.path("own/tree/z/deeper")).unwrap();
@@ -287,7 +279,7 @@ fn folders_with_many_deep_ones_are_measured_whole() {
 
 #[test]
 fn what_is_mounted_in_a_tree_is_not_measured() {
-    if !is_root() {
+    if !testing::can_run(&[Need::Root]) {
         return;
     }
     let world = World::new();
@@ -311,7 +303,7 @@ fn folders_without_permissions_are_measured_and_removed() {
     fs::hard_link(world.path("own/tree/a/file"), world.path("own/tree/again")).unwrap();
     assert_eq!(measure(&world.path("own/tree")).inodes, 3, "a, b, and one file with two names");
     assert_eq!(measure(&world.path("own/nothing")), Measure::default());
-    if is_root() {
+    if testing::is_root() {
         fs::set_permissions(world.path("own/tree/a"), fs::Permissions::from_mode(0o000)).unwrap();
     }
     world.own().remove(Path::new("tree")).unwrap();

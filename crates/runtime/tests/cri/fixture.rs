@@ -14,8 +14,10 @@ use runtime::cri::Client;
 use runtime::port::{Images as _, Runtime as _};
 use serde_json::json;
 use tempfile::TempDir;
+use testing::Need;
 
 use crate::image;
+use crate::until::until;
 
 pub const IMAGE: &str = "docker.io/library/busybox:test";
 const PAUSE: &str = "everynode.test/pause:1";
@@ -29,27 +31,11 @@ pub struct Daemon {
     containerd: Option<Child>,
 }
 
-fn can_run() -> bool {
-    // SAFETY: geteuid has no arguments and cannot fail.
-    if unsafe { libc::geteuid() } != 0 {
-        println!("left out: not root");
-        return false;
-    }
-    let has = |program: &str| Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    let missing = ["containerd", "ctr", "runc"].into_iter().find(|p| !has(p)).map(str::to_owned);
-    let files = [image::BUSYBOX.to_owned(), format!("{PLUGINS}/ptp")];
-    let missing = missing.or_else(|| files.into_iter().find(|f| !Path::new(f).exists()));
-    if let Some(missing) = &missing {
-        println!("left out: no {missing}");
-    }
-    missing.is_none()
-}
-
 impl Daemon {
-    /// None: this machine has not what it needs.
+    /// None: the test cannot run here.
     pub async fn start() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        if !can_run() {
+        if !testing::can_run(&[Need::Root, testing::BUSYBOX]) || !testing::can_run(&testing::CONTAINERD) {
             return None;
         }
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -121,15 +107,14 @@ impl Daemon {
     }
 
     pub async fn ended(&self, id: &str) -> ContainerStatus {
-        let until = Instant::now() + Duration::from_secs(WAIT_SECONDS_MAX);
-        while Instant::now() < until {
-            let status = self.client.container(id).await.unwrap();
-            if status.state == ContainerState::Exited {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("{id} does not end");
+        until(&format!("the end of {id}"), async || self.client.container(id).await.unwrap().state == ContainerState::Exited).await;
+        self.client.container(id).await.unwrap()
+    }
+
+    /// Until its log contains that text.
+    pub async fn wait_log(&self, id: &str, text: &str) {
+        let path = self.client.container(id).await.unwrap().log_path;
+        until(&format!("{text:?} in {}", path.display()), async || fs::read_to_string(&path).is_ok_and(|log| log.contains(text))).await;
     }
 
     /// Runs it to its end; its lines without their heads.

@@ -1,5 +1,5 @@
 //! The client of CRI against a containerd that each test starts for itself. Needs root, containerd,
-//! runc and the CNI plugins; says so and passes when it has none of these.
+//! runc and the CNI plugins.
 
 mod fixture;
 mod image;
@@ -8,6 +8,9 @@ mod lives;
 mod restart;
 mod security;
 mod streams;
+
+#[path = "../embedded/until.rs"]
+mod until;
 
 /// The registry of the images' tests.
 #[path = "../images/support.rs"]

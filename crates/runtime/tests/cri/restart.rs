@@ -1,11 +1,10 @@
 //! The runtime goes and comes back; containers and the client stay.
 
-use std::time::{Duration, Instant};
-
 use containers::{ContainerState, StreamRequest};
 use runtime::port::Runtime as _;
 
 use crate::fixture::Daemon;
+use crate::until::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_and_the_client_outlive_the_runtime() {
@@ -16,11 +15,7 @@ async fn containers_and_the_client_outlive_the_runtime() {
     daemon.stop_containerd();
     assert!(daemon.client.version().await.is_err());
     daemon.start_containerd();
-    let until = Instant::now() + Duration::from_secs(20);
-    while daemon.client.version().await.is_err() {
-        assert!(Instant::now() < until, "no connection");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    until("a connection", async || daemon.client.version().await.is_ok()).await;
     let status = daemon.client.container(&id).await.unwrap();
     assert_eq!((status.state, status.sandbox_id), (ContainerState::Running, sandbox));
     let output = daemon.client.exec_sync(&id, &["echo".into(), "alive".into()], None).await.unwrap();

@@ -1,6 +1,6 @@
 //! Commands in containers, attachments and forwarded ports.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use containers::{Error, StreamRequest, TerminalSize};
 use runtime::port::{Reader, Runtime as _};
@@ -8,8 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::fixture::Daemon;
-
-const LONG: Duration = Duration::from_secs(20);
+use crate::until::{LONG, until};
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&w| w.to_owned()).collect()
@@ -30,9 +29,10 @@ async fn commands_to_their_end() {
 
     let output = daemon.client.exec_sync(&id, &words(&["sh", "-c", "echo out; echo err >&2; exit 5"]), None).await.unwrap();
     assert_eq!((output.stdout, output.stderr, output.exit_code), (b"out\n".to_vec(), b"err\n".to_vec(), 5));
-    let begin = Instant::now();
-    let error = daemon.client.exec_sync(&id, &words(&["sleep", "100"]), Some(Duration::from_millis(700))).await.unwrap_err();
-    assert!(matches!(error, Error::DeadlineExceeded(_)) && begin.elapsed() < LONG, "{error:?}");
+    let sleep = words(&["sleep", "1000"]);
+    let late = timeout(LONG, daemon.client.exec_sync(&id, &sleep, Some(Duration::from_millis(700))));
+    let error = late.await.expect("the command has its time and no more").unwrap_err();
+    assert!(matches!(error, Error::DeadlineExceeded(_)), "{error:?}");
     let error = daemon.client.exec_sync(&id, &words(&["/nope"]), None).await.unwrap_err();
     assert!(matches!(&error, Error::Failed(text) if text.contains("/nope") && !text.contains("rpc error")), "{error:?}");
     let error = daemon.client.exec_sync("0123", &words(&["true"]), None).await.unwrap_err();
@@ -64,7 +64,7 @@ async fn commands_with_streams() {
     let error = timeout(LONG, session.exit).await.unwrap().unwrap_err();
     assert!(matches!(&error, Error::Failed(text) if text.contains("/nope")), "{error:?}");
 
-    let command = words(&["sh", "-c", "sleep 1; stty size; tty"]);
+    let command = words(&["sh", "-c", "until stty size | grep -q 45.123; do sleep 0.1; done; stty size; tty"]);
     let request = StreamRequest { command, stdin: true, stdout: true, stderr: false, tty: true };
     let session = daemon.client.exec(&id, &request).await.unwrap();
     session.resize.as_ref().unwrap().send(TerminalSize { columns: 123, rows: 45 }).await.unwrap();
@@ -101,8 +101,10 @@ async fn forwarded_ports() {
     let pod = daemon.sandbox_config("ports");
     let sandbox = daemon.sandbox(&pod).await;
     let script = "nc -ll -p 8080 -e sh -c 'read line; echo got $line'";
-    daemon.run(&sandbox, &pod, &daemon.config("c", script).await).await;
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    let id = daemon.run(&sandbox, &pod, &daemon.config("c", script).await).await;
+    // The port in hexadecimal digits.
+    let looks = words(&["sh", "-c", "cat /proc/net/tcp /proc/net/tcp6 | grep -q :1F90"]);
+    until("a listener", async || daemon.client.exec_sync(&id, &looks, None).await.unwrap().exit_code == 0).await;
     for round in 0..2 {
         let (reader, mut writer) = daemon.client.port_forward(&sandbox, 8080).await.unwrap();
         writer.write_all(format!("round {round}\n").as_bytes()).await.unwrap();

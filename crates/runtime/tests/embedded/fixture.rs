@@ -14,8 +14,12 @@ use futures::future::BoxFuture;
 use runtime::embedded::{Runtime, Settings};
 use runtime::images::{Content, Contents};
 use runtime::port::{Runtime as _, SandboxNetwork};
+use testing::Need;
+
+use crate::until::until;
 
 const BUSYBOX: &str = "/bin/busybox";
+const NEEDS: [Need<'_>; 3] = [Need::Root, Need::Namespaces, testing::BUSYBOX];
 
 pub struct Node {
     pub runtime: Runtime,
@@ -91,28 +95,11 @@ impl Left {
     }
 }
 
-fn can_run() -> bool {
-    // SAFETY: geteuid has no arguments and cannot fail.
-    if unsafe { libc::geteuid() } != 0 {
-        println!("left out: not root");
-        return false;
-    }
-    if !Path::new(BUSYBOX).exists() {
-        println!("left out: no {BUSYBOX}");
-        return false;
-    }
-    // SAFETY: the thread that unshares ends right after it.
-    let allowed = std::thread::spawn(|| unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWNET) == 0 }).join().unwrap_or(false);
-    if !allowed {
-        println!("left out: the kernel refuses namespaces");
-    }
-    allowed
-}
-
 impl Place {
+    /// None: the test cannot run here.
     pub fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        if !can_run() {
+        if !testing::can_run(&NEEDS) {
             return None;
         }
         let dir = tempfile::Builder::new().prefix("everynode-test-").tempdir().unwrap();
@@ -306,13 +293,7 @@ impl Node {
     /// Until its log contains that text.
     pub async fn wait_log(&self, id: &str, text: &str) {
         let path = self.runtime.container(id).await.unwrap().log_path;
-        for _ in 0..1000 {
-            if fs::read_to_string(&path).is_ok_and(|log| log.contains(text)) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{text:?} did not appear in {}", fs::read_to_string(&path).unwrap_or_default());
+        until(&format!("{text:?} in {}", path.display()), async || fs::read_to_string(&path).is_ok_and(|log| log.contains(text))).await;
     }
 }
 

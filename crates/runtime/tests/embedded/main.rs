@@ -1,5 +1,4 @@
-//! The embedded runtime on a real kernel. Needs root, namespaces and a static busybox; says so and
-//! passes when it has none of these.
+//! The embedded runtime on a real kernel. Needs root, namespaces and a static busybox.
 
 mod confinement;
 mod fixture;
@@ -8,4 +7,5 @@ mod lives;
 mod recovery;
 mod sandboxes;
 mod streams;
+mod until;
 mod users;

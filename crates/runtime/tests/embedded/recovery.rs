@@ -6,6 +6,7 @@ use containers::ContainerState;
 use runtime::port::Runtime as _;
 
 use crate::fixture::{Node, Place, kill, wait_exited};
+use crate::until::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_agent_finds_everything() {
@@ -24,12 +25,7 @@ async fn the_next_agent_finds_everything() {
     assert_eq!(state(created.clone()).await.state, ContainerState::Created);
     let status = state(ended.clone()).await;
     assert_eq!((status.state, status.exit_code), (ContainerState::Exited, 9));
-    for _ in 0..200 {
-        if state(running.clone()).await.state == ContainerState::Running {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("a container that runs", async || state(running.clone()).await.state == ContainerState::Running).await;
     assert_eq!(next.exec_sync(&running, &["true".into()], None).await.unwrap().exit_code, 0);
     next.stop_container(&running, Duration::from_secs(10)).await.unwrap();
     assert_eq!(state(running.clone()).await.exit_code, 8);
@@ -91,6 +87,7 @@ fn an_agent_that_is_killed_leaves_everything_running() {
             let id = node.start(&node.script("while :; do echo tick; sleep 0.05; done")).await;
             node.wait_log(&id, "tick").await;
             println!("\nHERE {id}");
+            // Until it is killed; not for ever, if the test is killed first.
             tokio::time::sleep(Duration::from_secs(60)).await;
         });
         return;
@@ -111,9 +108,8 @@ fn an_agent_that_is_killed_leaves_everything_running() {
     let log = place.dir.path().join("logs/c/0.log");
     let size = || std::fs::metadata(&log).unwrap().len();
     let before = size();
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(size() > before, "it went on");
     tokio.block_on(async {
+        until("more lines", async || size() > before).await;
         let next = place.open().await;
         next.stop_container(id, Duration::from_millis(100)).await.unwrap();
         let status = wait_exited(&next, id).await;

@@ -6,6 +6,7 @@ use containers::{HostNamespaces, Resources, SandboxState};
 use runtime::port::Runtime as _;
 
 use crate::fixture::Node;
+use crate::until::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_share_what_the_sandbox_has() {
@@ -45,7 +46,13 @@ async fn containers_share_what_the_sandbox_has() {
 async fn a_shared_process_namespace() {
     let Some(node) = Node::with(|c| c.share_process_namespace = true).await else { return };
     let first = node.start(&node.script("(sleep 0.2 & ) ; exec sleep 61")).await;
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    until("the orphan's end", async || {
+        let processes = node.runtime.exec_sync(&first, &["ps".into(), "-o".into(), "stat,args".into()], None).await.unwrap().stdout;
+        let processes = String::from_utf8(processes).unwrap();
+        // Dead ones have no arguments.
+        processes.contains("sleep 61") && !processes.contains("sleep 0.2") && !processes.contains("[sleep]")
+    })
+    .await;
     let left = node.run_script("ps -o pid,args; ps -o stat | grep -c Z").await;
     let lines = left.lines();
     assert!(lines.iter().any(|l| l.trim() == "1 /pause"), "{}", left.log);

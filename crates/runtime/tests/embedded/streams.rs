@@ -1,12 +1,13 @@
 //! Logs, commands in running containers, attaching, terminals, ports.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use containers::{Error, StreamRequest, TerminalSize};
 use runtime::port::{Reader, Runtime as _};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::fixture::Node;
+use crate::until::{LONG, until};
 
 fn words(list: &[&str]) -> Vec<String> {
     list.iter().map(|w| (*w).to_owned()).collect()
@@ -21,7 +22,7 @@ async fn read_until(reader: &mut Reader, text: &str) -> String {
             }
         }
     };
-    let _ = tokio::time::timeout(Duration::from_secs(10), read).await;
+    let _ = tokio::time::timeout(LONG, read).await;
     let seen = String::from_utf8_lossy(&seen).into_owned();
     assert!(seen.contains(text), "{text:?} not in {seen:?}");
     seen
@@ -85,15 +86,13 @@ async fn commands_to_their_end() {
     assert_eq!((output.exit_code, output.stdout.as_slice(), output.stderr.as_slice()), (17, &b"value 33 /home/web\n"[..], &b"bad\n"[..]));
     assert_eq!(run("echo hi > /dev/stdout", None).await.unwrap().stdout, b"hi\n", "streams belong to the user");
     assert_eq!(run("kill -9 $$", None).await.unwrap().exit_code, 137);
-    let began = Instant::now();
-    let late = run("sleep 30", Some(300)).await;
+    let late = tokio::time::timeout(LONG, run("sleep 3000", Some(300))).await.expect("the command has its time and no more");
     assert_eq!(late, Err(Error::DeadlineExceeded("command timed out: timeout 0.3s exceeded".into())));
-    assert!(began.elapsed() < Duration::from_secs(5));
     let missing = node.runtime.exec_sync(&id, &words(&["nope"]), None).await;
     let text = "exec failed: unable to start container process: exec: \"nope\": executable file not found in $PATH";
     assert_eq!(missing, Err(Error::Failed(text.into())));
     let processes = String::from_utf8(run("ps -o args", None).await.unwrap().stdout).unwrap();
-    assert_eq!(processes.matches("sleep 30").count(), 0, "killed: {processes}");
+    assert_eq!(processes.matches("sleep 3000").count(), 0, "killed: {processes}");
     node.runtime.remove_container(&id).await.unwrap();
     assert!(matches!(node.runtime.exec_sync(&id, &words(&["true"]), None).await, Err(Error::NotFound { .. })));
 }
@@ -113,9 +112,9 @@ async fn commands_with_streams() {
     let request = StreamRequest { command: words(&["/bin/sh"]), stdin: true, stdout: true, tty: true, ..Default::default() };
     let mut session = node.runtime.exec(&id, &request).await.unwrap();
     session.resize.as_ref().unwrap().send(TerminalSize { columns: 111, rows: 33 }).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
     let stdin = session.stdin.as_mut().unwrap();
-    stdin.write_all(b"stty size; tty; exit 5\n").await.unwrap();
+    // The terminal shows the line, too.
+    stdin.write_all(b"until stty size | grep -q 33.111; do sleep 0.05; done; stty size; tty; exit 5\n").await.unwrap();
     let out = session.stdout.as_mut().unwrap();
     let seen = read_until(out, "/dev/pts/").await;
     assert!(seen.contains("33 111"), "{seen}");
@@ -146,14 +145,14 @@ async fn attaching() {
 #[tokio::test(flavor = "multi_thread")]
 async fn attaching_to_a_terminal() {
     let Some(node) = Node::new().await else { return };
-    let mut config = node.script("echo $TERM; read line; stty size; echo got $line; exit 6");
+    let mut config =
+        node.script("echo $TERM; read line; until stty size | grep -q 20.90; do sleep 0.05; done; stty size; echo got $line; exit 6");
     (config.stdin, config.tty) = (true, true);
     let id = node.start(&config).await;
     node.wait_log(&id, "xterm").await;
     let request = StreamRequest { stdin: true, stdout: true, tty: true, ..Default::default() };
     let mut session = node.runtime.attach(&id, &request).await.unwrap();
     session.resize.as_ref().unwrap().send(TerminalSize { columns: 90, rows: 20 }).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
     session.stdin.as_mut().unwrap().write_all(b"hello\n").await.unwrap();
     let seen = read_until(session.stdout.as_mut().unwrap(), "got hello").await;
     assert!(seen.contains("20 90"), "{seen}");
@@ -178,15 +177,13 @@ async fn ports() {
     let Some(node) = Node::new().await else { return };
     let id = node.start(&node.script("echo listening; nc -l -p 8080 -e /bin/cat")).await;
     node.wait_log(&id, "listening").await;
-    let connect = async {
-        loop {
-            match node.runtime.port_forward(&node.sandbox, 8080).await {
-                Ok(both) => return both,
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-    };
-    let (mut reader, mut writer) = tokio::time::timeout(Duration::from_secs(10), connect).await.unwrap();
+    let mut connection = None;
+    until("a listener", async || {
+        connection = node.runtime.port_forward(&node.sandbox, 8080).await.ok();
+        connection.is_some()
+    })
+    .await;
+    let (mut reader, mut writer) = connection.unwrap();
     writer.write_all(b"through\n").await.unwrap();
     read_until(&mut reader, "through").await;
     assert!(node.runtime.port_forward(&node.sandbox, 8081).await.is_err());

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use containers::{HostNamespaces, Mount, Propagation, SandboxConfig, Seccomp, StreamRequest, UserNamespace};
 use runtime::port::Runtime as _;
+use testing::Need;
 use tokio::io::AsyncReadExt as _;
 
 use crate::fixture::{Node, Place};
@@ -20,8 +21,8 @@ fn own(config: &mut SandboxConfig) {
 /// None where the kernel or the file system cannot do it.
 async fn node(change: impl FnOnce(&mut SandboxConfig)) -> Option<Node> {
     let place = Place::new()?;
-    if !place.open().await.has_user_namespaces() {
-        println!("skipped: no user namespaces here");
+    let is_there = place.open().await.has_user_namespaces();
+    if !testing::can_run(&[Need::Machine { what: "id-mapped mounts", is_there }]) {
         return None;
     }
     // As the agent has it: nobody else on the node can look in.

@@ -3,6 +3,7 @@
 use std::fs;
 
 use runtime::images::archive::load;
+use testing::Need;
 
 use crate::support::*;
 
@@ -76,8 +77,8 @@ fn whiteouts_do_not_escape_either() {
 
 #[test]
 fn what_overlayfs_believes_is_not_taken_from_images() {
-    if !is_root() {
-        return left_out("extended attributes need root");
+    if !testing::can_run(&[Need::Root]) {
+        return;
     }
     let node = node();
     let layer = Layer::new()

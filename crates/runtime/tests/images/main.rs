@@ -1,5 +1,5 @@
-//! Images, from registries and files to directories. Needs no network; some tests want root or the
-//! program `docker-registry` and say so when they are left out.
+//! Images, from registries and files to directories. Needs no network; some tests need root or the
+//! program `docker-registry`.
 
 mod archive;
 mod escape;

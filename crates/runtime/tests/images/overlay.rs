@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use runtime::images::archive::load;
+use testing::Need;
 
 use crate::support::*;
 
@@ -34,8 +35,8 @@ fn names(path: &Path) -> Vec<String> {
 
 #[test]
 fn deletions_take_effect_across_layers() {
-    if !is_root() {
-        return left_out("mounting needs root");
+    if !testing::can_run(&[Need::Root]) {
+        return;
     }
     let node = node();
     let lower =
@@ -64,8 +65,8 @@ fn deletions_take_effect_across_layers() {
 
 #[test]
 fn owners_modes_times_devices_and_attributes_are_kept() {
-    if !is_root() {
-        return left_out("owners and devices need root");
+    if !testing::can_run(&[Need::Root]) {
+        return;
     }
     let node = node();
     let capability: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];

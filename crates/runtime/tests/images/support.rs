@@ -18,14 +18,6 @@ pub const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 pub const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
 
-pub fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0)
-}
-
-pub fn left_out(why: &str) {
-    println!("left out: {why}");
-}
-
 /// A layer's archive, entry by entry.
 pub struct Layer(tar::Builder<Vec<u8>>);
 
@@ -245,12 +237,11 @@ pub struct Registry {
 const HTPASSWD: &str = "user:$2y$05$z.ARaOfpMBDFJ1YaZE.yEuZAEykkAj1MlWbJXyu8i.vZfOOFkicm2\n";
 
 impl Registry {
+    /// None: the test cannot run here.
     pub fn start(with_password: bool) -> Option<Registry> {
-        let program = ["/usr/bin/docker-registry", "/usr/local/bin/docker-registry"].into_iter().find(|path| Path::new(path).exists());
-        let Some(program) = program else {
-            left_out("docker-registry is not installed");
+        if !testing::can_run(&[testing::REGISTRY]) {
             return None;
-        };
+        }
         let directory = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let root = directory.path().display();
@@ -263,7 +254,8 @@ impl Registry {
         }
         let config_path = directory.path().join("config.yml");
         fs::write(&config_path, config).unwrap();
-        let child = Command::new(program).arg("serve").arg(&config_path).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let child =
+            Command::new("docker-registry").arg("serve").arg(&config_path).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let auth = if with_password { RegistryAuth::Basic("user".into(), "secret".into()) } else { RegistryAuth::Anonymous };
         let registry = Registry { child, directory, port, auth };
         let deadline = Instant::now() + Duration::from_secs(20);

@@ -8,9 +8,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use testing::Need;
 
 use super::pod_proxy;
-use crate::support::cluster::{LONG, NODES, PODS, is_ready, pod, wait_long};
+use crate::support::cluster::{LONG, NODES, PODS, container, is_ready, pod, wait_long};
 use crate::support::{Cluster, Image};
 
 const SETS: &str = "/apis/apps/v1/namespaces/default/daemonsets";
@@ -103,10 +104,11 @@ fn update_keeps_the_budget(cluster: &Cluster) {
 /// The real node exporter, as its documentation says to run it: it must see the node, not its
 /// container and not the machine.
 fn export_metrics(cluster: &Cluster) {
-    let Some(files) = exporter(cluster) else {
-        eprintln!("skipped: {PACKAGE} cannot be downloaded");
+    let files = exporter(cluster);
+    if !testing::can_run(&[Need::Download { what: PACKAGE, is_there: files.is_some() }]) {
         return;
-    };
+    }
+    let files = files.unwrap_or_default();
     let archive = cluster.home.path("exporter.tar");
     Image::with_files(&files).save(&archive, &["node-exporter:test"]);
     cluster.succeed(&["load", archive.to_str().expect("temporary paths are text")]);
@@ -136,15 +138,16 @@ fn export_metrics(cluster: &Cluster) {
             node["metadata"]["name"].as_str().expect("it has a name"),
         );
     }
-    let pods = cluster.api().get(PODS).json();
-    for exporter in pods["items"].as_array().into_iter().flatten() {
+    let pods = cluster.pods();
+    let exporters: Vec<&Value> = pods.iter().filter(|pod| pod["metadata"]["labels"]["app"] == "node-exporter").collect();
+    assert_eq!(exporters.len(), 3, "one on each node");
+    for exporter in &exporters {
         let [name, node] = [&exporter["metadata"]["name"], &exporter["spec"]["nodeName"]].map(|text| text.as_str().expect("it is bound"));
         let through_the_server = cluster.api().get(&format!("{PODS}/{name}/proxy/metrics"));
         assert_eq!(through_the_server.code, 200, "{}", through_the_server.text());
         check_metrics(&through_the_server.text(), node);
     }
-    let restarts = pods["items"].as_array().into_iter().flatten().map(|pod| pod["status"]["containerStatuses"][0]["restartCount"].clone());
-    assert!(restarts.into_iter().all(|restarts| restarts == 0), "an exporter was restarted");
+    assert!(exporters.iter().all(|pod| container(pod)["restartCount"] == 0), "an exporter was restarted");
 }
 
 fn check_metrics(metrics: &str, node: &str) {

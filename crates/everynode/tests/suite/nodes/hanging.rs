@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
+use testing::Need;
 
 use crate::support::Cluster;
 use crate::support::cluster::{condition, pod};
@@ -61,10 +62,11 @@ struct Hung {
 impl Hung {
     fn mount(dir: PathBuf) -> Option<Hung> {
         std::fs::create_dir_all(&dir).expect("a folder can be made");
-        let Ok(device) = OpenOptions::new().read(true).write(true).open("/dev/fuse") else {
-            eprintln!("skipped: hanging: there is no /dev/fuse");
+        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
+        if !testing::can_run(&[Need::Machine { what: "/dev/fuse", is_there: device.is_ok() }]) {
             return None;
-        };
+        }
+        let device = device.expect("it was opened");
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
         let mounted = mount(Some("hung"), &dir, Some("fuse"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()));
         mounted.expect("root may mount");

@@ -91,11 +91,8 @@ fn recorded_pods_live_as_recorded_with_containerd() {
 }
 
 fn cases_or_skip() -> Option<Vec<Case>> {
-    let golden = std::env::var_os("EVERYNODE_GOLDEN");
-    if golden.is_none() {
-        eprintln!("skipped: EVERYNODE_GOLDEN is not set");
-    }
-    Some(recorded::read(&Path::new(&golden?).join("kubelet")))
+    let golden = testing::variable("EVERYNODE_GOLDEN")?;
+    Some(recorded::read(&Path::new(&golden).join("kubelet")))
 }
 
 fn compare(cluster: &Cluster, cases: &[Case], place: &Place) {

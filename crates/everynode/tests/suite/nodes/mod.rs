@@ -1,5 +1,5 @@
-//! Real nodes from outside: real containers, real kubectl, real failures. They need root; what
-//! cannot run here says so in one line.
+//! Real nodes from outside: real containers, real kubectl, real failures. They need
+//! [`crate::support::cluster::REAL_NODES`].
 //!
 //! Every group has a cluster of its own, started in half a second, and shares it among its pods.
 //! Nothing is timed: deadlines are far away.

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use base64::Engine as _;
 use serde_json::{Value, json};
+use testing::Need;
 
 use super::faulty_proxy::{Mood, Proxy};
 use crate::support::cluster::{container, pod, wait_long};
@@ -142,9 +143,7 @@ struct Registry {
 
 impl Registry {
     fn start_or_skip(cluster: &Cluster) -> Option<Registry> {
-        let found = |program: &str| Command::new(program).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-        if !found("docker-registry") || !found("htpasswd") {
-            eprintln!("skipped: docker-registry and apache2-utils are not installed");
+        if !testing::can_run(&[testing::REGISTRY, Need::Program { name: "htpasswd", package: "apache2-utils" }]) {
             return None;
         }
         let passwords = Command::new("htpasswd").args(["-Bbn", "-C", "4", USER, PASSWORD]).output().expect("htpasswd runs").stdout;

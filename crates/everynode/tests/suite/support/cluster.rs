@@ -5,12 +5,17 @@
 //! several runs may share it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use testing::Need;
 
 use super::{Client, Home, Image, Kubectl};
+
+/// What a cluster with real nodes needs, and tests that look at it.
+pub const REAL_NODES: [Need<'_>; 5] =
+    [Need::Root, Need::Namespaces, testing::BUSYBOX, Need::Program { name: "ip", package: "iproute2" }, testing::KUBECTL];
 
 /// Containers on a machine that builds something else take their time.
 pub const LONG: Duration = Duration::from_secs(120);
@@ -26,8 +31,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster with so many workers and the image `busybox:test`; or one line that says why there
-    /// can be none, and None.
+    /// A cluster with so many workers and the image `busybox:test`. None: the test cannot run here.
     pub fn start_or_skip(group: &str, workers: u8) -> Option<Cluster> {
         let cluster = Cluster::prepare_or_skip(group)?;
         cluster.up(workers);
@@ -38,8 +42,7 @@ impl Cluster {
 
     /// One that is not started yet.
     pub fn prepare_or_skip(group: &str) -> Option<Cluster> {
-        if let Some(reason) = obstacle() {
-            eprintln!("skipped: {group}: {reason}");
+        if !testing::can_run(&REAL_NODES) {
             return None;
         }
         Some(Cluster { home: Home::new(), name: format!("{group}-{}", std::process::id()), data_dir: None })
@@ -274,27 +277,6 @@ impl Drop for Cluster {
             panic!("everynode down: {}", String::from_utf8_lossy(&output.stderr));
         }
     }
-}
-
-/// Why there can be no real nodes here.
-pub fn obstacle() -> Option<String> {
-    if !rustix::process::geteuid().is_root() {
-        return Some("real nodes need root".to_owned());
-    }
-    let works = |program: &str, arguments: &[&str]| {
-        let status = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    if !works("unshare", &["--mount", "--net", "--uts", "--ipc", "true"]) {
-        return Some("this machine does not let root make namespaces".to_owned());
-    }
-    if !works("/bin/busybox", &["true"]) {
-        return Some("busybox-static is not installed".to_owned());
-    }
-    if !works("ip", &["-V"]) {
-        return Some("iproute2 is not installed".to_owned());
-    }
-    (!works("kubectl", &["version", "--client"])).then(|| "kubectl is not installed".to_owned())
 }
 
 /// A pod of one container that runs a script in busybox.

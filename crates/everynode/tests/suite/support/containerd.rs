@@ -4,7 +4,7 @@
 //! Everything runs in the control groups of the local node, so the end of the cluster ends whatever
 //! this leaves running.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
@@ -14,7 +14,6 @@ use super::cluster::{Cluster, hierarchies, wait_long};
 
 const PAUSE: &str = "everynode.test/pause:1";
 const PLUGINS: &str = "/usr/lib/cni";
-const PROGRAMS: [&str; 3] = ["containerd", "ctr", "runc"];
 
 /// In the namespaces of the node; the first is below its folder.
 const DIR: &str = "/var/lib/cri";
@@ -33,13 +32,9 @@ pub struct CriNode<'a> {
 }
 
 impl<'a> CriNode<'a> {
-    /// Ready, with the image `busybox:test`; or one line that says what is missing, and None.
+    /// Ready, with the image `busybox:test`. None: the test cannot run here.
     pub fn start_or_skip(cluster: &'a Cluster) -> Option<CriNode<'a>> {
-        let is_there = |program: &&str| Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-        let plugin = Path::new(PLUGINS).join("ptp");
-        let missing = PROGRAMS.iter().find(|program| !is_there(program)).map(|program| (*program).to_owned());
-        if let Some(missing) = missing.or_else(|| (!plugin.exists()).then(|| plugin.display().to_string())) {
-            eprintln!("skipped: pods with containerd: {missing} is not installed");
+        if !testing::can_run(&testing::CONTAINERD) {
             return None;
         }
         let name = format!("{}-cri", cluster.name);

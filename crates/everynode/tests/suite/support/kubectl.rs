@@ -2,19 +2,13 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use super::{Home, Server, wait_for};
 
-/// A server and its kubectl; or one line that says that there is no kubectl, and None.
+/// A server and its kubectl. None: the test cannot run here.
 pub fn kubectl_or_skip(arguments: &[&str]) -> Option<Server> {
-    let found = Command::new("kubectl").args(["version", "--client"]).output();
-    if found.is_ok_and(|output| output.status.success()) {
-        Some(Server::start(arguments))
-    } else {
-        eprintln!("skipped: kubectl is not installed");
-        None
-    }
+    testing::can_run(&[testing::KUBECTL]).then(|| Server::start(arguments))
 }
 
 pub struct Kubectl<'a> {

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use testing::Need;
+
 use crate::support::Cluster;
 use images::Images;
 use session::Session;
@@ -96,10 +98,14 @@ fn play(tutorial: &Tutorial) {
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let transcript = Transcript::parse(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let Some(cluster) = Cluster::prepare_or_skip(tutorial.folder) else { return };
-    let images = match Images::build() {
-        Ok(images) => images,
-        Err(reason) => return eprintln!("skipped: {}: {reason}", tutorial.transcript),
-    };
+    let images = Images::build();
+    if let Err(reason) = &images {
+        eprintln!("{reason}");
+    }
+    if !testing::can_run(&[Need::Download { what: "packages of examples/images/build", is_there: images.is_ok() }]) {
+        return;
+    }
+    let images = images.expect("they were built");
     cluster.up_named(tutorial.nodes);
     cluster.wait_for_service_account();
     for image in tutorial.images {

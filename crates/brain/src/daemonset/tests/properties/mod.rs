@@ -73,7 +73,8 @@ proptest! {
     fn plans_are_determined_bounded_and_just(case in case()) {
         let stage = Stage::new(&case.text());
         let made = stage.plan();
-        prop_assert_eq!(&made, &stage.plan());
+        // Of an equal cluster: hash maps would be in another order.
+        prop_assert_eq!(&made, &Stage::new(&case.text()).plan());
         // A pod may be adopted and deleted.
         prop_assert!(made.actions.len() <= case.nodes.len() + case.pods.len() * 2);
         if let Err(wrong) = judge::plan(&case, &made) {
@@ -129,11 +130,7 @@ fn comes_to_rest(case: &judge::Case) -> Result<(), String> {
         stage.wait(if plan.wake_at.is_some() { 1000 } else { 1 });
     }
     let last = stage.plan();
-    if !last.actions.is_empty()
-        || last.wake_at.is_some()
-        || last.more
-        || last.history != stage.plan().history
-        || !last.history.before.is_empty()
+    if !last.actions.is_empty() || last.wake_at.is_some() || last.more || !last.history.before.is_empty() || !last.history.after.is_empty()
     {
         return Err(format!("no rest after {rounds} rounds: {last:#?}"));
     }
