@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("apiserver", &["kinds", "store", "wire"]),
     ("controllers", &["brain"]),
     ("net", &[]),
+    ("rust-criu", &[]),
     ("runtime", &[]),
     ("agent", &["brain", "kinds", "net", "runtime", "wire"]),
     ("everynode", &["agent", "apiserver", "brain", "controllers", "kinds", "net", "runtime", "store"]),

@@ -8,4 +8,5 @@
 pub mod node;
 pub mod server;
 pub mod simulated;
+pub mod tree;
 pub mod unverified;

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::Context;
 use crate::simulated::send::{JSON, MERGE, is_overtaken, send};
+use crate::tree::Tree;
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 
@@ -89,15 +90,15 @@ pub async fn run(context: &Context) {
 }
 
 async fn register(context: &Context) {
-    let nodes: Api<Node> = Api::all(context.client.clone());
+    let nodes: Api<Tree<Node>> = Api::all(context.client.clone());
     let name = &context.settings.name;
     loop {
-        let made = match nodes.create(&PostParams::default(), &new_node(context, true)).await {
+        let made = match nodes.create(&PostParams::default(), &Tree(new_node(context, true))).await {
             Err(error) if is_overtaken(&error) => adopt(context, &nodes).await,
             made => made,
         };
         match made {
-            Ok(node) => {
+            Ok(Tree(node)) => {
                 context.registration.seen(node);
                 context.events.node(false, "Starting", "Starting kubelet.");
                 return;
@@ -112,7 +113,7 @@ async fn register(context: &Context) {
 
 /// A node of that name is there, from an earlier life: its labels are brought up to date, its
 /// taints stay.
-async fn adopt(context: &Context, nodes: &Api<Node>) -> Result<Node, kube::Error> {
+async fn adopt(context: &Context, nodes: &Api<Tree<Node>>) -> Result<Tree<Node>, kube::Error> {
     let labels = new_node(context, false).metadata.labels;
     let patch = Patch::Merge(json!({"metadata": {"labels": labels, "annotations": annotations()}}));
     nodes.patch(&context.settings.name, &PatchParams::default(), &patch).await
@@ -271,7 +272,7 @@ async fn images(context: &Context) -> Vec<ContainerImage> {
 
 /// Tells the status when it changed, and every five minutes.
 async fn report(context: &Context) {
-    let nodes: Api<Node> = Api::all(context.client.clone());
+    let nodes: Api<Tree<Node>> = Api::all(context.client.clone());
     let mut told_at: Option<std::time::Instant> = None;
     loop {
         let before = context.registration.node().and_then(|node| node.status);
@@ -280,7 +281,7 @@ async fn report(context: &Context) {
         if is_due || before.as_ref().is_none_or(|before| differs(before, &now)) {
             let patch = Patch::Strategic(patch(before.as_ref(), &now));
             match nodes.patch_status(&context.settings.name, &PatchParams::default(), &patch).await {
-                Ok(node) => {
+                Ok(Tree(node)) => {
                     tell_changes(context, before.as_ref(), &now);
                     context.registration.seen(node);
                     told_at = Some(std::time::Instant::now());

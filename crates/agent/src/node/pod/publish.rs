@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::id;
 use crate::node::manifests::is_static;
 use crate::simulated::send::is_overtaken;
+use crate::tree::Tree;
 
 /// The newer of two versions of a pod, by resourceVersion.
 pub fn newer(a: &Arc<Pod>, b: &Arc<Pod>) -> Arc<Pod> {
@@ -32,7 +33,7 @@ pub async fn status(client: &Client, pod: &Pod, status: PodStatus) -> Result<Opt
     // A static pod is told of through its mirror, which has a uid of its own.
     let is_static = is_static(pod);
     let uid = pod.metadata.uid.as_ref().filter(|_| !is_static);
-    let api: Api<Pod> = Api::namespaced(client.clone(), &id(pod).namespace);
+    let api: Api<Tree<Pod>> = Api::namespaced(client.clone(), &id(pod).namespace);
     let mut changes = changes;
     loop {
         let patch = match uid {
@@ -40,8 +41,8 @@ pub async fn status(client: &Client, pod: &Pod, status: PodStatus) -> Result<Opt
             None => json!({"status": changes}),
         };
         match api.patch_status(&id(pod).name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Ok(mirror) if is_static => return Ok(Some(Pod { status: mirror.status, ..pod.clone() })),
-            Ok(pod) => return Ok(Some(pod)),
+            Ok(Tree(mirror)) if is_static => return Ok(Some(Pod { status: mirror.status, ..pod.clone() })),
+            Ok(Tree(pod)) => return Ok(Some(pod)),
             Err(error) if is_overtaken(&error) => return Ok(None),
             // Each time with fewer fields: this ends.
             Err(error) => match acceptable(&changes, &error) {
@@ -127,7 +128,7 @@ fn remove_missing(conditions: &mut Value, before: Option<&Value>) {
 
 /// Removes a pod that has ended, if it is still that one.
 pub async fn delete(client: &Client, pod: &Pod) -> Result<(), kube::Error> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), &id(pod).namespace);
+    let api: Api<Tree<Pod>> = Api::namespaced(client.clone(), &id(pod).namespace);
     let uid = pod.metadata.uid.clone().filter(|_| !is_static(pod));
     let preconditions = Preconditions { uid, resource_version: None };
     let params = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
