@@ -25,8 +25,8 @@ struct Arguments {
 enum Task {
     /// What CI runs: fmt, licences, clippy, tidy, a little fuzzing, tests.
     Ci,
-    /// Build what is given to people: a static program, and an archive with all that belongs to it.
-    Dist,
+    /// Build what is given to people: a static program, as an archive, packages and an image.
+    Dist(dist::Dist),
     /// Rules of the house that no other tool checks.
     Tidy,
     /// Look for requests that make the server panic.
@@ -43,7 +43,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Ci => ci::run(),
-        Task::Dist => dist::run(),
+        Task::Dist(dist) => dist.run(),
         Task::Tidy => tidy::run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Golden(golden) => golden.run(),

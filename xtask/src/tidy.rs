@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("kinds", &[]),
     ("containers", &[]),
     ("brain", &["containers", "kinds"]),
+    ("rust-criu", &[]),
     ("store", &[]),
     // For tests: among the dev-dependencies every crate may name it.
     ("testing", &[]),

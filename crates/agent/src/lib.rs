@@ -9,4 +9,5 @@ pub mod node;
 mod send;
 pub mod server;
 pub mod simulated;
+pub mod tree;
 pub mod unverified;

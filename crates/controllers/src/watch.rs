@@ -1,25 +1,29 @@
 //! Following the cluster: one watch for each kind, whose events all end up in one channel.
 //!
-//! Kinds of which the deciders see more than the metadata are read straight into `brain::model`; of
-//! the others only the metadata is asked for.
+//! The watcher hands on the text of an object, and `brain` reads it as the kind that was asked for:
+//! one watcher is compiled, not one for each kind.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::time::Duration;
 
-use brain::model::{self, Key, Meta, OwnerReference};
-use brain::picture::{Kind, Model, Object};
+use brain::model::Key;
+use brain::picture::{Kind, Object};
 use brain::request::Resource;
 use futures::{Stream, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::api::ApiResource;
 use kube::core::DynamicResourceScope;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+
+/// The pause before a list is asked for again that has an object nobody can read.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a watch says.
 #[derive(Debug)]
@@ -48,31 +52,19 @@ pub fn follow(client: &Client, kinds: &[Kind], inputs: &mpsc::Sender<Input>, tas
     }
 }
 
-macro_rules! table {
-    ($($kind:ident, $model:ident, $shelf:ident, $resource:ident;)*) => {
-        async fn follow_one(client: Client, kind: Kind, inputs: mpsc::Sender<Input>) {
-            match kind {
-                $(Kind::$kind => forward(kind, full::<model::$model>(client, kind), Object::$kind, inputs).await,)*
-                Kind::Other(resource) => {
-                    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &api_resource(resource));
-                    let events = watcher(api, watcher::Config::default()).default_backoff();
-                    forward(kind, events, |meta| Object::Other(resource, meta), inputs).await;
-                }
-            }
+async fn follow_one(client: Client, kind: Kind, inputs: mpsc::Sender<Input>) {
+    loop {
+        let api: Api<Text> = Api::all_with(client.clone(), &api_resource(kind.resource()));
+        let config = watcher::Config::default();
+        let config = match kind.only_name() {
+            Some(name) => config.fields(&format!("metadata.name={name}")),
+            None => config,
+        };
+        match forward(kind, watcher(api, config).default_backoff(), &inputs).await {
+            Stopped::Unread => tokio::time::sleep(UNREADABLE_PAUSE).await,
+            Stopped::Untaken => return,
         }
-    };
-}
-
-brain::for_each_followed_kind!(table);
-
-fn full<T: Model>(client: Client, kind: Kind) -> impl Stream<Item = Result<Event<Watched<T>>, watcher::Error>> + Send {
-    let api: Api<Watched<T>> = Api::all_with(client, &api_resource(kind.resource()));
-    let config = watcher::Config::default();
-    let config = match kind.only_name() {
-        Some(name) => config.fields(&format!("metadata.name={name}")),
-        None => config,
-    };
-    watcher(api, config).default_backoff()
+    }
 }
 
 fn api_resource(resource: Resource) -> ApiResource {
@@ -85,71 +77,85 @@ fn api_resource(resource: Resource) -> ApiResource {
     }
 }
 
-/// Turns the events of a watch into inputs until nobody takes them any more.
-async fn forward<E: Into<Fact<T>>, T>(
-    kind: Kind,
-    events: impl Stream<Item = Result<Event<E>, watcher::Error>>,
-    object: impl Fn(Arc<T>) -> Object,
-    inputs: mpsc::Sender<Input>,
-) {
+/// Why events are forwarded no longer.
+enum Stopped {
+    /// A list has an object that cannot be read. Without it the list would say that it is gone.
+    Unread,
+    /// The receiver of inputs is gone.
+    Untaken,
+}
+
+/// Turns the events of a watch into inputs.
+async fn forward(kind: Kind, events: impl Stream<Item = Result<Event<Text>, watcher::Error>>, inputs: &mpsc::Sender<Input>) -> Stopped {
     let mut events = std::pin::pin!(events);
     let mut listed = BTreeSet::new();
-    let put = |fact: E| Input::Put(object(Arc::new(fact.into().0)));
     while let Some(event) = events.next().await {
         let input = match event {
-            Ok(Event::Apply(fact)) => put(fact),
-            Ok(Event::InitApply(fact)) => {
-                let input = put(fact);
-                if let Input::Put(object) = &input {
-                    listed.insert(object.meta().key());
-                }
-                input
+            Ok(Event::Apply(text)) => text.read(kind).map(Input::Put),
+            Ok(Event::InitApply(text)) => {
+                let Some(object) = text.read(kind) else { return Stopped::Unread };
+                listed.insert(object.meta().key());
+                Some(Input::Put(object))
             }
-            Ok(Event::Delete(fact)) => {
-                let object = object(Arc::new(fact.into().0));
-                Input::Gone { kind, key: object.meta().key(), revision: object.meta().resource_version }
+            Ok(Event::Delete(text)) => {
+                text.read(kind).map(|object| Input::Gone { kind, key: object.meta().key(), revision: object.meta().resource_version })
             }
             Ok(Event::Init) => {
                 listed.clear();
-                Input::ListStarted(kind)
+                Some(Input::ListStarted(kind))
             }
-            Ok(Event::InitDone) => Input::ListFinished { kind, keys: std::mem::take(&mut listed) },
+            Ok(Event::InitDone) => Some(Input::ListFinished { kind, keys: std::mem::take(&mut listed) }),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, ?kind, "a watch failed; it is tried again");
-                continue;
+                None
             }
         };
-        if inputs.send(input).await.is_err() {
-            return;
+        if let Some(input) = input
+            && inputs.send(input).await.is_err()
+        {
+            return Stopped::Untaken;
         }
     }
+    Stopped::Untaken
 }
 
-/// An object as the deciders see it.
-struct Fact<T>(T);
-
-/// What `kube`'s watcher needs around a model: enough metadata to follow versions.
+/// An object as the server sent it, with the metadata that `kube`'s watcher needs to follow
+/// versions.
 #[derive(Debug, Clone)]
-struct Watched<T> {
+struct Text {
     meta: ObjectMeta,
-    object: T,
+    text: Box<RawValue>,
 }
 
-impl<'de, T: Model> Deserialize<'de> for Watched<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Watched<T>, D::Error> {
-        let object = T::deserialize(deserializer)?;
-        let meta = object.meta();
-        let meta = ObjectMeta {
-            name: Some(meta.name.to_string()),
-            namespace: (!meta.namespace.is_empty()).then(|| meta.namespace.to_string()),
-            resource_version: Some(meta.resource_version.to_string()),
-            ..ObjectMeta::default()
-        };
-        Ok(Watched { meta, object })
+impl Text {
+    fn read(&self, kind: Kind) -> Option<Object> {
+        kind.read_text(self.text.get())
+            .inspect_err(|error| tracing::warn!(error = error as &dyn std::error::Error, ?kind, "an object cannot be read"))
+            .ok()
     }
 }
 
-impl<T: Model> kube::Resource for Watched<T> {
+#[derive(Deserialize)]
+struct Head {
+    metadata: HeadMeta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HeadMeta {
+    resource_version: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        let head: Head = serde_json::from_str(text.get()).map_err(serde::de::Error::custom)?;
+        let meta = ObjectMeta { resource_version: head.metadata.resource_version, ..ObjectMeta::default() };
+        Ok(Text { meta, text })
+    }
+}
+
+impl kube::Resource for Text {
     type DynamicType = ApiResource;
     type Scope = DynamicResourceScope;
 
@@ -175,40 +181,5 @@ impl<T: Model> kube::Resource for Watched<T> {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.meta
-    }
-}
-
-impl<T> From<Watched<T>> for Fact<T> {
-    fn from(watched: Watched<T>) -> Fact<T> {
-        Fact(watched.object)
-    }
-}
-
-impl From<PartialObjectMeta<DynamicObject>> for Fact<Meta> {
-    fn from(partial: PartialObjectMeta<DynamicObject>) -> Fact<Meta> {
-        let meta = partial.metadata;
-        let text = |text: Option<String>| -> Arc<str> { text.unwrap_or_default().into() };
-        let owner = |owner: k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference| OwnerReference {
-            api_version: owner.api_version.into(),
-            kind: owner.kind.into(),
-            name: owner.name.into(),
-            uid: owner.uid.into(),
-            controller: owner.controller == Some(true),
-            block_owner_deletion: owner.block_owner_deletion == Some(true),
-        };
-        Fact(Meta {
-            name: text(meta.name),
-            namespace: text(meta.namespace),
-            uid: text(meta.uid),
-            resource_version: meta.resource_version.and_then(|version| version.parse().ok()).unwrap_or(0),
-            generation: meta.generation.unwrap_or(0),
-            labels: meta.labels.unwrap_or_default().into_iter().collect(),
-            owner_references: meta.owner_references.unwrap_or_default().into_iter().map(owner).collect(),
-            finalizers: meta.finalizers.unwrap_or_default().into_iter().map(Into::into).collect(),
-            creation_timestamp: meta.creation_timestamp.map(|time| time.0),
-            deletion_timestamp: meta.deletion_timestamp.map(|time| time.0),
-            deletion_grace_period_seconds: meta.deletion_grace_period_seconds,
-            ..Meta::default()
-        })
     }
 }

@@ -18,6 +18,7 @@ use kube::{Api, ResourceExt};
 use super::Context;
 use super::pods::Pods;
 use crate::send::is_overtaken;
+use crate::tree::Tree;
 use brain::podsync::{CONFIG_MIRROR, CONFIG_SOURCE, is_mirror, uid};
 
 /// The folder is looked at this often; the kubelet's default is 20 s.
@@ -125,7 +126,7 @@ fn deleted(pod: &Pod) -> Pod {
 /// replaced. Answers whether it was made.
 async fn mirror(context: &Context, pod: &Pod) -> bool {
     let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) else { return false };
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let api: Api<Tree<Pod>> = Api::namespaced(context.client.clone(), namespace);
     let hash = pod.annotations().get(HASH);
     match api.get_opt(name).await {
         Ok(Some(there)) if there.annotations().get(CONFIG_MIRROR) == hash && !is_deleted(&there) => return false,
@@ -145,7 +146,7 @@ async fn mirror(context: &Context, pod: &Pod) -> bool {
         // Without an API server the pod runs all the same.
         Err(_) => return false,
     }
-    match api.create(&PostParams::default(), &mirror_of(context, pod)).await {
+    match api.create(&PostParams::default(), &Tree(mirror_of(context, pod))).await {
         Ok(_) => true,
         Err(error) => {
             if !is_overtaken(&error) {

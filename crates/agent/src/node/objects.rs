@@ -14,6 +14,8 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
+
+use crate::tree::Tree;
 use tokio::sync::watch;
 
 /// Objects are asked for again after this long; a mounted ConfigMap follows its object within this
@@ -71,14 +73,14 @@ impl Objects {
 
     /// Keeps the list of Services.
     pub async fn follow_services(&self) {
-        let events = watcher(Api::<Service>::all(self.client.clone()), watcher::Config::default()).backoff(super::watch::pauses());
+        let events = watcher(Api::<Tree<Service>>::all(self.client.clone()), watcher::Config::default()).backoff(super::watch::pauses());
         let mut events = std::pin::pin!(events);
         let mut known: BTreeMap<(String, String), Service> = BTreeMap::new();
         let mut is_complete = false;
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Init) => known.clear(),
-                Ok(Event::InitApply(service) | Event::Apply(service)) => drop(known.insert(key(&service.metadata), service)),
+                Ok(Event::InitApply(Tree(service)) | Event::Apply(Tree(service))) => drop(known.insert(key(&service.metadata), service)),
                 Ok(Event::Delete(service)) => drop(known.remove(&key(&service.metadata))),
                 Ok(Event::InitDone) => is_complete = true,
                 Err(error) => tracing::warn!(%error, "the watch on services failed; it is tried again"),
@@ -97,8 +99,8 @@ impl Objects {
 
     /// What a RuntimeClass stands for on the node.
     pub async fn runtime_handler(&self, name: &str) -> Result<String, ObjectError> {
-        match Api::<RuntimeClass>::all(self.client.clone()).get_opt(name).await {
-            Ok(Some(class)) => Ok(class.handler),
+        match Api::<Tree<RuntimeClass>>::all(self.client.clone()).get_opt(name).await {
+            Ok(Some(Tree(class))) => Ok(class.handler),
             Ok(None) => Err(ObjectError::NoRuntimeClass(name.to_owned())),
             Err(error) => Err(ObjectError::RuntimeClass { name: name.to_owned(), cause: said(&error) }),
         }
@@ -154,7 +156,7 @@ impl Objects {
     }
 
     async fn add_config_map(&self, sources: &mut Sources, namespace: &str, name: &str) -> Result<(), ObjectError> {
-        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<Tree<ConfigMap>> = Api::namespaced(self.client.clone(), namespace);
         if let Some(map) = cached(&self.config_maps, api, namespace, name).await? {
             sources.config_maps.insert(name.to_owned(), map);
         }
@@ -169,7 +171,7 @@ impl Objects {
     }
 
     pub async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, ObjectError> {
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<Tree<Secret>> = Api::namespaced(self.client.clone(), namespace);
         cached(&self.secrets, api, namespace, name).await
     }
 
@@ -206,12 +208,13 @@ impl Objects {
             ..authentication::TokenRequest::default()
         };
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-        let body = serde_json::to_vec(&body).map_err(|error| ObjectError::Token(error.to_string()))?;
+        let body = serde_json::to_vec(&Tree(body)).map_err(|error| ObjectError::Token(error.to_string()))?;
         let http = http::Request::post(path)
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(body)
             .map_err(|error| ObjectError::Token(error.to_string()))?;
-        let answer: authentication::TokenRequest = self.client.request(http).await.map_err(|error| ObjectError::Token(said(&error)))?;
+        let Tree(answer): Tree<authentication::TokenRequest> =
+            self.client.request(http).await.map_err(|error| ObjectError::Token(said(&error)))?;
         let missing = || ObjectError::Token("the answer has none".to_owned());
         let status = answer.status.ok_or_else(missing)?;
         let text = status.token.ok_or_else(missing)?;
@@ -246,7 +249,7 @@ fn key(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> (St
 
 /// None when the object does not exist. An API server out of reach is an error, unless the object
 /// was seen before.
-async fn cached<T>(cache: &Cache<T>, api: Api<T>, namespace: &str, name: &str) -> Result<Option<T>, ObjectError>
+async fn cached<T>(cache: &Cache<T>, api: Api<Tree<T>>, namespace: &str, name: &str) -> Result<Option<T>, ObjectError>
 where
     T: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
@@ -256,7 +259,7 @@ where
         return Ok(object.clone());
     }
     let object = match api.get_opt(name).await {
-        Ok(object) => object,
+        Ok(object) => object.map(|Tree(object)| object),
         Err(error) => match known {
             Some((_, object @ Some(_))) => return Ok(object),
             _ => return Err(ObjectError::Refused(said(&error))),

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::Context;
 use crate::send::{JSON, MERGE, is_overtaken, send};
+use crate::tree::Tree;
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 
@@ -73,15 +74,15 @@ pub async fn run(context: &Context) {
 }
 
 async fn register(context: &Context) {
-    let nodes: Api<Node> = Api::all(context.client.clone());
+    let nodes: Api<Tree<Node>> = Api::all(context.client.clone());
     let name = &context.settings.name;
     loop {
-        let made = match nodes.create(&PostParams::default(), &new_node(context)).await {
+        let made = match nodes.create(&PostParams::default(), &Tree(new_node(context))).await {
             Err(error) if is_overtaken(&error) => adopt(context, &nodes).await,
             made => made,
         };
         match made {
-            Ok(node) => {
+            Ok(Tree(node)) => {
                 context.registration.seen(node);
                 context.events.node(EventType::Normal, "Starting", "Starting kubelet.");
                 return;
@@ -95,7 +96,7 @@ async fn register(context: &Context) {
 }
 
 /// A node of that name is there, from an earlier life.
-async fn adopt(context: &Context, nodes: &Api<Node>) -> Result<Node, kube::Error> {
+async fn adopt(context: &Context, nodes: &Api<Tree<Node>>) -> Result<Tree<Node>, kube::Error> {
     let patch = Patch::Merge(with_site(context, registration::adoption));
     nodes.patch(&context.settings.name, &PatchParams::default(), &patch).await
 }
@@ -132,7 +133,7 @@ async fn status(context: &Context, before: Option<&NodeStatus>) -> NodeStatus {
 
 /// Tells the status when it changed, and every five minutes.
 async fn report(context: &Context) {
-    let nodes: Api<Node> = Api::all(context.client.clone());
+    let nodes: Api<Tree<Node>> = Api::all(context.client.clone());
     let mut told_at: Option<std::time::Instant> = None;
     loop {
         let before = context.registration.node().and_then(|node| node.status);
@@ -141,7 +142,7 @@ async fn report(context: &Context) {
         if is_due || before.as_ref().is_none_or(|before| registration::differs(before, &now)) {
             let patch = Patch::Strategic(registration::patch(before.as_ref(), &now));
             match nodes.patch_status(&context.settings.name, &PatchParams::default(), &patch).await {
-                Ok(node) => {
+                Ok(Tree(node)) => {
                     tell_changes(context, before.as_ref(), &now);
                     context.registration.seen(node);
                     told_at = Some(std::time::Instant::now());

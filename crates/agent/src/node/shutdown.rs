@@ -10,6 +10,7 @@ use kube::Api;
 
 use super::Context;
 use super::pods::Pods;
+use crate::tree::Tree;
 use brain::podsync::uid;
 
 /// Pods from this priority on are ended last (`system-cluster-critical`).
@@ -67,7 +68,7 @@ async fn end(context: &Context, pods: &Pods, group: &[Arc<Pod>], time: Duration)
 /// Whether the API server still takes the pod for one that runs. A server that does not answer is
 /// not waited for.
 async fn is_known_as_running(context: &Context, pod: &Pod) -> bool {
-    let pods: Api<Pod> = Api::namespaced(context.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
+    let pods: Api<Tree<Pod>> = Api::namespaced(context.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
     let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
     match pods.get_opt(pod.metadata.name.as_deref().unwrap_or_default()).await {
         Ok(Some(known)) => !matches!(phase(&known).as_str(), "Failed" | "Succeeded"),

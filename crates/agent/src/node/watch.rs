@@ -12,6 +12,7 @@ use kube::{Api, ResourceExt};
 
 use super::Context;
 use super::pods::Pods;
+use crate::tree::Tree;
 use brain::podsync::is_mirror;
 
 /// Pauses between attempts to watch. Kubernetes' clients go from 0.8 s to 30 s, which is long for a
@@ -32,7 +33,7 @@ pub async fn run(context: &Context, pods: &Arc<Pods>) {
 
 async fn follow_pods(context: &Context, pods: &Arc<Pods>) {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={}", context.settings.name));
-    let events = watcher(Api::<Pod>::all(context.client.clone()), config).backoff(pauses());
+    let events = watcher(Api::<Tree<Pod>>::all(context.client.clone()), config).backoff(pauses());
     let mut events = std::pin::pin!(events);
     let mut listed = Vec::new();
     while let Some(event) = events.next().await {
@@ -40,9 +41,9 @@ async fn follow_pods(context: &Context, pods: &Arc<Pods>) {
             Ok(Event::Init) => listed.clear(),
             // A static pod's mirror is there to be seen; its file is what is run.
             Ok(Event::InitApply(pod) | Event::Apply(pod) | Event::Delete(pod)) if is_mirror(&pod) => {}
-            Ok(Event::InitApply(pod)) => listed.push(pod),
+            Ok(Event::InitApply(Tree(pod))) => listed.push(pod),
             Ok(Event::InitDone) => pods.listed(std::mem::take(&mut listed)).await,
-            Ok(Event::Apply(pod)) => pods.apply(pod).await,
+            Ok(Event::Apply(Tree(pod))) => pods.apply(pod).await,
             Ok(Event::Delete(pod)) => pods.gone(&pod.uid().unwrap_or_default()).await,
             Err(error) => tracing::warn!(%error, "the watch on pods failed; it is tried again"),
         }
@@ -51,11 +52,11 @@ async fn follow_pods(context: &Context, pods: &Arc<Pods>) {
 
 async fn follow_node(context: &Context) {
     let config = watcher::Config::default().fields(&format!("metadata.name={}", context.settings.name));
-    let events = watcher(Api::<Node>::all(context.client.clone()), config).backoff(pauses());
+    let events = watcher(Api::<Tree<Node>>::all(context.client.clone()), config).backoff(pauses());
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::InitApply(node) | Event::Apply(node)) => context.registration.seen(node),
+            Ok(Event::InitApply(Tree(node)) | Event::Apply(Tree(node))) => context.registration.seen(node),
             Ok(Event::Init | Event::InitDone | Event::Delete(_)) => {}
             Err(error) => tracing::warn!(%error, "the watch on the node failed; it is tried again"),
         }

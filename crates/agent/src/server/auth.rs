@@ -19,6 +19,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::answer::Refusal;
+use crate::tree::Tree;
 
 /// The group that may do everything.
 const MASTERS: &str = "system:masters";
@@ -88,9 +89,9 @@ impl Auth {
 
     async fn review_token(&self, token: &str) -> kube::Result<Option<User>> {
         let spec = TokenReviewSpec { token: token.to_owned(), ..TokenReviewSpec::default() };
-        let review = TokenReview { spec, ..TokenReview::default() };
-        let answered = Api::<TokenReview>::all(self.client.clone()).create(&PostParams::default(), &review).await?;
-        let status = answered.status.unwrap_or_default();
+        let review = Tree(TokenReview { spec, ..TokenReview::default() });
+        let answered = Api::<Tree<TokenReview>>::all(self.client.clone()).create(&PostParams::default(), &review).await?;
+        let status = answered.0.status.unwrap_or_default();
         let user = status.user.filter(|_| status.authenticated == Some(true)).unwrap_or_default();
         Ok(user.username.map(|name| User { name, groups: user.groups.unwrap_or_default() }))
     }
@@ -138,9 +139,9 @@ impl Auth {
             resource_attributes: Some(attributes),
             ..SubjectAccessReviewSpec::default()
         };
-        let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
-        let answered = Api::<SubjectAccessReview>::all(self.client.clone()).create(&PostParams::default(), &review).await?;
-        Ok(answered.status.is_some_and(|status| status.allowed && status.denied != Some(true)))
+        let review = Tree(SubjectAccessReview { spec, ..SubjectAccessReview::default() });
+        let answered = Api::<Tree<SubjectAccessReview>>::all(self.client.clone()).create(&PostParams::default(), &review).await?;
+        Ok(answered.0.status.is_some_and(|status| status.allowed && status.denied != Some(true)))
     }
 }
 

@@ -15,6 +15,7 @@ use kube::{Api, Client, ResourceExt};
 use super::fleet::{Fleet, State};
 use super::objects;
 use crate::send::{JSON, MERGE, STRATEGIC, is_overtaken, send};
+use crate::tree::Tree;
 
 const SIMULATED_SELECTOR: &str = "everynode.dev/simulated=true";
 const STOPPED: &str = "sim.everynode.dev/stopped";
@@ -42,7 +43,7 @@ pub fn heartbeat_period(nodes: usize) -> Duration {
 /// Makes the nodes, unless there are simulated nodes already (a restart does not bring back what
 /// was removed). Then waits for ever.
 pub async fn register(client: &Client, names: &[String]) {
-    let nodes: Api<Node> = Api::all(client.clone());
+    let nodes: Api<Tree<Node>> = Api::all(client.clone());
     let known = loop {
         match nodes.list_metadata(&ListParams::default().labels(SIMULATED_SELECTOR).limit(1)).await {
             Ok(list) => break !list.items.is_empty(),
@@ -83,7 +84,7 @@ async fn register_one(client: &Client, at: usize, name: &str, period: Duration) 
 /// takes for dead.
 pub async fn follow(client: &Client, fleet: &Fleet) {
     let config = watcher::Config::default().labels(SIMULATED_SELECTOR);
-    let events = watcher(Api::<Node>::all(client.clone()), config).default_backoff();
+    let events = watcher(Api::<Tree<Node>>::all(client.clone()), config).default_backoff();
     let mut events = std::pin::pin!(events);
     let mut listed = BTreeSet::new();
     let mut reports: stream::FuturesUnordered<BoxFuture<'_, ()>> = stream::FuturesUnordered::new();

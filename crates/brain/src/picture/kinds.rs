@@ -7,17 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Change, Picture};
-use crate::model::{self, Key, Meta};
+use crate::model::{self, Key, Labels, Meta};
 use crate::request::{self, Resource};
 use crate::service_account::ROOT_CERTIFICATE;
 
 /// Hands the table of kinds that are followed in full to a macro: `Kind` and `Object` variant,
 /// model, shelf of the picture, resource.
-#[macro_export]
 macro_rules! for_each_followed_kind {
     ($table:ident) => {
         $table! {
@@ -37,11 +35,6 @@ macro_rules! for_each_followed_kind {
             RootCertificate, ConfigMap, root_certificates, CONFIG_MAPS;
         }
     };
-}
-
-/// An object of which controllers see more than the metadata.
-pub trait Model: DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static {
-    fn meta(&self) -> &Meta;
 }
 
 /// What a shelf is ordered by: a key, or the name where there are no namespaces.
@@ -89,6 +82,12 @@ fn keys<K: ShelfKey, T>(shelf: &Shelf<K, T>) -> Vec<Key> {
     shelf.keys().map(ShelfKey::key).collect()
 }
 
+/// What is read of objects that are followed by their metadata alone.
+#[derive(Deserialize)]
+struct OnlyMeta {
+    metadata: Meta,
+}
+
 macro_rules! table {
     ($($kind:ident, $model:ident, $shelf:ident, $resource:ident;)*) => {
         /// The kinds that are followed: in full, or just the metadata.
@@ -105,12 +104,6 @@ macro_rules! table {
             $($kind(Arc<model::$model>),)*
             Other(Resource, Arc<Meta>),
         }
-
-        $(impl Model for model::$model {
-            fn meta(&self) -> &Meta {
-                &self.meta
-            }
-        })*
 
         const IN_FULL: &[Kind] = &[$(Kind::$kind),*];
 
@@ -132,6 +125,19 @@ macro_rules! table {
                     $(Kind::$kind => model::$model::deserialize(object).ok().map(|object| Object::$kind(Arc::new(object))),)*
                     Kind::Other(resource) => {
                         Meta::deserialize(&object["metadata"]).ok().map(|meta| Object::Other(resource, Arc::new(meta)))
+                    }
+                }
+            }
+
+            /// An object of this kind as the API server sent it. Of annotations of kinds that are
+            /// followed by their metadata alone, nothing is kept.
+            pub fn read_text(self, text: &str) -> Result<Object, serde_json::Error> {
+                match self {
+                    $(Kind::$kind => serde_json::from_str(text).map(|object| Object::$kind(Arc::new(object))),)*
+                    Kind::Other(resource) => {
+                        let OnlyMeta { metadata } = serde_json::from_str(text)?;
+                        let meta = Meta { annotations: Labels::default(), ..metadata };
+                        Ok(Object::Other(resource, Arc::new(meta)))
                     }
                 }
             }
@@ -184,7 +190,7 @@ macro_rules! table {
             /// The metadata of an object of a kind.
             pub fn meta(&self, kind: Kind, key: &Key) -> Option<&Meta> {
                 match kind {
-                    $(Kind::$kind => get(&self.$shelf, key).map(|object| object.meta()),)*
+                    $(Kind::$kind => get(&self.$shelf, key).map(|object| &object.meta),)*
                     Kind::Other(resource) => self.others.get(&resource)?.get(key).map(|meta| &**meta),
                 }
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 mod kinds;
 
-pub use kinds::{Kind, Model, Object, Shelf};
+pub use kinds::{Kind, Object, Shelf};
 
 use crate::model::{
     ClusterRole, ConfigMap, ControllerRevision, DaemonSet, EndpointSlice, Endpoints, Key, Lease, Meta, Namespace, Node, Pod,

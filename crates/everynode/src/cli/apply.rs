@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use brain::model::Key;
-use k8s_openapi::api::apps::v1::DaemonSet;
 use kinds::table::{self, Kind};
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -157,13 +156,14 @@ pub async fn rolled_out(client: &Client, sets: &[Key], progress: &Progress) -> a
 }
 
 async fn wait_for_rollout(client: &Client, key: &Key, progress: &Progress) -> anyhow::Result<()> {
-    let sets: Api<DaemonSet> = Api::namespaced(client.clone(), &key.namespace);
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", "DaemonSet"));
+    let sets: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &resource);
     loop {
         let set = sets.get(&key.name).await.with_context(|| format!("cannot read DaemonSet {:?}", key.name))?;
-        let status = set.status.unwrap_or_default();
-        let observed = status.observed_generation >= set.metadata.generation;
-        let (ready, desired) = (status.number_available.unwrap_or(0), status.desired_number_scheduled);
-        if observed && ready >= desired && status.updated_number_scheduled.unwrap_or(0) >= desired {
+        let status = |field: &str| set.data["status"][field].as_i64();
+        let observed = status("observedGeneration") >= set.metadata.generation;
+        let (ready, desired) = (status("numberAvailable").unwrap_or(0), status("desiredNumberScheduled").unwrap_or(0));
+        if observed && ready >= desired && status("updatedNumberScheduled").unwrap_or(0) >= desired {
             progress.done(&format!("daemonset/{} runs on {desired} nodes", key.name));
             return Ok(());
         }

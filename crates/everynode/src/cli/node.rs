@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
+use agent::tree::Tree;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use k8s_openapi::api::core::v1::Node as ApiNode;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
@@ -13,6 +13,8 @@ use super::local::Local;
 use crate::clusters::Cluster;
 use crate::kubeconfig;
 use crate::nodes::{self, Node};
+
+type ApiNode = Tree<k8s_openapi::api::core::v1::Node>;
 
 /// The label of simulated nodes, and the annotation of those that play dead.
 const SIMULATED: &str = "everynode.dev/simulated";
@@ -93,7 +95,7 @@ async fn add_simulated(client: Client, cluster: &Cluster, name: Option<String>) 
             "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "", "lastHeartbeatTime": null}],
         },
     });
-    let node = serde_json::from_value(object).context("the node is well-formed")?;
+    let node: ApiNode = serde_json::from_value(object).context("the node is well-formed")?;
     nodes.create(&PostParams::default(), &node).await.with_context(|| format!("cannot make the node {name}"))?;
     eprintln!("simulated node {name} is there");
     Ok(())

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use agent::tree::Tree;
 use anyhow::{Context, bail};
 use brain::model::Key;
 use clap::Args;
@@ -219,7 +220,7 @@ impl Up {
 type Labels<'a> = BTreeMap<&'a str, &'a BTreeMap<String, String>>;
 
 async fn wait_for_nodes(client: &Client, wanted: usize, labels: &Labels<'_>, progress: &Progress) -> anyhow::Result<()> {
-    let nodes: Api<Node> = Api::all(client.clone());
+    let nodes: Api<Tree<Node>> = Api::all(client.clone());
     loop {
         let listed = nodes.list(&Default::default()).await.context("cannot list nodes")?;
         for node in &listed.items {
@@ -237,7 +238,7 @@ async fn wait_for_nodes(client: &Client, wanted: usize, labels: &Labels<'_>, pro
 
 /// Gives a node the labels that it lacks. Those that say what a node is for are the administrator's
 /// to set: by them others decide what runs there.
-async fn label(nodes: &Api<Node>, node: &Node, labels: &Labels<'_>) -> anyhow::Result<()> {
+async fn label(nodes: &Api<Tree<Node>>, node: &Node, labels: &Labels<'_>) -> anyhow::Result<()> {
     let name = node.name_any();
     let Some(wanted) = labels.get(name.as_str()) else { return Ok(()) };
     let missing: BTreeMap<_, _> = wanted.iter().filter(|(key, value)| node.labels().get(*key) != Some(*value)).collect();

@@ -10,6 +10,7 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use crate::send::is_overtaken;
+use crate::tree::Tree;
 use brain::podsync::{is_static, pod_id};
 
 const UNPROCESSABLE: u16 = 422;
@@ -28,7 +29,7 @@ pub async fn status(client: &Client, pod: &Pod, status: PodStatus) -> Result<Opt
     // A static pod is told of through its mirror, which has a uid of its own.
     let is_static = is_static(pod);
     let uid = pod.metadata.uid.as_ref().filter(|_| !is_static);
-    let api: Api<Pod> = Api::namespaced(client.clone(), &pod_id(pod).namespace);
+    let api: Api<Tree<Pod>> = Api::namespaced(client.clone(), &pod_id(pod).namespace);
     let mut changes = changes;
     loop {
         let patch = match uid {
@@ -36,8 +37,8 @@ pub async fn status(client: &Client, pod: &Pod, status: PodStatus) -> Result<Opt
             None => json!({"status": changes}),
         };
         match api.patch_status(&pod_id(pod).name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Ok(mirror) if is_static => return Ok(Some(Pod { status: mirror.status, ..pod.clone() })),
-            Ok(pod) => return Ok(Some(pod)),
+            Ok(Tree(mirror)) if is_static => return Ok(Some(Pod { status: mirror.status, ..pod.clone() })),
+            Ok(Tree(pod)) => return Ok(Some(pod)),
             Err(error) if is_overtaken(&error) => return Ok(None),
             // Each time with fewer fields: this ends.
             Err(error) => match refused_fields(&error).and_then(|fields| acceptable(&changes, &fields)) {
@@ -62,7 +63,7 @@ fn refused_fields(error: &kube::Error) -> Option<Vec<&str>> {
 
 /// Removes a pod that has ended, if it is still that one.
 pub async fn delete(client: &Client, pod: &Pod) -> Result<(), kube::Error> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), &pod_id(pod).namespace);
+    let api: Api<Tree<Pod>> = Api::namespaced(client.clone(), &pod_id(pod).namespace);
     let uid = pod.metadata.uid.clone().filter(|_| !is_static(pod));
     let preconditions = Preconditions { uid, resource_version: None };
     let params = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
