@@ -61,7 +61,7 @@ fn plan(picture: &Picture, ending: &Namespace, now: Timestamp) -> Work {
         }
         return Work { steps: vec![Step { independent: true, ..Step::all_at_once(deletions) }], more, ..Work::default() };
     }
-    // Events are not followed: nobody decides on them.
+    // The picture does not follow events: no controller decides on them.
     let events = Request::new(EVENTS, Key::new(&namespace.name, ""), Verb::DeleteCollection);
     let body = json!({
         "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace.name, "uid": namespace.uid}, "spec": {"finalizers": []},

@@ -232,8 +232,8 @@ impl Memory {
         let taken = |name: &str| context.view.names.contains_key(&Key { namespace: set.namespace.clone(), name: name.into() });
         let last = self.made.get(node);
         if let Some(made) = last.filter(|made| self.unseen.contains(node) && !taken(&made.name)) {
-            // Not a name of the current revision if that is another by now: perhaps the pod was
-            // made and nobody heard of it.
+            // Not a name of the current revision if that is another by now: perhaps the server made
+            // the pod and its answer was lost.
             return made.name.clone();
         }
         let mut attempt = last.map_or(0, |made| made.attempt.wrapping_add(1));

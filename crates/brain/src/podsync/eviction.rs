@@ -247,7 +247,7 @@ fn requested(pod: &Pod, resource: Resource) -> i64 {
     }
 }
 
-/// How the victim's end is told.
+/// How the agent reports the victim's end.
 pub fn ended(shortage: &Shortage, pod: &Pod, usage: &Usage) -> Ended {
     let resource = shortage.resource;
     let mut message = format!(

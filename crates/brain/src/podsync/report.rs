@@ -27,7 +27,7 @@ pub fn is_back(before: Option<&Pod>, asked: &Pod, told: &Pod) -> bool {
     }
 }
 
-/// What is told when the server refuses a status and does not say which field of it.
+/// What the agent sends when the server refuses a status and does not say which field of it.
 const ESSENTIAL: [&str; 5] = ["phase", "reason", "message", "conditions", "containerStatuses"];
 
 /// The changes without those that the server found wrong; None when nothing can be left out.

@@ -53,7 +53,7 @@ pub fn report(view: &View<'_>, ending: Ending) -> Report {
         },
         None => phase(view.pod, &init, &main, ending != Ending::No),
     };
-    // A pod is not reported finished while something of it may run: somebody could start its
+    // A pod is not reported finished while something of it may run: a controller could start its
     // successor.
     let shown = if computed.is_terminal() && !phase_before.is_terminal() && ending != Ending::Terminated { phase_before } else { computed };
     let ended = view.memory.ended.as_ref().filter(|_| shown.is_terminal());

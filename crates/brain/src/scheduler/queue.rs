@@ -143,7 +143,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// The queue of a cluster that nobody followed until now.
+    /// The queue of a cluster that no scheduler followed until now.
     pub fn of(picture: &Picture) -> Queue {
         let mut queue = Queue::default();
         for pod in picture.pods.values() {
@@ -384,7 +384,7 @@ impl Queue {
         [self.active.len(), self.entries.len() - self.active.len() - waiting, waiting]
     }
 
-    /// The next time at which somebody is due, once the plan is taken in.
+    /// The next time at which a pod is due, once the plan is taken in.
     pub(super) fn next_wake_after(&self, plan: &Plan, now: Timestamp) -> Option<Timestamp> {
         let due = self.timers.first().map(|(at, _)| *at);
         let waiting = (!plan.unschedulable.is_empty()).then(|| now + WAIT_MAX);

@@ -182,8 +182,8 @@ fn nothing_is_misscheduled_any_more_when_the_taint_is_gone() {
 }
 
 /// Found by the checker. Cause: the name of the next pod was derived from the current revision,
-/// also when the last one may have been made and nobody heard. Effect: an answer lost and an update
-/// at the same moment made two pods.
+/// also when the server may have made the last one and its answer was lost. Effect: an answer lost
+/// and an update at the same moment made two pods.
 #[test]
 fn a_pod_that_was_perhaps_made_keeps_its_name_when_the_template_changes() {
     let mut stage = Stage::new("node a; ds web known=none");
@@ -225,8 +225,8 @@ fn a_surge_that_cannot_start_any_more_is_taken_back() {
     assert_eq!(told(&plan), "", "one that runs may still become available");
 }
 
-/// Found by the checker. Cause: nobody hears the answer to a deletion, the picture does not show it
-/// yet, and meanwhile other pods come first. Effect: one pod more is deleted than may be
+/// Found by the checker. Cause: the answer to a deletion is lost, the picture does not show the
+/// deletion yet, and meanwhile other pods come first. Effect: one pod more is deleted than may be
 /// unavailable. Here the next plan's first choice is the last one's.
 #[test]
 fn a_deletion_that_nobody_heard_of_is_repeated_before_another_is_chosen() {

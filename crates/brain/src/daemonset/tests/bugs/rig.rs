@@ -1,5 +1,5 @@
-//! The controller with its queue against a pretended server: its picture shows what it is told to
-//! show.
+//! The controller with its queue against a pretended server: the test decides what its picture
+//! shows.
 
 use std::sync::Arc;
 

@@ -2,10 +2,10 @@
 //! broken, and how.
 //!
 //! What stale pictures and a barrier can promise, and what not: the environment may make pods
-//! unavailable behind the controller's back, so "never more than maxUnavailable are unavailable" is
-//! nobody's to promise. Promised is: of the nodes that should run a pod, never more than
-//! maxUnavailable lack one *because the controller deleted an available pod for an update* and has
-//! not got its successor available since.
+//! unavailable behind the controller's back, so no controller can promise "never more than
+//! maxUnavailable are unavailable". Promised is: of the nodes that should run a pod, never more
+//! than maxUnavailable lack one *because the controller deleted an available pod for an update* and
+//! has not got its successor available since.
 
 use super::controller::{Planned, PlannedWrite, Why};
 use super::state::{CheckedState, Rules};
