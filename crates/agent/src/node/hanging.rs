@@ -50,7 +50,7 @@ impl Threads {
         let held: (Turn, OwnedSemaphorePermit) = (turn, place);
         let body = move || {
             let result = work();
-            // Whoever hears of it may begin the next one.
+            // Released first: a caller that gets the result may begin the next one.
             drop(held);
             let _ = tell.send(result);
         };

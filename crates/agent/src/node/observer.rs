@@ -68,7 +68,7 @@ impl Observer {
         pods.entry(uid.to_owned()).or_insert_with(|| watch::channel(Arc::default()).0).subscribe()
     }
 
-    /// Nobody follows the pod any more.
+    /// No worker follows the pod any more.
     pub fn forget(&self, uid: &str) {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }

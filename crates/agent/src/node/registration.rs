@@ -151,13 +151,13 @@ async fn report(context: &Context) {
                 Err(error) => tracing::warn!(%error, "cannot report the node's status; trying again"),
             }
         }
-        // A wake that comes while the status is told is kept by the notifier.
+        // The notifier keeps a wake that comes while the agent reports the status.
         let _ = tokio::time::timeout(LOOK_PERIOD, context.registration.wake.notified()).await;
     }
 }
 
-/// Somebody deleted the Node object while its agent runs: it comes back, as a kubelet's does when
-/// it is started again.
+/// A user deleted the Node object while its agent runs: it comes back, as a kubelet's does when it
+/// is started again.
 async fn register_again(context: &Context) {
     tracing::warn!(node = context.settings.name.as_str(), "the Node object was deleted; registering again");
     register(context).await;

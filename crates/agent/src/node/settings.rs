@@ -1,4 +1,4 @@
-//! What an agent is told at its start.
+//! What an agent gets at its start.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

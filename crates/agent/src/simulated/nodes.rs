@@ -55,7 +55,7 @@ pub async fn register(client: &Client, names: &[String]) {
         let mut registrations: Vec<BoxFuture<'static, ()>> = Vec::with_capacity(names.len());
         for (at, name) in names.iter().cloned().enumerate() {
             let client = client.clone();
-            // In a task of its own: in process, the server's work is done by whoever sends.
+            // In a task of its own: in process, the sender's task does the server's work.
             let period = heartbeat_period(names.len());
             registrations.push(Box::pin(async move {
                 let _ = tokio::spawn(async move { register_one(&client, at, &name, period).await }).await;
@@ -80,8 +80,8 @@ async fn register_one(client: &Client, at: usize, name: &str, period: Duration) 
     }
 }
 
-/// Keeps the fleet as the Node objects are, and has nodes say that they are well that somebody
-/// takes for dead.
+/// Keeps the fleet as the Node objects are, and has nodes say that they are well when a controller
+/// takes them for dead.
 pub async fn follow(client: &Client, fleet: &Fleet) {
     let config = watcher::Config::default().labels(SIMULATED_SELECTOR);
     let events = watcher(Api::<Tree<Node>>::all(client.clone()), config).default_backoff();

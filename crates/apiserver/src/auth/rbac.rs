@@ -223,7 +223,7 @@ fn url_covers(own: &str, url: &str) -> bool {
     own == url || own.strip_suffix('*').is_some_and(|prefix| url.starts_with(prefix))
 }
 
-/// A role's rules, bound to somebody.
+/// A role's rules, bound to subjects.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Binding {
     /// For reasons: `ClusterRoleBinding "x" of ClusterRole "y"`.

@@ -14,7 +14,7 @@ use crate::registry::Registry;
 use crate::registry::encoding::parse_stored;
 use crate::request::User;
 
-/// Who issues the tokens, and for whom they are if nobody else is named.
+/// The issuer of the tokens, and their audience if the request names no other.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 const BASE64: base64::engine::GeneralPurpose = base64::engine::general_purpose::URL_SAFE_NO_PAD;

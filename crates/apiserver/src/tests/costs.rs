@@ -1,5 +1,5 @@
-//! What a request may cost others: bodies that never come, lists that nobody reads, documents made
-//! to be expensive.
+//! What a request may cost others: bodies that never come, lists that no client reads, documents
+//! made to be expensive.
 
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -1,4 +1,5 @@
-//! CertificateSigningRequests: somebody asks for a certificate, somebody approves, a signer signs.
+//! CertificateSigningRequests: a client asks for a certificate, a user or controller approves, a
+//! signer signs.
 //!
 //! The request is checked for its form only: PEM around one DER sequence. Who asks (`spec.username`
 //! and so on) is filled in by the API server, which knows, after [`Rules::prepare_create`].

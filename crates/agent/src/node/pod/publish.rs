@@ -1,5 +1,5 @@
-//! Telling the API server how a pod is, and that it is gone. What of a status is told is decided in
-//! `brain::podsync::report`.
+//! Reports to the API server how a pod is, and that it is gone. `brain::podsync::report` decides
+//! which parts of a status it sends.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub fn newer(a: &Arc<Pod>, b: &Arc<Pod>) -> Arc<Pod> {
 pub async fn status(client: &Client, pod: &Pod, status: PodStatus) -> Result<Option<Pod>, kube::Error> {
     let before = pod.status.clone().unwrap_or_default();
     let Some(changes) = difference(&before, &status) else { return Ok(None) };
-    // A static pod is told of through its mirror, which has a uid of its own.
+    // The API server learns of a static pod through its mirror, which has a uid of its own.
     let is_static = is_static(pod);
     let uid = pod.metadata.uid.as_ref().filter(|_| !is_static);
     let api: Api<Tree<Pod>> = Api::namespaced(client.clone(), &pod_id(pod).namespace);

@@ -158,7 +158,7 @@ fn bind(host_path: PathBuf, container_path: &str) -> Mount {
     }
 }
 
-/// Anybody may write it: the container's user is not known here.
+/// Any user may write it: the container's user is not known here.
 fn make_message_file(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     if let Some(parent) = path.parent() {

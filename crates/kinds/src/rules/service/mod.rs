@@ -47,7 +47,7 @@ impl Rules for ServiceRules {
     fn prepare_create(&self, object: &mut Value) {
         object["status"] = json!({"loadBalancer": {}});
         families::link_cluster_ips(object, None);
-        // What is wrong with them is told by the validation, which tries the same.
+        // The validation, which tries the same, reports what is wrong with them.
         let _ = families::init(object, None);
     }
 
