@@ -16,7 +16,7 @@ use crate::people::STRANGER;
 pub enum Finding {
     /// More pods of a set on a node than may be.
     Crowd { set: String, node: String, pods: usize },
-    /// A pod that nobody owns was changed or removed.
+    /// A pod without an owner was changed or removed.
     StrangerTouched,
     /// Two revisions of a set have the same number.
     SameNumber { set: String, number: i64 },
@@ -73,7 +73,7 @@ impl Judge {
     }
 
     /// At the end: every node that should run a pod runs exactly one, ready and of the current
-    /// template; nobody else does.
+    /// template; no other node runs one.
     pub fn settled(&self, server: &Server) -> Result<(), Finding> {
         let unsettled = |what: String| Err(Finding::Unsettled(what));
         for (key, set) in server.list(DAEMON_SETS) {

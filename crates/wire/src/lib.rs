@@ -1,5 +1,5 @@
-//! What several parts speak on the network: HTTP over TLS served to peers of whom nothing is known
-//! yet ([`serve`]), [`query`] parameters, calls of gRPC ([`grpc`]), frames of SPDY ([`spdy`]).
+//! What several parts speak on the network: HTTP over TLS served to peers that are not known yet
+//! ([`serve`]), [`query`] parameters, calls of gRPC ([`grpc`]), frames of SPDY ([`spdy`]).
 //!
 //! Both the API server and the agents of nodes listen through [`serve`].
 //!

@@ -1,9 +1,9 @@
 //! The process of a local node: makes its namespaces and folders, then keeps an agent running in
 //! them.
 //!
-//! It speaks with whoever started it in two lines: it says that its namespaces are there, and is
-//! told to go on when the network is connected. It has one thread. It is the parent that orphans of
-//! the node get, and starts the agent again when that ends.
+//! It exchanges two lines with the process that started it: it says that its namespaces are there,
+//! and that process answers when the network is connected. It has one thread. It is the parent that
+//! orphans of the node get, and starts the agent again when that ends.
 
 use std::io::BufRead as _;
 use std::path::{Path, PathBuf};

@@ -35,7 +35,7 @@ const UPGRADE_SECONDS_MAX: u64 = 30;
 const RESIZES_MAX: usize = 16;
 
 /// The server says nothing when it has connected to the port, only when it cannot; it says that
-/// within a few milliseconds, or else it is told when the stream is read.
+/// within a few milliseconds, or else a read of the stream returns the error.
 const REFUSAL_MILLISECONDS_MAX: u64 = 30;
 
 /// A status is a few hundred bytes; errors may quote commands.
@@ -145,7 +145,7 @@ async fn session(url: &str, request: &StreamRequest) -> Result<Session> {
     Ok(session)
 }
 
-/// The session lasts while somebody waits for its end; what was sent before the end is still read
+/// The session lasts while a caller waits for its end; what was sent before the end is still read
 /// after it.
 async fn attended(running: impl Future<Output = io::Result<()>>, status: DuplexStream, mut exit: oneshot::Sender<Result<i32>>) {
     let mut running = std::pin::pin!(running);

@@ -2,8 +2,8 @@
 //! drop what the filter needed, filter.
 //!
 //! Runs in a process that the library cloned from a single-threaded one, so allocating is fine.
-//! What goes wrong while the container is made is told to [`Causes`], in the words that users know
-//! from other runtimes.
+//! [`Causes`] takes what goes wrong while the container is made, in the words that users know from
+//! other runtimes.
 
 use std::collections::HashMap;
 use std::ffi::CString;

@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 /// What users see in `ps`.
 pub const NAME: &str = "/pause";
 
-/// Nobody, as in the image that other clusters use for this.
+/// The unprivileged user of the image that other clusters use for this.
 const USER: u32 = 65535;
 
 /// Joins the sandbox's other namespaces (those that are pinned in `DIR/ns`), so that the process

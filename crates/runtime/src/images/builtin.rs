@@ -35,8 +35,8 @@ pub struct Builtin<'a> {
 }
 
 impl Store {
-    /// Makes the image unless it is here; one of an older program loses the name, and goes if
-    /// nobody holds it. Answers the id.
+    /// Makes the image unless it is here; one of an older program loses the name, and goes if no
+    /// container holds it. Answers the id.
     pub fn add_builtin(&self, builtin: &Builtin<'_>) -> Result<Digest> {
         let name = reference::parse(builtin.name)?.canonical();
         let before = self.status(&name)?.map(|image| image.id);
@@ -69,7 +69,7 @@ impl Store {
         self.finish_layer(layer, &scratch)
     }
 
-    /// The image of an older program may be collected, now if nobody holds it.
+    /// The image of an older program may be collected, now if no container holds it.
     fn retire(&self, id: &str) -> Result<()> {
         self.unpin(id)?;
         match self.remove(id) {

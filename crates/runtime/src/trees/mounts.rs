@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::Error;
 
-/// Each round detaches everything that shows; more are needed only while somebody mounts.
+/// Each round detaches everything that shows; more are needed only while another process mounts.
 const ROUNDS_MAX: usize = 16;
 
 /// Detaches everything at `below` in the folder, and deeper.

@@ -231,7 +231,8 @@ fn what_cannot_be_removed_is_reported_after_the_rest_is_gone() {
     world.own().remove(Path::new("tree")).unwrap();
 }
 
-/// Whoever swaps folders for links while the tree is removed gains nothing, and the removal ends.
+/// A process that swaps folders for links while the tree is removed gains nothing, and the removal
+/// ends.
 #[test]
 fn a_tree_that_changes_all_the_time_never_leads_outside() {
     let world = World::new();

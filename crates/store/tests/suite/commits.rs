@@ -1,4 +1,4 @@
-//! What a committer is told, and when.
+//! What answers a committer gets, and when.
 
 use std::future::Future;
 use std::pin::pin;

@@ -149,7 +149,8 @@ impl Board {
         told(self) == told(other)
     }
 
-    /// What a log is told that saw the board before: counts that changed, and nodes that are stuck.
+    /// The lines for a log that saw the board before: counts that changed, and nodes that are
+    /// stuck.
     pub fn news(&self, before: Option<&Board>) -> Vec<String> {
         let old_sets = before.map(|before| &before.sets[..]).unwrap_or_default();
         let is_news = |set: &&Set| !old_sets.contains(set) && (before.is_some() || set.is_begun());

@@ -53,7 +53,7 @@ impl Client {
         }
     }
 
-    /// The same server, as nobody in particular.
+    /// The same server, as the anonymous user.
     pub fn without_certificate(&self) -> Client {
         Client { tls: client_config(&self.authority, None), ..self.clone() }
     }

@@ -74,7 +74,7 @@ pub fn set(launch: &Launch) -> io::Result<()> {
     Ok(())
 }
 
-/// A copy of a mount that nobody sees yet.
+/// A copy of a mount that no process sees yet.
 struct Copy {
     tree: OwnedFd,
     is_dir: bool,

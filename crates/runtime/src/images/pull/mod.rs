@@ -157,7 +157,7 @@ fn copy_error(error: Error) -> Error {
     Error::Copy(Box::new(error))
 }
 
-/// Runs what waits for the disk where it holds nobody up.
+/// Runs what waits for the disk where it holds no other task up.
 pub(super) async fn blocking<T: Send + 'static>(store: &Arc<Store>, work: impl FnOnce(&Store) -> Result<T> + Send + 'static) -> Result<T> {
     let store = Arc::clone(store);
     match tokio::task::spawn_blocking(move || work(&store)).await {
