@@ -28,7 +28,7 @@ const DEPENDENTS_MAX: usize = 500;
 /// An object of any kind.
 type Id = (Kind, Key);
 
-/// Knows who depends on whom, and who waits.
+/// Knows the owners and dependents of objects, and which owners wait.
 #[derive(Debug, Default)]
 pub struct GarbageCollector {
     /// By the owner's uid.
@@ -239,7 +239,7 @@ mod tests {
     use crate::fixture;
     use crate::model::DaemonSet;
 
-    /// A collector that was told of everything in the cluster, with the keys it asked for.
+    /// A collector that has seen everything in the cluster, with the keys it asked for.
     fn told(picture: &mut Picture) -> (GarbageCollector, BTreeSet<Key>) {
         let (mut gc, mut keys) = (GarbageCollector::default(), BTreeSet::new());
         let pods: Vec<_> = picture.pods.values().cloned().map(Object::Pod).collect();

@@ -1,5 +1,4 @@
-//! The end of namespaces: deletes what is in one that was deleted, and lets it go when nothing is
-//! left.
+//! Deletion of namespaces: deletes what is in a deleted one, and lets it go when nothing is left.
 //!
 //! After `pkg/controller/namespace/deletion`: pods go before the rest, because they may use it;
 //! what has finalizers is waited for, and the namespace's status says so.

@@ -30,7 +30,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Finding::Crowd { set, node, pods } => write!(f, "{pods} pods of {set} on {node}"),
-            Finding::StrangerTouched => f.write_str("the pod that nobody owns was touched"),
+            Finding::StrangerTouched => f.write_str("the pod without an owner was touched"),
             Finding::SameNumber { set, number } => write!(f, "two revisions of {set} have the number {number}"),
             Finding::Restless => f.write_str("the cluster does not come to rest"),
             Finding::Unsettled(what) => write!(f, "the cluster came to rest, but {what}"),

@@ -79,7 +79,7 @@ impl Code {
 /// goes.
 pub async fn connect(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Sender, CallError> {
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(broken)?;
-    // Callers hear of its errors.
+    // Callers get its errors.
     tokio::spawn(async move { drop(connection.await) });
     sender.ready().await.map_err(broken)?;
     Ok(sender)

@@ -39,8 +39,8 @@ impl Threads {
         Threads { places: Arc::new(Semaphore::new(count_max)), busy: Arc::default(), patience }
     }
 
-    /// Runs the work to its end, but waits for it only so long. Nothing is begun for `whom` while
-    /// something of theirs hangs.
+    /// Runs the work to its end, but waits for it only so long. Begins nothing for `whom` while
+    /// earlier work of theirs hangs.
     pub async fn run<T: Send + 'static>(&self, whom: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
         let until = Instant::now() + self.patience;
         let turn = Turn::take(&self.busy, whom)?;

@@ -1,7 +1,7 @@
 //! What the runtime shows, sorted by pod: the agent's one place that lists sandboxes and
 //! containers.
 //!
-//! Workers hear of changes of their own pod only. Everything is listed again every few seconds,
+//! Each worker gets the changes of its own pod only. Everything is listed again every few seconds,
 //! whatever the runtime tells.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,5 @@
-//! Who asks the node, and whether they may: certificates of the cluster's CA, tokens by
-//! TokenReview, permission by SubjectAccessReview.
+//! Authentication and authorization of the node's clients: certificates of the cluster's CA, tokens
+//! by TokenReview, permission by SubjectAccessReview.
 //!
 //! The server accepts no anonymous client. It trusts answers of the API server for a short time, so
 //! that a metrics collector does not cost two requests for each of its own.

@@ -85,7 +85,7 @@ impl Usage {
     }
 }
 
-/// None for something that began anew meanwhile, or of which nothing new was told.
+/// None for something that began anew meanwhile, or for which the agent sent nothing new.
 fn figures(before: &Told, now: &Told) -> Option<Figures> {
     let window = Duration::from_millis(u64::try_from(now.at_ms - before.at_ms).ok().filter(|&ms| ms > 0)?);
     let used = now.cpu_seconds - before.cpu_seconds;

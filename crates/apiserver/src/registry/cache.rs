@@ -120,7 +120,7 @@ struct KindState {
     revision: u64,
 }
 
-/// Whom to tell of what was applied to a kind.
+/// The watchers to wake after changes of a kind.
 #[derive(Default)]
 struct Wake {
     revision: u64,
@@ -234,7 +234,7 @@ impl KindCache {
         state.complete_after = state.complete_after.max(revision);
     }
 
-    /// Applies the events of a revision; who waits for them is to be woken afterwards.
+    /// Applies the events of a revision; the caller wakes those that wait for them afterwards.
     fn apply(&self, events: Vec<CacheEvent>, wake: &mut Wake) {
         let Some(revision) = events.last().map(|e| e.revision) else { return };
         self.add_concerned_nodes(&events, &mut wake.nodes);

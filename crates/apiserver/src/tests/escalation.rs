@@ -72,8 +72,8 @@ async fn roles_that_aggregate_each_other_and_themselves_do_no_harm() {
     assert_eq!(send_as(&server, &User::system("ann", &[]), request).await.0, 403);
 }
 
-/// Labels decide what aggregated roles collect: who may only patch roles must not hand
-/// cluster-admin to everybody who may view.
+/// Labels decide what aggregated roles collect: a user who may only patch roles must not hand
+/// cluster-admin to all users who may view.
 #[tokio::test]
 async fn a_label_on_a_role_is_a_grant() {
     let server = server().await;

@@ -230,7 +230,7 @@ pub fn victim<'a>(shortage: &Shortage, pods: &'a [(Pod, Usage)]) -> Option<&'a (
     evictable.min_by_key(|(pod, usage)| {
         let (used, requested) = (usage.of(shortage.resource), requested(pod, shortage.resource));
         // False sorts first: those beyond their requests go first, then the less important, then
-        // who is the most beyond.
+        // the pod that is the most beyond.
         (used <= requested, priority(pod), Reverse(used - requested), pod.metadata.name.clone())
     })
 }

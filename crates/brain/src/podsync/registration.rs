@@ -1,6 +1,6 @@
 //! The Node object as its agent makes it and keeps it up to date.
 //!
-//! In: what the agent was told and what the machine is ([`Site`]), what the node has too little of,
+//! In: the agent's settings and what the machine is ([`Site`]), what the node has too little of,
 //! and the object as it was last seen. Out: the object to create, the patch of its status, and the
 //! events that tell a change.
 

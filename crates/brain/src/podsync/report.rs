@@ -1,4 +1,5 @@
-//! What of a pod's status has to be told to the API server, and which version of a pod counts.
+//! Which parts of a pod's status the agent sends to the API server, and which version of a pod
+//! counts.
 
 use std::cmp::Ordering;
 

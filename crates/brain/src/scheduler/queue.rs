@@ -290,8 +290,8 @@ impl Queue {
         self.entries.remove(key);
     }
 
-    /// Brings the queue to a time: who is due becomes active, and whom events helped too, unless a
-    /// backoff keeps them.
+    /// Brings the queue to a time: pods that are due become active, and pods that events helped
+    /// too, unless a backoff keeps them.
     pub fn advance(&mut self, picture: &Picture, now: Timestamp) {
         let happened = std::mem::take(&mut self.happened);
         for key in self.helped(&happened) {

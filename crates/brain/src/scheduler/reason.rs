@@ -56,7 +56,7 @@ pub struct Shortage {
     pub requested: i64,
     pub free: i64,
     pub allocatable: i64,
-    /// Who has how much of it, most first. Empty in plans.
+    /// Which pods have how much of it, most first. Empty in plans.
     pub holders: Vec<(Key, i64)>,
 }
 

@@ -282,7 +282,7 @@ impl Question<'_> {
     }
 
     fn ending(&self, node: &Node) -> String {
-        if node.is_ready() { "its successor follows".to_owned() } else { format!("{}: nobody can say that it ended", self.down(node)) }
+        if node.is_ready() { "its successor follows".to_owned() } else { format!("{}: no agent can report that it ended", self.down(node)) }
     }
 }
 

@@ -150,7 +150,7 @@ pub(super) fn empty_object(kind: &Kind) -> Value {
     crate::decode::normalize(Value::Object(Map::new()), kind.type_id()).unwrap_or_default()
 }
 
-/// Gives the changed fields to the writer and takes them from everybody else.
+/// Gives the changed fields to the writer and takes them from all other managers.
 fn take_over(managers: &mut Vec<Manager>, kind: &Kind, mut changed: Comparison, entry: &ManagerEntry) {
     let ownable = Ownable::of(kind, &entry.subresource);
     for set in [&mut changed.added, &mut changed.modified, &mut changed.removed] {

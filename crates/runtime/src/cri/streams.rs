@@ -114,7 +114,7 @@ impl AsyncRead for Forwarded {
     }
 }
 
-/// Opens the streams that the runtime was told of: it waits for just these.
+/// Opens the streams that the request to the runtime named: it waits for just these.
 async fn session(url: &str, request: &StreamRequest) -> Result<Session> {
     let socket = upgraded(url, "v4.channel.k8s.io").await?;
     let wanted = [

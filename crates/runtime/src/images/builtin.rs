@@ -101,8 +101,8 @@ fn config(layer: &Digest, version: &str) -> Vec<u8> {
     serde_json::to_vec(&config).expect("strings always become JSON")
 }
 
-/// A copy, not a hard link: who writes a new program over the old one must not change what
-/// containers run from.
+/// A copy, not a hard link: an installer that writes a new program over the old one must not change
+/// what containers run from.
 fn fill(root: &Path, builtin: &Builtin<'_>) -> io::Result<()> {
     for (name, mode) in [("", 0o755), ("bin", 0o755), ("lib", 0o755), ("etc", 0o755), ("tmp", 0o1777)] {
         let path = root.join(name);

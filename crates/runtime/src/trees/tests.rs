@@ -109,7 +109,7 @@ fn nothing_leads_out_of_the_folder() {
     world.assert_outside_is_whole();
 }
 
-/// A bind mount of the same file system looks like any folder to who compares devices.
+/// A bind mount of the same file system looks like any folder to code that compares devices.
 #[test]
 fn mounts_are_not_crossed_and_the_rest_goes() {
     if !testing::can_run(&[Need::Root]) {

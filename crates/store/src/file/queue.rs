@@ -1,4 +1,4 @@
-//! Transactions that are accepted but not yet durable, between those who commit and the one writer.
+//! Transactions that are accepted but not yet durable, between the committers and the one writer.
 
 use std::collections::VecDeque;
 use std::path::Path;

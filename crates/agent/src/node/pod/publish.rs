@@ -20,8 +20,8 @@ pub fn newer(a: &Arc<Pod>, b: &Arc<Pod>) -> Arc<Pod> {
     if version(b) >= version(a) { b.clone() } else { a.clone() }
 }
 
-/// Patches what differs, without the fields that the server refuses: one of them must not keep all
-/// others from being told, or a pod could never end. Answers the pod as it is then, or None when
+/// Patches what differs, without the fields that the server refuses: one of them must not keep the
+/// others from the server, or a pod could never end. Answers the pod as it is then, or None when
 /// nothing differs or the pod is gone or another one.
 pub async fn status(client: &Client, pod: &Pod, status: PodStatus) -> Result<Option<Pod>, kube::Error> {
     let before = pod.status.clone().unwrap_or_default();
@@ -44,7 +44,7 @@ pub async fn status(client: &Client, pod: &Pod, status: PodStatus) -> Result<Opt
             Err(error) => match refused_fields(&error).and_then(|fields| acceptable(&changes, &fields)) {
                 Some(fewer) if fewer.is_empty() => return Ok(None),
                 Some(fewer) => {
-                    tracing::warn!(%error, pod = pod_id(pod).name, "the server refuses a part of a status; the rest is told without it");
+                    tracing::warn!(%error, pod = pod_id(pod).name, "the server refuses a part of a status; the agent sends the rest without it");
                     changes = fewer;
                 }
                 None => return Err(error),

@@ -9,8 +9,8 @@
 //! 429 with `Retry-After`. After Kubernetes' API Priority and Fairness, with its suggested levels;
 //! they cannot be configured.
 //!
-//! Bodies are read before a request takes its seat, so that who sends slowly holds none. Their
-//! bytes are counted for each flow instead.
+//! Bodies are read before a request takes its seat, so that a client that sends slowly holds none.
+//! Their bytes are counted for each flow instead.
 
 mod level;
 

@@ -140,7 +140,7 @@ impl Board {
         lines
     }
 
-    /// Whether there is nothing new to be told. Seconds that run down in a reason are not news.
+    /// Whether there is no news. Seconds that run down in a reason are not news.
     pub fn tells_the_same_as(&self, other: &Board) -> bool {
         let told = |board: &Board| {
             let rows = board.rows.iter().map(|row| Row { reason: String::new(), ..row.clone() });

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::DEADLINE;
 
-/// Whom to talk to and as whom.
+/// The server to talk to, and the user to act as.
 #[derive(Clone)]
 pub struct Client {
     address: SocketAddr,

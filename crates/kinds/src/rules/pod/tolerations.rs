@@ -36,8 +36,8 @@ fn validate_operator(operator: &Cursor<'_>, value: &str) -> Option<FieldError> {
             (!findings.is_empty()).then(|| operator.invalid_value(value, findings.join(";")))
         }
         "Exists" => (!value.is_empty()).then(|| operator.invalid_value(value, "value must be empty when `operator` is 'Exists'")),
-        // Lt and Gt are refused because the gate for them is off; they are listed only to who asks
-        // for them.
+        // Lt and Gt are refused because the gate for them is off; only a request that uses them
+        // gets them listed.
         "Lt" | "Gt" => Some(operator.not_supported(&["Equal", "Exists", "Lt", "Gt"])),
         _ => Some(operator.not_supported(&["Equal", "Exists"])),
     }

@@ -122,7 +122,7 @@ pub fn creation(state: &CheckedState, node: u8, template: u8, rules: &Rules) -> 
     if fine { Ok(()) } else { Err(format!("one more pod is made for node {node} besides {others:?}")) }
 }
 
-/// Is there something about revisions that no change told of, and that waits for the full pass?
+/// Is there something about revisions that no change reported, and that waits for the full pass?
 /// Only about those: pods are seen to at once.
 pub fn overlooked(state: &CheckedState, rules: &Rules) -> bool {
     let planned = rules.translator.plan(&state.seen, &state.controller.memory);

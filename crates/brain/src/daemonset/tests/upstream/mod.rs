@@ -1,5 +1,5 @@
 //! The cases of Kubernetes' own tests of its DaemonSet controller that [`super::tests`] does not
-//! have: `daemon_controller_test.go` and `update_test.go`, told in the language of
+//! have: `daemon_controller_test.go` and `update_test.go`, written in the language of
 //! [`crate::fixture`]. docs/upstream-cases.md says which case is where.
 //!
 //! As there, a case says how many pods a sync makes and deletes, or which.
