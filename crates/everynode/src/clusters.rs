@@ -19,7 +19,7 @@ use crate::nodes::process::Process;
 use crate::nodes::{Node, cgroups, network};
 use crate::server_lock::{self, ServerLock};
 
-/// The name of the cluster that is meant where none is named, for those who work with another one
+/// The name of the cluster that is meant where none is named, for users who work with another one
 /// all the time.
 const NAME_VARIABLE: &str = "EVERYNODE_CLUSTER";
 const NAME: &str = "everynode";

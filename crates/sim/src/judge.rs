@@ -136,8 +136,8 @@ fn numbers_differ(server: &Server, set: &Value) -> Result<(), Finding> {
     Ok(())
 }
 
-/// The strongest of the taints that daemon pods do not bear. Nodes that are dead have none at the
-/// end: all are brought back.
+/// The strongest of the taints that daemon pods do not tolerate. Nodes that are dead have none at
+/// the end: all are brought back.
 fn effect(node: &Value) -> Option<&str> {
     let taints = node["spec"]["taints"].as_array().map(Vec::as_slice).unwrap_or_default();
     let effects = taints.iter().filter(|taint| taint["key"] == "maint").filter_map(|taint| taint["effect"].as_str());

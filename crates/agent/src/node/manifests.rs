@@ -30,7 +30,7 @@ const SEEN: &str = "kubernetes.io/config.seen";
 /// What a pod gets that does not say how long it may take to end.
 const GRACE_SECONDS: i64 = 30;
 
-/// Follows the folder until dropped; for ever idle without one.
+/// Follows the folder until dropped; forever idle without one.
 pub async fn run(context: &Context, pods: &Pods) {
     let Some(dir) = context.settings.manifest_dir.clone() else { return std::future::pending().await };
     context.registration.registered().await;

@@ -59,14 +59,14 @@ impl Registration {
         *self.pressure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Told at once.
+    /// Reported at once.
     pub fn set_pressure(&self, pressure: Pressure) {
         *self.pressure.lock().unwrap_or_else(PoisonError::into_inner) = pressure;
         self.wake.notify_one();
     }
 }
 
-/// Registers the node, then keeps object and lease alive, for ever.
+/// Registers the node, then keeps object and lease alive, forever.
 pub async fn run(context: &Context) {
     register(context).await;
     // Neither ends; dropping them drops requests that are repeated anyway.

@@ -41,7 +41,7 @@ pub fn heartbeat_period(nodes: usize) -> Duration {
 }
 
 /// Makes the nodes, unless there are simulated nodes already (a restart does not bring back what
-/// was removed). Then waits for ever.
+/// was removed). Then waits forever.
 pub async fn register(client: &Client, names: &[String]) {
     let nodes: Api<Tree<Node>> = Api::all(client.clone());
     let known = loop {
@@ -137,7 +137,7 @@ fn take_in<'a>(client: &'a Client, fleet: &Fleet, node: &Node) -> Option<BoxFutu
     }))
 }
 
-/// Renews the leases of all nodes that are alive, for ever, one after another and spread over the
+/// Renews the leases of all nodes that are alive, forever, one after another and spread over the
 /// period: thousands of nodes must not all write at once, and one that joins must not wait for the
 /// others.
 pub async fn beat(client: &Client, fleet: &Fleet) {

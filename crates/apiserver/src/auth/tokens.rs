@@ -72,7 +72,7 @@ impl TokenKey {
         jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).ok().map(|data| data.claims)
     }
 
-    /// The public key, for those who check tokens themselves.
+    /// The public key, for clients that check tokens themselves.
     pub fn jwks(&self) -> Value {
         let (x, y) = self.point[1..].split_at((POINT_LEN - 1) / 2);
         json!({"keys": [{

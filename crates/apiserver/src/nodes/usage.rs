@@ -37,7 +37,7 @@ pub struct Figures {
 /// Whose figures: namespace, pod, container; all empty for the node itself.
 type Key = (String, String, String);
 
-/// One figure as an agent told it.
+/// One figure as an agent reported it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Told {
     at_ms: i64,

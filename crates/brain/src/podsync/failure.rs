@@ -138,7 +138,7 @@ impl StartFailure {
                 vec![waits, failed(self.reason())]
             }
             StartFailure::Config { cause } | StartFailure::Create { cause } | StartFailure::Run { cause } => vec![failed(cause)],
-            // Told before the container was ended for it.
+            // Reported before the container was ended for it.
             StartFailure::PostStartHook { .. } => Vec::new(),
             StartFailure::CrashLoopBackOff { container, pod, .. } => {
                 vec![warning("BackOff", format!("Back-off restarting failed container {container} in pod {pod}"))]

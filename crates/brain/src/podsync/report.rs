@@ -43,7 +43,7 @@ pub fn acceptable(changes: &Map<String, Value>, fields: &[&str]) -> Option<Map<S
     (essential.len() < changes.len()).then_some(essential)
 }
 
-/// Lists of addresses are merged by address unless told otherwise: old ones would stay.
+/// Lists of addresses are merged by address unless the patch says otherwise: old ones would stay.
 const REPLACED: [&str; 2] = ["podIPs", "hostIPs"];
 
 /// What a strategic merge patch of the status has to say; None when nothing differs.

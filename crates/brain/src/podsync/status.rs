@@ -96,7 +96,7 @@ pub fn report(view: &View<'_>, ending: Ending) -> Report {
 }
 
 /// A pod that runs once lost its sandbox: nothing of it will be started again, however far it was.
-/// Kubelets leave one that was still initializing Pending for ever.
+/// Kubelets leave one that was still initializing Pending forever.
 fn is_abandoned(view: &View<'_>) -> bool {
     let observed = view.observed;
     let lost = observed.sandbox().is_some_and(|sandbox| !sandbox.is_ready) && !observed.containers.is_empty();

@@ -71,7 +71,7 @@ pub fn run(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Mounts what the node has for itself; answers where this program is to be found afterwards.
+/// Mounts the node's own folders; answers where this program is to be found afterwards.
 fn folders(node: &Node) -> anyhow::Result<PathBuf> {
     // Mounts of the machine come in, those of the node stay in it, and its pods may share theirs
     // with it.

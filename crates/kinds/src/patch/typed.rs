@@ -22,7 +22,7 @@ pub enum Atom {
     Map(&'static Shape),
     /// A list of scalars, owned value by value.
     Set,
-    /// A list of structs, told apart by keys.
+    /// A list of structs, identified by keys.
     Keyed(&'static [&'static str], &'static Type),
 }
 

@@ -219,7 +219,7 @@ fn validate_usages(usages: &Cursor<'_>, old: Option<Cursor<'_>>) -> Errors {
     errors
 }
 
-/// `example.com/signer`. The signer of old is known to old requests only.
+/// `example.com/signer`. The legacy signer is known to old requests only.
 fn validate_signer(signer: &Cursor<'_>, is_old: bool) -> Errors {
     let name = signer.str();
     if name.is_empty() {

@@ -70,8 +70,8 @@ pub struct DeviceSettings {
     pub route_localnet: Option<bool>,
     pub send_redirects: Option<bool>,
     /// This host does not trust what is at the other end: packets with a source that is not reached
-    /// by this interface are dropped (ARP requests, too), redirects are ignored, and no address is
-    /// answered for in its stead.
+    /// by this interface are dropped (ARP requests, too), redirects are ignored, and this host
+    /// answers for no address on its behalf.
     pub is_untrusted: bool,
 }
 

@@ -13,7 +13,7 @@ use super::{Client, blocking, calls, configs, errors, statuses};
 use containers::{ContainerConfig, ContainerStatus, Error, ExecOutput, Resources, Result, SandboxConfig};
 
 /// The reason of an exit may become known after the exit: another event reports that the kernel
-/// killed for want of memory.
+/// killed the container because memory ran out.
 const SETTLE_SECONDS: i64 = 5;
 
 /// Statuses that will not change any more as long as the list says the same state, by container.

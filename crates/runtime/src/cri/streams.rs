@@ -98,7 +98,7 @@ fn cause(text: &str) -> &str {
 struct Forwarded {
     data: DuplexStream,
     failure: Option<futures::future::BoxFuture<'static, String>>,
-    /// Ends with this: a program in the pod that keeps silent would hold it for ever.
+    /// Ends with this: a program in the pod that keeps silent would hold it forever.
     _connection: JoinSet<io::Result<()>>,
 }
 

@@ -1,4 +1,4 @@
-//! The process that holds a shared process namespace: its first process, which buries orphans and
+//! The process that holds a shared process namespace: its first process, which reaps orphans and
 //! does nothing else.
 //!
 //! [`start`] runs as `everynode-pause DIR`: it makes the namespace, starts the process in it under

@@ -42,7 +42,7 @@ pub fn detach(folder: &OwnedFd, path: &Path, below: &Path) -> Result<(), Error> 
     }
 }
 
-/// By way of its parent, opened without following links: a container could have put one there since
+/// Through its parent, opened without following links: a container could have put one there since
 /// the mounts were listed.
 fn detach_one(folder: &OwnedFd, inside: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (inside.parent(), inside.file_name()) else { return Ok(()) };

@@ -30,7 +30,7 @@ impl Writer {
         let error = match end {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error,
-            // The hook reported the panic; what matters here is that no caller waits for ever.
+            // The hook reported the panic; what matters here is that no caller waits forever.
             Err(_) => StoreError::WriterStopped { path: self.path.to_path_buf() },
         };
         self.fail(&error);

@@ -1,4 +1,4 @@
-//! Which taints of nodes a pod puts up with, and what the effects of taints may be.
+//! Which taints of nodes a pod tolerates, and what the effects of taints may be.
 
 use crate::cursor::Cursor;
 use crate::field::FieldError;

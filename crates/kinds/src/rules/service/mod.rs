@@ -2,7 +2,7 @@
 //!
 //! Kubernetes fills `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` before anything else looks at a
 //! Service, and answers what is wrong with them alone; [`families`] does this for a cluster with
-//! IPv4 addresses only. Which addresses and ports a Service gets is the API server's business (its
+//! IPv4 addresses only. The API server decides which addresses and ports a Service gets (in its
 //! `admission::allocate`), so that here they may still be missing.
 
 pub mod addresses;

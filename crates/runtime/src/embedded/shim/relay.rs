@@ -19,7 +19,7 @@ use super::launch::send_signal;
 use super::streams::{Attachment, Sink, Streams, read_some};
 use crate::cgroup::Cgroup;
 
-/// Processes outside of the container may hold its pipes open for ever.
+/// Processes outside of the container may hold its pipes open forever.
 const DRAIN_MILLISECONDS_MAX: u64 = 500;
 
 /// The agent has one watch; attachments are people.

@@ -50,7 +50,7 @@ type Streams = Arc<Mutex<HashMap<u32, Stream>>>;
 struct Stream {
     /// None once the peer closed its half or no task reads.
     inlet: Option<InletSender>,
-    /// For streams opened here: told when the peer agreed.
+    /// For streams opened here: gets a message when the peer agreed.
     replied: Option<oneshot::Sender<()>>,
     /// Taken since the window was widened.
     taken_bytes: u32,

@@ -205,7 +205,7 @@ fn with_surge_the_plan_wakes_when_the_new_pod_becomes_available() {
     assert_eq!((told(&plan), plan.wake_at), (String::new(), Some(at(20))));
 }
 
-/// Found by the checker. Cause: a pod that waits for ever on a node with a NoSchedule taint counted
+/// Found by the checker. Cause: a pod that waits forever on a node with a NoSchedule taint counted
 /// against maxUnavailable, as it does upstream. Effect: the rollout stood still, though every node
 /// that should run a pod had one.
 #[test]
@@ -215,7 +215,7 @@ fn a_pod_that_cannot_start_where_none_should_holds_up_nobody() {
 }
 
 /// Found by the checker. Cause: a surge began on a node that then got a NoSchedule taint; its new
-/// pod can never start. Effect: the surge was used up for ever.
+/// pod can never start. Effect: the surge was used up forever.
 #[test]
 fn a_surge_that_cannot_start_any_more_is_taken_back() {
     let text = "node a taint=t:NoSchedule; node b; ds web rev=2 maxUnavailable=0 maxSurge=1; ";

@@ -57,7 +57,7 @@ fn the_taints_of_nodes_that_are_unwell_do_not_keep_pods_away() {
     does(&format!("node n {pressure}; ds web STRATEGY"), "+n");
 }
 
-/// What a node has room for is the scheduler's to say.
+/// The scheduler decides what a node has room for.
 #[test]
 fn resources_and_ports_are_not_the_sets_matter() {
     let mut stage = Stage::new("node n; pod other@n label=other owner=another; ds web");
