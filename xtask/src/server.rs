@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, bail};
 
-/// The API without anybody who changes objects by themselves.
+/// The API server without controllers and plugins that change objects on their own.
 const ALONE: &[&str] = &["--controllers", "none", "--disable-admission-plugins", "ServiceAccount"];
 
 /// A running server. Process and directory end with this value.

@@ -1,9 +1,9 @@
 //! Node agents: they register nodes, keep them alive and run the pods bound to them.
 //!
 //! [`node`] is the agent of a real node, with containers, volumes and probes; [`server`] answers
-//! whoever asks that node for logs, processes and figures; [`simulated`] plays any number of nodes
-//! without all this. What to do about a pod is decided in `brain::podsync`. Knows nothing of the
-//! store.
+//! clients that ask that node for logs, processes and figures; [`simulated`] plays any number of
+//! nodes without all this. What to do about a pod is decided in `brain::podsync`. Knows nothing of
+//! the store.
 
 pub mod node;
 mod send;

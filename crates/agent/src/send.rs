@@ -1,4 +1,4 @@
-//! Requests whose answers nobody reads.
+//! Requests whose answers the agent does not read.
 
 use http::Request;
 use http::header::CONTENT_TYPE;

@@ -1,4 +1,4 @@
-//! Types of the API that are read and written by way of a JSON tree.
+//! Types of the API that are read and written through a JSON tree.
 //!
 //! `kube` reads a type from text, and once more from what it buffers of a watch's event; it writes
 //! text, and patches write trees. Each of these is code of its own for every field of every type

@@ -1,5 +1,5 @@
-//! TLS to pods, whose certificates nobody can check: probes, hooks and `pods/proxy` over HTTPS skip
-//! verification, as in Kubernetes.
+//! TLS to pods, whose certificates the caller has no CA to check against: probes, hooks and
+//! `pods/proxy` over HTTPS skip verification, as in Kubernetes.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Events as objects: repeated ones are counted, many similar ones are combined, and nobody may
-//! flood the store with them.
+//! Events as objects: repeated ones are counted, many similar ones are combined, and no component
+//! may flood the store with them.
 //!
 //! The rules are those of client-go's event correlator (`tools/record/events_cache.go`): the same
 //! event again raises its count; more than ten similar ones within ten minutes become one whose
@@ -86,8 +86,8 @@ impl<T> Recent<T> {
 }
 
 impl Correlator {
-    /// The request by which an event is told; None when it is one too many. `host` is the machine
-    /// that says so.
+    /// The request that records an event; None when it is one too many. `host` is the machine that
+    /// says so.
     pub fn request(&mut self, event: &Event, host: &str, now: Timestamp) -> Option<Request> {
         let source = format!("{}/{}", event.component, event.about.uid);
         let is_new_api = event.action.is_some();

@@ -1,5 +1,5 @@
-//! Work on its way: which requests go out next, what their answers mean, and how the work ends.
-//! Whoever sends the requests (the shell, the simulator, a forecast) does so as this says.
+//! Work on its way: which requests go out next, what their answers mean, and how the work ends. The
+//! senders of the requests (the shell, the simulator, a forecast) follow what this says.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

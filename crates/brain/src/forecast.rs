@@ -1,9 +1,9 @@
 //! What applying DaemonSets would do: the real deciders, run on a copy of the state until nothing
 //! more happens.
 //!
-//! The copy is a [`Server`] of the imagination. Pods that are bound become ready at once, deleted
-//! ones go at once; time jumps to when somebody wants to look again. What only the real world knows
-//! (images that cannot be pulled, programs that crash) is not in it.
+//! The copy is a pretended [`Server`]. Pods that are bound become ready at once, deleted ones go at
+//! once; time jumps to when a controller next wants to look. What only the real world knows (images
+//! that cannot be pulled, programs that crash) is not in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::request::{DAEMON_SETS, PODS, REVISIONS, Resource};
 use crate::scheduler::{Scheduler, explain};
 use crate::why::{misfit_text, rejection_text};
 
-/// Rounds of planning. A rollout that takes more is told as far as it was followed.
+/// Rounds of planning. Of a rollout that takes more, the forecast shows what it followed.
 const ROUNDS_MAX: usize = 2000;
 
 /// What applying a set would do.
@@ -146,7 +146,7 @@ impl World {
             set["metadata"]["uid"] = current["metadata"]["uid"].clone();
             set["status"] = current["status"].clone();
         } else if let Some(metadata) = set["metadata"].as_object_mut() {
-            // A dry run gives an object a uid that nobody will ever have.
+            // A dry run gives an object a uid that no object will ever have.
             metadata.remove("uid");
         }
         self.server.insert(DAEMON_SETS, set);
@@ -250,7 +250,7 @@ impl World {
         self.catch_up()
     }
 
-    /// Lets time pass until somebody wants to look again; false when nobody does within the day.
+    /// Lets time pass until a controller wants to look again; false when none does within the day.
     fn sleep(&mut self) -> bool {
         let Some(at) = self.wakes.values().min().copied().filter(|at| at.duration_since(self.now) < SignedDuration::from_hours(24)) else {
             return false;

@@ -28,7 +28,7 @@ const DEPENDENTS_MAX: usize = 500;
 /// An object of any kind.
 type Id = (Kind, Key);
 
-/// Knows who depends on whom, and who waits.
+/// Knows the owners and dependents of objects, and which owners wait.
 #[derive(Debug, Default)]
 pub struct GarbageCollector {
     /// By the owner's uid.
@@ -48,7 +48,7 @@ impl Controller for GarbageCollector {
         self.note_dependent(&id, old, new);
         self.note_owner(&id, old, new);
         for owner in new.into_iter().chain(old).flat_map(|meta| &meta.owner_references) {
-            // Of an owner that lives, nobody's coming or going matters.
+            // While an owner lives, no dependent's coming or going matters to it.
             if !matches!(find(picture, &id.1.namespace, owner), Found::There(meta) if !meta.is_deleted()) {
                 add(key_of(&owner.uid));
             }
@@ -179,7 +179,7 @@ impl GarbageCollector {
         };
         let verb = Verb::Delete {
             uid: Some(meta.uid.clone()),
-            // Whoever gave it another owner meanwhile changed it.
+            // A client that gave it another owner meanwhile changed its version.
             resource_version: Some(meta.resource_version).filter(|version| *version > 0),
             grace_seconds: None,
             propagation: Some(propagation),
@@ -239,7 +239,7 @@ mod tests {
     use crate::fixture;
     use crate::model::DaemonSet;
 
-    /// A collector that was told of everything in the cluster, with the keys it asked for.
+    /// A collector that has seen everything in the cluster, with the keys it asked for.
     fn told(picture: &mut Picture) -> (GarbageCollector, BTreeSet<Key>) {
         let (mut gc, mut keys) = (GarbageCollector::default(), BTreeSet::new());
         let pods: Vec<_> = picture.pods.values().cloned().map(Object::Pod).collect();

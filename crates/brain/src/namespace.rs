@@ -1,5 +1,4 @@
-//! The end of namespaces: deletes what is in one that was deleted, and lets it go when nothing is
-//! left.
+//! Deletion of namespaces: deletes what is in a deleted one, and lets it go when nothing is left.
 //!
 //! After `pkg/controller/namespace/deletion`: pods go before the rest, because they may use it;
 //! what has finalizers is waited for, and the namespace's status says so.
@@ -61,7 +60,7 @@ fn plan(picture: &Picture, ending: &Namespace, now: Timestamp) -> Work {
         }
         return Work { steps: vec![Step { independent: true, ..Step::all_at_once(deletions) }], more, ..Work::default() };
     }
-    // Events are not followed: nobody decides on them.
+    // The picture does not follow events: no controller decides on them.
     let events = Request::new(EVENTS, Key::new(&namespace.name, ""), Verb::DeleteCollection);
     let body = json!({
         "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace.name, "uid": namespace.uid}, "spec": {"finalizers": []},

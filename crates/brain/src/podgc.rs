@@ -1,5 +1,5 @@
-//! Removes pods that nobody else can: of nodes that are gone, deleted before they had a node, on
-//! nodes declared out of service, and ended ones when there are too many.
+//! Removes pods that no other component can remove: of nodes that are gone, deleted before they had
+//! a node, on nodes declared out of service, and ended ones when there are too many.
 //!
 //! After `pkg/controller/podgc`.
 

@@ -1,5 +1,5 @@
-//! An API server of the imagination: takes the requests that controllers plan and answers as a
-//! server would, in memory and at once.
+//! A pretended API server: takes the requests that controllers plan and answers as a server would,
+//! in memory and at once.
 //!
 //! What it knows: names are unique, versions rise, uids and versions in requests are preconditions,
 //! patches merge as Kubernetes merges them, bindings bind, pods on nodes end gracefully (their

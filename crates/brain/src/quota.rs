@@ -1,8 +1,8 @@
 //! What ResourceQuotas say is used.
 //!
-//! After `pkg/controller/resourcequota`. Admission counts for itself, from what is stored; this is
-//! for people to see. What the names mean is in `kinds::quota`. Memory is written the way the limit
-//! is (`Mi`, `M`): the picture has bytes.
+//! After `pkg/controller/resourcequota`. Admission makes its own count, from what is stored; this
+//! is for people to see. What the names mean is in `kinds::quota`. Memory is written the way the
+//! limit is (`Mi`, `M`): the picture has bytes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -62,7 +62,7 @@ pub enum Verb {
     Strategic(Value),
     /// All objects of the resource in the key's namespace.
     DeleteCollection,
-    /// GET: is it there, with that uid, and nobody deleted it?
+    /// GET: is it there, with that uid, and not deleted by any client?
     Check {
         uid: Arc<str>,
     },

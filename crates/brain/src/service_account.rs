@@ -71,7 +71,7 @@ impl Controller for ServiceAccountController {
 }
 
 impl ServiceAccountController {
-    /// Puts back what somebody changed: the map holds the certificate and nothing else
+    /// Puts back what another client changed: the map holds the certificate and nothing else
     /// (`pkg/controller/certificates/rootcacertpublisher`).
     fn restore(&self, map: &ConfigMap) -> Option<Request> {
         let is_right = map.data.len() == 1 && map.data.get(DATA_KEY).is_some_and(|text| **text == *self.root_certificate_pem);

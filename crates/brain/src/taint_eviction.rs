@@ -1,5 +1,5 @@
 //! Evicts the pods that do not tolerate a node's NoExecute taints: at once, or after the seconds
-//! that they bear them.
+//! that they tolerate them.
 //!
 //! After `pkg/controller/tainteviction`. The seconds are counted from the time at which the taint
 //! was added, so that a restart of the controller does not give pods more of them. Taints that
@@ -23,7 +23,7 @@ const COMPONENT: &str = "taint-eviction-controller";
 /// Evictions of one plan.
 const EVICTIONS_MAX: usize = 500;
 
-/// When pods that bear a node's taints for some seconds were first seen with them, by uid.
+/// When pods that tolerate a node's taints for some seconds were first seen with them, by uid.
 type FirstSeen = BTreeMap<Arc<str>, Timestamp>;
 
 #[derive(Debug, Default)]

@@ -138,7 +138,7 @@ pub enum ContainerState {
     Created,
     Running,
     Exited,
-    /// Whoever watched it is gone and its exit is not recorded.
+    /// The process that watched it is gone, and its exit is not recorded.
     Unknown,
 }
 

@@ -1,4 +1,4 @@
-//! Events: told in the background, never in the way of the work they tell of, and dropped when
+//! Events: sent in the background, never in the way of the work that they report, and dropped when
 //! there are too many.
 
 use std::collections::VecDeque;

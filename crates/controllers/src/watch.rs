@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// The pause before a list is asked for again that has an object nobody can read.
+/// The pause before a list is asked for again that has an object that cannot be read.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a watch says.

@@ -1,7 +1,7 @@
 //! Local clusters: where their files are, which of them run, and how to start and stop them.
 //!
-//! A cluster is a data directory; `cluster.json` in it names the process that serves it. The
-//! process is told apart from a later one with the same id by its start time.
+//! A cluster is a data directory; `cluster.json` in it names the process that serves it. The start
+//! time of the process distinguishes it from a later one with the same id.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::nodes::process::Process;
 use crate::nodes::{Node, cgroups, network};
 use crate::server_lock::{self, ServerLock};
 
-/// The name of the cluster that is meant where none is named, for those who work with another one
+/// The name of the cluster that is meant where none is named, for users who work with another one
 /// all the time.
 const NAME_VARIABLE: &str = "EVERYNODE_CLUSTER";
 const NAME: &str = "everynode";
@@ -211,7 +211,7 @@ impl Cluster {
     }
 
     /// Whether there is anything that is certainly this cluster's. Its network, control groups and
-    /// kubectl's context are found by its name alone, which somebody may have typed beside another
+    /// kubectl's context are found by its name alone, which a user may have typed beside another
     /// folder: so the folder must say the same name, or lie where clusters of that name do.
     pub fn is_known(&self) -> anyhow::Result<bool> {
         data_dir::check_removable(&self.dir)?;

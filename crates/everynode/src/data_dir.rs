@@ -43,8 +43,8 @@ const KNOWN: &[&str] = &[
     "store.redb",
 ];
 
-/// One of these is in every data directory that holds anything. Certificates alone may be
-/// anybody's.
+/// One of these is in every data directory that holds anything. Certificates alone may belong to
+/// any program.
 const TELLING: &[&str] = &["cluster.json", "store.redb"];
 
 /// Found in the top folder of a new file system.
@@ -189,7 +189,7 @@ mod tests {
             (&["pki", "store.redb", "server.log"], Owner::Unmarked),
             (&["cluster.json", "nodes"], Owner::Unmarked),
             (&["photo.jpg"], Owner::Foreign),
-            // Certificates of anybody's.
+            // Certificates that may belong to any program.
             (&["pki"], Owner::Foreign),
             (&["pki", "store.redb", "photo.jpg"], Owner::Foreign),
             // Nothing of it could only be a cluster's.

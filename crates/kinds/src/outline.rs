@@ -53,7 +53,7 @@ const FLAGS: [&str; 2] = ["spec.unschedulable", "spec.hostNetwork"];
 const COMMON: [&str; 2] = ["metadata.name", "metadata.namespace"];
 const LABELS: &str = "metadata.labels";
 
-/// More places than any kind has; they are told apart by the bits of a number.
+/// More places than any kind has; each has a bit of a number.
 const PLACES_MAX: usize = 32;
 
 impl Outline {

@@ -78,7 +78,7 @@ pub struct Subresource {
 /// Which fields a field selector may name, and what an unknown one is answered.
 #[derive(Debug, Copy, Clone, PartialEq)]
 pub enum Selectable {
-    /// Only name and namespace; unknown fields are told the two.
+    /// Only name and namespace; the refusal of an unknown field names the two.
     MetadataOnly,
     /// A list of its own in Kubernetes.
     Fields(&'static [&'static str]),

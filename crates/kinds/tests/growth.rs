@@ -2,7 +2,7 @@
 //! sixteen times. So may objects with long lists, whatever is done with them.
 //!
 //! Time is that of this thread on a processor, so that other work on the machine does not count;
-//! and only what takes long enough to be told from noise is judged.
+//! and only what takes long enough to stand out from noise is judged.
 
 use std::collections::BTreeSet;
 

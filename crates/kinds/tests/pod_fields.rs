@@ -1,5 +1,5 @@
-//! docs/pod-fields.md against the schema: a field of pods that nobody decided about cannot be
-//! forgotten, and no row names a test that is not there.
+//! docs/pod-fields.md against the schema: every field of pods has a row with a decision, and no row
+//! names a test that is not there.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

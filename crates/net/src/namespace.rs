@@ -31,7 +31,7 @@ pub fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> io::Result<T> + 
 }
 
 /// Sets a value below /proc/sys/net of the calling thread's namespace. A value that is there
-/// already is not written: the files may be read-only in a container where somebody else has set
+/// already is not written: the files may be read-only in a container whose runtime has already set
 /// them.
 pub fn set_sysctl(name: &str, value: &str) -> io::Result<()> {
     let path = Path::new("/proc/sys/net").join(name);
@@ -44,8 +44,8 @@ pub fn set_sysctl(name: &str, value: &str) -> io::Result<()> {
 /// What an interface does with IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ipv6 {
-    /// It neither sends nor takes any: whoever is at its other end could announce itself as a
-    /// router (CVE-2020-10749).
+    /// It neither sends nor takes any: a program at its other end could announce itself as a router
+    /// (CVE-2020-10749).
     Off,
     /// It has it, but believes no router.
     Unrouted,

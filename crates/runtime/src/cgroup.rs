@@ -189,7 +189,7 @@ impl Cgroup {
         failure.map_or(Ok(()), Err)
     }
 
-    /// How many processes the kernel killed here for want of memory.
+    /// How many processes the kernel killed here because memory ran out.
     pub fn oom_kills(&self) -> u64 {
         let file = if is_v2() { "memory.events" } else { "memory.oom_control" };
         field(&self.dir("memory").join(file), "oom_kill")

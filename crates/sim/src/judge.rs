@@ -16,7 +16,7 @@ use crate::people::STRANGER;
 pub enum Finding {
     /// More pods of a set on a node than may be.
     Crowd { set: String, node: String, pods: usize },
-    /// A pod that nobody owns was changed or removed.
+    /// A pod without an owner was changed or removed.
     StrangerTouched,
     /// Two revisions of a set have the same number.
     SameNumber { set: String, number: i64 },
@@ -30,7 +30,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Finding::Crowd { set, node, pods } => write!(f, "{pods} pods of {set} on {node}"),
-            Finding::StrangerTouched => f.write_str("the pod that nobody owns was touched"),
+            Finding::StrangerTouched => f.write_str("the pod without an owner was touched"),
             Finding::SameNumber { set, number } => write!(f, "two revisions of {set} have the number {number}"),
             Finding::Restless => f.write_str("the cluster does not come to rest"),
             Finding::Unsettled(what) => write!(f, "the cluster came to rest, but {what}"),
@@ -73,7 +73,7 @@ impl Judge {
     }
 
     /// At the end: every node that should run a pod runs exactly one, ready and of the current
-    /// template; nobody else does.
+    /// template; no other node runs one.
     pub fn settled(&self, server: &Server) -> Result<(), Finding> {
         let unsettled = |what: String| Err(Finding::Unsettled(what));
         for (key, set) in server.list(DAEMON_SETS) {
@@ -136,8 +136,8 @@ fn numbers_differ(server: &Server, set: &Value) -> Result<(), Finding> {
     Ok(())
 }
 
-/// The strongest of the taints that daemon pods do not bear. Nodes that are dead have none at the
-/// end: all are brought back.
+/// The strongest of the taints that daemon pods do not tolerate. Nodes that are dead have none at
+/// the end: all are brought back.
 fn effect(node: &Value) -> Option<&str> {
     let taints = node["spec"]["taints"].as_array().map(Vec::as_slice).unwrap_or_default();
     let effects = taints.iter().filter(|taint| taint["key"] == "maint").filter_map(|taint| taint["effect"].as_str());

@@ -60,7 +60,7 @@ pub struct Manager {
     process: Option<Process>,
     back_at: Timestamp,
     pub counts: Report,
-    /// What happened to it since somebody looked.
+    /// What happened to it since the notes were last taken.
     pub notes: Vec<String>,
 }
 

@@ -37,7 +37,7 @@ impl Nodes {
         format!("n{at}")
     }
 
-    /// Switches a machine on; it registers if nobody knows it.
+    /// Switches a machine on; it registers if the API server does not know it.
     pub fn start(&mut self, name: &str, server: &mut Server, now: Timestamp) {
         self.alive.insert(name.to_owned(), now);
         let key = Key::new("", name);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::nodes::{NODES_MAX, Nodes};
 
-/// In thousandths of steps: how often somebody does something.
+/// In thousandths of steps: how often a user does something.
 const ACTS: u32 = 8;
 
 const SETS: [&str; 2] = ["web", "log"];
@@ -133,7 +133,7 @@ impl People {
     }
 }
 
-/// The pod that is nobody's business: no controller may touch it.
+/// The pod that belongs to no controller: none may touch it.
 pub const STRANGER: &str = "stranger";
 
 fn stranger() -> Value {

@@ -29,7 +29,7 @@ pub struct WindowLimits {
 /// for about a second of that resumes; for one that is further behind, a list costs less than the
 /// replay.
 const WINDOW_EVENTS_MAX: usize = 32_768;
-/// Who watches a store directly is the API server's cache, milliseconds behind, and loads
+/// Only the API server's cache watches a store directly. It is milliseconds behind, and loads
 /// everything anew if it is ever further; what clients resume in is that cache's own window.
 const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
-/// Locks. A panic while the lock was held may have left half a change behind, so it spreads to
-/// everybody.
+/// Locks. A panic while the lock was held may have left half a change behind, so it spreads to all
+/// threads that lock.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no code panics under this lock; if it did, the state is not to be trusted")
 }

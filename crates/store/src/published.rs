@@ -9,9 +9,9 @@ use crate::objects::Objects;
 use crate::watch::Batch;
 use crate::{Entry, Page, Revision, StoreError, Watch, WatchError};
 
-/// Lock order: `objects`, then `history`. Only [`Published::publish`] holds both, so that whoever
-/// saw a revision in one finds it in the other: a list's revision can be watched after, and a read
-/// after an event sees its change.
+/// Lock order: `objects`, then `history`. Only [`Published::publish`] holds both, so that a caller
+/// that saw a revision in one finds it in the other: a list's revision can be watched after, and a
+/// read after an event sees its change.
 pub(crate) struct Published {
     objects: RwLock<Objects>,
     history: Arc<Mutex<History>>,

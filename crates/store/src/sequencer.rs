@@ -26,9 +26,9 @@ pub(crate) enum Decision {
     /// No change of state: refused, or without effect.
     Settled {
         result: CommitResult,
-        /// Whether the outcome rests on a change that may not be durable yet. Then it is to be told
-        /// only after all transactions decided before, else the caller would know of a change that
-        /// a crash can still undo.
+        /// Whether the outcome rests on a change that may not be durable yet. Then the caller gets
+        /// it only after all transactions decided before, else it would know of a change that a
+        /// crash can still undo.
         after_earlier: bool,
     },
     /// A change, to be made durable and then published, in order.

@@ -133,8 +133,8 @@ impl<B: Body + Unpin> Body for Guarded<B> {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(context);
-        // Who asks for a part has room for it; after a part is given, the next question says that
-        // it was taken.
+        // The caller that asks for a part has room for it; after a part is given, the next question
+        // says that it was taken.
         this.under_way.note(matches!(polled, Poll::Ready(Some(Ok(_)))));
         polled
     }

@@ -1,7 +1,7 @@
 //! Unary calls of gRPC over HTTP/2: a message in, a message out.
 //!
 //! [`connect`] speaks over any stream (a unix socket, TCP), [`call`] asks once. Compression,
-//! deadlines told to the server and streaming calls are not here: a caller that stops waiting drops
+//! deadlines sent to the server and streaming calls are not here: a caller that stops waiting drops
 //! the future, which resets the stream and lets the server stop.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -79,7 +79,7 @@ impl Code {
 /// goes.
 pub async fn connect(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Sender, CallError> {
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(broken)?;
-    // Callers hear of its errors.
+    // Callers get its errors.
     tokio::spawn(async move { drop(connection.await) });
     sender.ready().await.map_err(broken)?;
     Ok(sender)

@@ -1,12 +1,12 @@
-//! What several parts speak on the network: HTTP over TLS served to peers of whom nothing is known
-//! yet ([`serve`]), [`query`] parameters, calls of gRPC ([`grpc`]), frames of SPDY ([`spdy`]).
+//! What several parts speak on the network: HTTP over TLS served to peers that are not known yet
+//! ([`serve`]), [`query`] parameters, calls of gRPC ([`grpc`]), frames of SPDY ([`spdy`]).
 //!
 //! Both the API server and the agents of nodes listen through [`serve`].
 //!
 //! In: a listener, a TLS configuration, a service. Out: answered requests, and connections that
 //! end. Every phase of a connection has a deadline (the first bytes, the handshake, the first
 //! request, the pause between requests, an answer that is not read), and every peer a number of
-//! connections: who opens connections and says nothing closes their own, not those of others.
+//! connections: a peer that opens connections and says nothing closes its own, not those of others.
 
 mod activity;
 mod listener;

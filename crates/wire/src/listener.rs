@@ -185,7 +185,7 @@ async fn connection<M, S, F, B>(
         let (under_way, answering) = (activity.begin(), respond(request));
         async move { Ok::<_, Infallible>(answering.await.map(|body| Guarded::new(body, under_way))) }
     });
-    // Told by the handshake: waiting for the first bytes to tell would have no deadline.
+    // The handshake tells it: waiting for the first bytes to tell would have no deadline.
     let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let builder = auto::Builder::new(TokioExecutor::new());
     let mut builder = if speaks_http2 { builder.http2_only() } else { builder.http1_only() };

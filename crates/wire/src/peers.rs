@@ -1,10 +1,9 @@
 //! Who is connected, and which connection makes room when there are too many.
 //!
-//! Peers are addresses; of an IPv6 address its /64 network, which one machine may have for itself.
-//! A connection is *shaking hands*, then *proven* (its client showed a certificate of the
-//! authority) or *unproven*. When a limit is reached, the oldest handshake goes, which a client
-//! that means it has long completed, or the connection that has been idle for longest; one that
-//! works is never ended.
+//! Peers are addresses; of an IPv6 address its /64 network, which one machine may have to itself. A
+//! connection is *shaking hands*, then *proven* (its client showed a certificate of the authority)
+//! or *unproven*. When a limit is reached, the oldest handshake goes, which an honest client has
+//! long completed, or the connection that has been idle for longest; one that works is never ended.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;

@@ -50,7 +50,7 @@ pub struct Api {
     #[arg(long, default_value_t = 1_000)]
     watchers: usize,
 
-    /// How long each of the phases takes that could go on for ever.
+    /// How long each of the phases takes that could go on forever.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
 }

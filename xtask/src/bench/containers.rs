@@ -195,7 +195,7 @@ fn cgroup_root() -> String {
     format!("everynode-bench-{}", std::process::id())
 }
 
-/// The runtime leaves what it was told to put its groups into.
+/// The runtime leaves the group that it got to put its groups into.
 fn remove_cgroups(group: &str) {
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         let root = hierarchy.path().join(group);

@@ -1,4 +1,4 @@
-//! Takes apart what was made, as those do who install it, and runs the program from each form.
+//! Takes apart what was made, as a user who installs it does, and runs the program from each form.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use super::output;
 use crate::server::target_folder;
 
-/// How an architecture is called by those who install.
+/// How each packaging format names an architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Architecture {
     pub rust: &'static str,

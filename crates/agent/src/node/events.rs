@@ -1,4 +1,4 @@
-//! Events of this node: told in the background, dropped when there are too many, counted when they
+//! Events of this node: sent in the background, dropped when there are too many, counted when they
 //! repeat.
 
 use std::borrow::Cow;

@@ -39,8 +39,8 @@ impl Threads {
         Threads { places: Arc::new(Semaphore::new(count_max)), busy: Arc::default(), patience }
     }
 
-    /// Runs the work to its end, but waits for it only so long. Nothing is begun for `whom` while
-    /// something of theirs hangs.
+    /// Runs the work to its end, but waits for it only so long. Begins nothing for `whom` while
+    /// earlier work of theirs hangs.
     pub async fn run<T: Send + 'static>(&self, whom: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
         let until = Instant::now() + self.patience;
         let turn = Turn::take(&self.busy, whom)?;
@@ -50,7 +50,7 @@ impl Threads {
         let held: (Turn, OwnedSemaphorePermit) = (turn, place);
         let body = move || {
             let result = work();
-            // Whoever hears of it may begin the next one.
+            // Released first: a caller that gets the result may begin the next one.
             drop(held);
             let _ = tell.send(result);
         };

@@ -30,7 +30,7 @@ const SEEN: &str = "kubernetes.io/config.seen";
 /// What a pod gets that does not say how long it may take to end.
 const GRACE_SECONDS: i64 = 30;
 
-/// Follows the folder until dropped; for ever idle without one.
+/// Follows the folder until dropped; forever idle without one.
 pub async fn run(context: &Context, pods: &Pods) {
     let Some(dir) = context.settings.manifest_dir.clone() else { return std::future::pending().await };
     context.registration.registered().await;
@@ -52,7 +52,7 @@ pub async fn run(context: &Context, pods: &Pods) {
     }
 }
 
-/// All pods of the folder by uid. A file that cannot be read as a pod is told of and left out.
+/// All pods of the folder by uid. A file that cannot be read as a pod is reported and left out.
 fn read(dir: &Path, node: &str) -> BTreeMap<String, Pod> {
     let mut pods = BTreeMap::new();
     let mut files: Vec<_> = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -122,8 +122,8 @@ fn deleted(pod: &Pod) -> Pod {
     pod
 }
 
-/// Makes the mirror pod if it is not there; one of an older file, or one that somebody deletes, is
-/// replaced. Answers whether it was made.
+/// Makes the mirror pod if it is not there; replaces one of an older file, or one that a user
+/// deletes. Answers whether it was made.
 async fn mirror(context: &Context, pod: &Pod) -> bool {
     let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) else { return false };
     let api: Api<Tree<Pod>> = Api::namespaced(context.client.clone(), namespace);

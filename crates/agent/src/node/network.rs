@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use net::pods::PodNetwork;
 use runtime::port::SandboxNetwork;
 
-/// A node without a range for its pods: those in the node's own network run, others are told why
-/// they cannot.
+/// A node without a range for its pods: those in the node's own network run, others get the reason
+/// why they cannot.
 #[derive(Debug)]
 pub struct NoNetwork;
 

@@ -1,7 +1,7 @@
 //! What the runtime shows, sorted by pod: the agent's one place that lists sandboxes and
 //! containers.
 //!
-//! Workers hear of changes of their own pod only. Everything is listed again every few seconds,
+//! Each worker gets the changes of its own pod only. Everything is listed again every few seconds,
 //! whatever the runtime tells.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,7 +68,7 @@ impl Observer {
         pods.entry(uid.to_owned()).or_insert_with(|| watch::channel(Arc::default()).0).subscribe()
     }
 
-    /// Nobody follows the pod any more.
+    /// No worker follows the pod any more.
     pub fn forget(&self, uid: &str) {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }

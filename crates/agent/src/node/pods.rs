@@ -20,7 +20,7 @@ use super::pod::worker::{Outcome, Wanted, Worker};
 use super::pod::{end, publish};
 use super::{Context, logs, volumes};
 
-/// How often what nobody asks for any more is looked for.
+/// How often the agent looks for what no pod needs any more.
 const HOUSE_PERIOD: Duration = Duration::from_secs(10);
 
 /// Pods that are gone whose containers are ended at the same time.
@@ -74,7 +74,7 @@ impl Pods {
             }
             return;
         }
-        // What runs here already is not judged again: a new agent turns nobody away.
+        // What runs here already is not judged again: a new agent rejects no running pod.
         let has_run = !self.observed(&key).await.containers.is_empty();
         let is_over = pod.status.as_ref().and_then(|status| status.phase.as_deref()).and_then(Phase::parse).is_some_and(Phase::is_terminal);
         if !has_run
@@ -203,7 +203,8 @@ impl Pods {
         }
     }
 
-    /// A pod that came back while its worker finished has one that reads no more what it is told.
+    /// Gives a new worker to each pod that came back while its worker finished: a worker that
+    /// finished reads no messages.
     async fn replace_finished(&self) {
         let mut wanted = Vec::new();
         self.workers().retain(|_, handle| {

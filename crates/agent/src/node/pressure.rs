@@ -115,8 +115,8 @@ async fn collect_images(context: &Context, figures: &Figures, is_short: bool) {
     }
 }
 
-/// What ended containers wrote goes when room is short, that of evicted pods above all. Their
-/// statuses were told; their logs stay.
+/// What ended containers wrote goes when room is short, that of evicted pods above all. The API
+/// server has their statuses; their logs stay.
 async fn remove_dead_containers(context: &Context, pods: &Pods) {
     let is_over = |pod: &Arc<Pod>| {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());

@@ -59,14 +59,14 @@ impl Registration {
         *self.pressure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Told at once.
+    /// Reported at once.
     pub fn set_pressure(&self, pressure: Pressure) {
         *self.pressure.lock().unwrap_or_else(PoisonError::into_inner) = pressure;
         self.wake.notify_one();
     }
 }
 
-/// Registers the node, then keeps object and lease alive, for ever.
+/// Registers the node, then keeps object and lease alive, forever.
 pub async fn run(context: &Context) {
     register(context).await;
     // Neither ends; dropping them drops requests that are repeated anyway.
@@ -151,13 +151,13 @@ async fn report(context: &Context) {
                 Err(error) => tracing::warn!(%error, "cannot report the node's status; trying again"),
             }
         }
-        // A wake that comes while the status is told is kept by the notifier.
+        // The notifier keeps a wake that comes while the agent reports the status.
         let _ = tokio::time::timeout(LOOK_PERIOD, context.registration.wake.notified()).await;
     }
 }
 
-/// Somebody deleted the Node object while its agent runs: it comes back, as a kubelet's does when
-/// it is started again.
+/// A user deleted the Node object while its agent runs: it comes back, as a kubelet's does when it
+/// is started again.
 async fn register_again(context: &Context) {
     tracing::warn!(node = context.settings.name.as_str(), "the Node object was deleted; registering again");
     register(context).await;

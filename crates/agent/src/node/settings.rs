@@ -1,4 +1,4 @@
-//! What an agent is told at its start.
+//! What an agent gets at its start.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -32,11 +32,11 @@ pub struct Settings {
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
     pub max_pods: u32,
-    /// Where this agent's endpoints listen; told to the API server.
+    /// Where this agent's endpoints listen; the Node object shows it to the API server.
     pub port: u16,
     /// The machine's id at its provider; what else the provider says comes as labels.
     pub provider_id: Option<String>,
-    /// Range of the pods' addresses, told with the Node object.
+    /// Range of the pods' addresses, as the Node object shows it.
     pub pod_cidr: Option<String>,
     /// Sysctls, or prefixes that end in `*`, that pods may set besides the safe ones.
     pub allowed_unsafe_sysctls: Vec<String>,

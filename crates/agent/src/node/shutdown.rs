@@ -57,7 +57,7 @@ async fn end(context: &Context, pods: &Pods, group: &[Arc<Pod>], time: Duration)
         tokio::time::sleep(POLL_PERIOD).await;
     }
     // Their workers are about to report the end: an agent that went now would leave them Running
-    // for ever.
+    // forever.
     for pod in group {
         while is_known_as_running(context, pod).await && Instant::now() < deadline {
             tokio::time::sleep(POLL_PERIOD).await;

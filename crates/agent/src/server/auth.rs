@@ -1,8 +1,8 @@
-//! Who asks the node, and whether they may: certificates of the cluster's CA, tokens by
-//! TokenReview, permission by SubjectAccessReview.
+//! Authentication and authorization of the node's clients: certificates of the cluster's CA, tokens
+//! by TokenReview, permission by SubjectAccessReview.
 //!
-//! Nobody is anonymous here. Answers of the API server are believed for a short time, so that a
-//! metrics collector does not cost two requests for each of its own.
+//! The server accepts no anonymous client. It trusts answers of the API server for a short time, so
+//! that a metrics collector does not cost two requests for each of its own.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -96,8 +96,8 @@ impl Auth {
         Ok(user.username.map(|name| User { name, groups: user.groups.unwrap_or_default() }))
     }
 
-    /// May the user do that to a subresource of this node? Whoever may do it to `proxy` may do it
-    /// to the finer ones too.
+    /// May the user do that to a subresource of this node? A user who may do it to `proxy` may do
+    /// it to the finer ones too.
     pub async fn authorize(&self, user: &User, verb: &'static str, node: &str, subresource: &'static str) -> Result<(), Refusal> {
         if user.groups.iter().any(|group| group == MASTERS) {
             return Ok(());

@@ -95,8 +95,8 @@ impl Route {
     }
 }
 
-/// The verb to ask permission for. Whoever runs processes must be allowed to create, also by the
-/// GET that begins a WebSocket; the kubelet is content with `get` there, which lets readers of
+/// The verb to ask permission for. A client that runs processes must be allowed to create, also by
+/// the GET that begins a WebSocket; the kubelet is content with `get` there, which lets readers of
 /// figures into containers.
 pub fn verb(method: &Method, route: Option<&Route>) -> &'static str {
     if matches!(route, Some(Route::Exec(_) | Route::Attach(_) | Route::Run(_) | Route::PortForward(_))) {

@@ -19,7 +19,7 @@ const PHASE: &str = "sim.everynode.dev/phase";
 /// What the names of images contain that no registry has.
 const MISSING: [&str; 2] = ["does-not-exist", "non-existent"];
 
-/// Delays are bounded, so that a slip of the pen does not park a pod for ever.
+/// Delays are bounded, so that a slip of the pen does not park a pod forever.
 const START_DELAY_MS_MAX: u64 = 24 * 3600 * 1000;
 
 #[derive(Debug, Clone, PartialEq)]

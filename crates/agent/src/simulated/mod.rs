@@ -2,8 +2,8 @@
 //!
 //! They register, renew their leases, make the pods bound to them Running and Ready, and let them
 //! go when they are deleted. Annotations on a pod set how it behaves, see [`behaviour`]. Every Node
-//! with the label `everynode.dev/simulated: "true"` is simulated, whoever made it: nodes are added
-//! with `kubectl create` and removed with `kubectl delete node`. One with the annotation
+//! with the label `everynode.dev/simulated: "true"` is simulated, whichever client made it: nodes
+//! are added with `kubectl create` and removed with `kubectl delete node`. One with the annotation
 //! `sim.everynode.dev/stopped: "true"` is dead: no heartbeats, and nothing happens to its pods.
 
 mod behaviour;

@@ -41,7 +41,7 @@ pub fn heartbeat_period(nodes: usize) -> Duration {
 }
 
 /// Makes the nodes, unless there are simulated nodes already (a restart does not bring back what
-/// was removed). Then waits for ever.
+/// was removed). Then waits forever.
 pub async fn register(client: &Client, names: &[String]) {
     let nodes: Api<Tree<Node>> = Api::all(client.clone());
     let known = loop {
@@ -55,7 +55,7 @@ pub async fn register(client: &Client, names: &[String]) {
         let mut registrations: Vec<BoxFuture<'static, ()>> = Vec::with_capacity(names.len());
         for (at, name) in names.iter().cloned().enumerate() {
             let client = client.clone();
-            // In a task of its own: in process, the server's work is done by whoever sends.
+            // In a task of its own: in process, the sender's task does the server's work.
             let period = heartbeat_period(names.len());
             registrations.push(Box::pin(async move {
                 let _ = tokio::spawn(async move { register_one(&client, at, &name, period).await }).await;
@@ -80,8 +80,8 @@ async fn register_one(client: &Client, at: usize, name: &str, period: Duration) 
     }
 }
 
-/// Keeps the fleet as the Node objects are, and has nodes say that they are well that somebody
-/// takes for dead.
+/// Keeps the fleet as the Node objects are, and has nodes say that they are well when a controller
+/// takes them for dead.
 pub async fn follow(client: &Client, fleet: &Fleet) {
     let config = watcher::Config::default().labels(SIMULATED_SELECTOR);
     let events = watcher(Api::<Tree<Node>>::all(client.clone()), config).default_backoff();
@@ -137,7 +137,7 @@ fn take_in<'a>(client: &'a Client, fleet: &Fleet, node: &Node) -> Option<BoxFutu
     }))
 }
 
-/// Renews the leases of all nodes that are alive, for ever, one after another and spread over the
+/// Renews the leases of all nodes that are alive, forever, one after another and spread over the
 /// period: thousands of nodes must not all write at once, and one that joins must not wait for the
 /// others.
 pub async fn beat(client: &Client, fleet: &Fleet) {

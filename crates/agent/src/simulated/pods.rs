@@ -73,7 +73,7 @@ impl Done {
         self.steps.insert(pod.uid().to_owned(), step.clone());
         let (client, uid) = (client.clone(), pod.uid().to_owned());
         Some(Box::pin(async move {
-            // In a task of its own: in process, the server's work is done by whoever sends.
+            // In a task of its own: in process, the sender's task does the server's work.
             let result = tokio::spawn(async move { act(&client, &pod, step).await }).await;
             (!matches!(result, Ok(true))).then_some(uid)
         }))

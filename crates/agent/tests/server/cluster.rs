@@ -184,7 +184,7 @@ fn settings(dir: &tempfile::TempDir, address: SocketAddr) -> Settings {
     }
 }
 
-/// Signs certificates for everybody. Administrators and the API server are of the group that may do
+/// Signs certificates for all users. Administrators and the API server are of the group that may do
 /// everything, `nobody` of none.
 pub struct Authority {
     pub pem: String,

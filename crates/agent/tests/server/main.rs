@@ -50,7 +50,7 @@ async fn input_reaches_the_process_with_its_end() {
         assert_eq!(done.stdout.len(), input.len(), "{transport:?}");
         let done = client::exec(&cluster, transport, &Exec { input: Some(b"attached".to_vec()), ..Exec::new(&[]) }).await;
         assert_eq!(done.stdout, "attached", "{transport:?}");
-        // A process that takes nothing leaves the rest to nobody.
+        // The rest of the input of a process that reads nothing is dropped.
         let done = client::exec(&cluster, transport, &Exec { input: Some(b"ignored".to_vec()), ..Exec::new(&["true"]) }).await;
         assert!(done.error.contains("Success"), "{transport:?}: {}", done.error);
     }
@@ -135,8 +135,8 @@ async fn logs_in_all_their_forms() {
     assert_eq!(client::frame(&mut following).await, None);
 }
 
-/// As after the server's store was put back: the agent ended a pod, and is told of it again as it
-/// was before.
+/// As after the server's store was put back: the agent ended a pod, and the server sends it again
+/// as it was before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_is_there_again_runs_again() {
     let cluster = Cluster::start().await;

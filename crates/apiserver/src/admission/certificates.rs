@@ -103,7 +103,7 @@ pub fn check_node_request(node: &str, request: &Value) -> Result<(), String> {
     }
 }
 
-/// Whom a certificate is asked for.
+/// The subject that a certificate is asked for.
 struct Subject {
     common_name: String,
     organizations: Vec<String>,

@@ -1,5 +1,5 @@
-//! DefaultTolerationSeconds: pods bear a node that is not ready or unreachable for five minutes,
-//! unless they say otherwise.
+//! DefaultTolerationSeconds: pods tolerate a node that is not ready or unreachable for five
+//! minutes, unless they say otherwise.
 
 use serde_json::{Value, json};
 

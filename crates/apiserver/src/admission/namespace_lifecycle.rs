@@ -1,5 +1,5 @@
 //! NamespaceLifecycle: nothing new in namespaces that do not exist or are going away; some
-//! namespaces stay for ever.
+//! namespaces stay forever.
 
 use kinds::status::{Cause, Status};
 use kinds::table;

@@ -189,7 +189,7 @@ pub fn check_delete(write: &WriteRequest<'_>, object: &Value) -> Result<(), Stat
 }
 
 /// Checks a request for a token by an agent; `request` is the TokenRequest. The token must be bound
-/// to a pod on the node that runs as the account, and be for somebody whom the pod asks for.
+/// to a pod on the node that runs as the account, and be for an audience that the pod asks for.
 pub fn check_token(registry: &Registry, authorizer: &Authorizer, write: &WriteRequest<'_>, request: &Value) -> Result<(), Status> {
     let Some(node) = node_of(write.user) else { return Ok(()) };
     let refused = |why: String| Err(Status::forbidden(write.kind.resource(), write.name, &why));

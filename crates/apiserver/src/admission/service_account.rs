@@ -26,8 +26,8 @@ struct Account {
     automount_service_account_token: Option<bool>,
 }
 
-/// A mirror pod gets no account, and may name none: whoever makes it need not have the right to use
-/// what it refers to.
+/// A mirror pod gets no account, and may name none: the agent that makes it need not have the right
+/// to use what it refers to.
 pub fn check(write: &WriteRequest<'_>, pod: &Value) -> Result<(), Status> {
     if pod["metadata"]["annotations"][MIRROR].is_null() {
         return Ok(());

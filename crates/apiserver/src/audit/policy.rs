@@ -114,7 +114,7 @@ impl Decision {
 }
 
 impl Policy {
-    /// Everything, without bodies: for those who ask for a log and write no policy.
+    /// Everything, without bodies: for users who ask for a log and write no policy.
     pub fn metadata_of_everything() -> Policy {
         let text = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
         Policy::parse(text).expect("the policy above is well formed")

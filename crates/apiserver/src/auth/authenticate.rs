@@ -1,4 +1,4 @@
-//! Who sends this request? Client certificates, bearer tokens, or nobody in particular.
+//! Who sends this request? Client certificates, bearer tokens, or the anonymous user.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! Roles of the controllers, `system:controller:NAME`, bound to the service account NAME of
 //! kube-system.
 //!
-//! The controllers of this server do not need them: they act as the server. Whoever runs one of
-//! them outside it does. After `bootstrappolicy/controller_policy.go`, for the controllers that
-//! exist here and the resources that are served.
+//! The controllers of this server do not need them: they act as the server. A controller that runs
+//! outside it needs its role. After `bootstrappolicy/controller_policy.go`, for the controllers
+//! that exist here and the resources that are served.
 
 use serde_json::{Value, json};
 

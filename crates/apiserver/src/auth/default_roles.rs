@@ -1,4 +1,4 @@
-//! The roles and bindings that every cluster has: who may do what before anybody said so.
+//! The roles and bindings that every cluster has: who may do what before a user changes anything.
 //!
 //! Names, aggregation and subjects are Kubernetes'; the rules cover the resources that everynode
 //! serves.

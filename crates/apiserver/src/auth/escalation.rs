@@ -1,4 +1,5 @@
-//! Nobody may grant what he does not have: checks on writes of roles and bindings.
+//! No user may grant permissions that the user does not have: checks on writes of roles and
+//! bindings.
 
 use kinds::status::Status;
 use kinds::table;

@@ -1,4 +1,4 @@
-//! Acting as somebody else: the `Impersonate-*` headers.
+//! Acting as another user: the `Impersonate-*` headers.
 
 use http::{HeaderMap, HeaderValue};
 use kinds::names;

@@ -1,4 +1,4 @@
-//! Who asks, and whether they may.
+//! Authentication and authorization: who sends a request, and whether they may.
 
 pub mod authenticate;
 pub mod impersonate;

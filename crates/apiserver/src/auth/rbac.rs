@@ -146,8 +146,8 @@ const MISSING_MAX: usize = 100;
 
 /// What of `wanted` is not covered by `held`; the first [`MISSING_MAX`] pieces of it.
 ///
-/// A rule that no single held rule covers and that has too many pieces counts as missing: who holds
-/// all of it writes it as several rules.
+/// A rule that no single held rule covers and that has too many pieces counts as missing: a user
+/// who holds all of it writes it as several rules.
 pub fn not_covered(wanted: &[PolicyRule], held: &[PolicyRule]) -> Vec<PolicyRule> {
     let held_size: usize = held.iter().map(PolicyRule::size).sum();
     let mut pieces_left = PIECES_MAX.min(COMPARISONS_MAX / held_size.max(1));
@@ -223,7 +223,7 @@ fn url_covers(own: &str, url: &str) -> bool {
     own == url || own.strip_suffix('*').is_some_and(|prefix| url.starts_with(prefix))
 }
 
-/// A role's rules, bound to somebody.
+/// A role's rules, bound to subjects.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Binding {
     /// For reasons: `ClusterRoleBinding "x" of ClusterRole "y"`.

@@ -14,7 +14,7 @@ use crate::registry::Registry;
 use crate::registry::encoding::parse_stored;
 use crate::request::User;
 
-/// Who issues the tokens, and for whom they are if nobody else is named.
+/// The issuer of the tokens, and their audience if the request names no other.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 const BASE64: base64::engine::GeneralPurpose = base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -72,7 +72,7 @@ impl TokenKey {
         jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).ok().map(|data| data.claims)
     }
 
-    /// The public key, for those who check tokens themselves.
+    /// The public key, for clients that check tokens themselves.
     pub fn jwks(&self) -> Value {
         let (x, y) = self.point[1..].split_at((POINT_LEN - 1) / 2);
         json!({"keys": [{

@@ -60,7 +60,7 @@ async fn merge(
 ) -> Result<Response<Body>, Status> {
     let write = request.write(part, options);
     let kind = request.kind;
-    // A refused patch is told its unknown fields too.
+    // The answer to a refused patch names its unknown fields too.
     let earned = Mutex::new(Vec::new());
     let change = |old: &Value| {
         let patch = |old: &Value| patched(kind, patch_type, options.field_validation, old, bytes).map_err(PatchError::into_status);

@@ -35,8 +35,8 @@ pub async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<ServerConf
     wire::serve(listener, tls, LIMITS, Deadlines::default(), shutdown, make).await;
 }
 
-/// The user that a certificate stands for: common name and organizations. One with several names is
-/// no user's: which of them counts would be a matter of who reads it.
+/// The user that a certificate stands for: common name and organizations. One with several names
+/// stands for no user: which of them counts would depend on the reader.
 fn certificate_user(certificate: &CertificateDer<'_>) -> Option<User> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let subject = parsed.subject();

@@ -178,7 +178,7 @@ impl ApiServer {
         }
     }
 
-    /// Impersonate-User and its companions, for those who may.
+    /// Impersonate-User and its companions, for users who may impersonate.
     fn impersonated(&self, parts: &Parts, user: &User) -> Result<Option<User>, Status> {
         let Some(wanted) = crate::auth::impersonate::requested(&parts.headers)? else { return Ok(None) };
         for attributes in wanted.permissions(user) {

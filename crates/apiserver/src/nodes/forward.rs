@@ -1,5 +1,5 @@
-//! Handing requests on to agents: what goes along, what becomes of the answers, and bytes in both
-//! directions after an upgrade.
+//! Forwards requests to agents: what it passes on, what it makes of the answers, and bytes
+//! in both directions after an upgrade.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

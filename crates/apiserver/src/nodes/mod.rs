@@ -126,8 +126,8 @@ pub struct NodeConnector {
 
 impl NodeConnector {
     /// `agents` trusts the cluster's CA and has the API server's client certificate; `pods` takes
-    /// any certificate and has none, as what pods show is nobody's to check. Neither may offer
-    /// HTTP/2, which has no upgrades.
+    /// any certificate and has none, as the API server cannot check what pods show. Neither may
+    /// offer HTTP/2, which has no upgrades.
     pub fn new(agents: Arc<ClientConfig>, pods: Arc<ClientConfig>) -> NodeConnector {
         NodeConnector { agents: TlsConnector::from(agents), pods: TlsConnector::from(pods) }
     }

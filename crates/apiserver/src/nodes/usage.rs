@@ -37,7 +37,7 @@ pub struct Figures {
 /// Whose figures: namespace, pod, container; all empty for the node itself.
 type Key = (String, String, String);
 
-/// One figure as an agent told it.
+/// One figure as an agent reported it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Told {
     at_ms: i64,
@@ -85,7 +85,7 @@ impl Usage {
     }
 }
 
-/// None for something that began anew meanwhile, or of which nothing new was told.
+/// None for something that began anew meanwhile, or for which the agent sent nothing new.
 fn figures(before: &Told, now: &Told) -> Option<Figures> {
     let window = Duration::from_millis(u64::try_from(now.at_ms - before.at_ms).ok().filter(|&ms| ms > 0)?);
     let used = now.cpu_seconds - before.cpu_seconds;

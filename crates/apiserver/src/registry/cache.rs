@@ -2,8 +2,8 @@
 //! recent events.
 //!
 //! One thread follows the store and applies its batches; readers take snapshots under a short read
-//! lock. A watcher is a position in the window, not a queue: a slow one falls out of it and is told
-//! to list again, and nobody waits for it.
+//! lock. A watcher is a position in the window, not a queue: a slow one falls out of it and gets
+//! the answer to list again, and no other watcher waits for it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,10 +55,10 @@ pub struct CacheEvent {
 /// The event as a line of a watch stream.
 #[derive(Debug)]
 enum Line {
-    /// Nobody has asked for it.
+    /// No watcher has asked for it.
     Unmade,
     Made(Bytes),
-    /// The event is not new any more; whoever asks makes it anew.
+    /// The event is not new any more; a watcher that asks makes it anew.
     NotKept,
 }
 
@@ -120,7 +120,7 @@ struct KindState {
     revision: u64,
 }
 
-/// Whom to tell of what was applied to a kind.
+/// The watchers to wake after changes of a kind.
 #[derive(Default)]
 struct Wake {
     revision: u64,
@@ -234,7 +234,7 @@ impl KindCache {
         state.complete_after = state.complete_after.max(revision);
     }
 
-    /// Applies the events of a revision; who waits for them is to be woken afterwards.
+    /// Applies the events of a revision; the caller wakes those that wait for them afterwards.
     fn apply(&self, events: Vec<CacheEvent>, wake: &mut Wake) {
         let Some(revision) = events.last().map(|e| e.revision) else { return };
         self.add_concerned_nodes(&events, &mut wake.nodes);
@@ -407,7 +407,7 @@ impl Caches {
         Some((kind, cache, local.to_owned()))
     }
 
-    /// Applies batches one after another, then wakes whoever waits for any of them.
+    /// Applies batches one after another, then wakes the tasks that wait for any of them.
     fn apply(&self, batches: impl Iterator<Item = Result<Batch, WatchError>>) -> Result<(), WatchError> {
         let mut wakes: BTreeMap<&'static str, Wake> = BTreeMap::new();
         let mut applied = None;

@@ -48,8 +48,8 @@ impl Registry {
         Err(Status::stale(kind.resource(), write.name))
     }
 
-    /// Stores a terminating pod once more, with no time left. A race is lost to whoever changed the
-    /// pod; the caller looks again.
+    /// Stores a terminating pod once more, with no time left. When another client changed the pod
+    /// first, that write wins; the caller looks again.
     async fn give_last_notice(&self, write: &WriteRequest<'_>, mut object: Value, entry: &Entry) -> Result<(), Status> {
         shorten_grace(&mut object, 0);
         metadata_mut(&mut object).remove("resourceVersion");

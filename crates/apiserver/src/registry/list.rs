@@ -97,8 +97,8 @@ impl Registry {
     async fn read_at(&self, kind: &Kind, prefix: &str, options: &ListOptions) -> Result<(u64, Vec<Arc<Object>>), Status> {
         let cache = self.caches.of(kind);
         match options.read_at {
-            // Any would do for the first; but the cache is microseconds behind, and whoever was
-            // just told of a write finds it.
+            // Any would do for the first; but the cache is microseconds behind, and a client that
+            // just got the answer to a write finds it.
             ReadAt::Any | ReadAt::Latest => self.caches.wait_for(self.revision()).await,
             ReadAt::NotOlderThan(revision) => {
                 self.wait_for_future(revision).await?;

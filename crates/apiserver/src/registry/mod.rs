@@ -102,7 +102,7 @@ impl Registry {
     }
 }
 
-/// A failure of the store, as clients are told; the detail is for the log.
+/// A failure of the store, in the words for clients; the detail is for the log.
 fn store_failed(error: StoreError) -> Status {
     tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
     Status::internal("the store failed; see the server's log")

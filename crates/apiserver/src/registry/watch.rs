@@ -3,7 +3,7 @@
 //!
 //! The stream is pulled by the connection, which pulls only while the client reads. Nothing is
 //! queued for a watcher: one that stops reading stays where it is, and when the window has moved
-//! past it, it is told so (410) and ends.
+//! past it, the server answers 410 and ends the watch.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a request wants to do, for those who judge it.
+//! What a request wants to do, as authorization and admission judge it.
 
 use super::User;
 

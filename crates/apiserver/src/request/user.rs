@@ -14,7 +14,7 @@ pub struct User {
 pub const MASTERS: &str = "system:masters";
 
 impl User {
-    /// The user as whom the server's own parts act in process.
+    /// The user that the server's own parts act as in process.
     pub fn system(name: &str, groups: &[&str]) -> User {
         User { name: name.to_owned(), groups: groups.iter().map(|&g| g.to_owned()).collect(), ..User::default() }
     }

@@ -1,5 +1,5 @@
-//! What a request may cost others: bodies that never come, lists that nobody reads, documents made
-//! to be expensive.
+//! What a request may cost others: bodies that never come, lists that no client reads, documents
+//! made to be expensive.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -143,8 +143,8 @@ async fn an_answer_of_a_long_list_comes_in_pieces() {
     assert!(first.len() < 1_000_000, "{} bytes at once", first.len());
 }
 
-/// The turn that config maps in the default namespace then wait for: those who hold it hold them
-/// up.
+/// The turn that config maps in the default namespace then wait for: a holder of the turn holds
+/// them up.
 pub async fn taken_turn(server: &ApiServer) -> WriteTurn {
     let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "5"}}});
     assert_eq!(send(server, Method::POST, "/api/v1/namespaces/default/resourcequotas", full(&quota)).await.0, 201);

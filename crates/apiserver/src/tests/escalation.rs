@@ -72,8 +72,8 @@ async fn roles_that_aggregate_each_other_and_themselves_do_no_harm() {
     assert_eq!(send_as(&server, &User::system("ann", &[]), request).await.0, 403);
 }
 
-/// Labels decide what aggregated roles collect: who may only patch roles must not hand
-/// cluster-admin to everybody who may view.
+/// Labels decide what aggregated roles collect: a user who may only patch roles must not hand
+/// cluster-admin to all users who may view.
 #[tokio::test]
 async fn a_label_on_a_role_is_a_grant() {
     let server = server().await;
@@ -83,7 +83,7 @@ async fn a_label_on_a_role_is_a_grant() {
     let (code, answer) = send_as(&server, &user, patch(&format!("{ROLES}/cluster-admin"), &label)).await;
     assert_eq!(code, 403, "{answer}");
     assert!(answer["message"].as_str().unwrap().contains("is attempting to grant RBAC permissions not currently held"), "{answer}");
-    // What the user holds may be labelled, and anybody's role may lose its finalizers.
+    // The user may label a role whose rules the user holds, and may take finalizers off any role.
     let (code, answer) = send_as(&server, &user, patch(&format!("{ROLES}/writer"), &label)).await;
     assert_eq!(code, 200, "{answer}");
     let finalizers = json!({"metadata": {"finalizers": ["example.com/a"]}});

@@ -107,8 +107,8 @@ async fn a_mirror_pod_runs_as_no_account_whoever_makes_it() {
     assert!(code == 403 && answer["message"].as_str().unwrap().contains("a mirror pod may not reference service accounts"), "{answer}");
 }
 
-/// A mirror pod that exists does not open what it names: whoever wrote it into the store, a node
-/// may have made it.
+/// A mirror pod that exists does not open what it names: a node may have made it, whichever client
+/// wrote it into the store.
 #[tokio::test]
 async fn a_node_reads_what_its_pods_need_and_no_more() {
     let (server, own) = cluster().await;
@@ -268,7 +268,7 @@ async fn requests_for_certificates_name_no_master_and_signing_wants_the_right() 
     assert!(code == 403 && message.contains("several common names"), "{message}");
     let own = signing_request("n2", kubelet, &["system:node:a"], "system:nodes");
     assert_eq!(ask(&server, &node("a"), Method::POST, requests, &own).await.0, 201);
-    // Whoever may write the status needs the signer's consent as well.
+    // A user who may write the status needs the signer's consent as well.
     let verbs = json!(["get", "update", "patch"]);
     let rules = json!([{"verbs": verbs, "apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests/status"]}]);
     super::escalation::granted(&server, "clerk", rules).await;

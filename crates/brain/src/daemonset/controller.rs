@@ -148,8 +148,8 @@ fn concerned_by_node(picture: &Picture, old: Option<&Node>, new: Option<&Node>, 
         let (before, after) = (old.map(judge), new.map(judge));
         let concerned = match (&before, &after) {
             (Some(before), Some(after)) => before != after && !(never(before) && never(after)),
-            // A node that comes with a taint, as all do, has no pods yet; the set is told when the
-            // taint goes.
+            // A node that comes with a taint, as all do, has no pods yet; the set is planned again
+            // when the taint goes.
             (None, Some(verdict)) => verdict.0 == Eligibility::Runs,
             (Some(verdict), None) => !never(verdict),
             (None, None) => false,

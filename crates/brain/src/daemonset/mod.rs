@@ -38,12 +38,12 @@ pub struct View<'a> {
     pub set: &'a DaemonSet,
     /// By name.
     pub nodes: &'a BTreeMap<Arc<str>, Arc<Node>>,
-    /// The pods that the set controls, and those of its namespace that nobody does, by key.
+    /// The pods that the set controls, and those of its namespace without a controller, by key.
     pub pods: Vec<&'a Pod>,
     /// All pods of the cluster: whose names are taken.
     pub names: &'a BTreeMap<Key, Arc<Pod>>,
-    /// The revisions that the set controls, those of its namespace that nobody does, and any whose
-    /// name begins with the set's.
+    /// The revisions that the set controls, those of its namespace without a controller, and any
+    /// whose name begins with the set's.
     pub revisions: Vec<&'a ControllerRevision>,
 }
 
@@ -57,9 +57,9 @@ pub struct Memory {
     pub made: BTreeMap<Arc<str>, Made>,
     /// Nodes whose last pod was not seen yet.
     pub unseen: BTreeSet<Arc<str>>,
-    /// Uids of the pods that were to be replaced and that the picture still shows alive: nobody
-    /// knows whether their deletion was accepted. No plan counts on them, and they are the next to
-    /// be replaced: another choice might be one deletion too many.
+    /// Uids of the pods that were to be replaced and that the picture still shows alive: the
+    /// controller does not know whether the server accepted their deletion. No plan counts on them,
+    /// and they are the next to be replaced: another choice might be one deletion too many.
     pub doomed: BTreeSet<Arc<str>>,
     /// The pods that were there before the first plan were noted.
     pub begun: bool,
@@ -176,7 +176,7 @@ pub fn plan(view: &View<'_>, memory: Memory) -> Plan {
     let pods = claim::claim(view, &mut plan.actions);
     plan.history = history::plan(view.set, &view.revisions, &pods);
     if let Some(count) = plan.history.collision() {
-        // First the next hash must be agreed on; pods with no revision would be nobody's.
+        // First the next hash must be agreed on; pods with no revision would belong to no set.
         plan.status.collision_count = Some(count);
         plan.actions.clear();
         plan.more = true;
@@ -320,8 +320,8 @@ pub const GENERATION_LABEL: &str = "pod-template-generation";
 
 type PodsByNode<'a> = BTreeMap<&'a Arc<str>, Vec<&'a Pod>>;
 
-/// Pods by the node they are on or meant for. Pods that ended and are being deleted are somebody
-/// else's business.
+/// Pods by the node they are on or meant for. Leaves out pods that ended and are being deleted:
+/// others finish their deletion.
 fn pods_by_node<'a>(pods: &[&'a Pod]) -> PodsByNode<'a> {
     let mut by_node: PodsByNode<'a> = BTreeMap::new();
     for &pod in pods {

@@ -89,7 +89,7 @@ pub fn plan_nodes(context: &Context<'_>, plan: &mut Plan) {
 }
 
 /// Bound pods of a node that is gone are the pod garbage collector's; pods that were never bound
-/// would wait for ever.
+/// would wait forever.
 fn plan_ghost(plan: &mut Plan, pods: &[&Pod]) -> Verdict {
     for pod in pods.iter().filter(|pod| pod.node.is_none()) {
         plan.delete(pod, Because::NodeGone);
@@ -153,7 +153,7 @@ fn keep_one(context: &Context<'_>, plan: &mut Plan, node: &Node, pods: &[&Pod], 
 
 /// At most the oldest pod of the current revision and the oldest of another; the latter only while
 /// it is ready and the former not yet available. Where no pod may start any more, one that has not
-/// started is not waited for: it would hold up the surge for ever.
+/// started is not waited for: it would hold up the surge forever.
 fn plan_surging(context: &Context<'_>, plan: &mut Plan, running: &[&Pod], may_start: bool) {
     let is_new = |pod: &&&Pod| pod.meta.labels.get(super::HASH_LABEL) == Some(context.hash);
     let (new, old): (Vec<&&Pod>, Vec<&&Pod>) = running.iter().partition(is_new);
@@ -232,8 +232,8 @@ impl Memory {
         let taken = |name: &str| context.view.names.contains_key(&Key { namespace: set.namespace.clone(), name: name.into() });
         let last = self.made.get(node);
         if let Some(made) = last.filter(|made| self.unseen.contains(node) && !taken(&made.name)) {
-            // Not a name of the current revision if that is another by now: perhaps the pod was
-            // made and nobody heard of it.
+            // Not a name of the current revision if that is another by now: perhaps the server made
+            // the pod and its answer was lost.
             return made.name.clone();
         }
         let mut attempt = last.map_or(0, |made| made.attempt.wrapping_add(1));

@@ -32,7 +32,7 @@ fn fnv1a_64(parts: &[&str]) -> u64 {
     (hash ^ (hash >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 11
 }
 
-/// What daemon pods bear that ordinary pods are kept away by: key, effect.
+/// The taints that daemon pods tolerate and that keep ordinary pods away: key, effect.
 const TOLERATIONS: [(&str, &str); 6] = [
     ("node.kubernetes.io/not-ready", "NoExecute"),
     ("node.kubernetes.io/unreachable", "NoExecute"),

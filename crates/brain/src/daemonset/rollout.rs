@@ -118,7 +118,7 @@ fn plan_replacements(context: &Context<'_>, plan: &mut Plan, nodes: &[Surveyed<'
             _ => false,
         };
         // Only nodes that should run a pod lack one: a pod that cannot start on a node that should
-        // not is no reason to wait, and might be one for ever. Upstream counts it.
+        // not is no reason to wait, and might be one forever. Upstream counts it.
         budget.unavailable += usize::from(node.wanted && !available);
         budget.unavailable_on_dead_nodes += usize::from(node.wanted && !available && !node.ready);
     }

@@ -179,8 +179,8 @@ fn still_expected_to_go(
     disrupted
 }
 
-/// By when a pod that was evicted is expected to be gone. The time comes from a status, which
-/// anybody may have written.
+/// By when a pod that was evicted is expected to be gone. The time comes from a status, which any
+/// client may have written.
 fn gone_at(evicted_at: Timestamp) -> Timestamp {
     evicted_at.saturating_add(DELETION_TIMEOUT).unwrap_or(Timestamp::MAX)
 }

@@ -44,7 +44,7 @@ impl Controller for StaleDisruptions {
     }
 }
 
-/// Since when a pod is to go that nobody deleted.
+/// Since when a pod is marked for disruption although no client deleted it.
 fn since(pod: &Pod) -> Option<Timestamp> {
     pod.status.disruption_since.filter(|_| !pod.meta.is_deleted() && !pod.is_terminal())
 }

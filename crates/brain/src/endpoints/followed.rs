@@ -1,4 +1,4 @@
-//! Which Services a change concerns, and when that happened which their next write is about.
+//! Which Services a change concerns, and the trigger time of their next write.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

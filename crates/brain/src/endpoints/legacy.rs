@@ -133,7 +133,7 @@ struct Address<'a> {
     pod: &'a Pod,
 }
 
-/// What addresses are sorted by and told apart by.
+/// What addresses are sorted and identified by.
 type AddressKey<'a> = (Box<str>, &'a str);
 
 /// Each address once, with those that have the same ports (`RepackSubsets`).

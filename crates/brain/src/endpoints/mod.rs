@@ -4,8 +4,8 @@
 //! `pkg/controller/endpoint`. Keys are those of Services. A change of a pod concerns only the
 //! Services that select it ([`followed`]); a Service's pods are then gone through once, at most
 //! once in [`REST`], however many of them changed. Services without a selector are left alone:
-//! their endpoints are somebody else's. Left out: mirroring of Endpoints made by hand into slices,
-//! and hints for zones.
+//! their endpoints belong to another client. Left out: mirroring of Endpoints made by hand into
+//! slices, and hints for zones.
 
 pub mod legacy;
 pub mod slices;
@@ -30,7 +30,7 @@ const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Label of what belongs to a Service without an address.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
-/// Has the pod addresses that somebody may be sent to? (`ShouldPodBeInEndpoints`)
+/// Has the pod addresses that clients may be sent to? (`ShouldPodBeInEndpoints`)
 fn has_endpoints(pod: &Pod) -> bool {
     !pod.is_terminal() && !pod.status.pod_ips.is_empty()
 }

@@ -78,7 +78,7 @@ impl<'de> Deserialize<'de> for IntOrPercent {
 }
 
 /// The counters of `kubectl get daemonset`. Those that are zero and optional are absent in the API.
-/// Conditions, which nobody in Kubernetes sets, are left to whoever does.
+/// No part of Kubernetes sets conditions: they are left to clients that do.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DaemonSetStatus {

@@ -2,8 +2,8 @@
 //! API's JSON.
 //!
 //! These are deliberately not the API's whole types: ten thousand pods must fit in a few megabytes,
-//! and what nobody decides on is not kept. Unknown fields are skipped, `null` counts as absent.
-//! Whoever writes objects writes JSON (see [`crate::request`]).
+//! and what no controller decides on is not kept. Unknown fields are skipped, `null` counts as
+//! absent. Code that writes objects writes JSON (see [`crate::request`]).
 
 mod daemonset;
 mod network;
@@ -169,8 +169,8 @@ impl<'de> Deserialize<'de> for Labels {
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Labels, M::Error> {
                 let mut labels = Labels::default();
                 while let Some(key) = map.next_key::<Box<str>>()? {
-                    // The largest annotation of kubectl repeats the whole object; nobody decides on
-                    // it.
+                    // The largest annotation of kubectl repeats the whole object; no controller
+                    // decides on it.
                     if &*key == "kubectl.kubernetes.io/last-applied-configuration" {
                         map.next_value::<IgnoredAny>()?;
                         continue;

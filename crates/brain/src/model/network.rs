@@ -11,7 +11,7 @@ use super::{Meta, absent_if_null};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Service {
     pub meta: Meta,
-    /// None for Services whose endpoints somebody else keeps.
+    /// None for Services whose endpoints another client keeps.
     pub selector: Option<Selector>,
     /// `None` (the text) or empty for those without an address of their own.
     pub cluster_ip: Box<str>,

@@ -101,7 +101,7 @@ fn unknown_condition(kind: &str, current: Option<&NodeCondition>, now: Timestamp
     }))
 }
 
-/// Nobody is there any more who could say that the pod is ready.
+/// No agent is there any more that could say that the pod is ready.
 fn not_ready(pod: &Pod, now: Timestamp) -> Request {
     let now = format_time(now);
     let condition = json!({"type": "Ready", "status": "False", "lastTransitionTime": now});

@@ -124,7 +124,8 @@ pub fn plan(node: &Node, zones: &mut BTreeMap<Box<str>, Zone>, now: Timestamp) -
     let has = |key: &str, effect: &str| node.taints.iter().any(|taint| *taint.key == *key && *taint.effect == *effect);
     let mut wake_at = None;
     if let Some(&(key, "NoExecute")) = wanted.last() {
-        // Another evicting taint is exchanged at once; it evicts nobody who was not to be evicted.
+        // Another evicting taint is exchanged at once: it evicts only pods that were to be evicted
+        // anyway.
         let evicts = has(NOT_READY, "NoExecute") || has(UNREACHABLE, "NoExecute");
         if !has(key, "NoExecute") && !evicts {
             wake_at = zones.entry(zone_of(node)).or_default().wait(now);

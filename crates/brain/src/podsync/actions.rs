@@ -301,7 +301,7 @@ fn start(view: &View<'_>, kind: ContainerKind, index: usize) -> Start {
     // An init container that completed and runs again (in a new sandbox) has not failed.
     let failed_at = exited.and_then(|record| record.finished_at);
     let waiting = failed_at.and_then(|at| view.memory.restarts.waiting(&restart_key(&name), at, view.now));
-    // Records may be lost with the node's memory; the count that was told goes on.
+    // Records may be lost with the node's memory; the count in the pod's status goes on.
     let restarts = before.map(next_count).or_else(|| restarts_told(view.pod, &name)).unwrap_or(0);
     Start { kind, index, name, restarts, failed_at, waiting }
 }

@@ -48,7 +48,8 @@ fn check_resources(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Result<(), Re
     insufficient("memory", wants.memory, used.memory, has.memory)?;
     insufficient("ephemeral-storage", wants.ephemeral_storage, used.ephemeral_storage, has.ephemeral_storage)?;
     for (name, &amount) in &wants.others {
-        // One that no node has is the cluster's, or somebody else's to give.
+        // An extended resource that no node has belongs to the cluster, or another component gives
+        // it.
         if is_extended(name) && !has.others.contains_key(name) {
             continue;
         }

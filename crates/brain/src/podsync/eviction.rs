@@ -230,7 +230,7 @@ pub fn victim<'a>(shortage: &Shortage, pods: &'a [(Pod, Usage)]) -> Option<&'a (
     evictable.min_by_key(|(pod, usage)| {
         let (used, requested) = (usage.of(shortage.resource), requested(pod, shortage.resource));
         // False sorts first: those beyond their requests go first, then the less important, then
-        // who is the most beyond.
+        // the pod that is the most beyond.
         (used <= requested, priority(pod), Reverse(used - requested), pod.metadata.name.clone())
     })
 }
@@ -247,7 +247,7 @@ fn requested(pod: &Pod, resource: Resource) -> i64 {
     }
 }
 
-/// How the victim's end is told.
+/// How the agent reports the victim's end.
 pub fn ended(shortage: &Shortage, pod: &Pod, usage: &Usage) -> Ended {
     let resource = shortage.resource;
     let mut message = format!(

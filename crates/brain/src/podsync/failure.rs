@@ -6,7 +6,7 @@ use super::{full_name, pull};
 use crate::request::EventType;
 use k8s_openapi::api::core::v1::Pod;
 
-/// A failed start. Causes are sentences of whoever was asked: the runtime, a registry, a volume.
+/// A failed start. Causes are sentences of the part asked: the runtime, a registry, a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartFailure {
     /// The name of the image is malformed.
@@ -138,7 +138,7 @@ impl StartFailure {
                 vec![waits, failed(self.reason())]
             }
             StartFailure::Config { cause } | StartFailure::Create { cause } | StartFailure::Run { cause } => vec![failed(cause)],
-            // Told before the container was ended for it.
+            // Reported before the container was ended for it.
             StartFailure::PostStartHook { .. } => Vec::new(),
             StartFailure::CrashLoopBackOff { container, pod, .. } => {
                 vec![warning("BackOff", format!("Back-off restarting failed container {container} in pod {pod}"))]

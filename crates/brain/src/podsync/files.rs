@@ -47,8 +47,8 @@ pub struct NameTooLong {
     pub name: String,
 }
 
-/// What the kernel is told: the host name, or with `setHostnameAsFQDN` the whole name if it is
-/// short enough.
+/// The host name that the agent gives the kernel: the pod's host name, or with `setHostnameAsFQDN`
+/// the whole name if it is short enough.
 pub fn kernel_name(pod: &Pod, cluster_domain: &str) -> Result<String, NameTooLong> {
     let (name, full) = hostname(pod, cluster_domain);
     match full.filter(|_| pod.spec.as_ref().and_then(|spec| spec.set_hostname_as_fqdn).unwrap_or(false)) {

@@ -1,5 +1,5 @@
-//! From requests and limits to what the kernel is told: processor shares and quota, memory, OOM
-//! score (the kubelet's `cm` package).
+//! From requests and limits to the values that the kernel gets: processor shares and quota, memory,
+//! OOM score (the kubelet's `cm` package).
 
 use std::collections::BTreeMap;
 

@@ -124,8 +124,8 @@ impl Observed {
         self.sandboxes.first()
     }
 
-    /// A container that was made and never started does not run, and will not end either: whoever
-    /// waited for that would wait for ever.
+    /// A container that was made and never started does not run, and will not end either: a caller
+    /// that waited for its end would wait forever.
     pub fn is_anything_running(&self) -> bool {
         self.containers.iter().any(|record| matches!(record.state, ContainerState::Running | ContainerState::Unknown))
     }

@@ -37,7 +37,7 @@ impl Offers {
     }
 }
 
-/// A machine that goes down takes nobody on.
+/// A machine that goes down accepts no pods.
 pub fn check_shutdown(is_going_down: bool) -> Result<(), Rejection> {
     if is_going_down { Err(reject("NodeShutdown", "Pod was rejected as the node is shutting down.")) } else { Ok(()) }
 }

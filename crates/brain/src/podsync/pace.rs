@@ -17,7 +17,7 @@ pub const RETRY: Duration = Duration::from_secs(10);
 /// An image that could not be pulled shows that it waits soon after.
 pub const PULL_RETRY: Duration = Duration::from_secs(1);
 
-/// A status that could not be told.
+/// The pause after a status that could not be sent.
 pub const REPORT_RETRY: Duration = Duration::from_secs(1);
 
 /// A pod that could not be ended.

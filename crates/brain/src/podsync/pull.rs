@@ -1,5 +1,5 @@
-//! Whether an image has to be fetched before a container can start, and what users are told about
-//! it.
+//! Whether the agent has to fetch an image before a container can start, and what it reports to
+//! users about it.
 
 use std::time::Duration;
 

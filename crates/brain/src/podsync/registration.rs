@@ -1,6 +1,6 @@
 //! The Node object as its agent makes it and keeps it up to date.
 //!
-//! In: what the agent was told and what the machine is ([`Site`]), what the node has too little of,
+//! In: the agent's settings and what the machine is ([`Site`]), what the node has too little of,
 //! and the object as it was last seen. Out: the object to create, the patch of its status, and the
 //! events that tell a change.
 
@@ -146,8 +146,8 @@ fn images(images: &[Image]) -> Vec<ContainerImage> {
     images.into_iter().map(|image| ContainerImage { names: Some(names(image)), size_bytes: Some(size(image.size_bytes)) }).collect()
 }
 
-/// Resources that somebody else said the node has, by a patch of its capacity: all of them are to
-/// be had.
+/// Resources that another client gave the node by a patch of its capacity: all of them are
+/// allocatable.
 fn with_extended(mut capacity: BTreeMap<String, Quantity>, before: Option<&NodeStatus>) -> BTreeMap<String, Quantity> {
     for (name, quantity) in before.and_then(|status| status.capacity.as_ref()).into_iter().flatten() {
         if name.contains('/') {
@@ -223,7 +223,7 @@ fn conditions(pressure: Pressure, before: Option<&NodeStatus>, now: Timestamp) -
         .collect()
 }
 
-/// Whether a status says something new. Heartbeats alone are told by the lease.
+/// Whether a status says something new. The lease alone carries heartbeats.
 pub fn differs(before: &NodeStatus, now: &NodeStatus) -> bool {
     let strip = |status: &NodeStatus| {
         let conditions =

@@ -1,4 +1,5 @@
-//! What of a pod's status has to be told to the API server, and which version of a pod counts.
+//! Which parts of a pod's status the agent sends to the API server, and which version of a pod
+//! counts.
 
 use std::cmp::Ordering;
 
@@ -27,7 +28,7 @@ pub fn is_back(before: Option<&Pod>, asked: &Pod, told: &Pod) -> bool {
     }
 }
 
-/// What is told when the server refuses a status and does not say which field of it.
+/// What the agent sends when the server refuses a status and does not say which field of it.
 const ESSENTIAL: [&str; 5] = ["phase", "reason", "message", "conditions", "containerStatuses"];
 
 /// The changes without those that the server found wrong; None when nothing can be left out.
@@ -42,7 +43,7 @@ pub fn acceptable(changes: &Map<String, Value>, fields: &[&str]) -> Option<Map<S
     (essential.len() < changes.len()).then_some(essential)
 }
 
-/// Lists of addresses are merged by address unless told otherwise: old ones would stay.
+/// Lists of addresses are merged by address unless the patch says otherwise: old ones would stay.
 const REPLACED: [&str; 2] = ["podIPs", "hostIPs"];
 
 /// What a strategic merge patch of the status has to say; None when nothing differs.

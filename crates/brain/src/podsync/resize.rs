@@ -75,8 +75,8 @@ pub fn asked(pod: &Pod) -> Allocation {
     resizable(pod).map(|container| (container.name.clone(), limits::requirements(container))).collect()
 }
 
-/// What the pod was given by an earlier agent: it told so of each container from its first report
-/// on. Others are given what they ask for.
+/// What the pod was given by an earlier agent: that agent reported it for each container from its
+/// first report on. Others are given what they ask for.
 pub fn told(pod: &Pod) -> Allocation {
     let status = pod.status.as_ref();
     let statuses = || {

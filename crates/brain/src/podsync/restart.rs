@@ -16,7 +16,7 @@ pub fn should_run(container: &Container, pod: &Pod, observed: &Observed) -> bool
         None => true,
         Some(record) => match record.state {
             ContainerState::Running => false,
-            // Nobody knows whether it runs: it is ended and started again.
+            // The runtime cannot say whether it runs: it is ended and started again.
             ContainerState::Unknown | ContainerState::Created => true,
             ContainerState::Exited => restarts_after(container, pod, record.exit_code),
         },

@@ -53,7 +53,7 @@ pub fn report(view: &View<'_>, ending: Ending) -> Report {
         },
         None => phase(view.pod, &init, &main, ending != Ending::No),
     };
-    // A pod is not reported finished while something of it may run: somebody could start its
+    // A pod is not reported finished while something of it may run: a controller could start its
     // successor.
     let shown = if computed.is_terminal() && !phase_before.is_terminal() && ending != Ending::Terminated { phase_before } else { computed };
     let ended = view.memory.ended.as_ref().filter(|_| shown.is_terminal());
@@ -96,7 +96,7 @@ pub fn report(view: &View<'_>, ending: Ending) -> Report {
 }
 
 /// A pod that runs once lost its sandbox: nothing of it will be started again, however far it was.
-/// Kubelets leave one that was still initializing Pending for ever.
+/// Kubelets leave one that was still initializing Pending forever.
 fn is_abandoned(view: &View<'_>) -> bool {
     let observed = view.observed;
     let lost = observed.sandbox().is_some_and(|sandbox| !sandbox.is_ready) && !observed.containers.is_empty();

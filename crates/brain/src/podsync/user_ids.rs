@@ -1,4 +1,4 @@
-//! Which users of the node are whose: a range of ids for each pod with users of its own
+//! Which pod has which users of the node: a range of ids for each pod with users of its own
 //! (`hostUsers: false`), of which no two overlap.
 
 use std::collections::BTreeMap;

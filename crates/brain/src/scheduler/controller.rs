@@ -2,7 +2,7 @@
 //! about them.
 //!
 //! There is one key, the empty one: a plan is about all pods whose turn it is. Requests are
-//! independent: a pod that is gone, or that somebody else bound, must not keep the others waiting;
+//! independent: a pod that is gone, or that another client bound, must not keep the others waiting;
 //! what was refused is tried again when its assumption ends (see [`Queue`]).
 
 use std::sync::Arc;

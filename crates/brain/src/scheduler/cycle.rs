@@ -34,7 +34,7 @@ pub(super) struct Cycle<'a> {
     plan: Plan,
     /// All names of nodes, once a search needs them.
     names: Vec<Arc<str>>,
-    /// Victims of this plan, which nobody has to delete again.
+    /// Victims of this plan, which no later attempt in it has to delete again.
     doomed: BTreeSet<Key>,
 }
 

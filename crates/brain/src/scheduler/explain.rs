@@ -77,7 +77,7 @@ impl<'a> Question<'a> {
     }
 }
 
-/// Who has how much of what there is too little of.
+/// Which pods have how much of what there is too little of.
 fn holders(shortage: &Shortage, info: &NodeInfo) -> Vec<(Key, i64)> {
     let amount = |requests: &Resources| match &*shortage.resource {
         "cpu" => requests.milli_cpu,

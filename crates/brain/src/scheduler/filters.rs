@@ -14,7 +14,8 @@ use crate::model::{HostPort, Key, Node, NodeTerm, Pod, PodSpec, Taint};
 use crate::picture::Picture;
 use crate::placement::{Effects, affinity_fits, tolerates, untolerated_taint};
 
-/// The taint that a node has while it is cordoned; who tolerates it may be on a cordoned node.
+/// The taint that a node has while it is cordoned; a pod that tolerates it may be on a cordoned
+/// node.
 const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
 
 /// Which nodes a pod could be on by their names alone.

@@ -1,7 +1,7 @@
 //! A node with what its pods take, and all nodes as one plan sees them: the cluster's picture, what
 //! earlier plans bound, what this plan bound so far, and who is nominated where.
 //!
-//! Nodes are looked at when somebody asks for them: a daemon pod is pinned to one node, and its
+//! A plan looks at a node only when it needs that node: a daemon pod is pinned to one node, and its
 //! attempt costs what that node has.
 
 use std::collections::BTreeMap;
@@ -180,7 +180,7 @@ impl<'a> Snapshot<'a> {
     }
 
     /// The node as the pod must take it: with the pods that are nominated to it and as important as
-    /// the pod. None when nobody is.
+    /// the pod. None when there are no such pods.
     pub fn with_nominated(&self, info: &NodeInfo, pod: &Pod) -> Option<NodeInfo> {
         if self.nominated.is_empty() {
             return None;

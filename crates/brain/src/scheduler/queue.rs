@@ -143,7 +143,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// The queue of a cluster that nobody followed until now.
+    /// The queue of a cluster that no scheduler followed until now.
     pub fn of(picture: &Picture) -> Queue {
         let mut queue = Queue::default();
         for pod in picture.pods.values() {
@@ -290,8 +290,8 @@ impl Queue {
         self.entries.remove(key);
     }
 
-    /// Brings the queue to a time: who is due becomes active, and whom events helped too, unless a
-    /// backoff keeps them.
+    /// Brings the queue to a time: pods that are due become active, and pods that events helped
+    /// too, unless a backoff keeps them.
     pub fn advance(&mut self, picture: &Picture, now: Timestamp) {
         let happened = std::mem::take(&mut self.happened);
         for key in self.helped(&happened) {
@@ -384,7 +384,7 @@ impl Queue {
         [self.active.len(), self.entries.len() - self.active.len() - waiting, waiting]
     }
 
-    /// The next time at which somebody is due, once the plan is taken in.
+    /// The next time at which a pod is due, once the plan is taken in.
     pub(super) fn next_wake_after(&self, plan: &Plan, now: Timestamp) -> Option<Timestamp> {
         let due = self.timers.first().map(|(at, _)| *at);
         let waiting = (!plan.unschedulable.is_empty()).then(|| now + WAIT_MAX);

@@ -9,8 +9,8 @@ use std::fmt;
 
 use crate::model::{HostPort, Key, Taint};
 
-/// One reason against one node. Which pods are in the way is filled in where somebody asks (see
-/// [`super::explain`]), not in plans.
+/// One reason against one node. Explanations fill in which pods are in the way (see
+/// [`super::explain`]), plans do not.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rejection {
     /// `spec.unschedulable`.
@@ -56,7 +56,7 @@ pub struct Shortage {
     pub requested: i64,
     pub free: i64,
     pub allocatable: i64,
-    /// Who has how much of it, most first. Empty in plans.
+    /// Which pods have how much of it, most first. Empty in plans.
     pub holders: Vec<(Key, i64)>,
 }
 

@@ -126,7 +126,7 @@ fn spread_points(badness: &[Option<i64>]) -> Vec<i64> {
     badness.iter().map(|bad| bad.map_or(0, points)).collect()
 }
 
-/// What the pod prefers of its neighbours, and they of it. None when nobody prefers anything.
+/// What the pod prefers of its neighbours, and they of it. None when no pod prefers anything.
 fn neighbours(pod: &Pod, names: &[Arc<str>], snapshot: &mut Snapshot<'_>, topology: &mut Topology<'_>) -> Option<Vec<i64>> {
     let existing = topology.attracting(pod, snapshot);
     let spec = &*pod.spec;

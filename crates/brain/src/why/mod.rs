@@ -52,7 +52,7 @@ pub struct NodeExplanation {
     pub reason: String,
 }
 
-/// How near a node is to what the set wants of it; those that need somebody's attention come first.
+/// How near a node is to what the set wants of it; those that need a user's attention come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Standing {
@@ -250,7 +250,7 @@ impl Question<'_> {
                 let names: Vec<String> = victims.iter().map(Key::to_string).collect();
                 let _ = write!(text, "; evicting {} would make room", names.join(", "));
             }
-            // kubernetes/kubernetes 140984: nobody says so there.
+            // kubernetes/kubernetes 140984: Kubernetes does not say so.
             _ if first.is_resolvable() => text += "; nothing on the node has a lower priority",
             _ => {}
         }
@@ -282,7 +282,7 @@ impl Question<'_> {
     }
 
     fn ending(&self, node: &Node) -> String {
-        if node.is_ready() { "its successor follows".to_owned() } else { format!("{}: nobody can say that it ended", self.down(node)) }
+        if node.is_ready() { "its successor follows".to_owned() } else { format!("{}: no agent can report that it ended", self.down(node)) }
     }
 }
 

@@ -8,7 +8,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// A request's first line and headers.
 const REQUEST_MAX: u64 = 16 * 1024;
 
-/// Answers one request after another, for ever.
+/// Answers one request after another, forever.
 pub fn serve(listener: &TcpListener, answer: &dyn Fn(&str) -> (u16, String)) {
     for stream in listener.incoming().flatten() {
         // A client that goes away or is slow is its own matter.

@@ -22,7 +22,7 @@ use crate::roles;
 /// finds them.
 #[derive(Debug, Args)]
 pub struct Agent {
-    /// How to reach the API server, and as whom (user system:node:NAME of the group system:nodes).
+    /// How to reach the API server, and as which user (system:node:NAME of the group system:nodes).
     #[arg(long)]
     kubeconfig: PathBuf,
 

@@ -13,7 +13,7 @@ use super::board::Board;
 use super::progress::Progress;
 use super::target::copy_state;
 
-/// Pause between two looks of somebody who waits for a rollout.
+/// Pause between two looks of a user who waits for a rollout.
 const ROLLOUT_PERIOD: Duration = Duration::from_millis(250);
 
 /// Looks take a tenth of the time at most: a list of each kind is little for ten nodes and a lot

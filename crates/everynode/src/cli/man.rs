@@ -1,4 +1,4 @@
-//! `everynode man`: the manual pages, for those who make packages.
+//! `everynode man`: the manual pages, for people who make packages.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

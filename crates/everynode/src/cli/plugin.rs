@@ -30,7 +30,7 @@ enum Question {
     Status(status::Asked),
 }
 
-/// Whether kubectl started this program, or somebody who means the same.
+/// Whether kubectl started this program, or a user called it by the plugin's name.
 pub fn is_asked() -> bool {
     let called = std::env::args_os().next().unwrap_or_default();
     std::path::Path::new(&called).file_name().is_some_and(|name| name == NAME)

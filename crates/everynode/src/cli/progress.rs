@@ -36,7 +36,7 @@ impl Progress {
         }
     }
 
-    /// Where things are drawn; None where nobody looks at a terminal.
+    /// Where things are drawn; None without a terminal.
     pub fn screen(&self) -> Option<&Screen> {
         self.screen.as_ref()
     }

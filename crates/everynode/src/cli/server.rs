@@ -68,7 +68,7 @@ struct Audit {
     #[arg(long, value_name = "N", default_value_t = 10, requires = "audit_log_path")]
     audit_log_maxbackup: usize,
 
-    /// Keep full files for so many days; 0 for ever.
+    /// Keep full files for so many days; 0 forever.
     #[arg(long, value_name = "DAYS", default_value_t = 0, requires = "audit_log_path")]
     audit_log_maxage: u64,
 }

@@ -40,7 +40,7 @@ pub struct Asked {
     cluster: Target,
 }
 
-/// Pause between two looks of somebody who watches.
+/// Pause between two looks of a user who watches.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
 
 impl Status {

@@ -40,7 +40,7 @@ impl Target {
         Ok((connection::client(config)?, namespace))
     }
 
-    /// The cluster that is meant, and as whom.
+    /// The configuration for the chosen cluster and user.
     pub async fn config(&self) -> anyhow::Result<kube::Config> {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let config = match &self.kubeconfig {

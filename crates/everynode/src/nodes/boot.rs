@@ -1,9 +1,9 @@
 //! The process of a local node: makes its namespaces and folders, then keeps an agent running in
 //! them.
 //!
-//! It speaks with whoever started it in two lines: it says that its namespaces are there, and is
-//! told to go on when the network is connected. It has one thread. It is the parent that orphans of
-//! the node get, and starts the agent again when that ends.
+//! It exchanges two lines with the process that started it: it says that its namespaces are there,
+//! and that process answers when the network is connected. It has one thread. It is the parent that
+//! orphans of the node get, and starts the agent again when that ends.
 
 use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ pub fn run(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Mounts what the node has for itself; answers where this program is to be found afterwards.
+/// Mounts the node's own folders; answers where this program is to be found afterwards.
 fn folders(node: &Node) -> anyhow::Result<PathBuf> {
     // Mounts of the machine come in, those of the node stay in it, and its pods may share theirs
     // with it.

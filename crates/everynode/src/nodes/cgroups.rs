@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Processes that do not end within this time are told of.
+/// Processes that do not end within this time are reported.
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL_PERIOD: Duration = Duration::from_millis(10);
 

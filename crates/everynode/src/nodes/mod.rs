@@ -2,8 +2,8 @@
 //! logs and files.
 //!
 //! [`boot`] is that process: it keeps the namespaces and the agent in them. [`cgroups`] finds
-//! everything that belongs to a node, whoever its parent is by now. A node that is stopped is like
-//! a machine that was switched off: what runs on it ends.
+//! everything that belongs to a node, whichever process its parent is by now. A node that is
+//! stopped is like a machine that was switched off: what runs on it ends.
 
 pub mod boot;
 pub mod cgroups;

@@ -1,5 +1,5 @@
-//! Processes that outlive the command that started them, told apart from later ones with the same
-//! id by their start time.
+//! Processes that outlive the command that started them; their start time distinguishes them from
+//! later ones with the same id.
 
 use std::path::Path;
 

@@ -80,8 +80,8 @@ fn make(cluster: &Cluster, network: &Network, index: u8, name: &str, has_workers
     Ok(node)
 }
 
-/// Names that nodes can have: they become folders, host names and values of labels, and are told
-/// apart by them.
+/// Names that nodes can have: they become folders, host names and values of labels, and identify
+/// the nodes.
 pub fn check_names(names: &[String]) -> anyhow::Result<()> {
     for (at, name) in names.iter().enumerate() {
         let is_label = name.len() <= NAME_LENGTH_MAX;

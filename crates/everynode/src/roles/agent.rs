@@ -25,8 +25,8 @@ use crate::roles::signalled;
 /// What the node is to be.
 #[derive(Debug)]
 pub struct Options {
-    /// What the agent is told. Without a range of pod addresses, pods in a network of their own are
-    /// refused.
+    /// The agent's settings. Without a range of pod addresses, the agent refuses pods in a network
+    /// of their own.
     pub node: Settings,
     pub kubeconfig: PathBuf,
     pub cluster_cidr: Option<String>,

@@ -106,7 +106,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         tokio::spawn(agent::simulated::run(client, settings, shutdown.clone()))
     });
     kubeconfig::write_admin(&options.data_dir.join("admin.kubeconfig"), &authority, address)?;
-    // Whoever started it may be gone by now; it serves all the same.
+    // The process that started it may be gone by now; it serves all the same.
     let _ = writeln!(std::io::stdout(), "ready https://{address}");
 
     // All arms only wait.

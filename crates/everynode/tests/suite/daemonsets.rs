@@ -40,7 +40,7 @@ impl Three {
         self.patch(WEB, json!({"spec": {"template": template}}));
     }
 
-    /// Pods of the set that nobody deleted, by node.
+    /// Pods of the set that no client deleted, by node.
     fn pods(&self) -> Vec<Value> {
         let mut pods = self.list(PODS);
         pods.retain(|pod| pod["metadata"].get("deletionTimestamp").is_none());

@@ -74,7 +74,7 @@ fn run_page(page: &str) {
     if !testing::can_run(&REAL_NODES) {
         return;
     }
-    // Control groups and bridges are the machine's: somebody may have a cluster of the default
+    // Control groups and bridges are the machine's: its user may have a cluster of the default
     // name.
     let file = Path::new(page).file_stem().expect("a page has a name").to_string_lossy().to_lowercase();
     let cluster = format!("{file}-{}", std::process::id());

@@ -11,7 +11,7 @@ const ROUNDS: usize = 8;
 const WRITERS: usize = 4;
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-/// What the clients know: what they tried, and what they were told.
+/// What the clients know: what they tried, and which answers they got.
 #[derive(Default)]
 struct Known {
     tried: BTreeSet<String>,

@@ -211,7 +211,7 @@ fn clusters_that_start_together_share_a_kubeconfig() {
     clusters.succeed(&["down", "--all"]);
     assert!(std::fs::symlink_metadata(clusters.0.kubeconfig()).unwrap().is_symlink());
     assert_eq!(clusters.kubeconfig()["contexts"].as_array().unwrap().len(), 1);
-    // Somebody else's turn, which does not end.
+    // Another command's turn, which does not end.
     let lock = clusters.0.file("real-config.lock", "");
     let refused = clusters.run(&["up", "--simulate", "1"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -418,7 +418,7 @@ fn send(pid: u64, signal: rustix::process::Signal) {
     rustix::process::kill_process(pid_of, signal).expect("the process runs");
 }
 
-/// Is there such a process, or only its remains that nobody has collected yet?
+/// Is there such a process, or only its remains that its parent has not collected yet?
 fn runs(pid: u64) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.split_whitespace().next() != Some("Z"))

@@ -30,7 +30,7 @@ fn cells(object: &Subject<'_>) -> Vec<Value> {
     ]
 }
 
-/// A denial outweighs an approval; failure and certificate are told besides.
+/// A denial outweighs an approval; failure and certificate are shown besides.
 fn condition(object: &Subject<'_>) -> String {
     let status = object.status();
     let conditions = status.field("conditions");

@@ -1,5 +1,5 @@
 //! Server-side apply: merges a configuration into an object, removes what its manager no longer
-//! mentions and nobody else owns, and refuses to change what others own unless forced.
+//! mentions and no other manager owns, and refuses to change what others own unless forced.
 
 use serde_json::{Map, Value};
 
@@ -117,7 +117,7 @@ struct Merged {
     managers: Vec<Manager>,
 }
 
-/// A field that somebody else owns.
+/// A field that another manager owns.
 #[derive(Debug, Clone, PartialEq)]
 struct Conflict {
     manager: String,
@@ -175,7 +175,7 @@ impl Merge<'_> {
         Ok(Merged { object, managers })
     }
 
-    /// Removes what the manager applied last time, unless it or somebody else still owns it.
+    /// Removes what the manager applied last time, unless it or another manager still owns it.
     fn prune(&self, merged: &Value, managers: &[Manager], applied: &FieldSet, last: &FieldSet) -> Value {
         let named = |set: &FieldSet| typed::with_named_fields(set, self.atom);
         let all = named(&typed::field_set(merged, self.atom));
@@ -190,7 +190,7 @@ impl Merge<'_> {
         unowned.subtract(&kept);
         pruned = typed::without(merged, unowned.nodes(), self.atom);
 
-        // Nobody's fields stay when they are not the manager's own.
+        // Fields without an owner stay when they are not the manager's own.
         let mut dangling = all;
         dangling.subtract(&named(&typed::field_set(&pruned, self.atom)));
         typed::without(merged, dangling.intersection(&last).nodes(), self.atom)

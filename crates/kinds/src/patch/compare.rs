@@ -16,7 +16,7 @@ pub struct Comparison {
     pub removed: FieldSet,
 }
 
-/// Fields of metadata that nobody manages.
+/// Fields of metadata that no manager can own.
 pub const UNMANAGED_METADATA: &[&str] =
     &["name", "namespace", "creationTimestamp", "selfLink", "uid", "clusterName", "generation", "managedFields", "resourceVersion"];
 
@@ -25,7 +25,7 @@ impl Comparison {
         self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
     }
 
-    /// Of two whole objects, without what nobody manages.
+    /// Of two whole objects, without the fields that no manager can own.
     pub fn of_objects(old: &Value, new: &Value, atom: Atom) -> Comparison {
         let mut out = Delta::default();
         each_name(fields(Some(old)), fields(Some(new)), |name, left, right| {

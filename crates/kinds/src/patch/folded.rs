@@ -2,8 +2,8 @@
 //!
 //! The sets are a third of a pod's tree, and most writes read none of them: a manager whose fields
 //! a write does not touch keeps them as they are. In a folded object each `fieldsV1` is a string
-//! that holds its JSON; `encode` writes that JSON out. Nobody else meets folded objects than those
-//! who ask for them: the writes that cannot see managedFields.
+//! that holds its JSON; `encode` writes that JSON out. Only the code that asks for folded objects
+//! meets them: the writes that cannot see managedFields.
 
 use std::fmt;
 use std::ops::Range;

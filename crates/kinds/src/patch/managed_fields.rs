@@ -53,7 +53,7 @@ pub fn record_update(kind: &Kind, old: Option<&Value>, new: &mut Value, entry: &
     let given = take_entries(new);
     let old_entries = old.map_or(&Value::Null, |old| &old["metadata"]["managedFields"]);
     let current = match Source::of(given, old_entries, entry) {
-        // Nobody manages the object: that begins again with the next apply.
+        // No manager owns fields of the object: the next apply begins again.
         Source::Nobody if old.is_some() => return,
         Source::Nobody => Current::Parsed(Vec::new()),
         Source::Old(entries) => Current::Stored(entries),
@@ -150,7 +150,7 @@ pub(super) fn empty_object(kind: &Kind) -> Value {
     crate::decode::normalize(Value::Object(Map::new()), kind.type_id()).unwrap_or_default()
 }
 
-/// Gives the changed fields to the writer and takes them from everybody else.
+/// Gives the changed fields to the writer and takes them from all other managers.
 fn take_over(managers: &mut Vec<Manager>, kind: &Kind, mut changed: Comparison, entry: &ManagerEntry) {
     let ownable = Ownable::of(kind, &entry.subresource);
     for set in [&mut changed.added, &mut changed.modified, &mut changed.removed] {
@@ -203,7 +203,7 @@ static UNMANAGED: LazyLock<FieldSet> = LazyLock::new(|| {
     unmanaged
 });
 
-/// Takes away what nobody manages.
+/// Takes away the fields that no manager can own.
 pub(super) fn strip(set: &mut FieldSet) {
     set.subtract(&UNMANAGED);
 }

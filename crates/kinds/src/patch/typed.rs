@@ -1,6 +1,6 @@
 //! Objects as server-side apply sees them: which values are owned as a whole, which field by field,
-//! and by what list elements are told apart. Includes the check of an applied configuration and the
-//! set of the fields that an object has.
+//! and what identifies list elements. Includes the check of an applied configuration and the set of
+//! the fields that an object has.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ pub enum Atom {
     Map(&'static Shape),
     /// A list of scalars, owned value by value.
     Set,
-    /// A list of structs, told apart by keys.
+    /// A list of structs, identified by keys.
     Keyed(&'static [&'static str], &'static Type),
 }
 
@@ -337,7 +337,7 @@ fn check_items(items: &[Value], shape: &'static Shape, list: &'static ListKind, 
     }
 }
 
-/// How elements are told apart; None for atomic lists, by index.
+/// What identifies elements; None for atomic lists, by index.
 fn item_place(list: &'static ListKind, shape: &'static Shape) -> Option<Atom> {
     match (list, shape) {
         (ListKind::Set, _) => Some(Atom::Set),

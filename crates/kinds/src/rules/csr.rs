@@ -1,4 +1,5 @@
-//! CertificateSigningRequests: somebody asks for a certificate, somebody approves, a signer signs.
+//! CertificateSigningRequests: a client asks for a certificate, a user or controller approves, a
+//! signer signs.
 //!
 //! The request is checked for its form only: PEM around one DER sequence. Who asks (`spec.username`
 //! and so on) is filled in by the API server, which knows, after [`Rules::prepare_create`].
@@ -218,7 +219,7 @@ fn validate_usages(usages: &Cursor<'_>, old: Option<Cursor<'_>>) -> Errors {
     errors
 }
 
-/// `example.com/signer`. The signer of old is known to old requests only.
+/// `example.com/signer`. The legacy signer is known to old requests only.
 fn validate_signer(signer: &Cursor<'_>, is_old: bool) -> Errors {
     let name = signer.str();
     if name.is_empty() {

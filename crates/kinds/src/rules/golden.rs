@@ -202,7 +202,7 @@ fn kind_of(request: &Value) -> Option<&'static Kind> {
     if is_wanted { table::by_resource(group, version, plural) } else { None }
 }
 
-/// Wrong parameters of the query and unreadable patches are not the rules' business.
+/// The rules do not judge wrong parameters of the query and unreadable patches.
 fn is_about_query(response: &Value) -> bool {
     let field = response.pointer("/body/details/causes/0/field").and_then(Value::as_str).unwrap_or_default();
     ["dryRun", "fieldManager", "fieldValidation", "force", "patch"].contains(&field)

@@ -1,4 +1,4 @@
-//! PodDisruptionBudgets: how many pods of a kind may be missing when somebody evicts them.
+//! PodDisruptionBudgets: how many pods of a kind may be missing when a client evicts them.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! Questions that the API server answers and does not store: may somebody do something, who is
-//! this, a token please.
+//! Questions that the API server answers and does not store: may a user do something, who is this,
+//! a token please.
 //!
 //! Handlers call the rules of a review's kind: `default`, then `validate_create`; [`bad_request`]
 //! are the refusals that Kubernetes gives without naming a field.

@@ -1,4 +1,4 @@
-//! ServiceAccounts: who pods are.
+//! ServiceAccounts: the identities of pods.
 
 use serde_json::{Value, json};
 

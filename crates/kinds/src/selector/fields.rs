@@ -1,5 +1,5 @@
-//! Field selectors: `metadata.name=web,status.phase!=Running`. Which fields a kind knows is the
-//! caller's to say.
+//! Field selectors: `metadata.name=web,status.phase!=Running`. The caller says which fields a kind
+//! knows.
 
 use super::SelectorError;
 

@@ -138,7 +138,7 @@ fn desired(bridge: &str, nodes: Ipv4Net, pods: Ipv4Net) -> Ruleset {
     let leaves = |from: Ipv4Net| {
         Rule::new([Match::SourceIn(from), Match::DestinationNotIn(nodes), Match::DestinationNotIn(pods)], Action::Masquerade)
     };
-    // Accepting ends this chain only: a chain of somebody else that drops still drops.
+    // Accepting ends this chain only: another program's chain that drops still drops.
     let accept = |interface: Match| Rule::new([interface], Action::Accept);
     let chains = vec![
         Chain {

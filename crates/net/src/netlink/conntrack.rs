@@ -1,7 +1,7 @@
 //! Tracked connections: forgetting those of UDP ports whose target changed.
 //!
 //! TCP needs none of this: a connection to a removed pod is reset or times out. UDP has no end; a
-//! client that goes on sending keeps its entry, and with it the old target, for ever.
+//! client that goes on sending keeps its entry, and with it the old target, forever.
 
 use std::net::Ipv4Addr;
 

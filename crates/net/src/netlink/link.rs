@@ -69,9 +69,9 @@ pub struct DeviceSettings {
     /// Packets from and to 127/8 may cross this interface.
     pub route_localnet: Option<bool>,
     pub send_redirects: Option<bool>,
-    /// The other end is somebody whom this host does not trust: packets with a source that is not
-    /// reached by this interface are dropped (ARP requests, too), redirects are ignored, and no
-    /// address is answered for in its stead.
+    /// This host does not trust what is at the other end: packets with a source that is not reached
+    /// by this interface are dropped (ARP requests, too), redirects are ignored, and this host
+    /// answers for no address on its behalf.
     pub is_untrusted: bool,
 }
 

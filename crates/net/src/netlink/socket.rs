@@ -15,7 +15,7 @@ use crate::namespace;
 
 /// The largest batch: the rules of some ten thousand host ports.
 const SEND_BUFFER_BYTES: usize = 8 << 20;
-/// The kernel answers at once; whoever waits longer than this waits for a message that was lost.
+/// The kernel answers at once; a wait longer than this is for a message that was lost.
 const ANSWER_TIMEOUT_SECONDS: i64 = 10;
 /// The kernel fills dumps in chunks of at most 32 KiB.
 const RECEIVE_CHUNK_BYTES: usize = 64 << 10;

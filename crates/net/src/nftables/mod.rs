@@ -37,7 +37,7 @@ pub fn update(netfilter: &mut Socket, before: &Ruleset, after: &Ruleset) -> Resu
     }
     match netfilter.execute(&format!("change elements of table {}", after.table), messages) {
         Ok(_) => Ok(()),
-        // Somebody removed our table or elements of it: put everything back.
+        // Another program removed our table or elements of it: put everything back.
         Err(_) => replace(netfilter, after),
     }
 }

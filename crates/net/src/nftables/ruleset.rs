@@ -1,4 +1,4 @@
-//! A table of rules as plain data: what it says, not how the kernel is told.
+//! A table of rules as plain data: what it says, not how the kernel gets it.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -146,8 +146,8 @@ pub enum Action {
     Accept,
     Drop,
     Jump(String),
-    /// The source becomes this host's address towards the destination, on a port that nobody can
-    /// guess.
+    /// The source becomes this host's address towards the destination, on a port that an attacker
+    /// cannot guess.
     Masquerade,
     /// To the address and port that the map has for the fields; nothing happens when it has none.
     DestinationNat {

@@ -10,7 +10,7 @@ const RESERVED_AT_START: u32 = 2;
 const RESERVED_AT_END: u32 = 1;
 
 /// The first free address after `last`, round the range: one that was given back is used again only
-/// when all others had their turn, so that clients which still know it do not reach a stranger.
+/// when all others had their turn, so that clients which still know it do not reach another pod.
 pub fn next_free(range: Ipv4Net, last: Option<Ipv4Addr>, taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
     let first = u32::from(range.network()).checked_add(RESERVED_AT_START)?;
     let end = u32::from(range.broadcast()).checked_sub(RESERVED_AT_END)?;

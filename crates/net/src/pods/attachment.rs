@@ -19,8 +19,8 @@ use crate::netlink::{self, Address, DeviceSettings, Family, Pair, Route, RouteSo
 use crate::{names, nftables, obstacles};
 use containers::{PortMapping, Protocol};
 
-/// What pods send everything to. Link-local, so that it is taken from nobody; the same on all
-/// links, so that nothing has to be remembered.
+/// What pods send everything to. Link-local, so that it takes the address of no other machine; the
+/// same on all links, so that nothing has to be remembered.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// An address of a documentation range: only the default route leads there.
 const SOMEWHERE_OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);

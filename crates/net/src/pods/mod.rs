@@ -41,7 +41,7 @@ pub struct PodNetworkSettings {
     pub cluster_cidr: Ipv4Net,
     /// The first IPv4 one is what pods see when the node itself connects to them.
     pub node_addresses: Vec<IpAddr>,
-    /// The table of rules; nobody else may use that name.
+    /// The table of rules; no other program may use that name.
     pub table: String,
 }
 

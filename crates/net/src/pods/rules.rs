@@ -95,7 +95,7 @@ fn chains(settings: &PodNetworkSettings) -> Vec<Chain> {
             kind: ChainKind::Filter { hook: Hook::Prerouting, priority: BEFORE_TRACKING },
             rules: vec![Rule::new([of_pods(), Match::DestinationIn(LOOPBACK)], Action::Drop)],
         },
-        // Whoever may make packets (NET_RAW) could speak for another pod, or for the world, past
+        // A pod that may make packets (NET_RAW) could speak for another pod, or for the world, past
         // whatever trusts addresses.
         Chain {
             name: "guard_sources".to_string(),
@@ -128,7 +128,7 @@ fn leaving(settings: &PodNetworkSettings) -> Vec<Rule> {
         Rule::new([to_itself], Action::Masquerade),
         // The node connected to 127.0.0.1: the pod's answer would go to the pod's own loopback.
         Rule::new([Match::SourceIn(LOOPBACK), Match::OutputBegins(names::POD_PREFIX.to_string())], Action::Masquerade),
-        // Nobody outside knows the way back to a pod's address.
+        // No machine outside knows the way back to a pod's address.
         Rule::new(to_outside, Action::Masquerade),
     ]
 }

@@ -189,7 +189,7 @@ fn a_failed_attach_leaves_nothing() {
     assert!(matches!(unwritten, Err(PodNetworkError::StateFile { .. })), "{unwritten:?}");
     std::fs::remove_dir(&in_the_way).expect("the directory can be removed");
     assert_eq!(world.traces(), before);
-    // A namespace with an eth0 of somebody else: the link cannot be made.
+    // A namespace whose eth0 another program made: the link cannot be made.
     let (stranger, occupied) = (Namespace::new(), Namespace::new());
     stranger.cable("other0", "192.168.78.1/24", &occupied, "192.168.78.2/24", false);
     let failed = world.attach_to("two", &occupied, &ports(8080, None));

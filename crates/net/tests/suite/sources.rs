@@ -66,7 +66,7 @@ fn a_pod_sends_from_its_own_address_only() {
             assert_eq!((first(receiver), first(receiver)), ("genuine".to_owned(), "the last".to_owned()), "from {from} to {to}");
         }
     }
-    // Whoever does not know the way yet asks for it first, with the address it sends from.
+    // A pod that does not know the way yet asks for it first, with the address it sends from.
     let (one, own) = world.attach("one", &[]);
     send(&two, "10.244.1.77", NODE, "forged");
     send(&two, "8.8.8.8", NODE, "forged");

@@ -1,4 +1,4 @@
-//! What tests are made of: namespaces, sockets in them, and servers that say whom they see.
+//! What tests are made of: namespaces, sockets in them, and servers that say which client they see.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -83,7 +83,7 @@ impl Namespace {
         }
     }
 
-    /// TCP and UDP servers on all addresses that answer the name and whom they see.
+    /// TCP and UDP servers on all addresses that answer the name and the client that they see.
     pub fn serve(&self, port: u16, name: &'static str) {
         let opened = self.inside(|| {
             let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));

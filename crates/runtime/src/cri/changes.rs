@@ -30,7 +30,7 @@ pub async fn watch(shared: Weak<Shared>) {
 }
 
 impl Client {
-    /// Wakes whoever waits for changes; also after calls made here, which need not wait to be
+    /// Wakes the tasks that wait for changes; also after calls made here, which need not wait to be
     /// noticed.
     pub(super) fn changed(&self) {
         self.shared.changes.send_modify(|count| *count += 1);

@@ -187,7 +187,7 @@ fn seccomp(seccomp: &Seccomp) -> cri::SecurityProfile {
     cri::SecurityProfile { profile_type, localhost_ref }
 }
 
-/// `SIGUSR1` or `USR1`; what nobody knows is left to the image.
+/// `SIGUSR1` or `USR1`; a name that is not known is left to the image.
 fn signal(name: &str) -> i32 {
     let name = name.strip_prefix("SIG").unwrap_or(name);
     cri::SIGNALS.iter().zip(1..).find(|(known, _)| **known == name).map_or(0, |(_, number)| number)

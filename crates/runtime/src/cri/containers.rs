@@ -12,8 +12,8 @@ use super::sandboxes::QUESTIONS_MAX;
 use super::{Client, blocking, calls, configs, errors, statuses};
 use containers::{ContainerConfig, ContainerStatus, Error, ExecOutput, Resources, Result, SandboxConfig};
 
-/// The reason of an exit may become known after the exit: that the kernel killed for want of memory
-/// is told by another event.
+/// The reason of an exit may become known after the exit: another event reports that the kernel
+/// killed the container because memory ran out.
 const SETTLE_SECONDS: i64 = 5;
 
 /// Statuses that will not change any more as long as the list says the same state, by container.

@@ -1,5 +1,5 @@
-//! Sandboxes, and the cgroups of their pods: runtimes put containers below a pod's group, but
-//! limiting and removing it is ours.
+//! Sandboxes, and the cgroups of their pods: runtimes put containers below a pod's group, but this
+//! module limits and removes it.
 
 use futures::StreamExt;
 use futures::stream;

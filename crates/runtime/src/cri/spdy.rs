@@ -15,7 +15,7 @@ use wire::spdy::{Frame, FrameError, Headers, Packer, frame};
 /// Each read and each data frame that is sent.
 const PIECE_BYTES: usize = 32 * 1024;
 
-/// What a stream holds that nobody has read yet.
+/// What a stream holds that no task has read yet.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Frames on their way to the socket; each holds one piece.
@@ -69,7 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Connection<S> {
         for (index, outlet) in self.outlets.into_iter().enumerate() {
             tasks.spawn(send_stream(number(index), outlet, frames.clone()));
         }
-        // The tasks end with the set: nothing is sent when nobody reads.
+        // The tasks end with the set: nothing is sent when no task reads.
         read_frames(reader, self.inlets, frames).await
     }
 }
@@ -133,7 +133,7 @@ async fn read_data(
         if let Some(there) = inlet
             && there.write_all(&piece).await.is_err()
         {
-            // Nobody reads it any more; the other streams go on.
+            // No task reads it any more; the other streams go on.
             *inlet = None;
         }
     }

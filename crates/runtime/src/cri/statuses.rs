@@ -48,7 +48,7 @@ pub fn container(listed: &cri::Container, status: cri::ContainerStatus) -> Conta
     let state = state(status.state);
     let has_ended = state == ContainerState::Exited;
     let (started_at, finished_at) = (time(status.started_at), time(status.finished_at));
-    // Runtimes note the start when they hear of it, which may be after the end of a short program.
+    // Runtimes note the start when they learn of it, which may be after the end of a short program.
     let started_at = started_at.map(|started| finished_at.map_or(started, |finished| started.min(finished)));
     ContainerStatus {
         id: status.id,

@@ -35,7 +35,7 @@ const UPGRADE_SECONDS_MAX: u64 = 30;
 const RESIZES_MAX: usize = 16;
 
 /// The server says nothing when it has connected to the port, only when it cannot; it says that
-/// within a few milliseconds, or else it is told when the stream is read.
+/// within a few milliseconds, or else a read of the stream returns the error.
 const REFUSAL_MILLISECONDS_MAX: u64 = 30;
 
 /// A status is a few hundred bytes; errors may quote commands.
@@ -98,7 +98,7 @@ fn cause(text: &str) -> &str {
 struct Forwarded {
     data: DuplexStream,
     failure: Option<futures::future::BoxFuture<'static, String>>,
-    /// Ends with this: a program in the pod that keeps silent would hold it for ever.
+    /// Ends with this: a program in the pod that keeps silent would hold it forever.
     _connection: JoinSet<io::Result<()>>,
 }
 
@@ -114,7 +114,7 @@ impl AsyncRead for Forwarded {
     }
 }
 
-/// Opens the streams that the runtime was told of: it waits for just these.
+/// Opens the streams that the request to the runtime named: it waits for just these.
 async fn session(url: &str, request: &StreamRequest) -> Result<Session> {
     let socket = upgraded(url, "v4.channel.k8s.io").await?;
     let wanted = [
@@ -145,7 +145,7 @@ async fn session(url: &str, request: &StreamRequest) -> Result<Session> {
     Ok(session)
 }
 
-/// The session lasts while somebody waits for its end; what was sent before the end is still read
+/// The session lasts while a caller waits for its end; what was sent before the end is still read
 /// after it.
 async fn attended(running: impl Future<Output = io::Result<()>>, status: DuplexStream, mut exit: oneshot::Sender<Result<i32>>) {
     let mut running = std::pin::pin!(running);

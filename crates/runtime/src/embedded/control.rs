@@ -75,7 +75,7 @@ pub fn ask(stream: &UnixStream, request: &Request, descriptors: &[RawFd]) -> io:
     send(stream, &line(request), descriptors)?;
     let mut received = Vec::new();
     while !received.ends_with(b"\n") {
-        // Byte by byte: what follows the line belongs to somebody else.
+        // Byte by byte: what follows the line belongs to another reader.
         let mut byte = [0u8];
         match io::Read::read(&mut &*stream, &mut byte)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -101,7 +101,7 @@ pub fn receive(stream: RawFd, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedF
     let mut descriptors = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(received) = control {
-            // SAFETY: the kernel just made these descriptors for us; nobody else knows them.
+            // SAFETY: the kernel just made these descriptors for us; no other code knows them.
             descriptors.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }

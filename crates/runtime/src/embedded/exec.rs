@@ -122,7 +122,7 @@ fn watch(pid: Pid, pidfd: &OwnedFd, channel: &UnixStream) -> i32 {
         if polled[1].revents != 0 {
             let mut byte = [0u8];
             match io::Read::read(&mut &*channel, &mut byte) {
-                // The agent is gone; the command is not its business only.
+                // The agent is gone; the command goes on without it.
                 Ok(0) | Err(_) => listening = false,
                 Ok(_) => drop(send_signal(pidfd, libc::SIGKILL)),
             }

@@ -2,8 +2,8 @@
 //! drop what the filter needed, filter.
 //!
 //! Runs in a process that the library cloned from a single-threaded one, so allocating is fine.
-//! What goes wrong while the container is made is told to [`Causes`], in the words that users know
-//! from other runtimes.
+//! [`Causes`] takes what goes wrong while the container is made, in the words that users know from
+//! other runtimes.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -140,8 +140,8 @@ fn check_program(path: &Path) -> io::Result<()> {
     if allowed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// What Rust's start-up code, a shell or a service manager chose to ignore or block is no business
-/// of the container.
+/// A container does not inherit what Rust's start-up code, a shell or a service manager chose to
+/// ignore or block.
 fn reset_signals() {
     /// The kernel's number of signals; libc's wrapper refuses the two that it keeps for itself, so
     /// the call is made without it.

@@ -15,7 +15,7 @@ fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
-/// A copy of the mounts at `path` and below that nobody sees yet.
+/// A copy of the mounts at `path` and below that no process sees yet.
 pub fn clone(path: &Path) -> io::Result<OwnedFd> {
     let name = c_path(path)?;
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;

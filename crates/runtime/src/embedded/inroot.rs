@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-/// /etc/passwd and its like; larger ones are somebody's attack.
+/// /etc/passwd and its like; larger ones are an attack.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Opens `path` as if `root` were `/`.
@@ -37,8 +37,8 @@ pub fn find(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     open(&open_root(root)?, path, libc::O_PATH)
 }
 
-/// Makes the directories of `path` below `root` that are missing; they belong to `owner`, or to
-/// whoever asks.
+/// Makes the directories of `path` below `root` that are missing; they belong to `owner`, or to the
+/// calling process's user.
 pub fn create_dir_all(root: &Path, path: &Path, owner: Option<u32>) -> io::Result<()> {
     let root = open_root(root)?;
     let mut done = PathBuf::from("/");
@@ -154,7 +154,7 @@ mod tests {
             assert_eq!(read(), Ok(None), "a link to {target}, which the layer does not have");
             std::fs::remove_file(&passwd).unwrap();
         }
-        // Holes make it as large as anybody likes.
+        // Holes make it as large as an attacker likes.
         File::create(&passwd).unwrap().set_len(1 << 40).unwrap();
         assert!(read().unwrap_err().starts_with("has 1099511627776 bytes"));
     }

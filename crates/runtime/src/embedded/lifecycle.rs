@@ -122,7 +122,7 @@ impl Runtime {
         }
         let report = serde_json::from_str(&line);
         if matches!(report, Ok(Report::Started(_))) {
-            // Somebody must wait for it as long as this agent lives.
+            // A task must wait for it as long as this agent lives.
             tokio::spawn(async move { shim.wait().await });
         } else {
             let _ = shim.wait().await;
@@ -238,7 +238,7 @@ fn release(contents: &dyn Contents, config: &ContainerConfig, holder: &str) -> R
     images(config).into_iter().map(|image| contents.release(image, holder)).fold(Ok(()), Result::and)
 }
 
-/// From now on nobody else can start it. False: it is not there to be started.
+/// From now on no other caller can start it. False: it is not there to be started.
 fn hold_back(container: &Container) -> bool {
     container.phase.send_if_modified(|phase| {
         let created = *phase == Phase::Created;

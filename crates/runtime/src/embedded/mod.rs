@@ -93,8 +93,8 @@ struct Shared {
     has_user_namespaces: bool,
     table: table::Table,
     disk_usage: Arc<stats::DiskUsage>,
-    /// Held by whoever has the kernel prepare for moves between control groups: one at a time is
-    /// enough.
+    /// Held by the task that has the kernel prepare for moves between control groups: one at a time
+    /// is enough.
     expecting_moves: Arc<Mutex<()>>,
     /// Threads that may hang in what containers are to mount.
     mount_checks: Arc<Semaphore>,
@@ -149,8 +149,8 @@ impl Runtime {
         });
     }
 
-    /// Runs `task` to its end even when the caller stops waiting: half a start or removal would be
-    /// nobody's.
+    /// Runs `task` to its end even when the caller stops waiting: no other task would finish half a
+    /// start or removal.
     fn whole<T: Send + 'static>(&self, task: impl Future<Output = Result<T>> + Send + 'static) -> BoxFuture<'static, Result<T>> {
         let task = tokio::spawn(task);
         async move { task.await.unwrap_or_else(|e| Err(Error::Failed(format!("the runtime's task failed: {e}")))) }.boxed()

@@ -151,7 +151,8 @@ pub const LIBRARY_STATE: &str = "state";
 /// The control socket's name in a container's directory.
 pub const SOCKET: &str = "shim.sock";
 
-/// Ids are made here; anything else in these directories is somebody else's and is left alone.
+/// Ids are made here; anything else in these directories belongs to another program and is left
+/// alone.
 pub fn is_id(name: &str) -> bool {
     name.len() == ID_LENGTH && name.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
 }

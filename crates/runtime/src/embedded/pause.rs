@@ -1,4 +1,4 @@
-//! The process that holds a shared process namespace: its first process, which buries orphans and
+//! The process that holds a shared process namespace: its first process, which reaps orphans and
 //! does nothing else.
 //!
 //! [`start`] runs as `everynode-pause DIR`: it makes the namespace, starts the process in it under
@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 /// What users see in `ps`.
 pub const NAME: &str = "/pause";
 
-/// Nobody, as in the image that other clusters use for this.
+/// The unprivileged user of the image that other clusters use for this.
 const USER: u32 = 65535;
 
 /// Joins the sandbox's other namespaces (those that are pinned in `DIR/ns`), so that the process
@@ -35,7 +35,7 @@ pub fn start(dir: &Path) -> ExitCode {
 fn try_start(dir: &Path) -> io::Result<u32> {
     let root = dir.join("empty");
     std::fs::create_dir_all(&root)?;
-    // All is opened before the users change, who may not reach these folders.
+    // All is opened before the users change: the new ones may not reach these folders.
     std::env::set_current_dir(&root)?;
     let kinds = [
         ("user", CloneFlags::CLONE_NEWUSER),
@@ -100,8 +100,8 @@ fn confine() -> io::Result<()> {
 /// Leaves all file systems of the node for an empty one, in a mount namespace of its own.
 ///
 /// Containers of the pod see this process as /proc/1, and `/proc/1/root/..` leads out of a changed
-/// root: the kernel holds `..` against the root of who asks. With a namespace whose only mount is
-/// empty there is nothing above.
+/// root: the kernel holds `..` against the root of the process that asks. With a namespace whose
+/// only mount is empty there is nothing above.
 fn leave_file_systems() -> io::Result<()> {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     // Any folder that root of a pod's own users may enter, too; in this namespace nothing else sees

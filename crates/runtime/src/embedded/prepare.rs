@@ -106,7 +106,8 @@ pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord
     Ok(record)
 }
 
-/// What is to be mounted must be there. Looks into file systems of anybody's: it may hang.
+/// What is to be mounted must be there. Looks into file systems that any user may provide: it
+/// may hang.
 pub fn check_mounts(config: &ContainerConfig) -> Result<()> {
     let shares = config.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
     for mount in &config.mounts {
@@ -193,7 +194,7 @@ fn make_writable(writable: &Path, owner: Option<u32>) -> io::Result<()> {
     // The upper directory is the container's root: its mode is what `ls -ld /` shows.
     fs::set_permissions(writable.join("upper"), fs::Permissions::from_mode(0o755))?;
     std::os::unix::fs::chown(writable.join("upper"), owner, owner)?;
-    // Files of containers may have any owner and mode: nobody else on the node is to reach them.
+    // Files of containers may have any owner and mode: no other user on the node is to reach them.
     fs::set_permissions(writable, fs::Permissions::from_mode(0o700))
 }
 

@@ -33,7 +33,7 @@ const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 const READ_BYTES: usize = 32 * 1024;
 
-/// What a command left running may hold its streams open for ever.
+/// What a command left running may hold its streams open forever.
 const DRAIN_SECONDS_MAX: u64 = 2;
 
 /// Joining a container takes milliseconds.

@@ -89,8 +89,8 @@ impl Runtime {
         Ok(())
     }
 
-    /// The shim is gone. If it did not tell how the container ended, nobody knows, and nothing of
-    /// it may go on unwatched.
+    /// The shim is gone. If it did not report how the container ended, the end is unknown, and
+    /// nothing of the container may go on unwatched.
     pub(super) async fn bury(&self, container: &Container) {
         let (dir, record) = (self.shared.layout.container(&container.record.id), Arc::clone(&container.record));
         let exit = blocking(move || Ok(exit_of(&dir, &record))).await.unwrap_or_else(|_| unknown());
@@ -205,7 +205,7 @@ fn find_container(dir: &ContainerDir) -> Found {
 
 fn ids(dir: &Path) -> Result<Vec<String>> {
     std::fs::create_dir_all(dir).map_err(failed(format!("make {}", dir.display())))?;
-    // Environments and processes of containers are nobody else's business.
+    // Other users of the node may not see environments and processes of containers.
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(failed(format!("protect {}", dir.display())))?;
     let entries = std::fs::read_dir(dir).map_err(failed(format!("read {}", dir.display())))?;
     let mut ids: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).filter(|n| is_id(n)).collect();
@@ -214,7 +214,8 @@ fn ids(dir: &Path) -> Result<Vec<String>> {
 }
 
 /// Helpers run inside containers for a moment, where `/proc/self/exe` leads to the program itself:
-/// through a read-only mount nobody can write to it there. Falls back to the program as it is.
+/// through a read-only mount no container can write to it there. Falls back to the program as it
+/// is.
 pub(super) fn protect_helper(layout: &Layout, program: &Path) -> PathBuf {
     let path = layout.helper();
     let protect = || -> std::io::Result<()> {

@@ -35,8 +35,8 @@ pub struct Builtin<'a> {
 }
 
 impl Store {
-    /// Makes the image unless it is here; one of an older program loses the name, and goes if
-    /// nobody holds it. Answers the id.
+    /// Makes the image unless it is here; one of an older program loses the name, and goes if no
+    /// container holds it. Answers the id.
     pub fn add_builtin(&self, builtin: &Builtin<'_>) -> Result<Digest> {
         let name = reference::parse(builtin.name)?.canonical();
         let before = self.status(&name)?.map(|image| image.id);
@@ -69,7 +69,7 @@ impl Store {
         self.finish_layer(layer, &scratch)
     }
 
-    /// The image of an older program may be collected, now if nobody holds it.
+    /// The image of an older program may be collected, now if no container holds it.
     fn retire(&self, id: &str) -> Result<()> {
         self.unpin(id)?;
         match self.remove(id) {
@@ -101,8 +101,8 @@ fn config(layer: &Digest, version: &str) -> Vec<u8> {
     serde_json::to_vec(&config).expect("strings always become JSON")
 }
 
-/// A copy, not a hard link: who writes a new program over the old one must not change what
-/// containers run from.
+/// A copy, not a hard link: an installer that writes a new program over the old one must not change
+/// what containers run from.
 fn fill(root: &Path, builtin: &Builtin<'_>) -> io::Result<()> {
     for (name, mode) in [("", 0o755), ("bin", 0o755), ("lib", 0o755), ("etc", 0o755), ("tmp", 0o1777)] {
         let path = root.join(name);

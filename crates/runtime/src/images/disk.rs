@@ -101,7 +101,7 @@ pub fn lock_shared(path: &Path) -> Result<Lock> {
     Ok(Lock { file })
 }
 
-/// None while somebody else holds it.
+/// None while another process or task holds it.
 pub fn try_lock(path: &Path) -> Result<Option<Lock>> {
     let file = open_lock(path)?;
     Ok(try_lock_file(&file, path)?.then_some(Lock { file }))
@@ -116,8 +116,8 @@ pub fn try_lock_file(file: &File, path: &Path) -> Result<bool> {
     }
 }
 
-/// Whether the path still leads to that open file: whoever held the lock before may have removed
-/// it.
+/// Whether the path still leads to that open file: the process that held the lock before may have
+/// removed it.
 pub fn is_same_file(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
         (Ok(open), Ok(named)) => open.ino() == named.ino() && open.dev() == named.dev(),
@@ -136,8 +136,8 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// The caller holds the store's lock: between making and locking the directory nobody may clean
-    /// up.
+    /// The caller holds the store's lock: between making and locking the directory no other process
+    /// may clean up.
     pub fn create(parent: &Path) -> Result<Scratch> {
         let name = unique();
         let path = parent.join(&name);
@@ -162,8 +162,8 @@ impl Drop for Scratch {
 }
 
 /// Removes what crashed processes left in the directory of scratch directories, and nothing else: a
-/// folder `tmp` may be somebody else's, too, when the store was put in an odd place. The caller
-/// holds the store's lock.
+/// folder `tmp` may belong to another program, too, when the store was put in an odd place. The
+/// caller holds the store's lock.
 pub fn remove_abandoned(parent: &Path) -> Result<()> {
     for name in names_in(parent)?.into_iter().filter(|name| is_unique(name)) {
         let path = parent.join(&name);

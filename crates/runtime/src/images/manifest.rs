@@ -1,7 +1,7 @@
 //! Manifests, indexes and configurations, in Docker's format and OCI's: what is read of them, and
 //! which entry of an index is for this machine.
 //!
-//! Written by strangers: fields that are not needed are not looked at, missing ones are empty.
+//! Untrusted input: fields that are not needed are not looked at, missing ones are empty.
 
 use std::collections::BTreeMap;
 

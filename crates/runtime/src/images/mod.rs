@@ -52,7 +52,7 @@ pub struct Content {
 pub trait Contents: Send + Sync {
     /// The image with that id, unpacked.
     fn content(&self, image_id: &str) -> containers::Result<Content>;
-    /// The image may not be removed while anybody holds it. `holder` is a container's id.
+    /// The image may not be removed while a container holds it. `holder` is a container's id.
     fn hold(&self, image_id: &str, holder: &str) -> containers::Result<()>;
     fn release(&self, image_id: &str, holder: &str) -> containers::Result<()>;
 }

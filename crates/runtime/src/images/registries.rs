@@ -45,7 +45,7 @@ pub struct Endpoint {
 }
 
 impl Registries {
-    /// Whom to ask for what that registry has, in order.
+    /// The endpoints to ask for what that registry has, in order.
     pub fn endpoints(&self, registry: &str) -> Vec<Endpoint> {
         let mirrors = self.mirrors.get(registry).into_iter().flatten().map(|text| self.mirror(text));
         let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };

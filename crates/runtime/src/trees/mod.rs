@@ -1,8 +1,8 @@
 //! Trees of files: the one place of the program that removes them, and the one that measures them.
 //!
-//! Whoever removes a tree opens a [`Folder`] that it owns and names what is to go below it. Nothing
-//! leads out of that folder: no link is followed, `..` is refused, and no mount is crossed, not
-//! even a bind mount of the same file system (`openat2` with `RESOLVE_NO_XDEV` decides that for
+//! Code that removes a tree opens a [`Folder`] that it owns and names what is to go below it.
+//! Nothing leads out of that folder: no link is followed, `..` is refused, and no mount is crossed,
+//! not even a bind mount of the same file system (`openat2` with `RESOLVE_NO_XDEV` decides that for
 //! each folder at the moment it is opened). What is mounted below, and is known to belong there, is
 //! detached first ([`Folder::detach`]).
 //!

@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::Error;
 
-/// Each round detaches everything that shows; more are needed only while somebody mounts.
+/// Each round detaches everything that shows; more are needed only while another process mounts.
 const ROUNDS_MAX: usize = 16;
 
 /// Detaches everything at `below` in the folder, and deeper.
@@ -42,7 +42,7 @@ pub fn detach(folder: &OwnedFd, path: &Path, below: &Path) -> Result<(), Error> 
     }
 }
 
-/// By way of its parent, opened without following links: a container could have put one there since
+/// Through its parent, opened without following links: a container could have put one there since
 /// the mounts were listed.
 fn detach_one(folder: &OwnedFd, inside: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (inside.parent(), inside.file_name()) else { return Ok(()) };

@@ -109,7 +109,7 @@ fn nothing_leads_out_of_the_folder() {
     world.assert_outside_is_whole();
 }
 
-/// A bind mount of the same file system looks like any folder to who compares devices.
+/// A bind mount of the same file system looks like any folder to code that compares devices.
 #[test]
 fn mounts_are_not_crossed_and_the_rest_goes() {
     if !testing::can_run(&[Need::Root]) {
@@ -231,7 +231,8 @@ fn what_cannot_be_removed_is_reported_after_the_rest_is_gone() {
     world.own().remove(Path::new("tree")).unwrap();
 }
 
-/// Whoever swaps folders for links while the tree is removed gains nothing, and the removal ends.
+/// A process that swaps folders for links while the tree is removed gains nothing, and the removal
+/// ends.
 #[test]
 fn a_tree_that_changes_all_the_time_never_leads_outside() {
     let world = World::new();

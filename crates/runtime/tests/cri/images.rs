@@ -31,7 +31,7 @@ async fn images_are_found_and_removed() {
     client.remove(&image.id).await.unwrap();
     client.remove(&image.id).await.unwrap();
     assert_eq!(client.status(IMAGE).await.unwrap(), None);
-    // Nobody listens there.
+    // No server listens there.
     let error = client.pull("127.0.0.1:9/nothing:here", &[]).await.unwrap_err();
     assert!(matches!(&error, Error::Failed(text) if text.starts_with("failed to pull and unpack image")), "{error:?}");
 }

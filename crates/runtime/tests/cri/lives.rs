@@ -36,7 +36,7 @@ async fn a_pod_lives_and_goes() {
     assert_eq!(daemon.client.containers().await.unwrap(), std::slice::from_ref(&status));
     assert!(changes.has_changed().unwrap());
 
-    // A change that nobody here made is noticed too.
+    // The client notices a change that it did not make, too.
     let mut short = daemon.config("short", "sleep 2").await;
     short.attempt = 3;
     let id = daemon.run(&sandbox, &pod, &short).await;

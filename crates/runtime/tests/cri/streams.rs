@@ -112,7 +112,7 @@ async fn forwarded_ports() {
     }
     let why = match daemon.client.port_forward(&sandbox, 9).await {
         Err(error) => error.to_string(),
-        // A machine under load hears of it later.
+        // On a machine under load the refusal arrives later.
         Ok((mut reader, _writer)) => timeout(LONG, reader.read_to_end(&mut Vec::new())).await.unwrap().unwrap_err().to_string(),
     };
     assert!(why.starts_with("failed to execute portforward") && why.contains("refused"), "{why}");

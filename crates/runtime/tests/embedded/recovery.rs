@@ -87,7 +87,7 @@ fn an_agent_that_is_killed_leaves_everything_running() {
             let id = node.start(&node.script("while :; do echo tick; sleep 0.05; done")).await;
             node.wait_log(&id, "tick").await;
             println!("\nHERE {id}");
-            // Until it is killed; not for ever, if the test is killed first.
+            // Until it is killed; not forever, if the test is killed first.
             tokio::time::sleep(Duration::from_secs(60)).await;
         });
         return;

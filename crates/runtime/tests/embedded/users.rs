@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::fixture::{Node, Place};
 
-/// High enough to be nobody's on a machine that runs tests.
+/// High enough to belong to no user on a machine that runs tests.
 const USERS: UserNamespace = UserNamespace { first: 30_000 * 65_536, length: 65_536 };
 
 fn own(config: &mut SandboxConfig) {
@@ -25,7 +25,7 @@ async fn node(change: impl FnOnce(&mut SandboxConfig)) -> Option<Node> {
     if !testing::can_run(&[Need::Machine { what: "id-mapped mounts", is_there }]) {
         return None;
     }
-    // As the agent has it: nobody else on the node can look in.
+    // As the agent has it: no other user on the node can look in.
     std::fs::set_permissions(place.dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     Some(
         Node::at(place, |config| {

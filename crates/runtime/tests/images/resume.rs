@@ -10,7 +10,7 @@ use runtime::port::Images;
 
 use crate::support::*;
 
-/// What becomes of a connection.
+/// What happens to a connection.
 #[derive(Clone, Copy)]
 pub enum Fate {
     Pass,

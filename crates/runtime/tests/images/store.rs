@@ -120,7 +120,7 @@ fn leftovers_of_crashes_are_removed_and_work_in_progress_is_not() {
     fs::create_dir_all(directory.join("tmp/8-18bd-1/diff")).unwrap();
     let working = fs::File::open(directory.join("tmp/8-18bd-1")).unwrap();
     working.lock().unwrap();
-    // A folder called `tmp` may be somebody else's, too.
+    // A folder called `tmp` may belong to another program, too.
     fs::create_dir_all(directory.join("tmp/photos")).unwrap();
     let store = Store::open(directory).unwrap();
     assert!(directory.join("tmp/8-18bd-1/diff").exists());

@@ -2,10 +2,10 @@
 //! to.
 //!
 //! redb writes on opening: it marks the file as in use, and repairs it after a crash. A file that
-//! then turns out to be somebody else's, or of a newer format, would be changed by merely looking
-//! at it. So operations are kept in a log that reads look through, and are carried out in their
-//! order, syncs included, on [`Release::release`]. Opening writes little, so the log stays short;
-//! what is never released is never written.
+//! then turns out to belong to another program, or to be of a newer format, would be changed by
+//! merely looking at it. So operations are kept in a log that reads look through, and are carried
+//! out in their order, syncs included, on [`Release::release`]. Opening writes little, so the log
+//! stays short; what is never released is never written.
 
 use std::io;
 use std::ops::Bound;

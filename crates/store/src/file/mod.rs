@@ -145,8 +145,8 @@ impl Drop for FileStore {
     fn drop(&mut self) {
         self.queue.close();
         if let Some(writer) = self.writer.take() {
-            // The writer catches its panics and reports them; a second one while doing so has
-            // nobody left to tell.
+            // The writer catches its panics and reports them; a second panic while it does so
+            // reaches no caller.
             let _ = writer.join();
         }
         self.published.end(StoreError::Closed);

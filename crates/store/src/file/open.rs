@@ -117,8 +117,8 @@ fn create(path: &Path) -> Result<Opened, OpenError> {
         }
         Err(TryLockError::Error(error)) => return Err(io_error(&new_path, "lock", error)),
     }
-    // Whoever held the lock before may have finished: then what we hold is the store, under its
-    // name already, or a second new file that nobody wants.
+    // The process that held the lock before may have finished: then what we hold is the store,
+    // under its name already, or a second new file that no store needs.
     if let Some(file) = find(path)? {
         return open_file(path, file);
     }

@@ -1,4 +1,4 @@
-//! Transactions that are accepted but not yet durable, between those who commit and the one writer.
+//! Transactions that are accepted but not yet durable, between the committers and the one writer.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -122,8 +122,8 @@ impl Queue {
         commit
     }
 
-    /// To be called before the answers are given, so that whoever got one finds its bytes free
-    /// again.
+    /// To be called before the answers are given, so that a caller that got one finds its bytes
+    /// free again.
     pub(super) fn strike_off(&self, done: Done) {
         let mut state = lock(&self.state);
         state.bytes -= done.bytes;
@@ -173,7 +173,7 @@ impl Queue {
 }
 
 pub(super) fn refuse(pending: Pending, error: &StoreError) {
-    // Nobody may be waiting any more; then nobody misses the answer.
+    // The caller may wait no longer; then it does not miss the answer.
     let _ = pending.answer.send(Err(CommitError::Failed(error.clone())));
 }
 

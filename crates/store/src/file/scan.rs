@@ -1,5 +1,5 @@
 //! The records of a file whose index cannot be read, found page by page: every record has a
-//! checksum of its own, so that what looks like one and is none is told apart.
+//! checksum of its own, which tells a record from bytes that only look like one.
 //!
 //! redb's leaf pages (its docs/design.md): the byte 1, a byte, the number of pairs as u16, where
 //! each key ends and where each value ends as u32 from the beginning of the page, the keys, the

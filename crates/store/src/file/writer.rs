@@ -30,7 +30,7 @@ impl Writer {
         let error = match end {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error,
-            // The panic was reported by the hook; what matters here is that nobody waits for ever.
+            // The hook reported the panic; what matters here is that no caller waits forever.
             Err(_) => StoreError::WriterStopped { path: self.path.to_path_buf() },
         };
         self.fail(&error);
@@ -39,8 +39,8 @@ impl Writer {
     fn write_groups(&mut self) -> Result<(), StoreError> {
         while let Some(mut group) = self.queue.next_group() {
             if let Err(error) = self.write(&group) {
-                // Readers learn of it before any committer does, so that nobody who was told can
-                // still read.
+                // Readers learn of it before any committer does, so that no committer that got the
+                // error can still read.
                 self.fail(&error);
                 group.into_iter().for_each(|pending| refuse(pending, &error));
                 return Err(error);
@@ -75,6 +75,6 @@ impl Writer {
 }
 
 fn answer(pending: Pending) {
-    // Nobody may be waiting any more; then nobody misses the answer.
+    // The caller may wait no longer; then it does not miss the answer.
     let _ = pending.answer.send(pending.result);
 }

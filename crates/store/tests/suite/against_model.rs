@@ -185,7 +185,7 @@ impl Run<'_> {
             match (commit.wait(), expected) {
                 (Ok(real), Ok(expected)) => {
                     assert_eq!(real.values, expected.values);
-                    // Without effect it may be told of any state its guards held in.
+                    // Without effect its answer may show any state its guards held in.
                     let no_effect = real.revision < expected.revision;
                     assert!(real.revision == expected.revision || no_effect && real.revision >= before);
                 }

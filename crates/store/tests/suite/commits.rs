@@ -1,4 +1,4 @@
-//! What a committer is told, and when.
+//! What answers a committer gets, and when.
 
 use std::future::Future;
 use std::pin::pin;
@@ -82,7 +82,7 @@ fn a_conflict_with_a_write_in_flight_is_told_only_once_that_is_durable() {
     disk.wait_for_sync();
     let mut conflict = store.commit(put_if(Expect::Absent, "k", "w"));
     let mut without_effect = store.commit(Txn { guards: vec![store::Guard { key: bytes("k"), expect: Expect::Present }], writes: vec![] });
-    // This one rests on durable state alone and can be told at once.
+    // This one rests on durable state alone, and its answer can come at once.
     let known = store.commit(put_if(Expect::Absent, "old", "w"));
     assert!(matches!(known.wait(), Err(CommitError::Conflict { .. })));
     assert!(is_pending(&mut first));

@@ -149,7 +149,7 @@ fn check(store: Store, seed: u64) {
             })
             .collect();
         let written: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
-        // Before anything is asserted: the others run until they are told to stop, and a panic here
+        // Before anything is asserted: the others run until the test stops them, and a panic here
         // waits for them.
         stop.store(true, Ordering::Relaxed);
         drop(store);

@@ -136,8 +136,8 @@ fn check_repair(path: &Path, bytes: &[u8], expected: &[Content], what: &str) -> 
     true
 }
 
-/// Of a store that was killed, one page that held the root of the index lost everything; every
-/// record can be told by its own checksum.
+/// Of a store that was killed, one page that held the root of the index lost everything; the
+/// checksum of every record identifies it.
 #[test]
 fn a_page_that_is_lost_loses_what_was_on_it() {
     let place = tempfile::tempdir().expect("a place for files");

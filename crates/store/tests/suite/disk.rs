@@ -94,7 +94,7 @@ impl Disk {
         SyncsHeld(self.clone())
     }
 
-    /// Blocks until somebody waits in a sync.
+    /// Blocks until a thread waits in a sync.
     pub fn wait_for_sync(&self) {
         let mut state = self.state();
         while state.syncs_waiting == 0 {

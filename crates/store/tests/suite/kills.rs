@@ -1,9 +1,9 @@
-//! A process that writes under load is killed again and again; what it was told is committed has to
-//! be there.
+//! A process that writes under load is killed again and again; every commit that it got an answer
+//! for has to be there.
 //!
 //! The test starts its own binary as the child. A kill keeps what the kernel was given, so this is
-//! about the order of answers and writes and about opening an unclosed file; lost and torn writes
-//! are the business of `power_cuts`.
+//! about the order of answers and writes and about opening an unclosed file; `power_cuts` tests
+//! lost and torn writes.
 
 use std::collections::BTreeMap;
 use std::env;

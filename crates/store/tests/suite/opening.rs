@@ -201,7 +201,7 @@ fn missing_permission_is_named() {
     let place = Place::new();
     drop(place.open().expect("creates"));
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o400)).expect("changes");
-    // Root may do everything; the rule is then checked by whoever runs the tests without it.
+    // Root may do everything; runs of the tests without root check the rule then.
     if fs::OpenOptions::new().write(true).open(place.path()).is_err() {
         place.check_refused("no permission to open DIR/store.redb; run as its owner, or give its owner read and write access");
     }

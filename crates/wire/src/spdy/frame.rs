@@ -1,7 +1,7 @@
 //! Frames of SPDY/3.1: eight bytes of head, then what the head says. Compression is not done here.
 //!
-//! Data frames are given in parts: the head first, so that nobody holds the 16 MiB that a frame may
-//! have.
+//! Data frames are given in parts: the head first, so that no reader holds the 16 MiB that a frame
+//! may have.
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 

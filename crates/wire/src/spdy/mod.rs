@@ -1,6 +1,6 @@
 //! The frames and header blocks of SPDY/3.1, as Kubernetes' clients and container runtimes speak
-//! it. What is said in them is the business of those that use this: the node's endpoints serve
-//! streams, the client of container runtimes opens some.
+//! it. The users of this module decide what they say in them: the node's endpoints serve streams,
+//! the client of container runtimes opens some.
 
 pub mod frame;
 pub mod headers;

@@ -55,7 +55,7 @@ fn log_end(path: &Path) -> String {
         return String::new();
     }
     let mut bytes = Vec::new();
-    // Who writes on while it is read gains nothing.
+    // A container that writes on while it is read gains nothing.
     if file.take(window).read_to_end(&mut bytes).is_err() {
         return String::new();
     }

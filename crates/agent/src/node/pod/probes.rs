@@ -138,7 +138,7 @@ fn keep(keep: bool, task: &JoinHandle<()>) -> bool {
     keep
 }
 
-/// What the API server was told about this very container.
+/// What the status on the API server says about this very container.
 fn was_ready(pod: &Pod, record: &Record) -> Option<bool> {
     let status = pod.status.as_ref()?;
     let all = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());

@@ -1,5 +1,5 @@
-//! Telling the API server how a pod is, and that it is gone. What of a status is told is decided in
-//! `brain::podsync::report`.
+//! Reports to the API server how a pod is, and that it is gone. `brain::podsync::report` decides
+//! which parts of a status it sends.
 
 use std::sync::Arc;
 
@@ -20,13 +20,13 @@ pub fn newer(a: &Arc<Pod>, b: &Arc<Pod>) -> Arc<Pod> {
     if version(b) >= version(a) { b.clone() } else { a.clone() }
 }
 
-/// Patches what differs, without the fields that the server refuses: one of them must not keep all
-/// others from being told, or a pod could never end. Answers the pod as it is then, or None when
+/// Patches what differs, without the fields that the server refuses: one of them must not keep the
+/// others from the server, or a pod could never end. Answers the pod as it is then, or None when
 /// nothing differs or the pod is gone or another one.
 pub async fn status(client: &Client, pod: &Pod, status: PodStatus) -> Result<Option<Pod>, kube::Error> {
     let before = pod.status.clone().unwrap_or_default();
     let Some(changes) = difference(&before, &status) else { return Ok(None) };
-    // A static pod is told of through its mirror, which has a uid of its own.
+    // The API server learns of a static pod through its mirror, which has a uid of its own.
     let is_static = is_static(pod);
     let uid = pod.metadata.uid.as_ref().filter(|_| !is_static);
     let api: Api<Tree<Pod>> = Api::namespaced(client.clone(), &pod_id(pod).namespace);
@@ -44,7 +44,7 @@ pub async fn status(client: &Client, pod: &Pod, status: PodStatus) -> Result<Opt
             Err(error) => match refused_fields(&error).and_then(|fields| acceptable(&changes, &fields)) {
                 Some(fewer) if fewer.is_empty() => return Ok(None),
                 Some(fewer) => {
-                    tracing::warn!(%error, pod = pod_id(pod).name, "the server refuses a part of a status; the rest is told without it");
+                    tracing::warn!(%error, pod = pod_id(pod).name, "the server refuses a part of a status; the agent sends the rest without it");
                     changes = fewer;
                 }
                 None => return Err(error),

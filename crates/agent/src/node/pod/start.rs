@@ -22,7 +22,7 @@ use crate::node::{Context, volumes};
 /// The default of `terminationMessagePath`.
 const MESSAGE_PATH: &str = "/dev/termination-log";
 
-/// Starts it, and tells by events what becomes of it.
+/// Starts it, and reports the result by events.
 pub async fn start(mut pulls: Pulls<'_>, calls: &Calls, sandbox: &Sandbox, what: &Start) -> Result<(), StartFailure> {
     let Some((container, target)) = what.container(pulls.pod) else { return Ok(()) };
     let (context, pod) = (pulls.context, pulls.pod);
@@ -158,7 +158,7 @@ fn bind(host_path: PathBuf, container_path: &str) -> Mount {
     }
 }
 
-/// Anybody may write it: the container's user is not known here.
+/// Any user may write it: the container's user is not known here.
 fn make_message_file(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     if let Some(parent) = path.parent() {

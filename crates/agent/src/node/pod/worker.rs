@@ -22,7 +22,7 @@ use crate::node::{Context, volumes};
 /// Verdicts of probes that wait for the worker.
 const VERDICTS_WAITING_MAX: usize = 64;
 
-/// What the worker is told from outside.
+/// What the agent wants of the worker.
 #[derive(Debug, Clone)]
 pub enum Wanted {
     /// The pod as the API server has it.
@@ -399,7 +399,7 @@ impl Worker {
         if self.is_outdated {
             return Next::Outdated;
         }
-        // Before anybody can send a successor.
+        // Before the API server can send a successor.
         self.context.allocations.release(uid(&self.pod));
         let gone = matches!(*self.wanted.borrow(), Wanted::Gone);
         if !gone {

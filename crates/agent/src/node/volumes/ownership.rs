@@ -1,4 +1,5 @@
-//! Whom a volume belongs to: with an fsGroup its group may use it, whoever runs the container.
+//! Whom a volume belongs to: with an fsGroup its group may use it, as whichever user the container
+//! runs.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

@@ -17,8 +17,8 @@ use crate::server::streams::upgrade::{self, Transport};
 use crate::server::streams::websocket::{self, Dialect};
 use crate::server::streams::{Connection, Duplex, Inlet, Outlet};
 
-/// The best first. The oldest three differ in nothing that matters here but in how the end is told
-/// and in the sizes of terminals.
+/// The best first. The oldest three differ in nothing that matters here but in how they report the
+/// end and in the sizes of terminals.
 const SPDY_PROTOCOLS: [&str; 4] = ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
 const WEBSOCKET_PROTOCOLS: [&str; 5] =
     ["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io"];

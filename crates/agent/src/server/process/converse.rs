@@ -24,8 +24,8 @@ pub async fn run(runtime: &dyn Runtime, client: Client, task: Task) {
     let Client { connection, stdin, stdout, stderr, error, resize, form } = client;
     let streams = Streams { stdin, stdout, stderr, resize };
     let gone = connection.gone();
-    // Dropping the conversation closes the process's streams; nobody is left to be told how it
-    // ends.
+    // Dropping the conversation closes the process's streams; no client is left to report the end
+    // to.
     let outcome = tokio::select! {
         outcome = converse(runtime, streams, &task) => outcome,
         () = gone => return,
@@ -80,7 +80,7 @@ async fn pump(session: Session, streams: Streams) -> containers::Result<i32> {
         tokio::join!(feed(streams.stdin, session.stdin), resize(streams.resize, session.resize));
         std::future::pending::<()>().await;
     };
-    // What the client still sends when the process has ended is nobody's.
+    // What the client still sends when the process has ended is dropped.
     tokio::select! {
         (exit, ()) = async { tokio::join!(exit, output) } => exit,
         () = input => unreachable!("input ends with nothing to tell"),

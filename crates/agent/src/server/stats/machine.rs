@@ -102,7 +102,7 @@ fn interfaces(dev: &str) -> Vec<Interface> {
             transmit_errors: figure(10),
         })
     };
-    // The ends of pods' cables come and go and are told with the pods.
+    // The ends of pods' cables come and go; the figures of the pods include them.
     dev.lines().skip(2).filter_map(parse).filter(|interface| interface.name != "lo" && !interface.name.starts_with("veth")).collect()
 }
 

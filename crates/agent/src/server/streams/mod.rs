@@ -4,7 +4,7 @@
 //! Both kinds end in the same parts, so that processes and forwarded ports know neither: an
 //! [`Inlet`] gives what the client sends on one stream, an [`Outlet`] takes what is sent to it, a
 //! [`Connection`] tells when the client is gone. Every queue is bounded: a client that does not
-//! read stops whoever writes to it, a process that does not read stops the client.
+//! read stops the writer, a process that does not read stops the client.
 
 pub mod upgrade;
 

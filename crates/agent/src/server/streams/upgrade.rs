@@ -9,8 +9,8 @@ use hyper_util::rt::TokioIo;
 use super::Duplex;
 use crate::server::answer::{Body, Refusal, full};
 
-/// SPDY clients offer the protocols that they speak within its streams here, and are told the one
-/// that was taken.
+/// SPDY clients offer the protocols that they speak within its streams here, and the answer names
+/// the one that the server took.
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 const ACCEPTED_STREAM_PROTOCOLS: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
 

@@ -94,7 +94,7 @@ async fn read(mut stream: futures::stream::SplitStream<Socket>, dialect: Dialect
         }
         let Some(sender) = senders.get(&channel).filter(|_| !data.is_empty()) else { continue };
         if sender.send(Ok(data)).await.is_err() {
-            // Nobody reads it any more; the others go on.
+            // No task reads it any more; the others go on.
             senders.remove(&channel);
         }
     }

@@ -257,7 +257,7 @@ mod tests {
         let level = Arc::new(Level::new(2));
         let _held = now(&level, "a", 1).unwrap();
         assert!(level.acquire("a", 1, Duration::from_secs(15)).await.is_none());
-        // The one that gave up holds no place in the queue for ever.
+        // The one that gave up holds no place in the queue forever.
         drop(_held);
         assert!(now(&level, "a", 1).is_some());
     }

@@ -2,15 +2,15 @@
 //! run.
 //!
 //! A request belongs to a *level* (nodes' leases, other nodes, accounts of kube-system, other
-//! accounts, other users, nobody) and in it to a *flow* (a user; of service accounts their
-//! namespace, because who may make one account may make many). Each level has seats of its own; a
-//! large body takes several. A flow gets no more than half of them, and when seats come free, flows
-//! take turns. What waits has an end: so many of each flow, so long; then the answer is 429 with
-//! `Retry-After`. After Kubernetes' API Priority and Fairness, with its suggested levels; they
-//! cannot be configured.
+//! accounts, other users, anonymous) and in it to a *flow* (a user; of service accounts their
+//! namespace, because a user who may make one account may make many). Each level has seats of its
+//! own; a large body takes several. A flow gets no more than half of them, and when seats come
+//! free, flows take turns. What waits has an end: so many of each flow, so long; then the answer is
+//! 429 with `Retry-After`. After Kubernetes' API Priority and Fairness, with its suggested levels;
+//! they cannot be configured.
 //!
-//! Bodies are read before a request takes its seat, so that who sends slowly holds none. Their
-//! bytes are counted for each flow instead.
+//! Bodies are read before a request takes its seat, so that a client that sends slowly holds none.
+//! Their bytes are counted for each flow instead.
 
 mod level;
 

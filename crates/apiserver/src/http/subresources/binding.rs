@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     /// Kubernetes since 1.35 (ClearingNominatedNodeNameAfterBinding): `kubectl get pods -o wide`
-    /// showed a nomination for ever.
+    /// showed a nomination forever.
     #[test]
     fn a_nomination_ends_with_the_binding() {
         let pod = json!({"metadata": {"name": "p"}, "spec": {}, "status": {"phase": "Pending", "nominatedNodeName": "a"}});

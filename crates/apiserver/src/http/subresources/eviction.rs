@@ -94,7 +94,7 @@ fn decode(request: &ResourceCall<'_>, bytes: &[u8], options: &WriteOptions) -> R
     Ok(request.decode(bytes, expected(version), options.field_validation)?.object)
 }
 
-/// Pods that ended, never started or are going away disturb nobody.
+/// Evicting a pod that ended, never started or is going away disturbs no application.
 fn ignores_budgets(pod: &Value) -> bool {
     matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending")) || pod["metadata"]["deletionTimestamp"].is_string()
 }

@@ -54,8 +54,8 @@ pub async fn pod(request: &ResourceCall<'_>, body: RequestBody) -> Result<Respon
     hand_on(request, connector, &Endpoint::of_pod(ip, port, is_tls), body).await
 }
 
-/// Whoever may write a pod's status must not reach what listens on the API server's own machine
-/// only: Go's `IsGlobalUnicast`, which Kubernetes asks.
+/// A client that may write a pod's status must not reach what listens on the API server's own
+/// machine only: Go's `IsGlobalUnicast`, which Kubernetes asks.
 fn may_be_a_pod(ip: &IpAddr) -> bool {
     let is_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),

@@ -1,4 +1,4 @@
-//! Reviews: who am I, may somebody do something, is this token good. Answered at once, stored
+//! Reviews: who am I, may a user do something, is this token good. Answered at once, stored
 //! nowhere.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,4 @@
-//! A node of the imagination: does what is planned at once, and lets containers end when a test
-//! says so.
+//! A pretended node: it does at once what is planned, and lets containers end when a test says so.
 
 use containers::ContainerState;
 use jiff::{SignedDuration, Timestamp};

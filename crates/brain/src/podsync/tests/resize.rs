@@ -97,7 +97,7 @@ fn statuses_show_what_containers_have() {
     assert_eq!(node.condition("PodResizeInProgress"), "True");
     node.memory.resize.in_progress = Some(InProgress { error: Some("why".to_owned()), generation: Some(2) });
     assert_eq!(node.condition("PodResizeInProgress"), "True Error why");
-    // The next agent finds what the pod was given in what this one told.
+    // The next agent finds what the pod was given in what this one reported.
     node.pod.status = Some(status);
     assert_eq!(resize::told(&node.pod)["a"], requirements(resources("1", "1Gi")));
     assert!(!resize::is_given(&node.pod, &resize::told(&node.pod)));

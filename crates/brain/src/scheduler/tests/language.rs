@@ -22,7 +22,7 @@ pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(EPOCH + seconds).expect("a few seconds after 2026 are a time")
 }
 
-/// A cluster, with a scheduler that is told of all changes.
+/// A cluster, with a scheduler that follows all changes.
 #[derive(Default)]
 pub struct World {
     pub picture: Picture,

@@ -140,7 +140,7 @@ impl Board {
         lines
     }
 
-    /// Whether there is nothing new to be told. Seconds that run down in a reason are not news.
+    /// Whether there is no news. Seconds that run down in a reason are not news.
     pub fn tells_the_same_as(&self, other: &Board) -> bool {
         let told = |board: &Board| {
             let rows = board.rows.iter().map(|row| Row { reason: String::new(), ..row.clone() });
@@ -149,7 +149,8 @@ impl Board {
         told(self) == told(other)
     }
 
-    /// What a log is told that saw the board before: counts that changed, and nodes that are stuck.
+    /// The lines for a log that saw the board before: counts that changed, and nodes that are
+    /// stuck.
     pub fn news(&self, before: Option<&Board>) -> Vec<String> {
         let old_sets = before.map(|before| &before.sets[..]).unwrap_or_default();
         let is_news = |set: &&Set| !old_sets.contains(set) && (before.is_some() || set.is_begun());

@@ -128,8 +128,8 @@ fn agent_dies_while_pods_end(cluster: &Cluster, node: &str) {
     wait_long("the end of the deleted pods' processes", || cluster.processes_with(node, "sleep 88").is_empty().then_some(()));
 }
 
-/// Pods go on without a server, one that ends meanwhile is restarted, and what happened is told to
-/// the next server.
+/// Pods go on without a server, one that ends meanwhile is restarted, and the agent reports what
+/// happened to the next server.
 fn server_dies(cluster: &Cluster, node: &str) {
     let old = cluster.server();
     cluster.kill(old);
@@ -147,7 +147,7 @@ fn server_dies(cluster: &Cluster, node: &str) {
     cluster.wait_node(node, "True");
 }
 
-/// Nobody can tell any more how the container ended, so it is started anew, and it says why.
+/// The runtime no longer knows how the container ended, so the agent starts it anew and says why.
 fn shim_dies(cluster: &Cluster, node: &str) {
     let pod = cluster.wait_ready("steady-1");
     let id = container(&pod)["containerID"].as_str().expect("it has an id").rsplit('/').next().expect("an id has a part").to_owned();

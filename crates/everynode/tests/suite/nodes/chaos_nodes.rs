@@ -1,4 +1,4 @@
-//! Nodes that are switched off and on, and nodes that nobody can reach for a while.
+//! Nodes that are switched off and on, and nodes that the server cannot reach for a while.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! What stands between nodes and a registry and misbehaves when it is told to; and a request in
+//! A proxy between nodes and a registry that misbehaves when a test wants it to; and a request in
 //! plain HTTP.
 
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
@@ -88,7 +88,7 @@ fn answer(mut from: &TcpStream, mut to: &TcpStream, mood: &Mutex<Mood>) -> io::R
             Mood::Lies if passed > 1_000_000 => buffer[length / 2] ^= 0x55,
             _ => {}
         }
-        // Whoever waits on the other side gives up long before.
+        // The client on the other side gives up long before.
         while now(mood) == Mood::Silent {
             std::thread::sleep(SILENT_PERIOD);
         }

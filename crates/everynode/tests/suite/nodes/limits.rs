@@ -1,5 +1,5 @@
-//! What a container may use, and what happens when it takes more; and how containers' ends are
-//! told.
+//! What a container may use, and what happens when it takes more; and how the status reports
+//! containers' ends.
 
 use std::path::PathBuf;
 use std::time::Instant;

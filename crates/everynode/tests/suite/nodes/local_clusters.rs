@@ -22,7 +22,7 @@ fn down_leaves_nothing_behind() {
     cluster.succeed(&["down"]);
     check_nothing_is_left(&cluster, &cluster_links, &namespaces);
 
-    // Everything dies at once, nothing is told to end, and half of the files are gone.
+    // Everything dies at once, no process can end in order, and half of the files are gone.
     cluster.up(1);
     cluster.load_busybox();
     cluster.wait_for_service_account();

@@ -41,7 +41,7 @@ pub fn requests_reach_ports_with_tls(cluster: &Cluster) {
     cluster.delete_pod("elsewhere");
 }
 
-/// Shows a certificate that nobody signed, wants none, and answers one request with its own head.
+/// Shows a self-signed certificate, wants none, and answers one request with its own head.
 fn echo_with_tls(listener: &TcpListener) {
     let signed = rcgen::generate_simple_self_signed(vec!["somebody-else".to_owned()]).expect("a certificate can be made");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signed.signing_key.serialize_der()));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 /// A state that is over so soon may be missed in a recording.
 const BRIEF_SECONDS: f64 = 3.0;
 
-/// What was recorded until then must be seen; later steps of what goes on for ever need not be.
+/// What was recorded until then must be seen; later steps of what goes on forever need not be.
 const SURE_SECONDS: f64 = 25.0;
 
 /// The node's name when the pods were recorded.

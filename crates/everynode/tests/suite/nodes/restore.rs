@@ -29,7 +29,8 @@ fn everything_follows_a_store_that_was_put_back() {
     std::fs::copy(&store, &copy).unwrap();
     cluster.up(1);
 
-    // What is told after the copy was made; more than what is written while everybody comes back.
+    // What the server stores after the copy was made; more than what is written while all parts
+    // come back.
     cluster.create_pod(&on_worker(&cluster, "after"));
     cluster.wait_ready("after");
     for number in 0..50 {

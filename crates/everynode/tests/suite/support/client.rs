@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::DEADLINE;
 
-/// Whom to talk to and as whom.
+/// The server to talk to, and the user to act as.
 #[derive(Clone)]
 pub struct Client {
     address: SocketAddr,
@@ -53,7 +53,7 @@ impl Client {
         }
     }
 
-    /// The same server, as nobody in particular.
+    /// The same server, as the anonymous user.
     pub fn without_certificate(&self) -> Client {
         Client { tls: client_config(&self.authority, None), ..self.clone() }
     }

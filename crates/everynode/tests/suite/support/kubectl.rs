@@ -71,7 +71,7 @@ impl<'a> Kubectl<'a> {
         command.env("KUBECONFIG", &self.kubeconfig).envs(env.iter().copied()).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("kubectl can be started");
-        // Nobody else holds the other end: dropping it is the end of the input.
+        // No other process holds the other end: dropping it is the end of the input.
         let mut stdin = process.stdin.take().expect("the input was asked for");
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);

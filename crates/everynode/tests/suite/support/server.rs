@@ -91,7 +91,7 @@ impl Drop for Server {
 /// Starts a server and waits until it serves; or says how it ended and what it wrote to stderr.
 pub fn spawn_server(home: &Home, arguments: &[&str]) -> Result<(Child, SocketAddr), (ExitStatus, String)> {
     let mut command = home.everynode(&["server", "--listen", "127.0.0.1:0", "--data-dir"]);
-    // A file and not a pipe: nobody reads it while the server runs.
+    // A file and not a pipe: the test does not read it while the server runs.
     let log_path = home.path("server.log");
     let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path).expect("the temporary folder can be written to");
     let said_before = log.metadata().map_or(0, |metadata| metadata.len());

@@ -1,7 +1,7 @@
 //! Generic ephemeral volumes: a volume claim made for the pod.
 //!
-//! Simplifying assumption: nobody provisions volumes here, so the claim's template is only checked
-//! for form.
+//! Simplifying assumption: no provisioner runs here, so the claim's template is only checked for
+//! form.
 
 use crate::cursor::Cursor;
 use crate::field::{FieldError, go_quote};

@@ -1,8 +1,8 @@
 //! Objects as Go prints Kubernetes' internal structs in error texts: fields in Go's order, zero
 //! values included.
 //!
-//! The structs are a table, `go_types.txt`. Sources of volumes that hardly anybody uses are printed
-//! as they are.
+//! The structs are a table, `go_types.txt`. Sources of volumes that are hardly ever used are
+//! printed as they are.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

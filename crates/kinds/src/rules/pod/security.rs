@@ -1,4 +1,4 @@
-//! Security contexts: what containers may do, as whom they run, and in which namespaces.
+//! Security contexts: what containers may do, as which users they run, and in which namespaces.
 
 use std::collections::BTreeSet;
 

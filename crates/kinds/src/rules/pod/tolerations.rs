@@ -1,4 +1,4 @@
-//! Which taints of nodes a pod puts up with, and what the effects of taints may be.
+//! Which taints of nodes a pod tolerates, and what the effects of taints may be.
 
 use crate::cursor::Cursor;
 use crate::field::FieldError;
@@ -36,8 +36,8 @@ fn validate_operator(operator: &Cursor<'_>, value: &str) -> Option<FieldError> {
             (!findings.is_empty()).then(|| operator.invalid_value(value, findings.join(";")))
         }
         "Exists" => (!value.is_empty()).then(|| operator.invalid_value(value, "value must be empty when `operator` is 'Exists'")),
-        // Lt and Gt are refused because the gate for them is off; they are listed only to who asks
-        // for them.
+        // Lt and Gt are refused because the gate for them is off; only a request that uses them
+        // gets them listed.
         "Lt" | "Gt" => Some(operator.not_supported(&["Equal", "Exists", "Lt", "Gt"])),
         _ => Some(operator.not_supported(&["Equal", "Exists"])),
     }

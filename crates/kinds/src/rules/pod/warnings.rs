@@ -180,7 +180,7 @@ fn host_aliases(aliases: &Cursor<'_>) -> Vec<String> {
     warnings
 }
 
-/// Ways to write an address that will not be read for ever.
+/// Ways to write an address that will not be read forever.
 fn address(at: &Cursor<'_>) -> Option<String> {
     let ip = names::parse_ip(at.str())?;
     match at.str().parse::<IpAddr>() {

@@ -153,7 +153,7 @@ fn infer_families(spec: &mut Map<String, Value>) -> Errors {
     errors
 }
 
-/// Somebody else makes the endpoints: they may be of both families, whatever the cluster's are.
+/// Another client makes the endpoints: they may be of both families, whatever the cluster's are.
 fn complete_families(spec: &mut Map<String, Value>) {
     let mut families = list(spec, "ipFamilies").to_vec();
     if families.is_empty() {

@@ -2,7 +2,7 @@
 //!
 //! Kubernetes fills `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` before anything else looks at a
 //! Service, and answers what is wrong with them alone; [`families`] does this for a cluster with
-//! IPv4 addresses only. Which addresses and ports a Service gets is the API server's business (its
+//! IPv4 addresses only. The API server decides which addresses and ports a Service gets (in its
 //! `admission::allocate`), so that here they may still be missing.
 
 pub mod addresses;
@@ -47,7 +47,7 @@ impl Rules for ServiceRules {
     fn prepare_create(&self, object: &mut Value) {
         object["status"] = json!({"loadBalancer": {}});
         families::link_cluster_ips(object, None);
-        // What is wrong with them is told by the validation, which tries the same.
+        // The validation, which tries the same, reports what is wrong with them.
         let _ = families::init(object, None);
     }
 

@@ -105,7 +105,7 @@ fn link_layers(dir: &ContainerDir, launch: &Launch) -> io::Result<String> {
 fn make_working_dir(dir: &ContainerDir, launch: &Launch) -> Result<(), String> {
     let (made, path) = match &launch.working_dir_place {
         WorkingDirPlace::Nowhere => return Ok(()),
-        // On the node a volume's files are root's, whoever root is in the container.
+        // On the node, root owns a volume's files, whichever user is the container's root.
         WorkingDirPlace::Mount(root, rest) => (inroot::create_dir_all(root, rest, None), rest),
         WorkingDirPlace::Root(path) => match &launch.users {
             None => (inroot::create_dir_all(&dir.rootfs(), path, None), path),

@@ -3,8 +3,8 @@
 //! does not need the agent.
 //!
 //! Single-threaded: the library clones the process and goes on allocating in the clone, which hangs
-//! when another thread holds the allocator's lock. Whether a shim lives is told by the lock on
-//! `shim.lock`, never by a process id.
+//! when another thread holds the allocator's lock. The lock on `shim.lock` tells whether a shim
+//! lives, never a process id.
 
 mod launch;
 mod propagation;
@@ -40,7 +40,7 @@ pub fn main(dir: &Path) -> ExitCode {
     match run(&ContainerDir(dir.to_owned())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            // Nobody may have started yet, and then somebody waits for this line.
+            // The container may not have started yet, and then the agent waits for this line.
             let _ = report(&Report::Failed(plain(&e)));
             eprintln!("{e}");
             ExitCode::FAILURE
@@ -165,7 +165,7 @@ fn clean_up(dir: &ContainerDir, launch: &Launch) {
 }
 
 /// Waits for all children that end soon: orphans of the container, and what the library left. A
-/// dead process that nobody has waited for keeps its process namespace from ending.
+/// dead process that its parent has not waited for keeps its process namespace from ending.
 pub fn reap() {
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
     let until = Instant::now() + Duration::from_millis(REAP_MILLISECONDS_MAX);

@@ -1,4 +1,4 @@
-//! The shim's loop: from the container's streams to the log and to whoever attached, from them to
+//! The shim's loop: from the container's streams to the log and to attached clients, from them to
 //! its standard input, and the requests of the agent, until the container's first process has
 //! ended.
 
@@ -19,7 +19,7 @@ use super::launch::send_signal;
 use super::streams::{Attachment, Sink, Streams, read_some};
 use crate::cgroup::Cgroup;
 
-/// Processes outside of the container may hold its pipes open for ever.
+/// Processes outside of the container may hold its pipes open forever.
 const DRAIN_MILLISECONDS_MAX: u64 = 500;
 
 /// The agent has one watch; attachments are people.
@@ -215,7 +215,7 @@ impl<'a> Relay<'a> {
     fn read_client(&mut self, n: usize) {
         for request in self.clients[n].requests() {
             let answer = self.answer(n, &request);
-            // Nobody waits for an answer to this one.
+            // No client waits for an answer to this one.
             if !matches!(request, Request::Resize { .. }) && self.clients[n].stream.write_all(&control::line(&answer)).is_err() {
                 self.clients[n].gone = true;
             }
@@ -342,7 +342,7 @@ fn wait(pid: i32) -> End {
             Ok(WaitStatus::Exited(_, code)) => (code, 0),
             Ok(WaitStatus::Signaled(_, signal, _)) => (128 + signal as i32, signal as i32),
             Ok(_) | Err(nix::Error::EINTR) => continue,
-            // Cannot be: it is this process's child and nobody else waits for it.
+            // Cannot be: it is this process's child and no other process waits for it.
             Err(_) => (255, 0),
         };
         return End { code, signal, at: Timestamp::now() };

@@ -1,7 +1,7 @@
 //! What the library could not mount itself is laid out before it begins: image layers and volumes
 //! with the owners that a container with users of its own knows, where root of these users can
-//! reach them (the node's folders are closed to everybody but the node's root); images as volumes;
-//! and volumes that must not follow what the node mounts later.
+//! reach them (only the node's root may enter the node's folders); images as volumes; and volumes
+//! that must not follow what the node mounts later.
 //!
 //! Everything hangs below a file system in memory that only the shim's mount namespace has: nothing
 //! is left when it ends.
@@ -74,7 +74,7 @@ pub fn set(launch: &Launch) -> io::Result<()> {
     Ok(())
 }
 
-/// A copy of a mount that nobody sees yet.
+/// A copy of a mount that no process sees yet.
 struct Copy {
     tree: OwnedFd,
     is_dir: bool,

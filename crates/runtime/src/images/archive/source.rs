@@ -177,7 +177,7 @@ fn section(entries: &BTreeMap<String, Entry>, name: &str) -> Result<(u64, u64)> 
     Err(missing(name))
 }
 
-/// A part of a file, read without moving anybody else's place in it.
+/// A part of a file, read without moving any other reader's place in it.
 struct Section<'a> {
     file: &'a File,
     offset: u64,

@@ -18,7 +18,7 @@ use crate::images::manifest::Descriptor;
 use crate::images::stop::{Stop, Waiting};
 use crate::images::store::Store;
 
-/// Between looks at whether somebody else has brought the layer.
+/// Between looks at whether another pull has brought the layer.
 const WAIT_STEP: Duration = Duration::from_millis(100);
 /// Chunks on their way from the network to the disk; some are 8 KiB, some a megabyte.
 const CHUNKS_MAX: usize = 16;
@@ -36,7 +36,7 @@ pub async fn bring_layer(store: &Arc<Store>, registry: &Registry, layer: &Descri
     blocking(store, move |store| unpack(store, partial, &diff_id, &stop)).await
 }
 
-/// The compressed layer as far as it is here. Whoever has this has its lock.
+/// The compressed layer as far as it is here. The owner of this value holds its lock.
 struct Partial {
     path: PathBuf,
     file: File,
@@ -44,7 +44,7 @@ struct Partial {
     length: u64,
 }
 
-/// None when the layer is here, perhaps because whoever was waited for brought it.
+/// None when the layer is here, perhaps because another pull brought it meanwhile.
 async fn claim(store: &Arc<Store>, layer: &Descriptor, diff_id: &Digest, stop: &Stop) -> Result<Option<Partial>> {
     loop {
         let (blob, diff_id, stop) = (layer.digest.clone(), diff_id.clone(), stop.clone());
@@ -132,7 +132,7 @@ async fn download(registry: &Registry, layer: &Descriptor, mut partial: Partial)
 
 type Downloaded = std::result::Result<Partial, (Error, Partial)>;
 
-/// What does not fit its digest is of no use to anybody.
+/// A download that does not fit its digest is of no use and is removed.
 fn finish(downloaded: Downloaded) -> Result<Partial> {
     downloaded.or_else(|(error, partial)| {
         partial.remove()?;

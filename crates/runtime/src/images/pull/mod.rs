@@ -24,7 +24,7 @@ use containers::reference::{self, Reference};
 use registry::Registry;
 
 const PARALLEL_LAYERS_MAX: usize = 3;
-/// An index may lead to another one, but not for ever.
+/// An index may lead to another one, but not forever.
 const NESTED_INDEXES_MAX: usize = 4;
 /// Manifests and configurations are kept in memory; real ones have some kilobytes.
 const DOCUMENT_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -157,7 +157,7 @@ fn copy_error(error: Error) -> Error {
     Error::Copy(Box::new(error))
 }
 
-/// Runs what waits for the disk where it holds nobody up.
+/// Runs what waits for the disk where it holds no other task up.
 pub(super) async fn blocking<T: Send + 'static>(store: &Arc<Store>, work: impl FnOnce(&Store) -> Result<T> + Send + 'static) -> Result<T> {
     let store = Arc::clone(store);
     match tokio::task::spawn_blocking(move || work(&store)).await {

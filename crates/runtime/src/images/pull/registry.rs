@@ -19,7 +19,7 @@ use crate::images::registries::{Endpoint, Registries, is_loopback};
 use containers::Credentials;
 use containers::reference::Reference;
 
-/// Waiting for a refused or unanswered connection for long helps nobody: the kubelet's part tries
+/// Waiting long for a refused or unanswered connection does not help: the kubelet's part tries
 /// again later.
 const RESOLVE_ATTEMPTS_MAX: u32 = 3;
 const ACCESS_DENIED: &str = "pull access denied, repository does not exist or may require authorization";

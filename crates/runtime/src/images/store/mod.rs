@@ -3,13 +3,13 @@
 //! ```text
 //! index.json                    images and names, replaced as a whole
 //! lock                          held for every change of what is below
-//! working                       held (shared) by whoever brings layers that no image uses yet
+//! working                       held (shared) by pulls that bring layers that no image uses yet
 //! blobs/sha256/<hex>            manifests and configurations
 //! layers/sha256/<hex>/diff      a layer, unpacked, by the digest of its archive (its diff id)
 //! layers/sha256/<hex>/layer.json
 //! holders/<image hex>/<holder>  who may not lose the image; empty files
 //! used/<image hex>              empty; its time is when the image was last held or released
-//! partial/<hex>                 compressed layers on their way, locked by whoever brings them
+//! partial/<hex>                 compressed layers on their way, each locked by its pull
 //! tmp/                          scratch directories, each locked by its maker
 //! ```
 //!

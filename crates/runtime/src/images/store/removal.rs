@@ -1,4 +1,4 @@
-//! Taking images, names, and what nobody uses away.
+//! Removes images, names, and what is no longer used.
 
 use std::fs;
 use std::io;
@@ -53,7 +53,7 @@ impl Store {
         }
     }
 
-    /// Removes blobs and layers that no image uses, unless somebody is just bringing some.
+    /// Removes blobs and layers that no image uses, unless a pull or load is bringing some.
     pub(super) fn sweep(&self, lock: &Lock) -> Result<()> {
         let Some(_alone) = disk::try_lock(&self.path("working"))? else { return Ok(()) };
         let index = self.index()?;
@@ -61,7 +61,7 @@ impl Store {
             match Digest::from_hex(&name) {
                 Ok(layer) if index.uses_layer(&layer) => {}
                 Ok(layer) => self.remove_layer(lock, &layer)?,
-                // Layers are named before they come here: this one is somebody else's.
+                // Layers are named before they come here: this one belongs to another program.
                 Err(_) => {}
             }
         }
@@ -81,7 +81,7 @@ impl Store {
         }
     }
 
-    /// Gives back the space of interrupted downloads that nobody goes on with.
+    /// Gives back the space of interrupted downloads that no pull goes on with.
     pub(in crate::images) fn remove_partials(&self, age_min: Duration) -> Result<()> {
         for name in disk::names_in(&self.path("partial"))? {
             let path = self.path("partial").join(name);

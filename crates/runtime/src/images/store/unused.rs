@@ -14,7 +14,7 @@ use crate::images::index::{Index, Record};
 const USAGE_AGE_MAX: Duration = Duration::from_secs(10);
 
 impl Store {
-    /// Images that nobody holds and that may go, the one that was not used for longest first.
+    /// Images that no container holds and that may go, the one that was not used for longest first.
     pub fn unused(&self) -> Result<Vec<containers::UnusedImage>> {
         let index = self.index()?;
         let mut unused = Vec::new();

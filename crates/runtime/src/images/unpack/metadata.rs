@@ -55,7 +55,8 @@ impl Metadata {
 
     /// In this order: a change of owner clears the setuid bit and the capabilities.
     pub fn apply(&self, place: &Place, kind: FileType) -> io::Result<()> {
-        // Without privileges everything belongs to who unpacks, as in tar; only tests do that.
+        // Without privileges everything belongs to the user who unpacks, as in tar; only tests do
+        // that.
         if rustix::process::geteuid().is_root() {
             let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
             rustix::fs::chownat(place.parent.as_fd(), &place.name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;

@@ -1,4 +1,4 @@
-//! A limit for what is read between two points, set while somebody else holds the reader.
+//! A limit for what is read between two points, set while other code holds the reader.
 
 use std::cell::Cell;
 use std::io::{self, Read};

@@ -155,7 +155,7 @@ impl Root {
     }
 }
 
-/// What becomes of a directory on the way that is not there.
+/// What to do about a directory on the way that is not there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Make,
@@ -179,7 +179,7 @@ impl Found {
 
     fn make(&self, name: &OsStr) -> io::Result<()> {
         rustix::fs::mkdirat(&self.handle, name, Mode::from_raw_mode(0o755))?;
-        // The mode of an implicit directory is not the creator's umask's business.
+        // The creator's umask does not decide the mode of an implicit directory.
         Ok(rustix::fs::chmodat(&self.handle, name, Mode::from_raw_mode(0o755), AtFlags::empty())?)
     }
 }

@@ -15,7 +15,7 @@ use wire::spdy::{Headers, Packer, Unpacker};
 /// Streams open at once; a forwarded connection has two.
 const STREAMS_MAX: usize = 1000;
 
-/// Streams that nobody took yet, and control frames on their way.
+/// Streams that no task took yet, and control frames on their way.
 const INCOMING_MAX: usize = 16;
 const CONTROLS_MAX: usize = 32;
 
@@ -48,9 +48,9 @@ type Streams = Arc<Mutex<HashMap<u32, Stream>>>;
 
 /// What is kept of an open stream.
 struct Stream {
-    /// None once the peer closed its half or nobody reads.
+    /// None once the peer closed its half or no task reads.
     inlet: Option<InletSender>,
-    /// For streams opened here: told when the peer agreed.
+    /// For streams opened here: gets a message when the peer agreed.
     replied: Option<oneshot::Sender<()>>,
     /// Taken since the window was widened.
     taken_bytes: u32,
@@ -165,7 +165,7 @@ impl Reading {
 
     fn remember(&self, stream: u32, inlet: Option<InletSender>) -> bool {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that nobody sends on any more need no place.
+        // Those on which nothing arrives any more need no place.
         streams.retain(|_, stream| stream.inlet.as_ref().is_some_and(|inlet| !inlet.is_closed()));
         let has_place = streams.len() < STREAMS_MAX && !streams.contains_key(&stream);
         if has_place {

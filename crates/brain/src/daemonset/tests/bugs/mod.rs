@@ -182,8 +182,8 @@ fn nothing_is_misscheduled_any_more_when_the_taint_is_gone() {
 }
 
 /// Found by the checker. Cause: the name of the next pod was derived from the current revision,
-/// also when the last one may have been made and nobody heard. Effect: an answer lost and an update
-/// at the same moment made two pods.
+/// also when the server may have made the last one and its answer was lost. Effect: an answer lost
+/// and an update at the same moment made two pods.
 #[test]
 fn a_pod_that_was_perhaps_made_keeps_its_name_when_the_template_changes() {
     let mut stage = Stage::new("node a; ds web known=none");
@@ -205,7 +205,7 @@ fn with_surge_the_plan_wakes_when_the_new_pod_becomes_available() {
     assert_eq!((told(&plan), plan.wake_at), (String::new(), Some(at(20))));
 }
 
-/// Found by the checker. Cause: a pod that waits for ever on a node with a NoSchedule taint counted
+/// Found by the checker. Cause: a pod that waits forever on a node with a NoSchedule taint counted
 /// against maxUnavailable, as it does upstream. Effect: the rollout stood still, though every node
 /// that should run a pod had one.
 #[test]
@@ -215,7 +215,7 @@ fn a_pod_that_cannot_start_where_none_should_holds_up_nobody() {
 }
 
 /// Found by the checker. Cause: a surge began on a node that then got a NoSchedule taint; its new
-/// pod can never start. Effect: the surge was used up for ever.
+/// pod can never start. Effect: the surge was used up forever.
 #[test]
 fn a_surge_that_cannot_start_any_more_is_taken_back() {
     let text = "node a taint=t:NoSchedule; node b; ds web rev=2 maxUnavailable=0 maxSurge=1; ";
@@ -225,8 +225,8 @@ fn a_surge_that_cannot_start_any_more_is_taken_back() {
     assert_eq!(told(&plan), "", "one that runs may still become available");
 }
 
-/// Found by the checker. Cause: nobody hears the answer to a deletion, the picture does not show it
-/// yet, and meanwhile other pods come first. Effect: one pod more is deleted than may be
+/// Found by the checker. Cause: the answer to a deletion is lost, the picture does not show the
+/// deletion yet, and meanwhile other pods come first. Effect: one pod more is deleted than may be
 /// unavailable. Here the next plan's first choice is the last one's.
 #[test]
 fn a_deletion_that_nobody_heard_of_is_repeated_before_another_is_chosen() {

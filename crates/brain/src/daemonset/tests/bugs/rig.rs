@@ -1,5 +1,5 @@
-//! The controller with its queue against a pretended server: its picture shows what it is told to
-//! show.
+//! The controller with its queue against a pretended server: the test decides what its picture
+//! shows.
 
 use std::sync::Arc;
 
@@ -103,7 +103,7 @@ impl Rig {
         true
     }
 
-    /// Everybody does what they have to do until nothing happens any more.
+    /// All parts of the cluster do what they have to do until nothing happens any more.
     pub fn settle(&mut self) {
         for _ in 0..ROUNDS {
             self.work();

@@ -105,8 +105,8 @@ impl Controller {
         self.desired = desired as u8;
     }
 
-    /// A write was refused, or nobody knows: the others of its step were sent with it, later steps
-    /// are not. Creations start slowly: none is sent after one that was refused.
+    /// The server refused a write, or its answer was lost: the others of its step were sent with
+    /// it, later steps are not. Creations start slowly: none is sent after one that was refused.
     pub fn refused(&mut self, step: u8, write: PlannedWrite) {
         self.failed = true;
         let alone = matches!(write, PlannedWrite::Create { .. });

@@ -2,10 +2,10 @@
 //! broken, and how.
 //!
 //! What stale pictures and a barrier can promise, and what not: the environment may make pods
-//! unavailable behind the controller's back, so "never more than maxUnavailable are unavailable" is
-//! nobody's to promise. Promised is: of the nodes that should run a pod, never more than
-//! maxUnavailable lack one *because the controller deleted an available pod for an update* and has
-//! not got its successor available since.
+//! unavailable behind the controller's back, so no controller can promise "never more than
+//! maxUnavailable are unavailable". Promised is: of the nodes that should run a pod, never more
+//! than maxUnavailable lack one *because the controller deleted an available pod for an update* and
+//! has not got its successor available since.
 
 use super::controller::{Planned, PlannedWrite, Why};
 use super::state::{CheckedState, Rules};
@@ -122,7 +122,7 @@ pub fn creation(state: &CheckedState, node: u8, template: u8, rules: &Rules) -> 
     if fine { Ok(()) } else { Err(format!("one more pod is made for node {node} besides {others:?}")) }
 }
 
-/// Is there something about revisions that no change told of, and that waits for the full pass?
+/// Is there something about revisions that no change reported, and that waits for the full pass?
 /// Only about those: pods are seen to at once.
 pub fn overlooked(state: &CheckedState, rules: &Rules) -> bool {
     let planned = rules.translator.plan(&state.seen, &state.controller.memory);

@@ -82,7 +82,7 @@ fn new(rules: &Rules, size: Size) -> CheckedState {
     })
 }
 
-/// A pod that nobody owns, and one of another owner.
+/// A pod without an owner, and one of another owner.
 fn strangers(rules: &Rules, size: Size) -> CheckedState {
     state(rules, size, |objects| {
         for (pod, owner) in objects.pods.iter_mut().zip([Owner::Nobody, Owner::Other]) {

@@ -1,5 +1,5 @@
-//! Breadth first through all states. The first fault found has the shortest history, and the
-//! history is told.
+//! Breadth first through all states. The first fault found has the shortest history, and the search
+//! reports that history.
 //!
 //! Liveness comes with it: in every state the fair way on is followed (the watch catches up, the
 //! controller works, pods bind, start and end, time passes, and nothing goes wrong any more) until

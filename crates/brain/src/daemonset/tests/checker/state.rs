@@ -58,11 +58,11 @@ pub enum Change {
     DeleteSet,
     Unready(Id),
     Fail(Id),
-    /// Somebody deletes a pod.
+    /// A user deletes a pod.
     Delete(Id),
 }
 
-/// What the model is told to be.
+/// The parameters of the model.
 pub struct Rules {
     pub translator: Translator,
     pub nodes: u8,
@@ -348,8 +348,8 @@ impl CheckedState {
     }
 
     /// The pods of a node that dies are not ready any more. What the controller takes away on a
-    /// node that should not run a pod is nobody's loss, nor is what it takes away on one that it
-    /// cannot know to be such again.
+    /// node that should not run a pod is no loss, nor is what it takes away on one that it cannot
+    /// know to be such again.
     fn change_node(&mut self, at: u8, node: Option<Node>) {
         self.happen(Event::Node(at, node));
         if self.real.wants(at) {

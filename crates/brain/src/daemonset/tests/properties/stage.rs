@@ -1,5 +1,5 @@
-//! A small cluster to play on: plans are carried out at once, pods do what pods do, time goes by as
-//! it is told to.
+//! A small cluster to play on: it carries plans out at once, its pods do what pods do, and time
+//! passes when the test says so.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! The cases of Kubernetes' own tests of its DaemonSet controller that [`super::tests`] does not
-//! have: `daemon_controller_test.go` and `update_test.go`, told in the language of
+//! have: `daemon_controller_test.go` and `update_test.go`, written in the language of
 //! [`crate::fixture`]. docs/upstream-cases.md says which case is where.
 //!
 //! As there, a case says how many pods a sync makes and deletes, or which.
@@ -57,7 +57,7 @@ fn the_taints_of_nodes_that_are_unwell_do_not_keep_pods_away() {
     does(&format!("node n {pressure}; ds web STRATEGY"), "+n");
 }
 
-/// What a node has room for is the scheduler's to say.
+/// The scheduler decides what a node has room for.
 #[test]
 fn resources_and_ports_are_not_the_sets_matter() {
     let mut stage = Stage::new("node n; pod other@n label=other owner=another; ds web");
