@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::pod::PodIdentity;
 use super::{Action, Because, Context, Made, Memory, Note, Plan, Site, Verdict, pod_name};
 use crate::model::{Key, Node, Phase, Pod, PodSpec, UpdateStrategy};
 use crate::placement::{Effects, Misfit, affinity_fits, untolerated_taint};
@@ -237,10 +238,11 @@ impl Memory {
             return made.name.clone();
         }
         let mut attempt = last.map_or(0, |made| made.attempt.wrapping_add(1));
-        let mut name = pod_name(&set.name, &set.uid, node, context.hash, attempt);
+        let named = |attempt| pod_name(PodIdentity { set, node, hash: context.hash, attempt });
+        let mut name = named(attempt);
         while taken(&name) {
             attempt = attempt.wrapping_add(1);
-            name = pod_name(&set.name, &set.uid, node, context.hash, attempt);
+            name = named(attempt);
         }
         let name: Arc<str> = name.into();
         self.made.insert(node.clone(), Made { attempt, name: name.clone() });

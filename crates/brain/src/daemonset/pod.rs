@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{GENERATION_LABEL, HASH_LABEL};
-use crate::model::{DaemonSet, PodSpec, Toleration};
+use crate::model::{DaemonSet, Meta, PodSpec, Toleration};
 
 /// Characters of Kubernetes' generated suffixes.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -12,10 +12,21 @@ const SUFFIX_LEN: usize = 5;
 /// Longer set names are cut, as the server does for generated names.
 const NAME_BASE_LEN_MAX: usize = 58;
 
-/// `SET-xxxxx`, derived: the same for the same arguments, so that making a pod twice makes it once.
-pub fn pod_name(set_name: &str, set_uid: &str, node: &str, hash: &str, attempt: u32) -> String {
-    let mut digest = fnv1a_64(&[set_uid, node, hash, &attempt.to_string()]);
-    let base: String = format!("{set_name}-").chars().take(NAME_BASE_LEN_MAX).collect();
+/// What tells a pod of a set from all others.
+#[derive(Debug, Clone, Copy)]
+pub struct PodIdentity<'a> {
+    pub set: &'a Meta,
+    pub node: &'a str,
+    /// Of the set's template.
+    pub hash: &'a str,
+    /// Counts the pods of that template on that node.
+    pub attempt: u32,
+}
+
+/// `SET-xxxxx`, derived: the same for the same identity, so that making a pod twice makes it once.
+pub fn pod_name(pod: PodIdentity<'_>) -> String {
+    let mut digest = fnv1a_64(&[&pod.set.uid, pod.node, pod.hash, &pod.attempt.to_string()]);
+    let base: String = format!("{}-", pod.set.name).chars().take(NAME_BASE_LEN_MAX).collect();
     let suffix = (0..SUFFIX_LEN).map(|_| {
         let at = usize::try_from(digest % ALPHABET.len() as u64).expect("27 fits");
         digest /= ALPHABET.len() as u64;

@@ -1,6 +1,7 @@
 //! A transaction of nf_tables: messages between a begin and an end, which the kernel takes as a
 //! whole or not at all.
 
+use super::attribute::*;
 use super::expression;
 use super::ruleset::{Chain, ChainKind, Element, Field, Hook, Map, MapKind, Ruleset, Value};
 use crate::netlink::{Attributes, Message};
@@ -56,29 +57,32 @@ impl Batch {
         ruleset.chains.iter().for_each(|chain| self.add_chain(table, chain));
         for chain in &ruleset.chains {
             for rule in &chain.rules {
-                let data = Attributes::new().text(1, table).text(2, &chain.name).nested(4, expression::rule(rule));
+                let data = Attributes::new()
+                    .text(RULE_TABLE, table)
+                    .text(RULE_CHAIN, &chain.name)
+                    .nested(RULE_EXPRESSIONS, expression::rule(rule));
                 self.add(NEW_RULE, CREATE | APPEND, data);
             }
         }
     }
 
     pub fn add_table(&mut self, table: &str) {
-        self.add(NEW_TABLE, CREATE, Attributes::new().text(1, table).network_u32(2, 0));
+        self.add(NEW_TABLE, CREATE, Attributes::new().text(TABLE_NAME, table).network_u32(TABLE_FLAGS, 0));
     }
 
     pub fn delete_table(&mut self, table: &str) {
-        self.add(DELETE_TABLE, 0, Attributes::new().text(1, table));
+        self.add(DELETE_TABLE, 0, Attributes::new().text(TABLE_NAME, table));
     }
 
     fn add_chain(&mut self, table: &str, chain: &Chain) {
-        let data = Attributes::new().text(1, table).text(3, &chain.name);
+        let data = Attributes::new().text(CHAIN_TABLE, table).text(CHAIN_NAME, &chain.name);
         let (kind, hook, priority) = match chain.kind {
             ChainKind::Plain => return self.add(NEW_CHAIN, CREATE, data),
             ChainKind::Nat { hook, priority } => ("nat", hook, priority),
             ChainKind::Filter { hook, priority } => ("filter", hook, priority),
         };
-        let place = Attributes::new().network_u32(1, hook_number(hook)).bytes(2, &priority.to_be_bytes());
-        self.add(NEW_CHAIN, CREATE, data.nested(4, place).text(7, kind));
+        let place = Attributes::new().network_u32(HOOK_HOOKNUM, hook_number(hook)).bytes(HOOK_PRIORITY, &priority.to_be_bytes());
+        self.add(NEW_CHAIN, CREATE, data.nested(CHAIN_HOOK, place).text(CHAIN_TYPE, kind));
     }
 
     fn add_map(&mut self, table: &str, map: &Map) {
@@ -86,15 +90,16 @@ impl Batch {
         let flags = if map.kind == MapKind::Set { 0 } else { SET_IS_MAP };
         let key_bytes = 4 * map.key.iter().map(|field| field.registers()).sum::<u32>();
         let mut data = Attributes::new()
-            .text(1, table)
-            .text(2, &map.name)
-            .network_u32(3, flags)
-            .network_u32(4, type_number(&map.key))
-            .network_u32(5, key_bytes);
+            .text(SET_TABLE, table)
+            .text(SET_NAME, &map.name)
+            .network_u32(SET_FLAGS, flags)
+            .network_u32(SET_KEY_TYPE, type_number(&map.key))
+            .network_u32(SET_KEY_LEN, key_bytes);
         if map.kind == MapKind::ToAddressAndPort {
-            data = data.network_u32(6, type_number(&[Field::DestinationAddress, Field::DestinationPort])).network_u32(7, 8);
+            let fields = [Field::DestinationAddress, Field::DestinationPort];
+            data = data.network_u32(SET_DATA_TYPE, type_number(&fields)).network_u32(SET_DATA_LEN, 4 * fields.len() as u32);
         }
-        self.add(NEW_SET, CREATE, data.network_u32(10, self.maps));
+        self.add(NEW_SET, CREATE, data.network_u32(SET_ID, self.maps));
         let elements: Vec<Element> = map.elements.iter().map(|(key, data)| Element { key: key.clone(), data: data.clone() }).collect();
         self.add_elements(table, &map.name, &elements);
     }
@@ -109,8 +114,12 @@ impl Batch {
 
     fn elements(&mut self, kind: u16, flags: u16, (table, map): (&str, &str), elements: &[Element]) {
         for chunk in elements.chunks(ELEMENTS_PER_MESSAGE_MAX) {
-            let list = chunk.iter().fold(Attributes::new(), |list, element| list.nested(1, encode_element(element)));
-            self.add(kind, flags, Attributes::new().text(1, table).text(2, map).nested(3, list));
+            let list = chunk.iter().fold(Attributes::new(), |list, element| list.nested(LIST_ELEM, encode_element(element)));
+            self.add(
+                kind,
+                flags,
+                Attributes::new().text(SET_ELEM_LIST_TABLE, table).text(SET_ELEM_LIST_SET, map).nested(SET_ELEM_LIST_ELEMENTS, list),
+            );
         }
     }
 
@@ -127,11 +136,11 @@ fn edge(kind: u16) -> Message {
 }
 
 fn encode_element(element: &Element) -> Attributes {
-    let encoded = Attributes::new().nested(1, Attributes::new().bytes(1, &encode_values(&element.key)));
+    let encoded = Attributes::new().nested(SET_ELEM_KEY, Attributes::new().bytes(DATA_VALUE, &encode_values(&element.key)));
     if element.data.is_empty() {
         return encoded;
     }
-    encoded.nested(2, Attributes::new().bytes(1, &encode_values(&element.data)))
+    encoded.nested(SET_ELEM_DATA, Attributes::new().bytes(DATA_VALUE, &encode_values(&element.data)))
 }
 
 /// Each value fills a register of four bytes; names of interfaces fill four of them.

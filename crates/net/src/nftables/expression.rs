@@ -4,6 +4,7 @@
 
 use ipnet::Ipv4Net;
 
+use super::attribute::*;
 use super::ruleset::{Action, Field, Match, Rule};
 use crate::netlink::Attributes;
 
@@ -28,6 +29,11 @@ const VERDICT_DROP: i32 = 0;
 const VERDICT_ACCEPT: i32 = 1;
 const VERDICT_JUMP: i32 = -3;
 
+const ADDRESS_BYTES: u32 = 4;
+const PORT_BYTES: u32 = 2;
+/// The same place in TCP, UDP and SCTP.
+const DESTINATION_PORT_OFFSET: u32 = 2;
+
 #[derive(Default)]
 struct Expressions(Attributes);
 
@@ -39,7 +45,7 @@ pub fn rule(rule: &Rule) -> Attributes {
 
 impl Expressions {
     fn add(self, name: &str, data: Attributes) -> Self {
-        Self(self.0.nested(1, Attributes::new().text(1, name).nested(2, data)))
+        Self(self.0.nested(LIST_ELEM, Attributes::new().text(EXPR_NAME, name).nested(EXPR_DATA, data)))
     }
 
     fn condition(self, condition: &Match) -> Self {
@@ -62,22 +68,22 @@ impl Expressions {
             Action::Accept => self.verdict(VERDICT_ACCEPT, None),
             Action::Drop => self.verdict(VERDICT_DROP, None),
             Action::Jump(chain) => self.verdict(VERDICT_JUMP, Some(chain)),
-            Action::Masquerade => self.add("masq", Attributes::new().network_u32(1, FULLY_RANDOM)),
+            Action::Masquerade => self.add("masq", Attributes::new().network_u32(MASQ_FLAGS, FULLY_RANDOM)),
             Action::DestinationNat { map, key } => {
-                let lookup = Attributes::new().text(1, map).network_u32(2, REGISTER).network_u32(3, REGISTER);
+                let lookup = Attributes::new().text(LOOKUP_SET, map).network_u32(LOOKUP_SREG, REGISTER).network_u32(LOOKUP_DREG, REGISTER);
                 let nat = Attributes::new()
-                    .network_u32(1, NAT_DESTINATION)
-                    .network_u32(2, libc::AF_INET as u32)
-                    .network_u32(3, REGISTER_PARTS)
-                    .network_u32(5, REGISTER_PARTS + 1);
+                    .network_u32(NAT_TYPE, NAT_DESTINATION)
+                    .network_u32(NAT_FAMILY, libc::AF_INET as u32)
+                    .network_u32(NAT_REG_ADDR_MIN, REGISTER_PARTS)
+                    .network_u32(NAT_REG_PROTO_MIN, REGISTER_PARTS + 1);
                 self.load(key).add("lookup", lookup).add("nat", nat)
             }
         }
     }
 
     fn lookup(self, set: &str, key: &[Field], inverted: bool) -> Self {
-        let lookup = Attributes::new().text(1, set).network_u32(2, REGISTER);
-        let lookup = if inverted { lookup.network_u32(5, LOOKUP_INVERTED) } else { lookup };
+        let lookup = Attributes::new().text(LOOKUP_SET, set).network_u32(LOOKUP_SREG, REGISTER);
+        let lookup = if inverted { lookup.network_u32(LOOKUP_FLAGS, LOOKUP_INVERTED) } else { lookup };
         self.load(key).add("lookup", lookup)
     }
 
@@ -89,50 +95,61 @@ impl Expressions {
         });
         registers.fold(self, |list, (field, register)| match field {
             Field::Input => list.meta(register, META_INPUT_NAME),
-            Field::SourceAddress => list.payload(register, NETWORK_HEADER, SOURCE_OFFSET, 4),
-            Field::DestinationAddress => list.payload(register, NETWORK_HEADER, DESTINATION_OFFSET, 4),
+            Field::SourceAddress => list.payload(register, NETWORK_HEADER, SOURCE_OFFSET, ADDRESS_BYTES),
+            Field::DestinationAddress => list.payload(register, NETWORK_HEADER, DESTINATION_OFFSET, ADDRESS_BYTES),
             Field::Protocol => list.meta(register, META_PROTOCOL),
-            // The same place in TCP, UDP and SCTP; keys have the protocol too, so that others never
-            // match.
-            Field::DestinationPort => list.payload(register, TRANSPORT_HEADER, 2, 2),
+            // Keys have the protocol too, so that others never match.
+            Field::DestinationPort => list.payload(register, TRANSPORT_HEADER, DESTINATION_PORT_OFFSET, PORT_BYTES),
         })
     }
 
     fn address_in(self, offset: u32, range: &Ipv4Net, inverted: bool) -> Self {
         let mask = range.netmask().octets();
         let bitwise = Attributes::new()
-            .network_u32(1, REGISTER)
-            .network_u32(2, REGISTER)
-            .network_u32(3, 4)
-            .nested(4, Attributes::new().bytes(1, &mask))
-            .nested(5, Attributes::new().bytes(1, &[0; 4]));
-        self.payload(REGISTER, NETWORK_HEADER, offset, 4).add("bitwise", bitwise).compare(&range.network().octets(), inverted)
+            .network_u32(BITWISE_SREG, REGISTER)
+            .network_u32(BITWISE_DREG, REGISTER)
+            .network_u32(BITWISE_LEN, ADDRESS_BYTES)
+            .nested(BITWISE_MASK, Attributes::new().bytes(DATA_VALUE, &mask))
+            .nested(BITWISE_XOR, Attributes::new().bytes(DATA_VALUE, &[0; ADDRESS_BYTES as usize]));
+        self.payload(REGISTER, NETWORK_HEADER, offset, ADDRESS_BYTES).add("bitwise", bitwise).compare(&range.network().octets(), inverted)
     }
 
     fn destination_is_local(self) -> Self {
-        let fib = Attributes::new().network_u32(1, REGISTER).network_u32(2, FIB_ADDRESS_TYPE).network_u32(3, FIB_OF_DESTINATION);
+        let fib = Attributes::new()
+            .network_u32(FIB_DREG, REGISTER)
+            .network_u32(FIB_RESULT, FIB_ADDRESS_TYPE)
+            .network_u32(FIB_FLAGS, FIB_OF_DESTINATION);
         self.add("fib", fib).compare(&u32::from(libc::RTN_LOCAL).to_ne_bytes(), false)
     }
 
     fn payload(self, register: u32, base: u32, offset: u32, length: u32) -> Self {
-        let data = Attributes::new().network_u32(1, register).network_u32(2, base).network_u32(3, offset).network_u32(4, length);
+        let data = Attributes::new()
+            .network_u32(PAYLOAD_DREG, register)
+            .network_u32(PAYLOAD_BASE, base)
+            .network_u32(PAYLOAD_OFFSET, offset)
+            .network_u32(PAYLOAD_LEN, length);
         self.add("payload", data)
     }
 
     fn meta(self, register: u32, key: u32) -> Self {
-        self.add("meta", Attributes::new().network_u32(1, register).network_u32(2, key))
+        self.add("meta", Attributes::new().network_u32(META_DREG, register).network_u32(META_KEY, key))
     }
 
     fn compare(self, value: &[u8], inverted: bool) -> Self {
-        let data =
-            Attributes::new().network_u32(1, REGISTER).network_u32(2, u32::from(inverted)).nested(3, Attributes::new().bytes(1, value));
+        let data = Attributes::new()
+            .network_u32(CMP_SREG, REGISTER)
+            .network_u32(CMP_OP, u32::from(inverted))
+            .nested(CMP_DATA, Attributes::new().bytes(DATA_VALUE, value));
         self.add("cmp", data)
     }
 
     fn verdict(self, code: i32, chain: Option<&str>) -> Self {
-        let verdict =
-            Attributes::new().bytes(1, &code.to_be_bytes()).optional(chain.map(|chain| move |list: Attributes| list.text(2, chain)));
-        let data = Attributes::new().network_u32(1, VERDICT_REGISTER).nested(2, Attributes::new().nested(2, verdict));
+        let verdict = Attributes::new()
+            .bytes(VERDICT_CODE, &code.to_be_bytes())
+            .optional(chain.map(|chain| move |list: Attributes| list.text(VERDICT_CHAIN, chain)));
+        let data = Attributes::new()
+            .network_u32(IMMEDIATE_DREG, VERDICT_REGISTER)
+            .nested(IMMEDIATE_DATA, Attributes::new().nested(DATA_VERDICT, verdict));
         self.add("immediate", data)
     }
 }

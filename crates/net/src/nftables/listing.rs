@@ -1,6 +1,7 @@
 //! What tables there are: enough to compare a table with itself, and to see chains of others that
 //! decide about forwarded packets.
 
+use super::attribute::*;
 use super::encode::SUBSYSTEM;
 use crate::netlink::{Attribute, Attributes, Message, Reply, Result, Socket, attributes};
 
@@ -8,10 +9,6 @@ const GET_CHAIN: u16 = 4;
 const GET_RULE: u16 = 7;
 const GET_SET: u16 = 10;
 const GET_ELEMENTS: u16 = 13;
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
-const CHAIN_POLICY: u16 = 5;
 const FORWARD: u32 = 2;
 const NFGEN_BYTES: usize = 4;
 
@@ -43,15 +40,19 @@ pub fn base_chains(netfilter: &mut Socket) -> Result<Vec<BaseChain>> {
 }
 
 pub fn table_content(netfilter: &mut Socket, table: &str) -> Result<TableContent> {
-    let of_table = |replies: Vec<Reply>| replies.into_iter().filter(|reply| text(reply, 1).as_deref() == Some(table)).collect::<Vec<_>>();
+    // Chains, rules and sets name their table in an attribute of the same number.
+    let of_table =
+        |replies: Vec<Reply>| replies.into_iter().filter(|reply| text(reply, CHAIN_TABLE).as_deref() == Some(table)).collect::<Vec<_>>();
     let chains = of_table(list(netfilter, GET_CHAIN, Attributes::new())?);
     let rules = of_table(list(netfilter, GET_RULE, Attributes::new())?);
     let sets = of_table(list(netfilter, GET_SET, Attributes::new())?);
-    let maps: Vec<String> = sets.iter().filter_map(|reply| text(reply, 2)).collect();
+    let maps: Vec<String> = sets.iter().filter_map(|reply| text(reply, SET_NAME)).collect();
     let mut elements = Vec::new();
     for map in &maps {
-        for reply in list(netfilter, GET_ELEMENTS, Attributes::new().text(1, table).text(2, map))? {
-            elements.extend(find(&reply, 3).into_iter().flat_map(|list| list.nested()).map(|element| element.value.to_vec()));
+        for reply in list(netfilter, GET_ELEMENTS, Attributes::new().text(SET_ELEM_LIST_TABLE, table).text(SET_ELEM_LIST_SET, map))? {
+            elements.extend(
+                find(&reply, SET_ELEM_LIST_ELEMENTS).into_iter().flat_map(|list| list.nested()).map(|element| element.value.to_vec()),
+            );
         }
     }
     // The kernel lists elements by a hash that changes with each table.
@@ -74,7 +75,7 @@ fn text(reply: &Reply, kind: u16) -> Option<String> {
 }
 
 fn base_chain(reply: &Reply) -> Option<BaseChain> {
-    let hook = find(reply, CHAIN_HOOK)?.find(1)?.network_u32()?;
+    let hook = find(reply, CHAIN_HOOK)?.find(HOOK_HOOKNUM)?.network_u32()?;
     Some(BaseChain {
         table: text(reply, CHAIN_TABLE)?,
         name: text(reply, CHAIN_NAME)?,

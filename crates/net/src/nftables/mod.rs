@@ -4,6 +4,7 @@
 //! there, [`update`] only changes elements of its maps; both are one transaction of the kernel, so
 //! a crash leaves the old or the new rules, never half of them. Other tables are never touched.
 
+mod attribute;
 mod encode;
 mod expression;
 mod listing;
