@@ -8,6 +8,7 @@
 mod engine;
 mod perform;
 mod report;
+mod send;
 mod watch;
 
 use kube::Client;

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::mpsc;
 
-use crate::perform::{RequestError, send};
+use crate::send::{RequestError, send};
 
 /// Events that wait; upstream's recorders keep as many.
 const WAITING_MAX: usize = 1000;

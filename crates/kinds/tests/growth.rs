@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use kinds::decode::normalize;
-use kinds::patch::managed_fields::{ManagerEntry, Operation, record_update};
+use kinds::patch::managed_fields::record_update;
+use kinds::patch::managers::{ManagerEntry, Operation};
 use kinds::patch::{Findings, apply, json, strategic};
 use kinds::pod_security::{self, Level, LevelVersion, Version};
 use kinds::quantity::Quantity;

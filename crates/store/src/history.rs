@@ -13,7 +13,7 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
-use crate::watch::{Batch, Change};
+use crate::change::{Batch, Change};
 use crate::{Revision, StoreError, WatchError};
 
 /// How much history is kept for watches to resume in. The newest change is kept whatever its size.

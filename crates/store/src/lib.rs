@@ -15,6 +15,7 @@
 //! to mean "none".
 
 mod backend;
+mod change;
 mod commit;
 mod error;
 pub mod file;
@@ -28,8 +29,9 @@ mod txn;
 mod watch;
 
 pub use backend::{Backend, Entry, Page, Revision};
+pub use change::{Batch, Change, Event};
 pub use commit::Commit;
 pub use error::{CommitError, OpenError, StoreError, WatchError};
 pub use history::WindowLimits;
 pub use txn::{Committed, Expect, Guard, Template, Txn, Write};
-pub use watch::{Batch, Change, Event, Watch};
+pub use watch::Watch;

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use crate::watch::{Batch, Change};
+use crate::change::{Batch, Change};
 use crate::{Entry, Page, Revision};
 
 /// Current objects in key order, at one revision.

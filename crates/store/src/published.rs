@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::task::Waker;
 
+use crate::change::Batch;
 use crate::history::{History, WindowLimits};
 use crate::lock::lock;
 use crate::objects::Objects;
-use crate::watch::Batch;
 use crate::{Entry, Page, Revision, StoreError, Watch, WatchError};
 
 /// Lock order: `objects`, then `history`. Only [`Published::publish`] holds both, so that a caller

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
+use crate::change::{Batch, Change, Event};
 use crate::commit::CommitResult;
 use crate::objects::Objects;
-use crate::watch::{Batch, Change, Event};
 use crate::{CommitError, Committed, Entry, Expect, Guard, Revision, Template, Txn, Write};
 
 /// Largest key plus value. Kubernetes refuses requests over 3 MiB; the limit only keeps a bug from

@@ -13,6 +13,7 @@ pub mod manifests;
 pub mod network;
 pub mod objects;
 pub mod observer;
+mod pauses;
 pub mod pod;
 pub mod pods;
 mod pressure;

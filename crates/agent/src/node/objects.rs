@@ -73,7 +73,7 @@ impl Objects {
 
     /// Keeps the list of Services.
     pub async fn follow_services(&self) {
-        let events = watcher(Api::<Tree<Service>>::all(self.client.clone()), watcher::Config::default()).backoff(super::watch::pauses());
+        let events = watcher(Api::<Tree<Service>>::all(self.client.clone()), watcher::Config::default()).backoff(super::pauses::pauses());
         let mut events = std::pin::pin!(events);
         let mut known: BTreeMap<(String, String), Service> = BTreeMap::new();
         let mut is_complete = false;

@@ -1,29 +1,18 @@
 //! The pods bound to this node and the Node object itself, as the API server has them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use backon::ExponentialBuilder;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, ExponentialBackoff, watcher};
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt};
 
 use super::Context;
+use super::pauses::pauses;
 use super::pods::Pods;
 use crate::tree::Tree;
 use brain::podsync::is_mirror;
-
-/// Pauses between attempts to watch. Kubernetes' clients go from 0.8 s to 30 s, which is long for a
-/// node whose network, or whose server, has just come back; one node asks for three things only.
-const PAUSE_MIN: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(4);
-
-pub fn pauses() -> ExponentialBackoff {
-    let pauses = ExponentialBuilder::default().with_min_delay(PAUSE_MIN).with_max_delay(PAUSE_MAX).with_jitter().without_max_times();
-    pauses.into()
-}
 
 /// Follows both until dropped.
 pub async fn run(context: &Context, pods: &Arc<Pods>) {

@@ -214,7 +214,7 @@ async fn apply(request: &ResourceCall<'_>, part: Part, options: &WriteOptions, b
     let kind = request.kind;
     let config = patch::apply::parse_config(kind, bytes, Expected::of(kind).kind)?;
     let mut entry = write.manager_entry();
-    entry.operation = patch::managed_fields::Operation::Apply;
+    entry.operation = patch::managers::Operation::Apply;
     let applied = |live: Option<&Value>| {
         let mut object = patch::apply::apply(kind, live, &config.object, &entry, options.force).map_err(PatchError::into_status)?;
         if options.field_validation == FieldValidation::Strict && !config.findings.is_empty() {

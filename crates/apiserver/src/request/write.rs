@@ -1,7 +1,7 @@
 //! A write, as the registry and admission see it.
 
 use jiff::Timestamp;
-use kinds::patch::managed_fields::{ManagerEntry, Operation};
+use kinds::patch::managers::{ManagerEntry, Operation};
 use kinds::rules::Part;
 use kinds::table::Kind;
 

@@ -119,6 +119,12 @@ pub struct Victim {
     pub uid: Arc<str>,
 }
 
+/// Does the pod take something of the node it is bound to? It does until it is gone or all its
+/// containers have ended.
+fn takes_space(pod: &Pod) -> bool {
+    pod.node.is_some() && !pod.is_terminal()
+}
+
 /// Is it ours to find a node for the pod? Gated pods, deleted ones and those of other schedulers
 /// are not.
 pub fn is_ours(pod: &Pod) -> bool {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::nominations::Nominations;
 use super::queue::Queue;
+use super::takes_space;
 use crate::model::{Key, Node, Pod, Resources};
 use crate::picture::Picture;
 
@@ -82,12 +83,6 @@ fn is(pod: &Pod, key: &Key) -> bool {
 pub(super) fn comparable(requests: &Resources) -> (i64, i64) {
     let or = |amount: i64, default: i64| if amount == 0 { default } else { amount };
     (or(requests.milli_cpu, MILLI_CPU_DEFAULT), or(requests.memory, MEMORY_DEFAULT))
-}
-
-/// Does the pod take something of the node it is bound to? It does until it is gone or all its
-/// containers have ended.
-pub(super) fn takes_space(pod: &Pod) -> bool {
-    pod.node.is_some() && !pod.is_terminal()
 }
 
 /// The nodes in the course of one plan.

@@ -24,10 +24,9 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::node_info::takes_space;
 use super::nominations::Nominations;
 use super::reason::Causes;
-use super::{Nomination, Plan, Unschedulable, is_ours};
+use super::{Nomination, Plan, Unschedulable, is_ours, takes_space};
 use crate::model::{Key, Labels, Node, Pod, PodSpec};
 use crate::picture::{Change, Object, Picture};
 

@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 
 use super::compare::Comparison;
 use super::field_set::{FieldSet, path_text};
-use super::managed_fields::{self, ManagerEntry};
+use super::managed_fields;
+use super::managers::ManagerEntry;
 use super::managers::{self, Manager};
 use super::reset_fields::Ownable;
 use super::typed::{self, Atom};

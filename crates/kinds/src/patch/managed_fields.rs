@@ -11,42 +11,10 @@ use serde_json::{Map, Value};
 use super::compare::Comparison;
 use super::field_set::FieldSet;
 use super::folded;
-use super::managers::{self, Manager};
+use super::managers::{self, Manager, ManagerEntry, Operation};
 use super::reset_fields::Ownable;
 use super::typed::Atom;
 use crate::table::Kind;
-
-/// How a manager writes.
-#[derive(Debug, Copy, Clone, PartialEq, Eq)]
-pub enum Operation {
-    Apply,
-    Update,
-}
-
-impl Operation {
-    pub fn text(self) -> &'static str {
-        match self {
-            Operation::Apply => "Apply",
-            Operation::Update => "Update",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Operation> {
-        [Operation::Apply, Operation::Update].into_iter().find(|operation| operation.text() == text)
-    }
-}
-
-/// Who writes, how and when: an entry of metadata.managedFields without its fields.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ManagerEntry {
-    pub manager: String,
-    pub operation: Operation,
-    pub api_version: String,
-    /// Empty for the object itself.
-    pub subresource: String,
-    /// RFC 3339 with seconds.
-    pub time: String,
-}
 
 /// Records that the manager changed `old` (None: created) to `new`.
 pub fn record_update(kind: &Kind, old: Option<&Value>, new: &mut Value, entry: &ManagerEntry) {

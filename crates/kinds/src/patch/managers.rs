@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::field_set::FieldSet;
-use super::managed_fields::{ManagerEntry, Operation};
 use crate::table::Kind;
 
 /// More managers that only update than this are merged, the oldest first.
@@ -13,6 +12,38 @@ pub const UPDATE_MANAGERS_MAX: usize = 10;
 
 /// The manager that merged entries go to.
 const ANCIENT_CHANGES: &str = "ancient-changes";
+
+/// How a manager writes.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum Operation {
+    Apply,
+    Update,
+}
+
+impl Operation {
+    pub fn text(self) -> &'static str {
+        match self {
+            Operation::Apply => "Apply",
+            Operation::Update => "Update",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Operation> {
+        [Operation::Apply, Operation::Update].into_iter().find(|operation| operation.text() == text)
+    }
+}
+
+/// Who writes, how and when: an entry of metadata.managedFields without its fields.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ManagerEntry {
+    pub manager: String,
+    pub operation: Operation,
+    pub api_version: String,
+    /// Empty for the object itself.
+    pub subresource: String,
+    /// RFC 3339 with seconds.
+    pub time: String,
+}
 
 /// Who manages which fields.
 #[derive(Debug, Clone, PartialEq)]

@@ -15,7 +15,7 @@ pub mod strategic;
 mod compare;
 mod field_set;
 mod go_text;
-mod managers;
+pub mod managers;
 mod opened;
 mod reset_fields;
 mod typed;

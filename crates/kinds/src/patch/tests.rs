@@ -5,7 +5,8 @@ use expect_test::{Expect, expect};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::managed_fields::{ManagerEntry, Operation, keep_times_if_unchanged, record_update};
+use super::managed_fields::{keep_times_if_unchanged, record_update};
+use super::managers::{ManagerEntry, Operation};
 use super::{Findings, apply, folded, json, merge, strategic};
 use crate::table::{Kind, by_kind};
 

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError};
 
 use super::checksum::{self, Sum};
+use crate::change::{Batch, Change};
 use crate::objects::Objects;
-use crate::watch::{Batch, Change};
 use crate::{Entry, OpenError, Revision};
 
 /// The format this program writes.

@@ -7,11 +7,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::change::Batch;
 use crate::commit::CommitResult;
 use crate::lock::lock;
 use crate::published::Published;
 use crate::sequencer::{Decision, Sequencer};
-use crate::watch::Batch;
 use crate::{Commit, CommitError, Revision, StoreError, Txn, Write};
 
 /// Commits the writer takes into one transaction on disk. Bounds how long the first of a group
