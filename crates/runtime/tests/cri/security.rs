@@ -143,9 +143,10 @@ async fn memory_has_an_end() {
     let Some(daemon) = Daemon::start().await else { return };
     let pod = daemon.sandbox_config("oom");
     let sandbox = daemon.sandbox(&pod).await;
-    // It goes on for a while: containerd learns of the kernel's doing and of the end from two
-    // sides, and the end may come first.
-    let mut config = daemon.config("c", "dd if=/dev/zero of=/dev/null bs=200M count=1; sleep 1; exit 9").await;
+    // It goes on for a while: containerd hears of the kernel's kill and of the container's end from
+    // two sides, and nothing shows when it has heard of the first. On a busy machine a second was
+    // not enough.
+    let mut config = daemon.config("c", "dd if=/dev/zero of=/dev/null bs=200M count=1; sleep 8; exit 9").await;
     config.resources.memory_limit_bytes = Some(32 << 20);
     let id = daemon.run(&sandbox, &pod, &config).await;
     let status = daemon.ended(&id).await;
