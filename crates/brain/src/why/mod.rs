@@ -224,7 +224,7 @@ impl Question<'_> {
         let Budget { unavailable, max_unavailable, .. } = self.plan.budget;
         match &note.verdict {
             Verdict::Outdated { .. } if matches!(self.set.strategy, crate::model::UpdateStrategy::OnDelete) => {
-                (RunState::Runs, "OnDelete", format!("{availability}; of an old revision until somebody deletes it (OnDelete)"))
+                (RunState::Runs, "OnDelete", format!("{availability}; of an old revision until a user deletes it (OnDelete)"))
             }
             Verdict::Outdated { .. } => {
                 let text = format!(

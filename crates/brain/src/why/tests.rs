@@ -69,7 +69,7 @@ fn on_delete_says_who_has_to_act() {
     check(
         "node a; ds web rev=2 onDelete; pod p@a rev=1 ready",
         expect![[r#"
-        a Runs r1 OnDelete: available; of an old revision until somebody deletes it (OnDelete)
+        a Runs r1 OnDelete: available; of an old revision until a user deletes it (OnDelete)
     "#]],
     );
 }
