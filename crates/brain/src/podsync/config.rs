@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::environment::{Environment, expand_all};
 use super::files::{self, DnsSettings, NameTooLong};
 use super::security::{self, Profile};
-use super::{full_name, limits, pod_id, restart, sysctls};
+use super::{limits, pod_id, restart, sysctls};
 
 /// Annotations that containers carry for the next agent.
 pub const HASH: &str = "io.kubernetes.container.hash";
@@ -37,16 +37,8 @@ pub struct Site<'a> {
     pub memory_bytes: i64,
 }
 
-/// A sandbox to make.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sandbox {
-    pub config: SandboxConfig,
-    /// The pod asks for the cluster's resolver, and there is none: the text of the event.
-    pub missing_resolver: Option<String>,
-}
-
 /// The sandbox of a pod. `users`: those of its own.
-pub fn sandbox(site: &Site<'_>, pod: &Pod, attempt: u32, users: Option<UserNamespace>) -> Result<Sandbox, NameTooLong> {
+pub fn sandbox(site: &Site<'_>, pod: &Pod, attempt: u32, users: Option<UserNamespace>) -> Result<SandboxConfig, NameTooLong> {
     let pod_id = pod_id(pod);
     let spec = pod.spec.clone().unwrap_or_default();
     let host = HostNamespaces {
@@ -54,10 +46,11 @@ pub fn sandbox(site: &Site<'_>, pod: &Pod, attempt: u32, users: Option<UserNames
         pid: spec.host_pid.unwrap_or(false),
         ipc: spec.host_ipc.unwrap_or(false),
     };
-    let (dns, is_missing) = files::dns(pod, site.dns);
+    // Where no pod has the cluster's resolver, an event would tell users nothing to act on.
+    let (dns, _) = files::dns(pod, site.dns);
     let own_name = files::kernel_name(pod, &site.dns.cluster_domain)?;
     let wanted_sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.as_ref());
-    let config = SandboxConfig {
+    Ok(SandboxConfig {
         attempt,
         hostname: if host.network { site.hostname.to_owned() } else { own_name },
         handler: String::new(),
@@ -73,18 +66,7 @@ pub fn sandbox(site: &Site<'_>, pod: &Pod, attempt: u32, users: Option<UserNames
         labels: labels(&pod_id, None),
         annotations: BTreeMap::new(),
         pod: pod_id,
-    };
-    // Where no pod has the cluster's resolver, users could do nothing about it.
-    let is_told = is_missing && !site.dns.cluster_servers.is_empty();
-    Ok(Sandbox { config, missing_resolver: is_told.then(|| missing_resolver(pod)) })
-}
-
-fn missing_resolver(pod: &Pod) -> String {
-    format!(
-        "pod: \"{}\". kubelet does not have ClusterDNS IP configured and cannot create Pod using \"{}\" policy. Falling back to \"Default\" policy.",
-        full_name(pod),
-        pod.spec.as_ref().and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst")
-    )
+    })
 }
 
 /// Where a pod's logs are: `NAMESPACE_NAME_UID` below `/var/log/pods`.

@@ -4,10 +4,10 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use brain::podsync::config::{self, Parts, Sandbox, Site};
+use brain::podsync::config::{self, Parts, Site};
 use brain::podsync::files::{self, DnsSettings, NameTooLong};
 use brain::podsync::{pod_id, security};
-use containers::{ContainerConfig, UserNamespace};
+use containers::{ContainerConfig, SandboxConfig, UserNamespace};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::node::{Context, user_ids};
@@ -24,7 +24,7 @@ pub enum Error {
 }
 
 /// The sandbox of a pod.
-pub fn sandbox(context: &Context, pod: &Pod, attempt: u32) -> Result<Sandbox, Error> {
+pub fn sandbox(context: &Context, pod: &Pod, attempt: u32) -> Result<SandboxConfig, Error> {
     let users = user_namespace(context, pod)?;
     Ok(with_site(context, |site| config::sandbox(site, pod, attempt, users))?)
 }

@@ -73,7 +73,7 @@ async fn attempt(pulls: &mut Pulls<'_>, calls: &Calls, wanted: Wanted<'_>) -> Re
     };
     let parts = Parts { restarts: what.restarts, image_id: &image.id, environment: &environment, mounts, target };
     let config = config::container(&context, pod, container, parts);
-    let sandbox_config = config::sandbox(&context, pod, sandbox.attempt).map_err(config_failure)?.config;
+    let sandbox_config = config::sandbox(&context, pod, sandbox.attempt).map_err(config_failure)?;
     let (runtime, sandbox_id) = (context.runtime.clone(), sandbox.id.clone());
     let created = calls.whole(async move { runtime.create_container(&sandbox_id, &sandbox_config, &config).await }).await;
     let container_id = created.map_err(create_failure)?;

@@ -298,14 +298,10 @@ impl Worker {
     async fn make_sandbox(&mut self, attempt: u32) -> Result<Option<brain::podsync::Sandbox>, String> {
         let full_name = brain::podsync::full_name(&self.pod);
         let made = config::sandbox(&self.context, &self.pod, attempt);
-        let made = made.map_err(|why| format!("Failed to generate sandbox config for pod \"{full_name}\": {why}"))?;
-        let mut config = made.config;
+        let mut config = made.map_err(|why| format!("Failed to generate sandbox config for pod \"{full_name}\": {why}"))?;
         if let Some(class) = self.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_ref()) {
             let handler = self.context.objects.runtime_handler(class).await;
             config.handler = handler.map_err(|why| format!("Failed to create sandbox for pod \"{full_name}\": {why}"))?;
-        }
-        if let Some(warning) = made.missing_resolver {
-            self.context.events.pod(&self.pod, EventType::Warning, "MissingClusterDNS", warning);
         }
         let failed = |error: &dyn std::fmt::Display| format!("Failed to create pod sandbox: {error}");
         let runtime = self.context.runtime.clone();
