@@ -418,8 +418,13 @@ fn send(pid: u64, signal: rustix::process::Signal) {
     rustix::process::kill_process(pid_of, signal).expect("the process runs");
 }
 
-/// Is there such a process, or only its remains that its parent has not collected yet?
+/// Whether there is such a process, or only its remains that its parent has not collected yet.
+/// A process whose first thread ended still runs while others of its threads are ending: they hold
+/// its files and locks, and `everynode ls` says so.
 fn runs(pid: u64) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.split_whitespace().next() != Some("Z"))
+    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let threads: u32 = fields.get(17).and_then(|text| text.parse().ok()).unwrap_or_default();
+    fields.first() != Some(&"Z") || threads > 1
 }
