@@ -2,12 +2,14 @@
 //! images, figures, errors. Shaped like CRI (`k8s.io/cri-api`, v1).
 //!
 //! The node's deciders (`brain::podsync`) make these from pods, the agent carries them, and
-//! `runtime` and `net` act on them. A pod is one sandbox (its namespaces, its address) and
+//! `runtime` and `net` act on them. So it is with the ports of Services (`brain::proxy`). A pod is one sandbox (its namespaces, its address) and
 //! containers in it. Knows no pod objects, no I/O, no clock.
 
 mod sandbox;
 
 mod container;
+
+mod service;
 
 mod image;
 pub mod reference;
@@ -25,4 +27,5 @@ pub use error::{Error, Result};
 pub use image::{Credentials, Image, UnusedImage};
 pub use process::{ExecOutput, StreamRequest, TerminalSize, Version};
 pub use sandbox::{DnsConfig, HostNamespaces, PodId, PortMapping, Protocol, SandboxConfig, SandboxState, SandboxStatus, UserNamespace};
+pub use service::{Backend, Backends, ServicePort, ServicePortName, SourceRanges};
 pub use stats::{ContainerStats, FilesystemUsage, SandboxStats};

@@ -1,7 +1,8 @@
 //! The network of a node's pods, and of nodes that are network namespaces on one host.
 //!
-//! [`pods`] gives each pod an address, a link and its host ports. [`local`] connects the nodes of a
-//! local cluster with a bridge. Both talk to the kernel over netlink only: [`netlink`] for links,
+//! [`pods`] gives each pod an address, a link and its host ports. [`services`] sends what goes to
+//! addresses of Services to their endpoints. [`local`] connects the nodes of a
+//! local cluster with a bridge. All talk to the kernel over netlink only: [`netlink`] for links,
 //! addresses, routes and tracked connections, [`nftables`] for rules. No other program is run, and
 //! nothing here knows about Kubernetes objects or container runtimes.
 //!
@@ -9,6 +10,8 @@
 //! IPv6 can be added without a change on their side.
 
 pub mod pods;
+
+pub mod services;
 
 pub mod local;
 

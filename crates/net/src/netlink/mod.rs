@@ -13,7 +13,7 @@ mod socket;
 use std::io;
 
 pub use attribute::{Attribute, Attributes, attributes};
-pub use conntrack::{UdpPort, flush_udp};
+pub use conntrack::{UdpPort, flush_stale_udp, flush_udp};
 pub use link::{DeviceSettings, Link, Pair, Veth};
 pub use route::{Address, Route, RouteScope, RouteSocket};
 pub use socket::{Family, Message, Reply, Socket};

@@ -3,6 +3,7 @@
 
 pub const TABLE_NAME: u16 = 1;
 pub const TABLE_FLAGS: u16 = 2;
+pub const TABLE_USERDATA: u16 = 6;
 pub const CHAIN_TABLE: u16 = 1;
 pub const CHAIN_NAME: u16 = 3;
 pub const CHAIN_HOOK: u16 = 4;
@@ -20,12 +21,17 @@ pub const SET_KEY_TYPE: u16 = 4;
 pub const SET_KEY_LEN: u16 = 5;
 pub const SET_DATA_TYPE: u16 = 6;
 pub const SET_DATA_LEN: u16 = 7;
+pub const SET_DESC: u16 = 9;
 pub const SET_ID: u16 = 10;
+pub const SET_DESC_SIZE: u16 = 1;
+pub const SET_DESC_CONCAT: u16 = 2;
+pub const SET_FIELD_LEN: u16 = 1;
 pub const SET_ELEM_LIST_TABLE: u16 = 1;
 pub const SET_ELEM_LIST_SET: u16 = 2;
 pub const SET_ELEM_LIST_ELEMENTS: u16 = 3;
 pub const SET_ELEM_KEY: u16 = 1;
 pub const SET_ELEM_DATA: u16 = 2;
+pub const SET_ELEM_KEY_END: u16 = 10;
 
 // Of rules and their expressions.
 pub const LIST_ELEM: u16 = 1;
@@ -60,6 +66,19 @@ pub const PAYLOAD_OFFSET: u16 = 3;
 pub const PAYLOAD_LEN: u16 = 4;
 pub const META_DREG: u16 = 1;
 pub const META_KEY: u16 = 2;
+pub const META_SREG: u16 = 3;
 pub const CMP_SREG: u16 = 1;
 pub const CMP_OP: u16 = 2;
 pub const CMP_DATA: u16 = 3;
+pub const NUMGEN_DREG: u16 = 1;
+pub const NUMGEN_MODULUS: u16 = 2;
+pub const NUMGEN_TYPE: u16 = 3;
+pub const DYNSET_SET_NAME: u16 = 1;
+pub const DYNSET_OP: u16 = 3;
+pub const DYNSET_SREG_KEY: u16 = 4;
+pub const DYNSET_SREG_DATA: u16 = 5;
+pub const DYNSET_TIMEOUT: u16 = 6;
+pub const CT_DREG: u16 = 1;
+pub const CT_KEY: u16 = 2;
+pub const REJECT_TYPE: u16 = 1;
+pub const REJECT_ICMP_CODE: u16 = 2;

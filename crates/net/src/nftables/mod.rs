@@ -6,6 +6,7 @@
 
 mod attribute;
 mod encode;
+mod entry;
 mod expression;
 mod listing;
 mod ruleset;
@@ -13,11 +14,12 @@ mod text;
 
 use std::collections::BTreeMap;
 
-pub use listing::{BaseChain, TableContent, base_chains, table_content};
-pub use ruleset::{Action, Chain, ChainKind, Element, Field, Hook, Map, MapKind, Match, Rule, Ruleset, Value};
+pub use encode::Batch;
+pub use entry::{Entry, EntryData};
+pub use listing::{BaseChain, TableContent, base_chains, chains, entries, maps, table_content, table_mark};
+pub use ruleset::{Action, Balance, Chain, ChainKind, Element, Field, Hook, Map, MapKind, Match, Rejection, Rule, Ruleset, Value, Verdict};
 
 use crate::netlink::{Message, Result, Socket};
-use encode::Batch;
 
 /// Makes the table exactly this, whatever was in it.
 pub fn replace(netfilter: &mut Socket, ruleset: &Ruleset) -> Result<()> {

@@ -32,6 +32,8 @@ pub enum Field {
     /// The transport protocol's number.
     Protocol,
     DestinationPort,
+    /// No part of a packet: a number that a rule makes.
+    Index,
 }
 
 impl Field {
@@ -39,7 +41,7 @@ impl Field {
     pub(super) fn registers(self) -> u32 {
         match self {
             Field::Input => 4,
-            Field::SourceAddress | Field::DestinationAddress | Field::Protocol | Field::DestinationPort => 1,
+            _ => 1,
         }
     }
 }
@@ -51,14 +53,31 @@ pub enum Value {
     Address(Ipv4Addr),
     Protocol(u8),
     Port(u16),
+    /// In the machine's byte order, as the kernel makes numbers.
+    Index(u32),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MapKind {
     /// Keys only.
     Set,
+    /// Keys of which the last field is a range.
+    Ranges,
     /// From keys to an address and a port.
     ToAddressAndPort,
+    /// From keys to what happens next.
+    ToVerdict,
+    /// From keys to an address and a port, written by rules, each for a while.
+    Remembered { elements_max: u32 },
+}
+
+impl MapKind {
+    pub(super) fn data(self) -> &'static [Field] {
+        match self {
+            MapKind::Set | MapKind::Ranges | MapKind::ToVerdict => &[],
+            MapKind::ToAddressAndPort | MapKind::Remembered { .. } => &[Field::DestinationAddress, Field::DestinationPort],
+        }
+    }
 }
 
 /// A set or map of the table. Data is empty in a set.
@@ -100,6 +119,7 @@ pub enum ChainKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
     Prerouting,
+    Input,
     Forward,
     Output,
     Postrouting,
@@ -121,10 +141,22 @@ impl Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
     SourceIn(Ipv4Net),
+    SourceNotIn(Ipv4Net),
     DestinationIn(Ipv4Net),
     DestinationNotIn(Ipv4Net),
     /// The destination is an address of this host.
     DestinationIsLocal,
+    DestinationIsNotLocal,
+    SourceIsLocal,
+    Protocol(u8),
+    /// The first packet of a connection.
+    IsNewConnection,
+    /// Rules changed the connection's destination.
+    DestinationWasChanged,
+    /// The map of the kind [`MapKind::Remembered`] has a target for the client.
+    IsRemembered(String),
+    /// Bits of the packet's mark, of which one must be set.
+    HasMark(u32),
     /// The interface's name begins so.
     InputBegins(String),
     OutputBegins(String),
@@ -146,6 +178,29 @@ pub enum Action {
     Accept,
     Drop,
     Jump(String),
+    Reject(Rejection),
+    /// Sets bits of the packet's mark, and goes on with the next rule.
+    SetMark(u32),
+    /// Clears bits of the packet's mark that are set, then as [`Action::Masquerade`].
+    ClearMarkAndMasquerade(u32),
+    /// What the map has for the fields happens next; nothing when it has no element.
+    Dispatch {
+        map: String,
+        key: Vec<Field>,
+    },
+    /// To one of the addresses and ports that the map has for the fields with a number below
+    /// `count`, by chance.
+    Balance(Balance),
+    /// What the map has for the fields with a number below `count`, by chance, happens next.
+    DispatchByChance(Balance),
+    /// The map of the kind [`MapKind::Remembered`] has this target for the client; for so long after
+    /// this connection. A target that it has for the client already stays.
+    Remember {
+        clients: String,
+        seconds: u32,
+        target: (Ipv4Addr, u16),
+    },
+    DestinationNatTo(Ipv4Addr, u16),
     /// The source becomes this host's address towards the destination, on a port that an attacker
     /// cannot guess.
     Masquerade,
@@ -154,4 +209,24 @@ pub enum Action {
         map: String,
         key: Vec<Field>,
     },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    TcpReset,
+    PortUnreachable,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Balance {
+    pub map: String,
+    pub key: Vec<Field>,
+    pub count: u32,
+}
+
+/// What an element of a map of verdicts says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Drop,
+    Goto(String),
 }

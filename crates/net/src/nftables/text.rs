@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::ruleset::{Action, Chain, ChainKind, Field, Hook, Map, MapKind, Match, Rule, Ruleset, Value};
+use super::ruleset::{Action, Chain, ChainKind, Field, Hook, Map, MapKind, Match, Rejection, Rule, Ruleset, Value};
 
 impl fmt::Display for Ruleset {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -17,8 +17,8 @@ impl fmt::Display for Ruleset {
 impl fmt::Display for Map {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let word = match self.kind {
-            MapKind::Set => "set",
-            MapKind::ToAddressAndPort => "map",
+            MapKind::Set | MapKind::Ranges => "set",
+            MapKind::ToAddressAndPort | MapKind::ToVerdict | MapKind::Remembered { .. } => "map",
         };
         writeln!(f, "  {word} {} {{ # {}", self.name, concatenated(&self.key))?;
         for (key, data) in &self.elements {
@@ -49,7 +49,22 @@ impl fmt::Display for Rule {
             Action::Accept => write!(f, "accept"),
             Action::Drop => write!(f, "drop"),
             Action::Jump(chain) => write!(f, "jump {chain}"),
+            Action::SetMark(bits) => write!(f, "meta mark set mark or {bits:#x}"),
+            Action::ClearMarkAndMasquerade(bits) => write!(f, "meta mark set mark xor {bits:#x} masquerade fully-random"),
             Action::Masquerade => write!(f, "masquerade fully-random"),
+            Action::Reject(Rejection::TcpReset) => write!(f, "reject with tcp reset"),
+            Action::Reject(Rejection::PortUnreachable) => write!(f, "reject"),
+            Action::Dispatch { map, key } => write!(f, "{} vmap @{map}", concatenated(key)),
+            Action::Balance(choice) => {
+                write!(f, "dnat to {} . numgen random mod {} map @{}", concatenated(&choice.key), choice.count, choice.map)
+            }
+            Action::DispatchByChance(choice) => {
+                write!(f, "{} . numgen random mod {} vmap @{}", concatenated(&choice.key), choice.count, choice.map)
+            }
+            Action::Remember { clients, seconds, target: (address, port) } => {
+                write!(f, "update @{clients} {{ ip saddr timeout {seconds}s : {address} . {port} }}")
+            }
+            Action::DestinationNatTo(address, port) => write!(f, "dnat to {address}:{port}"),
             Action::DestinationNat { map, key } => write!(f, "dnat to {} map @{map}", concatenated(key)),
         }
     }
@@ -59,9 +74,17 @@ impl fmt::Display for Match {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Match::SourceIn(range) => write!(f, "ip saddr {range}"),
+            Match::SourceNotIn(range) => write!(f, "ip saddr != {range}"),
             Match::DestinationIn(range) => write!(f, "ip daddr {range}"),
             Match::DestinationNotIn(range) => write!(f, "ip daddr != {range}"),
             Match::DestinationIsLocal => write!(f, "fib daddr type local"),
+            Match::DestinationIsNotLocal => write!(f, "fib daddr type != local"),
+            Match::SourceIsLocal => write!(f, "fib saddr type local"),
+            Match::Protocol(number) => write!(f, "l4proto {}", Value::Protocol(*number)),
+            Match::IsNewConnection => write!(f, "ct state new"),
+            Match::IsRemembered(clients) => write!(f, "ip saddr map @{clients} != 0.0.0.0 . 0"),
+            Match::HasMark(bits) => write!(f, "meta mark & {bits:#x} != 0"),
+            Match::DestinationWasChanged => write!(f, "ct status dnat"),
             Match::InputBegins(name) => write!(f, "iifname \"{name}*\""),
             Match::OutputBegins(name) => write!(f, "oifname \"{name}*\""),
             Match::Input(name) => write!(f, "iifname \"{name}\""),
@@ -76,6 +99,7 @@ impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
             Hook::Prerouting => "prerouting",
+            Hook::Input => "input",
             Hook::Forward => "forward",
             Hook::Output => "output",
             Hook::Postrouting => "postrouting",
@@ -91,6 +115,7 @@ impl fmt::Display for Field {
             Field::DestinationAddress => "ip daddr",
             Field::Protocol => "l4proto",
             Field::DestinationPort => "th dport",
+            Field::Index => "index",
         })
     }
 }
@@ -105,6 +130,7 @@ impl fmt::Display for Value {
             Value::Protocol(132) => f.write_str("sctp"),
             Value::Protocol(number) => write!(f, "{number}"),
             Value::Port(port) => write!(f, "{port}"),
+            Value::Index(number) => write!(f, "{number}"),
         }
     }
 }

@@ -7,6 +7,7 @@
 mod local;
 mod pods;
 mod rules;
+mod services;
 mod sources;
 mod world;
 
