@@ -34,6 +34,7 @@ pub mod ttl;
 pub mod placement;
 
 pub mod podsync;
+pub mod proxy;
 
 pub mod forecast;
 pub mod pretend;

@@ -107,6 +107,7 @@ fn endpoint(picture: &Picture, service: &Service, pod: &Pod, kind: &str) -> Opti
         target_ref: Some(target(pod)),
         node_name: pod.node.clone(),
         zone: node.and_then(|node| zone(node)).map(Into::into),
+        hints: None,
     })
 }
 

@@ -21,7 +21,9 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 pub use daemonset::{ControllerRevision, DaemonSet, DaemonSetStatus, IntOrPercent, UpdateStrategy};
-pub use network::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Endpoints, Service, ServicePort, TargetRef};
+pub use network::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Endpoints, Hint, Service, ServicePort, TargetRef,
+};
 pub use node::{Node, NodeCondition, Taint};
 pub use pod::{
     Held, HostName, HostPort, NodeRequirement, NodeTerm, Phase, Pod, PodAffinityTerm, PodSpec, PodStatus, Pull, Specs, SpreadConstraint,

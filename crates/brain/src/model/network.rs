@@ -73,6 +73,25 @@ pub struct Endpoint {
     pub node_name: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hints: Option<EndpointHints>,
+}
+
+/// For which nodes and zones an endpoint is near.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointHints {
+    #[serde(deserialize_with = "absent_if_null", skip_serializing_if = "Vec::is_empty")]
+    pub for_zones: Vec<Hint>,
+    #[serde(deserialize_with = "absent_if_null", skip_serializing_if = "Vec::is_empty")]
+    pub for_nodes: Vec<Hint>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Hint {
+    #[serde(deserialize_with = "absent_if_null")]
+    pub name: Box<str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize)]
