@@ -42,13 +42,21 @@ pub struct ServerNames {
 }
 
 impl ServerNames {
-    pub fn for_addresses(listen: SocketAddr, also: Option<SocketAddr>) -> ServerNames {
-        let mut addresses: Vec<IpAddr> = also.iter().map(SocketAddr::ip).collect();
+    pub fn for_addresses(listen: SocketAddr, others: impl IntoIterator<Item = SocketAddr>) -> ServerNames {
+        let mut addresses: Vec<IpAddr> = others.into_iter().map(|address| address.ip()).collect();
         addresses.extend([listen.ip(), KUBERNETES_SERVICE, IpAddr::from([127, 0, 0, 1]), IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1])]);
         addresses.sort();
         addresses.dedup();
         ServerNames { addresses }
     }
+}
+
+/// The certificates of a PEM text, each as DER; an error where there is none.
+pub fn authority_certificates(pem: &str) -> anyhow::Result<Vec<Vec<u8>>> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let found = found.context("a certificate cannot be read")?;
+    anyhow::ensure!(!found.is_empty(), "there is no certificate");
+    Ok(found.into_iter().map(|certificate| certificate.to_vec()).collect())
 }
 
 /// A certificate with its key, as PEM.

@@ -1,6 +1,7 @@
 //! The `everynode` binary: Kubernetes' DaemonSet system, every role in one program. `main` is one
 //! match over the subcommands.
 
+mod addons;
 mod builtin;
 mod certificates;
 mod cli;

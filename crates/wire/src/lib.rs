@@ -7,12 +7,14 @@
 //! end. Every phase of a connection has a deadline (the first bytes, the handshake, the first
 //! request, the pause between requests, an answer that is not read), and every peer a number of
 //! connections: a peer that opens connections and says nothing closes its own, not those of others.
+//! [`plain`] is the small server without TLS for health checks and figures.
 
 mod activity;
 mod listener;
 mod peers;
 
 pub mod grpc;
+pub mod plain;
 pub mod query;
 pub mod spdy;
 

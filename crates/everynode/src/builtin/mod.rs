@@ -1,5 +1,5 @@
-//! What the built-in image runs: this program as an agent that logs and serves metrics, and as a
-//! few tools.
+//! What the built-in image runs: this program as an agent that logs and serves metrics, as the
+//! programs of the built-in DaemonSets, and as a few tools.
 //!
 //! `everynode.dev/agent:builtin` has nothing but this program, so that a machine without any
 //! registry has something real to run. No shell: the tools are for looking around with `kubectl
@@ -7,6 +7,8 @@
 
 mod agent;
 mod http;
+mod in_cluster;
+mod kube_proxy;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -18,7 +20,8 @@ use runtime::images::builtin::Builtin;
 pub const IMAGE: &str = "everynode.dev/agent:builtin";
 
 /// Names in the image's /bin.
-pub const TOOLS: &[&str] = &["agent", "cat", "echo", "env", "false", "follow", "get", "hostname", "id", "ls", "sleep", "true"];
+pub const TOOLS: &[&str] =
+    &["agent", "cat", "echo", "env", "false", "follow", "get", "hostname", "id", "kube-proxy", "ls", "sleep", "true"];
 
 /// The image of this program.
 pub fn image<'a>(program: &'a Path, libraries: &'a [PathBuf]) -> Builtin<'a> {
@@ -63,6 +66,7 @@ fn run(arguments: &[String]) -> ExitCode {
         "get" => tools::get(rest),
         "hostname" => tools::hostname(),
         "id" => tools::id(),
+        "kube-proxy" => kube_proxy::run(rest),
         "ls" => tools::ls(rest),
         "sleep" => tools::sleep(rest),
         other => Err(format!("{other} is no tool of this image; there are: {}", TOOLS.join(" "))),

@@ -76,6 +76,11 @@ pub fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Manifest>> {
     Ok(manifests)
 }
 
+/// From an object that this program made.
+pub fn of_object(object: Value) -> anyhow::Result<Manifest> {
+    manifest("a built-in manifest".to_owned(), object)
+}
+
 fn manifest_files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
     let is_manifest = |path: &PathBuf| path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
@@ -133,17 +138,30 @@ fn manifest(origin: String, object: Value) -> anyhow::Result<Manifest> {
 /// Applies all in their order.
 pub async fn apply(client: &Client, manifests: &[Manifest], progress: &Progress) -> anyhow::Result<()> {
     for manifest in manifests {
-        let kind = manifest.kind;
-        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(kind.group, kind.version, kind.kind), kind.plural);
-        let api: Api<DynamicObject> = match kind.namespaced {
-            true => Api::namespaced_with(client.clone(), &manifest.namespace, &resource),
-            false => Api::all_with(client.clone(), &resource),
-        };
-        let params = PatchParams::apply(MANAGER).force();
-        let applied = api.patch(&manifest.name, &params, &Patch::Apply(&manifest.object)).await;
-        applied.with_context(|| format!("{}: cannot apply {} {:?}", manifest.origin, kind.kind, manifest.name))?;
-        progress.done(&format!("{}/{} applied", kind.singular, manifest.name));
+        apply_one(client, manifest).await?;
+        progress.done(&format!("{}/{} applied", manifest.kind.singular, manifest.name));
     }
+    Ok(())
+}
+
+/// The same without a word about each.
+pub async fn apply_quietly(client: &Client, manifests: &[Manifest]) -> anyhow::Result<()> {
+    for manifest in manifests {
+        apply_one(client, manifest).await?;
+    }
+    Ok(())
+}
+
+async fn apply_one(client: &Client, manifest: &Manifest) -> anyhow::Result<()> {
+    let kind = manifest.kind;
+    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(kind.group, kind.version, kind.kind), kind.plural);
+    let api: Api<DynamicObject> = match kind.namespaced {
+        true => Api::namespaced_with(client.clone(), &manifest.namespace, &resource),
+        false => Api::all_with(client.clone(), &resource),
+    };
+    let params = PatchParams::apply(MANAGER).force();
+    let applied = api.patch(&manifest.name, &params, &Patch::Apply(&manifest.object)).await;
+    applied.with_context(|| format!("{}: cannot apply {} {:?}", manifest.origin, kind.kind, manifest.name))?;
     Ok(())
 }
 

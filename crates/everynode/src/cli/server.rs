@@ -1,6 +1,6 @@
 //! `everynode server`: the control plane in the foreground.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,6 +28,11 @@ pub struct Server {
     /// Another address and port to serve on, for nodes that do not reach the first.
     #[arg(long)]
     also_listen: Option<SocketAddr>,
+
+    /// Address at which pods reach this server by the Service `kubernetes`; by default one that it
+    /// listens on, or the machine's own.
+    #[arg(long)]
+    advertise_address: Option<IpAddr>,
 
     /// Which controllers to run: `*` for all, `none` for the API alone.
     #[arg(long, default_value = "*", value_parser = ["*", "none"])]
@@ -93,6 +98,7 @@ impl Server {
             data_dir: self.data_dir,
             listen: self.listen,
             also_listen: self.also_listen,
+            advertise: self.advertise_address,
             controllers: self.controllers != "none",
             simulated_nodes: (1..=self.simulate).map(|n| format!("{}-{n}", crate::nodes::base(&self.cluster_name))).collect(),
             service_account_admission: self.disable_admission_plugins.is_empty(),

@@ -19,7 +19,7 @@ use super::local::Local;
 use super::progress::Progress;
 use crate::clusters::{Cluster, Record, ServerOptions};
 use crate::nodes::network::Network;
-use crate::{data_dir, kubeconfig, nodes, program};
+use crate::{addons, data_dir, kubeconfig, nodes, program};
 
 /// What there is when nothing is asked for: with root, and without.
 const WORKERS: u8 = 2;
@@ -64,6 +64,10 @@ pub struct Up {
     #[arg(short = 'f', long = "filename")]
     files: Vec<PathBuf>,
 
+    /// Leave out the DaemonSets that clusters with real nodes have in kube-system: kube-proxy.
+    #[arg(long)]
+    without_addons: bool,
+
     /// Give up waiting after this many seconds.
     #[arg(long, default_value_t = 300)]
     timeout_seconds: u64,
@@ -99,9 +103,11 @@ impl Up {
         let wanted = record.simulated_nodes + nodes.iter().filter(|node| !node.spec.is_stopped).count();
         let context = kubeconfig::merge(&cluster.kubeconfig(), &cluster.name)?;
         progress.done(&format!("kubectl context {context} in {}", kubeconfig::user_path()?.display()));
+        let addons = if self.without_addons { Vec::new() } else { addons(&nodes)? };
         let sets: Vec<Key> = manifests.iter().filter(|manifest| manifest.is_daemon_set()).map(Manifest::key).collect();
         let work = async {
             let client = kubeconfig::client(&cluster.kubeconfig()).await?;
+            apply::apply_quietly(&client, &addons).await?;
             let labels = nodes.iter().map(|node| (node.spec.name.as_str(), &node.spec.labels)).collect();
             wait_for_nodes(&client, wanted, &labels, &progress).await?;
             apply::apply(&client, &manifests, &progress).await?;
@@ -137,6 +143,13 @@ impl Up {
         lines.extend(["status", "down"].map(|command| format!("  {program} {command}{which}")));
         lines.join("\n")
     }
+}
+
+/// The manifests of what nodes need from the cluster; none for a cluster without real nodes.
+fn addons(nodes: &[nodes::Node]) -> anyhow::Result<Vec<Manifest>> {
+    let Some(node) = nodes.first() else { return Ok(Vec::new()) };
+    let site = addons::Site { server: Network { slot: node.spec.slot }.server(), cluster_cidr: node.spec.cluster_cidr.clone() };
+    addons::manifests(&site).into_iter().map(apply::of_object).collect()
 }
 
 /// The record of a server that serves. One that was ended a moment ago is still a process, but

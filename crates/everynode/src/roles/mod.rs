@@ -3,6 +3,8 @@
 pub mod agent;
 pub mod server;
 
+mod published;
+
 use std::future::Future;
 
 use anyhow::Context as _;

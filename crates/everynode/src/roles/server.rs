@@ -1,7 +1,7 @@
 //! The control plane: store, API server, controllers, in this order; stopped in the reverse one.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::certificates::{Authority, ServerNames};
-use crate::roles::{hostname, signalled};
+use crate::roles::{hostname, published, signalled};
 use crate::{data_dir, kubeconfig, server_lock};
 
 /// What the control plane is to be.
@@ -31,12 +31,26 @@ pub struct Options {
     pub listen: SocketAddr,
     /// A second address, for nodes that do not reach the first.
     pub also_listen: Option<SocketAddr>,
+    /// The address of the Service `kubernetes`' endpoint; by default one that is listened on.
+    pub advertise: Option<IpAddr>,
     pub controllers: bool,
     /// Names of the simulated nodes to run in this process.
     pub simulated_nodes: Vec<String>,
     pub service_account_admission: bool,
     /// None: no audit log.
     pub audit: Option<AuditOptions>,
+}
+
+impl Options {
+    /// Where pods reach this server. None when it is reached on this machine only.
+    fn advertised(&self, listening: SocketAddr) -> Option<SocketAddr> {
+        let given = self.advertise.map(|address| SocketAddr::new(address, listening.port()));
+        let named = || {
+            self.also_listen.into_iter().chain([listening]).find(|address| !address.ip().is_loopback() && !address.ip().is_unspecified())
+        };
+        let any = || listening.ip().is_unspecified().then(published::address_towards_others).flatten();
+        given.or_else(named).or_else(|| any().map(|address| SocketAddr::new(address, listening.port())))
+    }
 }
 
 /// Where the audit log goes, and what is written to it.
@@ -88,7 +102,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     let listener = TcpListener::bind(options.listen).await.with_context(|| format!("cannot listen on {}", options.listen))?;
     let address = listener.local_addr().context("cannot tell the address that is listened on")?;
-    let names = ServerNames::for_addresses(address, options.also_listen);
+    let advertised = options.advertised(address);
+    let names = ServerNames::for_addresses(address, options.also_listen.into_iter().chain(advertised));
     let tls = authority.server_config(&names)?;
     let mut serving = vec![tokio::spawn(http::serve::serve(server.clone(), listener, tls.clone(), shutdown.clone()))];
     if let Some(other) = options.also_listen {
@@ -105,6 +120,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         let settings = agent::simulated::Settings { names: options.simulated_nodes.clone() };
         tokio::spawn(agent::simulated::run(client, settings, shutdown.clone()))
     });
+    let publishing = advertised.map(|address| {
+        let client = local_client(&server, User::system("system:apiserver", &[MASTERS]));
+        tokio::spawn(published::publish(client, address, shutdown.clone()))
+    });
     kubeconfig::write_admin(&options.data_dir.join("admin.kubeconfig"), &authority, address)?;
     // The process that started it may be gone by now; it serves all the same.
     let _ = writeln!(std::io::stdout(), "ready https://{address}");
@@ -120,7 +139,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         error = ended("the collection of what nodes use", &mut usage) => Some(error),
     };
     stop.send_replace(true);
-    for task in [simulating, controlling, usage].into_iter().flatten() {
+    for task in [publishing, simulating, controlling, usage].into_iter().flatten() {
         task.await.context("a part of the control plane failed")?;
     }
     for task in serving {

@@ -1,0 +1,51 @@
+//! How programs in pods reach the API server: with the credentials of their service account.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use kube::config::{AuthInfo, Config};
+
+/// Where pods find the credentials of their service account.
+const CREDENTIALS: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+#[derive(Debug, Args)]
+pub struct Connection {
+    /// Address of the API server. Not that of the Service `kubernetes`, which these programs make
+    /// work.
+    #[arg(long)]
+    server: String,
+
+    /// The node that this pod runs on.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+
+    /// Folder with the token and the certificate of the cluster's authority.
+    #[arg(long, default_value = CREDENTIALS)]
+    credentials: PathBuf,
+}
+
+impl Connection {
+    pub async fn client(&self) -> anyhow::Result<kube::Client> {
+        let uri = self.server.parse().with_context(|| format!("--server {:?} is no address", self.server))?;
+        let mut config = Config::new(uri);
+        let authority = self.credentials.join("ca.crt");
+        config.root_cert = Some(certificates(&authority)?);
+        let token = self.credentials.join("token").display().to_string();
+        config.auth_info = AuthInfo { token_file: Some(token), ..AuthInfo::default() };
+        kube::Client::try_from(config).context("cannot make a client for the API server")
+    }
+}
+
+fn certificates(path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    crate::certificates::authority_certificates(&text).with_context(|| format!("{} holds no certificates", path.display()))
+}
+
+/// Runs a program to its end, on one thread besides those for files.
+pub fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> Result<(), String> {
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);
+    let _ = log.try_init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    runtime.block_on(work).map_err(|error| format!("{error:#}"))
+}

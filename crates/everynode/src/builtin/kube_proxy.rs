@@ -1,0 +1,67 @@
+//! `kube-proxy`: the program of the DaemonSet of that name.
+
+use std::net::SocketAddr;
+
+use addons::kube_proxy::{self, Settings};
+use anyhow::Context as _;
+use clap::Parser;
+use ipnet::Ipv4Net;
+use tokio::sync::watch;
+
+use super::in_cluster;
+use crate::roles::signalled;
+
+/// Keep the rules for addresses of Services on this node.
+#[derive(Debug, Parser)]
+#[command(name = "kube-proxy", no_binary_name = true)]
+struct Arguments {
+    #[command(flatten)]
+    cluster: in_cluster::Connection,
+
+    /// Ranges from which Services get their addresses.
+    #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/12")]
+    service_cidr: Vec<Ipv4Net>,
+
+    /// Range of the pods of all nodes.
+    #[arg(long)]
+    cluster_cidr: Ipv4Net,
+
+    /// Where /healthz answers.
+    #[arg(long, default_value = "0.0.0.0:10256")]
+    healthz_bind_address: SocketAddr,
+
+    /// Where /metrics answers.
+    #[arg(long, default_value = "127.0.0.1:10249")]
+    metrics_bind_address: SocketAddr,
+}
+
+/// The table of rules for Services.
+const TABLE: &str = "everynode-services";
+
+pub fn run(arguments: &[String]) -> Result<(), String> {
+    let arguments = Arguments::try_parse_from(arguments).map_err(|error| error.to_string())?;
+    in_cluster::block_on(async {
+        let signalled = signalled()?;
+        let client = arguments.cluster.client().await?;
+        let settings = Settings {
+            node_name: arguments.cluster.node_name.clone(),
+            table: TABLE.to_owned(),
+            cluster_cidr: arguments.cluster_cidr,
+            service_cidrs: arguments.service_cidr,
+            healthz: Some(arguments.healthz_bind_address),
+            metrics: Some(arguments.metrics_bind_address),
+        };
+        let (stop, shutdown) = watch::channel(false);
+        let running = kube_proxy::run(client, settings, shutdown);
+        let ending = async {
+            signalled.await;
+            stop.send_replace(true);
+            std::future::pending::<()>().await;
+        };
+        // The program ends by its shutdown.
+        tokio::select! {
+            ended = running => ended.context("rules of Services cannot be kept"),
+            () = ending => unreachable!("the other arm ends first"),
+        }
+    })
+}
