@@ -18,6 +18,7 @@ pub mod selected;
 pub mod cluster_roles;
 pub mod daemonset;
 pub mod disruption;
+pub mod dns;
 pub mod endpoints;
 pub mod events;
 pub mod gc;
