@@ -1,9 +1,11 @@
 //! The programs inside the built-in DaemonSets of `kube-system`: what a node needs from the cluster.
 //!
-//! [`kube_proxy`] keeps the rules for addresses of Services. Each program follows the cluster with a
+//! [`kube_proxy`] keeps the rules for addresses of Services, [`node_dns`] answers for names. Each program follows the cluster with a
 //! client of its own ([`follow`]), asks `brain` what to do, and does it through `net`. None of them
 //! keeps anything that it needs after a restart, and what they made stays when they end.
 
 pub mod kube_proxy;
+
+pub mod node_dns;
 
 mod follow;

@@ -94,6 +94,7 @@ impl Expressions {
         match action {
             Action::Accept => self.verdict(VERDICT_ACCEPT, None),
             Action::Drop => self.verdict(VERDICT_DROP, None),
+            Action::LeaveUntracked => self.add("notrack", Attributes::new()),
             Action::Jump(chain) => self.verdict(VERDICT_JUMP, Some(chain)),
             Action::Masquerade => self.masquerade(),
             Action::SetMark(bits) => self.change_mark(!bits, *bits),

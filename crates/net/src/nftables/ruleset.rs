@@ -177,6 +177,8 @@ pub enum Match {
 pub enum Action {
     Accept,
     Drop,
+    /// The packet's connection is not tracked.
+    LeaveUntracked,
     Jump(String),
     Reject(Rejection),
     /// Sets bits of the packet's mark, and goes on with the next rule.

@@ -48,6 +48,7 @@ impl fmt::Display for Rule {
         match &self.action {
             Action::Accept => write!(f, "accept"),
             Action::Drop => write!(f, "drop"),
+            Action::LeaveUntracked => write!(f, "notrack"),
             Action::Jump(chain) => write!(f, "jump {chain}"),
             Action::SetMark(bits) => write!(f, "meta mark set mark or {bits:#x}"),
             Action::ClearMarkAndMasquerade(bits) => write!(f, "meta mark set mark xor {bits:#x} masquerade fully-random"),

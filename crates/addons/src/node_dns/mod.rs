@@ -1,0 +1,173 @@
+//! node-dns: answers for the cluster's names on the node whose network it runs in.
+//!
+//! Each node has the cluster's DNS address itself: no other node, no translation of addresses and no
+//! tracked connection is between a pod and its answer. Names of the cluster are answered from memory
+//! (`brain::dns`), all others go to the node's own resolvers ([`forward`]). [`message`] is the
+//! protocol, [`server`] the sockets.
+
+mod address;
+mod forward;
+mod message;
+mod resolver;
+mod server;
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use brain::dns::{Zone, ZoneSettings};
+use brain::model::Key;
+use http::StatusCode;
+use ipnet::IpNet;
+use kube::Client;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use wire::plain;
+
+use crate::follow::{Change, Followed, follow, resource};
+use resolver::Resolver;
+
+/// Changes that wait for the loop at most; a watch that is ahead waits.
+const CHANGES_MAX: usize = 1024;
+/// How long the first answers wait for the cluster's objects. After that, questions about the
+/// cluster fail until they are there, and all others are answered.
+const SYNC_DEADLINE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `cluster.local`.
+    pub domain: String,
+    /// Where pods ask; the node gets it as an address of its own.
+    pub address: Ipv4Addr,
+    /// 53, but for tests.
+    pub port: u16,
+    /// Ranges of Services and pods.
+    pub ranges: Vec<IpNet>,
+    /// Names the node's own resolvers.
+    pub resolv_conf: PathBuf,
+    /// Where `/health` and `/metrics` answer.
+    pub health: Option<SocketAddr>,
+    /// The table of rules; no other program may use that name. None: addresses and rules of the node
+    /// are left alone, because another program has made them.
+    pub table: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DnsError {
+    #[error("cannot give the node the address {address}")]
+    Address {
+        address: Ipv4Addr,
+        #[source]
+        cause: net::netlink::NetlinkError,
+    },
+    #[error("cannot open a socket to the kernel's network")]
+    Kernel(#[source] std::io::Error),
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        cause: std::io::Error,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Namespace,
+    Service,
+    EndpointSlice,
+}
+
+/// Runs until `shutdown` turns true. The node keeps the address: the next one is there soon.
+pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiver<bool>) -> Result<(), DnsError> {
+    let zone_settings = ZoneSettings { domain: settings.domain.clone(), server: settings.address.into(), ranges: settings.ranges.clone() };
+    let zone = Arc::new(RwLock::new(Zone::new(zone_settings)));
+    if let Some(table) = &settings.table {
+        address::ensure(settings.address, table)?;
+    }
+    let (sender, mut changes) = mpsc::channel(CHANGES_MAX);
+    let mut watches = JoinSet::new();
+    follow(&client, followed(), &sender, &mut watches);
+    let mut listed = BTreeSet::new();
+    let all = BTreeSet::from([Kind::Namespace, Kind::Service, Kind::EndpointSlice]);
+    let first = async {
+        while listed != all {
+            let Some((kind, change)) = changes.recv().await else { return };
+            take(&zone, kind, change, &mut listed);
+        }
+    };
+    let _ = tokio::time::timeout(SYNC_DEADLINE, first).await;
+    let resolver = Arc::new(Resolver::new(zone.clone(), forward::Forwarder::new(&settings)));
+    resolver.set_synced(listed == all);
+    let address = SocketAddr::from((settings.address, settings.port));
+    let sockets = server::Sockets::bind(address).map_err(|cause| DnsError::Listen { address, cause })?;
+    let mut serving = JoinSet::new();
+    sockets.serve(&resolver, &shutdown, &mut serving);
+    if let Some(address) = settings.health {
+        let listener = server::tcp(address).map_err(|cause| DnsError::Listen { address, cause })?;
+        let resolver = resolver.clone();
+        serving.spawn(plain::serve(listener, shutdown.clone(), move |path| answer_http(&resolver, path)));
+    }
+    let looking = resolver.clone();
+    serving.spawn(async move { looking.look_for_loops().await });
+    tracing::info!(%address, is_synced = listed == all, "answering");
+    loop {
+        // A change that was received is taken in at once; the other arm only waits.
+        tokio::select! {
+            Some((kind, change)) = changes.recv() => {
+                take(&zone, kind, change, &mut listed);
+                resolver.set_synced(listed == all);
+            }
+            _ = shutdown.wait_for(|&stopping| stopping) => break,
+        }
+    }
+    while serving.join_next().await.is_some() {}
+    Ok(())
+}
+
+fn followed() -> Vec<Followed<Kind>> {
+    let all = |kind, resource| Followed { kind, resource, labels: None, fields: None };
+    vec![
+        all(Kind::Namespace, resource("", "v1", "Namespace", "namespaces")),
+        all(Kind::Service, resource("", "v1", "Service", "services")),
+        all(Kind::EndpointSlice, resource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")),
+    ]
+}
+
+fn take(zone: &RwLock<Zone>, kind: Kind, change: Change, listed: &mut BTreeSet<Kind>) {
+    let mut zone = zone.write().unwrap_or_else(PoisonError::into_inner);
+    match (kind, change) {
+        (Kind::Namespace, Change::Put(key, _)) => zone.put_namespace(&key.name),
+        (Kind::Service, Change::Put(key, object)) => zone.put_service(&key, &object),
+        (Kind::EndpointSlice, Change::Put(key, object)) => zone.put_slice(&key, object),
+        (kind, Change::Gone(key)) => remove(&mut zone, kind, &key),
+        (kind, Change::Listed(keys)) => {
+            let there: Vec<Key> = match kind {
+                Kind::Namespace => zone.namespaces().map(|name| Key { namespace: "".into(), name: name.clone() }).collect(),
+                Kind::Service => zone.service_keys().cloned().collect(),
+                Kind::EndpointSlice => zone.slice_keys().cloned().collect(),
+            };
+            there.iter().filter(|key| !keys.contains(key)).for_each(|key| remove(&mut zone, kind, key));
+            listed.insert(kind);
+        }
+    }
+}
+
+fn remove(zone: &mut Zone, kind: Kind, key: &Key) {
+    match kind {
+        Kind::Namespace => zone.remove_namespace(&key.name),
+        Kind::Service => zone.remove_service(key),
+        Kind::EndpointSlice => zone.remove_slice(key),
+    }
+}
+
+fn answer_http(resolver: &Resolver, path: &str) -> http::Response<http_body_util::Full<bytes::Bytes>> {
+    match path {
+        "/health" | "/livez" => plain::text(StatusCode::OK, "OK"),
+        "/ready" if resolver.is_synced() => plain::text(StatusCode::OK, "OK"),
+        "/ready" => plain::text(StatusCode::SERVICE_UNAVAILABLE, "the cluster's objects are not there yet\n"),
+        "/metrics" => plain::text(StatusCode::OK, resolver.figures()),
+        _ => plain::text(StatusCode::NOT_FOUND, "there are /health, /ready and /metrics\n"),
+    }
+}
