@@ -4,11 +4,15 @@
 //! built-in image. The version in the template makes an upgrade of everynode a rolling update of
 //! them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::{Value, json};
 
 use crate::builtin;
+
+/// Where pods ask for names: the tenth address of the range of Services, as kubeadm has it.
+pub const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+const DNS_PORT: u16 = 53;
 
 const NAMESPACE: &str = "kube-system";
 const VERSION: &str = "everynode.dev/version";
@@ -25,65 +29,133 @@ pub struct Site {
 
 /// All objects, in the order in which they are applied.
 pub fn manifests(site: &Site) -> Vec<Value> {
-    kube_proxy(site)
+    [kube_proxy(site), node_dns(site)].concat()
 }
 
 fn kube_proxy(site: &Site) -> Vec<Value> {
     const NAME: &str = "kube-proxy";
-    const HEALTH_PORT: u16 = 10256;
-    let probe = json!({"httpGet": {"path": "/healthz", "port": HEALTH_PORT}, "periodSeconds": 2});
-    let arguments = [format!("--server=https://{}", site.server), format!("--cluster-cidr={}", site.cluster_cidr)];
-    let container = json!({
-        "name": NAME,
-        "image": builtin::IMAGE,
-        "imagePullPolicy": "IfNotPresent",
-        "command": [NAME],
-        "args": arguments,
-        "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
-        "resources": {"requests": {"cpu": "10m", "memory": "20Mi"}},
-        "readinessProbe": probe,
+    let program = Program {
+        name: NAME,
+        arguments: vec![format!("--server=https://{}", site.server), format!("--cluster-cidr={}", site.cluster_cidr)],
         // Rules change in the node's own network, and nothing else of the node.
-        "securityContext": {
-            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]}, "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true, "seccompProfile": {"type": "RuntimeDefault"},
+        capabilities: &["NET_ADMIN"],
+        ready: json!({"httpGet": {"path": "/healthz", "port": 10256}, "periodSeconds": 2}),
+        memory: "20Mi",
+        update: json!({"maxUnavailable": "10%"}),
+    };
+    vec![account(NAME), binding("everynode:node-proxier", "system:node-proxier", NAME), program.daemon_set()]
+}
+
+fn node_dns(site: &Site) -> Vec<Value> {
+    const NAME: &str = "node-dns";
+    const ROLE: &str = "everynode:node-dns";
+    let program = Program {
+        name: NAME,
+        arguments: vec![
+            format!("--server=https://{}", site.server),
+            format!("--cluster-cidr={}", site.cluster_cidr),
+            format!("--address={CLUSTER_DNS}"),
+        ],
+        // Its address is one of the node's network, and its port is a low one.
+        capabilities: &["NET_ADMIN", "NET_BIND_SERVICE"],
+        ready: json!({"httpGet": {"path": "/ready", "port": 8181}, "periodSeconds": 2}),
+        memory: "20Mi",
+        // The old one answers until the new one does.
+        update: json!({"maxSurge": "10%", "maxUnavailable": 0}),
+    };
+    let read = |group: &str, resources: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": ["list", "watch"]});
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": ROLE},
+        "rules": [read("", &["namespaces", "services"]), read("discovery.k8s.io", &["endpointslices"])],
+    });
+    // By this name monitoring finds the resolvers, and others find the address. kube-proxy leaves it
+    // alone: the address is the node's own.
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": "kube-dns", "namespace": NAMESPACE,
+            "labels": {LABEL: "kube-dns", "kubernetes.io/name": "KubeDNS", "service.kubernetes.io/service-proxy-name": NAME},
+        },
+        "spec": {
+            "clusterIP": CLUSTER_DNS,
+            "selector": {LABEL: NAME},
+            "ports": [
+                {"name": "dns", "port": DNS_PORT, "protocol": "UDP"},
+                {"name": "dns-tcp", "port": DNS_PORT, "protocol": "TCP"},
+            ],
         },
     });
-    vec![
-        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta(NAME)}),
+    vec![account(NAME), role, binding(ROLE, ROLE, NAME), service, program.daemon_set()]
+}
+
+fn account(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta(name)})
+}
+
+fn binding(name: &str, role: &str, account: &str) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
+    })
+}
+
+/// A program of the built-in image, as a DaemonSet.
+struct Program {
+    name: &'static str,
+    arguments: Vec<String>,
+    capabilities: &'static [&'static str],
+    ready: Value,
+    memory: &'static str,
+    update: Value,
+}
+
+impl Program {
+    fn container(&self) -> Value {
         json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": "everynode:node-proxier"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:node-proxier"},
-            "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}],
-        }),
-        daemon_set(NAME, container),
-    ]
+            "name": self.name,
+            "image": builtin::IMAGE,
+            "imagePullPolicy": "IfNotPresent",
+            "command": [self.name],
+            "args": self.arguments,
+            "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+            "resources": {"requests": {"cpu": "10m", "memory": self.memory}},
+            "readinessProbe": self.ready,
+            "securityContext": {
+                "capabilities": {"drop": ["ALL"], "add": self.capabilities}, "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true, "seccompProfile": {"type": "RuntimeDefault"},
+            },
+        })
+    }
+
+    /// On every node, whatever its taints, in the node's own network.
+    fn daemon_set(&self) -> Value {
+        let name = self.name;
+        json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet",
+            "metadata": meta(name),
+            "spec": {
+                "selector": {"matchLabels": {LABEL: name}},
+                "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": self.update},
+                "template": {
+                    "metadata": {"labels": {LABEL: name}, "annotations": {VERSION: env!("CARGO_PKG_VERSION")}},
+                    "spec": {
+                        "serviceAccountName": name,
+                        "hostNetwork": true,
+                        "priorityClassName": "system-node-critical",
+                        "tolerations": [{"operator": "Exists"}],
+                        "nodeSelector": {"kubernetes.io/os": "linux"},
+                        "terminationGracePeriodSeconds": 5,
+                        "dnsPolicy": "Default",
+                        "containers": [self.container()],
+                    },
+                },
+            },
+        })
+    }
 }
 
 fn meta(name: &str) -> Value {
     json!({"name": name, "namespace": NAMESPACE, "labels": {LABEL: name}})
-}
-
-/// On every node, whatever its taints, in the node's own network.
-fn daemon_set(name: &str, container: Value) -> Value {
-    json!({
-        "apiVersion": "apps/v1", "kind": "DaemonSet",
-        "metadata": meta(name),
-        "spec": {
-            "selector": {"matchLabels": {LABEL: name}},
-            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}},
-            "template": {
-                "metadata": {"labels": {LABEL: name}, "annotations": {VERSION: env!("CARGO_PKG_VERSION")}},
-                "spec": {
-                    "serviceAccountName": name,
-                    "hostNetwork": true,
-                    "priorityClassName": "system-node-critical",
-                    "tolerations": [{"operator": "Exists"}],
-                    "nodeSelector": {"kubernetes.io/os": "linux"},
-                    "terminationGracePeriodSeconds": 5,
-                    "containers": [container],
-                },
-            },
-        },
-    })
 }

@@ -18,7 +18,7 @@ pub fn ensure(address: Ipv4Addr, table: &str) -> Result<(), DnsError> {
     let mut route = RouteSocket::open().map_err(DnsError::Kernel)?;
     let loopback = route.link(LOOPBACK).map_err(failed)?;
     if let Some(link) = loopback {
-        let address = Address { link: link.index, address: Ipv4Net::from(address), link_only: false };
+        let address = Address { link: link.index, address: Ipv4Net::from(address), link_only: true };
         route.add_address(&address).map_err(failed)?;
     }
     let mut netfilter = Socket::open(Family::Netfilter).map_err(DnsError::Kernel)?;

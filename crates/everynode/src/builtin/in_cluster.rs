@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use kube::config::{AuthInfo, Config};
+use tokio::sync::watch;
+
+use crate::roles::signalled;
 
 /// Where pods find the credentials of their service account.
 const CREDENTIALS: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -42,10 +45,26 @@ fn certificates(path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
     crate::certificates::authority_certificates(&text).with_context(|| format!("{} holds no certificates", path.display()))
 }
 
-/// Runs a program to its end, on one thread besides those for files.
-pub fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> Result<(), String> {
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);
-    let _ = log.try_init();
+/// Runs a program until SIGTERM or SIGINT, on one thread besides those for files.
+pub fn run(
+    connection: &Connection,
+    program: impl AsyncFnOnce(kube::Client, watch::Receiver<bool>) -> anyhow::Result<()>,
+) -> Result<(), String> {
+    // A second one is refused, and there is none.
+    let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).try_init();
+    let work = async {
+        let signalled = signalled()?;
+        let client = connection.client().await?;
+        let (stop, shutdown) = watch::channel(false);
+        let mut running = std::pin::pin!(program(client, shutdown));
+        // Both arms only wait; the program goes on where it was, to its end.
+        tokio::select! {
+            ended = &mut running => return ended,
+            () = signalled => {}
+        }
+        stop.send_replace(true);
+        running.await
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(work).map_err(|error| format!("{error:#}"))
 }

@@ -6,10 +6,8 @@ use addons::kube_proxy::{self, Settings};
 use anyhow::Context as _;
 use clap::Parser;
 use ipnet::Ipv4Net;
-use tokio::sync::watch;
 
 use super::in_cluster;
-use crate::roles::signalled;
 
 /// Keep the rules for addresses of Services on this node.
 #[derive(Debug, Parser)]
@@ -40,28 +38,15 @@ const TABLE: &str = "everynode-services";
 
 pub fn run(arguments: &[String]) -> Result<(), String> {
     let arguments = Arguments::try_parse_from(arguments).map_err(|error| error.to_string())?;
-    in_cluster::block_on(async {
-        let signalled = signalled()?;
-        let client = arguments.cluster.client().await?;
+    in_cluster::run(&arguments.cluster, async |client, shutdown| {
         let settings = Settings {
             node_name: arguments.cluster.node_name.clone(),
             table: TABLE.to_owned(),
             cluster_cidr: arguments.cluster_cidr,
-            service_cidrs: arguments.service_cidr,
+            service_cidrs: arguments.service_cidr.clone(),
             healthz: Some(arguments.healthz_bind_address),
             metrics: Some(arguments.metrics_bind_address),
         };
-        let (stop, shutdown) = watch::channel(false);
-        let running = kube_proxy::run(client, settings, shutdown);
-        let ending = async {
-            signalled.await;
-            stop.send_replace(true);
-            std::future::pending::<()>().await;
-        };
-        // The program ends by its shutdown.
-        tokio::select! {
-            ended = running => ended.context("rules of Services cannot be kept"),
-            () = ending => unreachable!("the other arm ends first"),
-        }
+        kube_proxy::run(client, settings, shutdown).await.context("rules of Services cannot be kept")
     })
 }

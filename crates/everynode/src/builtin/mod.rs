@@ -9,6 +9,7 @@ mod agent;
 mod http;
 mod in_cluster;
 mod kube_proxy;
+mod node_dns;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ pub const IMAGE: &str = "everynode.dev/agent:builtin";
 
 /// Names in the image's /bin.
 pub const TOOLS: &[&str] =
-    &["agent", "cat", "echo", "env", "false", "follow", "get", "hostname", "id", "kube-proxy", "ls", "sleep", "true"];
+    &["agent", "cat", "echo", "env", "false", "follow", "get", "hostname", "id", "kube-proxy", "ls", "node-dns", "sleep", "true"];
 
 /// The image of this program.
 pub fn image<'a>(program: &'a Path, libraries: &'a [PathBuf]) -> Builtin<'a> {
@@ -67,6 +68,7 @@ fn run(arguments: &[String]) -> ExitCode {
         "hostname" => tools::hostname(),
         "id" => tools::id(),
         "kube-proxy" => kube_proxy::run(rest),
+        "node-dns" => node_dns::run(rest),
         "ls" => tools::ls(rest),
         "sleep" => tools::sleep(rest),
         other => Err(format!("{other} is no tool of this image; there are: {}", TOOLS.join(" "))),

@@ -64,7 +64,8 @@ pub struct Up {
     #[arg(short = 'f', long = "filename")]
     files: Vec<PathBuf>,
 
-    /// Leave out the DaemonSets that clusters with real nodes have in kube-system: kube-proxy.
+    /// Make a new cluster without the DaemonSets that clusters with real nodes have in kube-system:
+    /// kube-proxy and node-dns.
     #[arg(long)]
     without_addons: bool,
 
@@ -103,7 +104,7 @@ impl Up {
         let wanted = record.simulated_nodes + nodes.iter().filter(|node| !node.spec.is_stopped).count();
         let context = kubeconfig::merge(&cluster.kubeconfig(), &cluster.name)?;
         progress.done(&format!("kubectl context {context} in {}", kubeconfig::user_path()?.display()));
-        let addons = if self.without_addons { Vec::new() } else { addons(&nodes)? };
+        let addons = addons(&nodes)?;
         let sets: Vec<Key> = manifests.iter().filter(|manifest| manifest.is_daemon_set()).map(Manifest::key).collect();
         let work = async {
             let client = kubeconfig::client(&cluster.kubeconfig()).await?;
@@ -145,9 +146,10 @@ impl Up {
     }
 }
 
-/// The manifests of what nodes need from the cluster; none for a cluster without real nodes.
+/// The manifests of what nodes need from the cluster; none for a cluster without real nodes, and for
+/// one that was made without them.
 fn addons(nodes: &[nodes::Node]) -> anyhow::Result<Vec<Manifest>> {
-    let Some(node) = nodes.first() else { return Ok(Vec::new()) };
+    let Some(node) = nodes.iter().find(|node| node.spec.has_addons) else { return Ok(Vec::new()) };
     let site = addons::Site { server: Network { slot: node.spec.slot }.server(), cluster_cidr: node.spec.cluster_cidr.clone() };
     addons::manifests(&site).into_iter().map(apply::of_object).collect()
 }
@@ -206,7 +208,7 @@ impl Up {
             crate::private_file::write(&cluster.dir.join("registries.yaml"), &text)?;
         }
         if let Some(workers) = mix.workers {
-            nodes::setup::prepare(cluster, workers, &self.node_names)?;
+            nodes::setup::prepare(cluster, workers, &self.node_names, !self.without_addons)?;
             options.node_facing = Some(Network::ensure(cluster)?.server());
         }
         cluster.start(options)

@@ -155,6 +155,9 @@ fn start_agent(node: &Node, program: &Path) -> anyhow::Result<Pid> {
     command.args(["--eviction-hard", EVICTION, "--image-gc-high-threshold", "100"]);
     let periods = [("--shutdown-grace-period", SHUTDOWN_SECONDS), ("--shutdown-grace-period-critical-pods", SHUTDOWN_CRITICAL_SECONDS)];
     command.args(periods.iter().flat_map(|(name, seconds)| [(*name).to_owned(), seconds.to_string()]));
+    if spec.has_addons {
+        command.args(["--cluster-dns", &crate::addons::CLUSTER_DNS.to_string()]);
+    }
     if spec.registries.is_some() {
         command.args(["--registries", &format!("{own}/registries.yaml")]);
     }

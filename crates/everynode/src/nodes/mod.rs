@@ -48,6 +48,9 @@ pub struct Spec {
     /// Shared by the nodes of the cluster.
     pub image_dir: PathBuf,
     pub registries: Option<PathBuf>,
+    /// The cluster has the built-in DaemonSets, and its pods ask their resolver.
+    #[serde(default)]
+    pub has_addons: bool,
     /// Removed from the cluster on purpose: not started again.
     #[serde(default)]
     pub is_stopped: bool,

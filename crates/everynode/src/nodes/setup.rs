@@ -21,7 +21,7 @@ const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
 /// Makes what is missing of a cluster with a control plane and so many workers; nodes that are
 /// there stay as they are.
-pub fn prepare(cluster: &Cluster, workers: u8, names: &[String]) -> anyhow::Result<Vec<Node>> {
+pub fn prepare(cluster: &Cluster, workers: u8, names: &[String], has_addons: bool) -> anyhow::Result<Vec<Node>> {
     let mut nodes = cluster.nodes()?;
     if !nodes.is_empty() {
         return Ok(nodes);
@@ -29,7 +29,7 @@ pub fn prepare(cluster: &Cluster, workers: u8, names: &[String]) -> anyhow::Resu
     let network = Network::ensure(cluster)?;
     for index in 0..=workers {
         let name = names.get(usize::from(index)).cloned().unwrap_or_else(|| name(&cluster.name, index));
-        nodes.push(make(cluster, &network, index, &name, workers > 0)?);
+        nodes.push(make(cluster, &network, &New { index, name: &name, has_workers: workers > 0, has_addons })?);
     }
     Ok(nodes)
 }
@@ -47,10 +47,21 @@ pub fn add(cluster: &Cluster, wanted: Option<String>) -> anyhow::Result<Node> {
     if nodes.iter().any(|node| node.spec.name == name) {
         bail!("there is a node {name} already");
     }
-    make(cluster, &Network::ensure(cluster)?, index, &name, true)
+    let has_addons = nodes.iter().any(|node| node.spec.has_addons);
+    make(cluster, &Network::ensure(cluster)?, &New { index, name: &name, has_workers: true, has_addons })
 }
 
-fn make(cluster: &Cluster, network: &Network, index: u8, name: &str, has_workers: bool) -> anyhow::Result<Node> {
+/// A node to make.
+struct New<'a> {
+    index: u8,
+    name: &'a str,
+    /// The cluster has other nodes than the control plane.
+    has_workers: bool,
+    has_addons: bool,
+}
+
+fn make(cluster: &Cluster, network: &Network, new: &New<'_>) -> anyhow::Result<Node> {
+    let New { index, name, has_workers, has_addons } = *new;
     let mut labels = BTreeMap::new();
     let mut taints = Vec::new();
     if index == 0 {
@@ -73,6 +84,7 @@ fn make(cluster: &Cluster, network: &Network, index: u8, name: &str, has_workers
         taints,
         image_dir: cluster.image_dir(),
         registries: Some(cluster.dir.join("registries.yaml")).filter(|path| path.exists()),
+        has_addons,
         is_stopped: false,
     };
     let node = Node::create(&cluster.nodes_dir(), spec)?;

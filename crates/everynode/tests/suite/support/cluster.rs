@@ -54,13 +54,13 @@ impl Cluster {
     }
 
     pub fn up(&self, workers: u8) {
-        self.succeed(&["up", "--workers", &workers.to_string(), "--timeout-seconds", "120"]);
+        self.succeed(&["up", "--workers", &workers.to_string(), "--without-addons", "--timeout-seconds", "120"]);
     }
 
     /// With nodes of these names, whatever the cluster is called: the first is the control plane's.
     pub fn up_named(&self, nodes: &[&str]) {
         let workers = (nodes.len() - 1).to_string();
-        self.succeed(&["up", "--workers", &workers, "--node-names", &nodes.join(","), "--timeout-seconds", "120"]);
+        self.succeed(&["up", "--workers", &workers, "--node-names", &nodes.join(","), "--without-addons", "--timeout-seconds", "120"]);
     }
 
     pub fn load_busybox(&self) {
