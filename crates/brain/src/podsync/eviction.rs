@@ -11,6 +11,8 @@ use containers::UnusedImage;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
+use kinds::quantity::{Quantity, QuantityError};
+
 use super::registration::Pressure;
 use super::{Ended, containers, limits};
 
@@ -22,6 +24,17 @@ pub enum Amount {
 }
 
 impl Amount {
+    fn parse(text: &str) -> Result<Amount, ThresholdError> {
+        let amount = || text.to_owned();
+        Ok(match text.strip_suffix('%') {
+            Some(percent) => Amount::Percent(percent.parse().map_err(|source| ThresholdError::Percentage { amount: amount(), source })?),
+            None => {
+                let quantity = Quantity::parse(text).map_err(|source| ThresholdError::Quantity { amount: amount(), source })?;
+                Amount::Absolute(quantity.value())
+            }
+        })
+    }
+
     fn of(self, whole: i64) -> i64 {
         match self {
             Amount::Absolute(amount) => amount,
@@ -58,26 +71,34 @@ impl Default for Thresholds {
     }
 }
 
+/// What is wrong with written thresholds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ThresholdError {
+    #[error("{0:?} is no threshold: write SIGNAL<AMOUNT")]
+    NoThreshold(String),
+    #[error("there is no signal {0:?}")]
+    NoSignal(String),
+    #[error("{amount:?} is no percentage")]
+    Percentage { amount: String, source: std::num::ParseIntError },
+    #[error("{amount:?} is no quantity")]
+    Quantity { amount: String, source: QuantityError },
+}
+
 impl Thresholds {
     /// Changes what the text names, in the kubelet's words:
     /// `memory.available<100Mi,nodefs.available<10%`.
-    pub fn set(&mut self, text: &str) -> Result<(), String> {
+    pub fn set(&mut self, text: &str) -> Result<(), ThresholdError> {
         for part in text.split(',').filter(|part| !part.is_empty()) {
-            let (signal, amount) = part.split_once('<').ok_or_else(|| format!("{part:?} is no threshold: write SIGNAL<AMOUNT"))?;
+            let (signal, amount) = part.split_once('<').ok_or_else(|| ThresholdError::NoThreshold(part.to_owned()))?;
             let place = match signal {
                 "memory.available" => &mut self.memory,
                 "nodefs.available" => &mut self.disk,
                 "nodefs.inodesFree" => &mut self.inodes,
                 "imagefs.available" => &mut self.image_disk,
                 "pid.available" => &mut self.pids,
-                _ => return Err(format!("there is no signal {signal:?}")),
+                _ => return Err(ThresholdError::NoSignal(signal.to_owned())),
             };
-            *place = match amount.strip_suffix('%') {
-                Some(percent) => Amount::Percent(percent.parse().map_err(|_| format!("{amount:?} is no percentage"))?),
-                None => {
-                    Amount::Absolute(kinds::quantity::Quantity::parse(amount).map_err(|_| format!("{amount:?} is no quantity"))?.value())
-                }
-            };
+            *place = Amount::parse(amount)?;
         }
         Ok(())
     }
