@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 
 use kinds::quantity::{Quantity, QuantityError};
 
+use super::admission::Rejection;
 use super::registration::Pressure;
 use super::{Ended, containers, limits};
 
@@ -345,10 +346,10 @@ fn volume_over_limit<'a>(volume: &'a Volume, used: &BTreeMap<String, i64>) -> Op
     (limit > 0 && used > limit).then_some((&volume.name, text))
 }
 
-/// Why a pod is turned away by a node under pressure, if it is.
-pub fn turns_away(pod: &Pod, pressure: Pressure) -> Option<super::admission::Rejection> {
+/// A node under pressure accepts no pods that make it worse.
+pub fn check_pressure(pod: &Pod, pressure: Pressure) -> Result<(), Rejection> {
     if priority(pod) >= CRITICAL_PRIORITY {
-        return None;
+        return Ok(());
     }
     let is_best_effort = super::qos::class(pod) == super::qos::Class::BestEffort;
     let tolerates_memory = pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten()).any(|toleration| {
@@ -363,10 +364,9 @@ pub fn turns_away(pod: &Pod, pressure: Pressure) -> Option<super::admission::Rej
     .filter_map(|(holds, name)| holds.then_some(name))
     .collect();
     if conditions.is_empty() {
-        return None;
+        return Ok(());
     }
-    let message = format!("The node had condition: [{}]. ", conditions.join(" "));
-    Some(super::admission::Rejection { reason: "Evicted".to_owned(), message })
+    Err(Rejection::new("Evicted", format!("The node had condition: [{}]. ", conditions.join(" "))))
 }
 
 /// What decides whether images go.
