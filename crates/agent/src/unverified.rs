@@ -11,6 +11,17 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+/// Why a TLS connection to a pod cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("{0}")]
+    Config(#[source] rustls::Error),
+    #[error("{0}")]
+    Name(#[source] rustls::pki_types::InvalidDnsNameError),
+    #[error("{0}")]
+    Handshake(#[source] std::io::Error),
+}
+
 #[derive(Debug)]
 struct NoVerification(Arc<CryptoProvider>);
 
@@ -60,8 +71,8 @@ pub fn client_config() -> Result<Arc<ClientConfig>, rustls::Error> {
     Ok(Arc::new(config))
 }
 
-pub async fn connect(stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, String> {
-    let config = client_config().map_err(|error| error.to_string())?;
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    TlsConnector::from(config).connect(name, stream).await.map_err(|error| error.to_string())
+pub async fn connect(stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let config = client_config().map_err(ConnectError::Config)?;
+    let name = ServerName::try_from(host.to_owned()).map_err(ConnectError::Name)?;
+    TlsConnector::from(config).connect(name, stream).await.map_err(ConnectError::Handshake)
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::controller::Controller;
-use crate::daemonset::{self, Because, Eligibility, Memory, eligibility, running_spec, view_of};
+use crate::daemonset::{self, Eligibility, Memory, eligibility, running_spec, view_of};
 use crate::model::{DaemonSet, Key, Pod};
 use crate::picture::{Change, Picture};
 use crate::pretend::Server;
@@ -345,11 +345,7 @@ impl World {
 /// Nodes whose pods one plan replaces are one wave.
 fn note_wave(forecast: &mut Forecast, plan: &daemonset::Plan) {
     let replaced = plan.actions.iter().filter_map(|action| match action {
-        daemonset::Action::Delete {
-            node: Some(node),
-            because: Because::Outdated | Because::OutdatedAndUnavailable | Because::Surged,
-            ..
-        } => Some(node.to_string()),
+        daemonset::Action::Delete { node: Some(node), because, .. } if because.is_replacement() => Some(node.to_string()),
         _ => None,
     });
     let wave: Vec<String> = replaced.collect();

@@ -7,8 +7,8 @@
 //!
 //! Reading order: [`Backend`] is the port everything else uses; `txn` says what can be asked and
 //! answered; `sequencer` decides a transaction, `objects` holds the current state, `history` the
-//! window of past changes, `watch` a cursor into it, `published` keeps these three in step; `mem`
-//! and `file` are the two backends.
+//! window of past changes, `watch` a cursor into it, `published` keeps these three in step; `queue`
+//! is where transactions wait for a writer; `mem` and `file` are the two backends.
 //!
 //! Both backends keep current objects in memory and share each value's allocation with their
 //! readers. The first change of an empty store gets revision 2 (as in etcd), so that 0 stays free
@@ -24,6 +24,7 @@ mod lock;
 pub mod mem;
 mod objects;
 mod published;
+mod queue;
 mod sequencer;
 mod txn;
 mod watch;

@@ -9,6 +9,17 @@ use super::Context;
 const SIZE_MAX: u64 = 10 * 1024 * 1024;
 const FILES_MAX: usize = 5;
 
+/// Why a log was not rotated.
+#[derive(Debug, thiserror::Error)]
+enum RotateError {
+    #[error("cannot move it aside: {0}")]
+    MoveAside(#[source] std::io::Error),
+    #[error("the runtime did not begin a new one: {0}")]
+    Reopen(#[source] containers::Error),
+    #[error("cannot move it back from {}: {source}", .from.display())]
+    MoveBack { from: PathBuf, source: std::io::Error },
+}
+
 /// Looks at the logs of all running containers.
 pub async fn rotate(context: &Context) {
     let containers = match context.runtime.containers().await {
@@ -22,19 +33,19 @@ pub async fn rotate(context: &Context) {
         if std::fs::metadata(&container.log_path).is_ok_and(|meta| meta.len() > SIZE_MAX)
             && let Err(error) = rotate_one(context, &container.id, &container.log_path).await
         {
-            tracing::warn!(error, path = %container.log_path.display(), "cannot rotate a log; trying again");
+            tracing::warn!(%error, path = %container.log_path.display(), "cannot rotate a log; trying again");
         }
     }
 }
 
-async fn rotate_one(context: &Context, id: &str, path: &Path) -> Result<(), String> {
+async fn rotate_one(context: &Context, id: &str, path: &Path) -> Result<(), RotateError> {
     let stamp = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
     let aside = PathBuf::from(format!("{}.{stamp}", path.display()));
-    std::fs::rename(path, &aside).map_err(|error| error.to_string())?;
+    std::fs::rename(path, &aside).map_err(RotateError::MoveAside)?;
     if let Err(error) = context.runtime.reopen_log(id).await {
         // The container still writes to the old file: it gets its name back.
-        std::fs::rename(&aside, path).map_err(|error| error.to_string())?;
-        return Err(error.to_string());
+        std::fs::rename(&aside, path).map_err(|source| RotateError::MoveBack { from: aside, source })?;
+        return Err(RotateError::Reopen(error));
     }
     let mut old = rotated(path);
     // The one in use counts.

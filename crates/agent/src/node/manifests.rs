@@ -30,6 +30,23 @@ const SEEN: &str = "kubernetes.io/config.seen";
 /// What a pod gets that does not say how long it may take to end.
 const GRACE_SECONDS: i64 = 30;
 
+/// Why a file is no static pod.
+#[derive(Debug, thiserror::Error)]
+enum ManifestError {
+    #[error("cannot read the file: {0}")]
+    Read(#[source] std::io::Error),
+    #[error("it is no YAML: {0}")]
+    Parse(#[source] kinds::document::SyntaxError),
+    #[error("its kind is {0}, not Pod")]
+    Kind(serde_json::Value),
+    #[error("it is no Pod: {0}")]
+    Decode(#[source] serde_json::Error),
+    #[error("it has no spec")]
+    NoSpec,
+    #[error("it has no name")]
+    NoName,
+}
+
 /// Follows the folder until dropped; forever idle without one.
 pub async fn run(context: &Context, pods: &Pods) {
     let Some(dir) = context.settings.manifest_dir.clone() else { return std::future::pending().await };
@@ -64,20 +81,20 @@ fn read(dir: &Path, node: &str) -> BTreeMap<String, Pod> {
         }
         match parse(&path, node) {
             Ok(pod) => drop(pods.insert(uid(&pod).to_owned(), pod)),
-            Err(error) => tracing::warn!(error, path = %path.display(), "not a static pod"),
+            Err(error) => tracing::warn!(%error, path = %path.display(), "not a static pod"),
         }
     }
     pods
 }
 
-fn parse(path: &Path, node: &str) -> Result<Pod, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let (document, _) = kinds::yaml::parse(&text).map_err(|error| error.to_string())?;
-    let value = document.into_value();
+fn parse(path: &Path, node: &str) -> Result<Pod, ManifestError> {
+    let text = std::fs::read_to_string(path).map_err(ManifestError::Read)?;
+    let (document, _) = kinds::yaml::parse(&text).map_err(ManifestError::Parse)?;
+    let mut value = document.into_value();
     if value["kind"] != "Pod" {
-        return Err(format!("its kind is {}, not Pod", value["kind"]));
+        return Err(ManifestError::Kind(value["kind"].take()));
     }
-    let mut pod: Pod = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    let mut pod: Pod = serde_json::from_value(value).map_err(ManifestError::Decode)?;
     complete(&mut pod, node, &identity(&text, node, path))?;
     Ok(pod)
 }
@@ -92,9 +109,9 @@ fn identity(text: &str, node: &str, path: &Path) -> String {
     format!("{:016x}{:016x}", fnv(&mut all.iter()), fnv(&mut all.iter().rev()))
 }
 
-fn complete(pod: &mut Pod, node: &str, identity: &str) -> Result<(), String> {
-    let spec = pod.spec.as_mut().ok_or("it has no spec")?;
-    let name = pod.metadata.name.as_ref().filter(|name| !name.is_empty()).ok_or("it has no name")?;
+fn complete(pod: &mut Pod, node: &str, identity: &str) -> Result<(), ManifestError> {
+    let spec = pod.spec.as_mut().ok_or(ManifestError::NoSpec)?;
+    let name = pod.metadata.name.as_ref().filter(|name| !name.is_empty()).ok_or(ManifestError::NoName)?;
     pod.metadata.name = Some(format!("{name}-{}", node.to_lowercase()));
     pod.metadata.namespace.get_or_insert_with(|| "default".to_owned());
     pod.metadata.uid = Some(identity.to_owned());

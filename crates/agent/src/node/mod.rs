@@ -96,6 +96,7 @@ impl Agent {
         let version = runtime.version().await.map_err(StartError::Runtime)?;
         let machine = facts::Machine::read(&settings);
         let sysctls = Allowlist::new(&machine.info.kernel_version, &settings.allowed_unsafe_sysctls).map_err(StartError::Sysctls)?;
+        let offers = Offers { sysctls };
         let events = events::Recorder::start(client.clone(), &settings.name);
         let context = Arc::new(Context {
             objects: objects::Objects::new(client.clone()),
@@ -110,7 +111,7 @@ impl Agent {
             allocations: allocations::Allocations::default(),
             settings,
             machine,
-            offers: Offers { sysctls },
+            offers,
             client,
             runtime,
             images,

@@ -30,17 +30,29 @@ const TOKEN_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 const SERVICES_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why an object that a pod refers to cannot be had.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
     #[error("runtimeclasses.node.k8s.io \"{0}\" not found")]
     NoRuntimeClass(String),
-    #[error("failed to lookup RuntimeClass {name}: {cause}")]
-    RuntimeClass { name: String, cause: String },
-    /// The server is out of reach, or refuses: what it said.
-    #[error("{0}")]
-    Refused(String),
+    #[error("failed to lookup RuntimeClass {name}: {}", said(.source))]
+    RuntimeClass { name: String, source: Box<kube::Error> },
+    /// Of a ConfigMap or Secret: the server, which names it, refuses, or is out of reach.
+    #[error("{}", said(.0))]
+    Get(#[source] Box<kube::Error>),
     #[error("failed to fetch token: {0}")]
-    Token(String),
+    Token(#[source] TokenError),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    #[error("{0}")]
+    Encode(#[source] serde_json::Error),
+    #[error("{0}")]
+    Request(#[source] http::Error),
+    #[error("{}", said(.0))]
+    Send(#[source] Box<kube::Error>),
+    #[error("the answer has none")]
+    NoToken,
 }
 
 type Cache<T> = Mutex<BTreeMap<(String, String), (Instant, Option<T>)>>;
@@ -102,7 +114,7 @@ impl Objects {
         match Api::<Tree<RuntimeClass>>::all(self.client.clone()).get_opt(name).await {
             Ok(Some(Tree(class))) => Ok(class.handler),
             Ok(None) => Err(ObjectError::NoRuntimeClass(name.to_owned())),
-            Err(error) => Err(ObjectError::RuntimeClass { name: name.to_owned(), cause: said(&error) }),
+            Err(error) => Err(ObjectError::RuntimeClass { name: name.to_owned(), source: Box::new(error) }),
         }
     }
 
@@ -183,7 +195,7 @@ impl Objects {
         if let Some(token) = known.filter(|token| is_fresh(token, now)) {
             return Ok(token.text);
         }
-        let token = self.request_token(pod, &uid, request).await?;
+        let token = self.request_token(pod, &uid, request).await.map_err(ObjectError::Token)?;
         let text = token.text.clone();
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         tokens.retain(|_, token| token.expires > now);
@@ -191,7 +203,7 @@ impl Objects {
         Ok(text)
     }
 
-    async fn request_token(&self, pod: &Pod, uid: &str, request: &TokenRequest) -> Result<Token, ObjectError> {
+    async fn request_token(&self, pod: &Pod, uid: &str, request: &TokenRequest) -> Result<Token, TokenError> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).unwrap_or_else(|| "default".to_owned());
         let body = authentication::TokenRequest {
@@ -208,16 +220,13 @@ impl Objects {
             ..authentication::TokenRequest::default()
         };
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-        let body = serde_json::to_vec(&Tree(body)).map_err(|error| ObjectError::Token(error.to_string()))?;
-        let http = http::Request::post(path)
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(body)
-            .map_err(|error| ObjectError::Token(error.to_string()))?;
+        let body = serde_json::to_vec(&Tree(body)).map_err(TokenError::Encode)?;
+        let http =
+            http::Request::post(path).header(http::header::CONTENT_TYPE, "application/json").body(body).map_err(TokenError::Request)?;
         let Tree(answer): Tree<authentication::TokenRequest> =
-            self.client.request(http).await.map_err(|error| ObjectError::Token(said(&error)))?;
-        let missing = || ObjectError::Token("the answer has none".to_owned());
-        let status = answer.status.ok_or_else(missing)?;
-        let text = status.token.ok_or_else(missing)?;
+            self.client.request(http).await.map_err(|error| TokenError::Send(Box::new(error)))?;
+        let status = answer.status.ok_or(TokenError::NoToken)?;
+        let text = status.token.ok_or(TokenError::NoToken)?;
         let now = Timestamp::now();
         let expires = status.expiration_timestamp.map_or(now, |time| time.0);
         Ok(Token { text, issued: now, expires })
@@ -262,7 +271,7 @@ where
         Ok(object) => object.map(|Tree(object)| object),
         Err(error) => match known {
             Some((_, object @ Some(_))) => return Ok(object),
-            _ => return Err(ObjectError::Refused(said(&error))),
+            _ => return Err(ObjectError::Get(Box::new(error))),
         },
     };
     let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);

@@ -113,9 +113,7 @@ impl Pods {
 
     fn admit(&self, pod: &Pod) -> Result<(), admission::Rejection> {
         let pressure = self.context.registration.pressure();
-        if let Some(rejection) = brain::podsync::eviction::turns_away(pod, pressure) {
-            return Err(rejection);
-        }
+        brain::podsync::eviction::check_pressure(pod, pressure)?;
         brain::podsync::offers::check_shutdown(pressure.shutting_down)?;
         self.context.offers.check(pod)?;
         let node = self.context.registration.node().and_then(|node| to_model::<brain::model::Node>(&node));

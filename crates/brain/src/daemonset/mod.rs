@@ -132,6 +132,17 @@ pub enum Because {
     NodeGone,
 }
 
+impl Because {
+    /// Whether the pod makes room for one of the current revision: then it counts against the
+    /// budget of the rollout.
+    pub fn is_replacement(&self) -> bool {
+        match self {
+            Because::Outdated | Because::OutdatedAndUnavailable | Because::Surged => true,
+            Because::Misfit(_) | Because::Failed | Because::Succeeded | Because::Duplicate | Because::NodeGone => false,
+        }
+    }
+}
+
 /// What holds for a node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Note {
@@ -295,7 +306,9 @@ impl Plan {
     /// Remembers what it takes away for the sake of a new revision.
     fn doom(&mut self) {
         for action in &self.actions {
-            if let Action::Delete { uid, because: Because::Outdated | Because::OutdatedAndUnavailable | Because::Surged, .. } = action {
+            if let Action::Delete { uid, because, .. } = action
+                && because.is_replacement()
+            {
                 self.memory.doomed.insert(uid.clone());
             }
         }

@@ -66,7 +66,7 @@ impl Controller for DisruptionController {
         let pods: Vec<&Arc<Pod>> = picture.pods_in(&key.namespace).filter(|pod| pod.meta.labels.selected_by(&budget.selector)).collect();
         let work = match expected(budget, &pods) {
             Ok(expected) => count(budget, &pods, &expected, now),
-            Err(why) => fail(budget, &why, now),
+            Err(why) => fail(budget, &why.to_string(), now),
         };
         let mut work = Work { rest: REST, ..work };
         if pods.is_empty() {
@@ -85,6 +85,15 @@ fn counts_the_same(old: &Pod, new: &Pod) -> bool {
         && old.is_ready() == new.is_ready()
 }
 
+/// Why a controller cannot be asked how many pods it wants (`getScaleController`).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum ScaleError {
+    #[error("{resource} does not implement the scale subresource")]
+    NoScale { resource: String },
+    #[error("no matches for kind \"{kind}\" in version \"{api_version}\"")]
+    NoKind { kind: String, api_version: String },
+}
+
 /// How many pods there should be, and how many of them healthy.
 struct Expected {
     pods: i64,
@@ -93,7 +102,7 @@ struct Expected {
 }
 
 /// `getExpectedPodCount`.
-fn expected(budget: &PodDisruptionBudget, pods: &[&Arc<Pod>]) -> Result<Expected, String> {
+fn expected(budget: &PodDisruptionBudget, pods: &[&Arc<Pod>]) -> Result<Expected, ScaleError> {
     let share = |amount: IntOrPercent, total: i64| {
         let total = usize::try_from(total).unwrap_or(0);
         i64::try_from(amount.of_rounded_up(total)).unwrap_or(i64::MAX)
@@ -118,19 +127,18 @@ fn count_of(pods: &[&Arc<Pod>]) -> i64 {
 
 /// The sum of what the pods' controllers want, and whether some pods have none
 /// (`getExpectedScale`).
-fn scale(pods: &[&Arc<Pod>]) -> Result<(i64, bool), String> {
+fn scale(pods: &[&Arc<Pod>]) -> Result<(i64, bool), ScaleError> {
     match pods.iter().find_map(|pod| pod.meta.controller()) {
         Some(controller) => Err(without_scale(controller)),
         None => Ok((0, !pods.is_empty())),
     }
 }
 
-/// Why a controller cannot be asked (`getScaleController`).
-fn without_scale(controller: &OwnerReference) -> String {
+fn without_scale(controller: &OwnerReference) -> ScaleError {
     let (group, version) = controller.api_version.split_once('/').unwrap_or(("", &controller.api_version));
     match kinds::table::by_kind(group, &controller.kind).filter(|row| row.version == version) {
-        Some(row) => format!("{} does not implement the scale subresource", row.resource()),
-        None => format!("no matches for kind \"{}\" in version \"{}\"", controller.kind, controller.api_version),
+        Some(row) => ScaleError::NoScale { resource: row.resource().to_string() },
+        None => ScaleError::NoKind { kind: controller.kind.to_string(), api_version: controller.api_version.to_string() },
     }
 }
 

@@ -14,11 +14,17 @@ pub struct Rejection {
     pub message: String,
 }
 
+impl Rejection {
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Rejection {
+        Rejection { reason: reason.into(), message: message.into() }
+    }
+}
+
 /// Judges one pod beside those that the node already runs (without terminal ones). `os` is the
 /// pod's `spec.os.name`.
 pub fn check(pod: &Pod, os: Option<&str>, node: &Node, others: &[Arc<Pod>]) -> Result<(), Rejection> {
     if os.is_some_and(|os| !os.is_empty() && os != "linux") {
-        return Err(reject("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS".to_owned()));
+        return Err(Rejection::new("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
     }
     check_resources(pod, node, others)?;
     let is_pinned_elsewhere = pod.pinned.as_deref().is_some_and(|name| name != &*node.meta.name);
@@ -67,13 +73,9 @@ fn insufficient(name: &str, requested: i64, used: i64, capacity: i64) -> Result<
         return Ok(());
     }
     let message = format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}");
-    Err(reject(&format!("OutOf{name}"), message))
+    Err(Rejection::new(format!("OutOf{name}"), message))
 }
 
 fn predicate(name: &str, why: &str) -> Rejection {
-    reject(name, format!("Predicate {name} failed: {why}"))
-}
-
-fn reject(reason: &str, message: String) -> Rejection {
-    Rejection { reason: reason.to_owned(), message }
+    Rejection::new(name, format!("Predicate {name} failed: {why}"))
 }

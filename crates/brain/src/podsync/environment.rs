@@ -5,8 +5,38 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::env_file;
-use super::fields::{self, Addresses};
+use super::env_file::{self, EnvFileError};
+use super::fields::{self, Addresses, FieldError};
+
+/// Why a container's environment, or what is expanded by it, cannot be made. The words are the
+/// kubelet's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnvironmentError {
+    #[error(transparent)]
+    Missing(#[from] MissingObject),
+    #[error("couldn't find key {key} in ConfigMap {namespace}/{name}")]
+    NoConfigMapKey { namespace: String, name: String, key: String },
+    #[error("couldn't find key {key} in Secret {namespace}/{name}")]
+    NoSecretKey { namespace: String, name: String, key: String },
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    #[error("couldn't parse env file")]
+    EnvFile(#[source] EnvFileError),
+    #[error("environment variable key {key:?} not found in file {path:?}")]
+    NoFileKey { path: String, key: String },
+    /// A `subPathExpr` names a variable that the container does not have.
+    #[error("missing value for {0:?}")]
+    NoValue(String),
+}
+
+/// An object that the pod refers to does not exist.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MissingObject {
+    #[error("configmap \"{0}\" not found")]
+    ConfigMap(String),
+    #[error("secret \"{0}\" not found")]
+    Secret(String),
+}
 
 /// What environments and volumes are made of. Objects that the pod refers to and that are not here
 /// do not exist.
@@ -20,7 +50,17 @@ pub struct Sources {
     pub allocatable: BTreeMap<String, Quantity>,
     /// By volume and path in it: the files that variables are read from, and why one could not be
     /// read. Those that are missing are not here.
-    pub env_files: BTreeMap<(String, String), Result<String, String>>,
+    pub env_files: BTreeMap<(String, String), Result<String, EnvFileError>>,
+}
+
+impl Sources {
+    pub fn config_map(&self, name: &str) -> Result<&ConfigMap, MissingObject> {
+        self.config_maps.get(name).ok_or_else(|| MissingObject::ConfigMap(name.to_owned()))
+    }
+
+    pub fn secret(&self, name: &str) -> Result<&Secret, MissingObject> {
+        self.secrets.get(name).ok_or_else(|| MissingObject::Secret(name.to_owned()))
+    }
 }
 
 /// Names and values in the order in which they were set, and warnings about names that were left
@@ -31,7 +71,7 @@ pub struct Environment {
     pub warnings: Vec<String>,
 }
 
-pub fn environment(pod: &Pod, container: &Container, sources: &Sources) -> Result<Environment, String> {
+pub fn environment(pod: &Pod, container: &Container, sources: &Sources) -> Result<Environment, EnvironmentError> {
     let services = service_variables(pod, &sources.services);
     let mut result = Environment::default();
     let mut known: BTreeMap<String, String> = BTreeMap::new();
@@ -89,7 +129,7 @@ pub fn expand_static(texts: &[String], container: &Container) -> Vec<String> {
 }
 
 /// `subPathExpr` fails on unknown names instead of keeping them.
-pub fn expand_strictly(text: &str, environment: &Environment) -> Result<String, String> {
+pub fn expand_strictly(text: &str, environment: &Environment) -> Result<String, EnvironmentError> {
     let known: BTreeMap<&str, &str> = environment.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let missing = std::cell::RefCell::new(Vec::new());
     let expanded = expand(text, &|name| {
@@ -101,7 +141,7 @@ pub fn expand_strictly(text: &str, environment: &Environment) -> Result<String, 
     });
     match missing.into_inner().first() {
         None => Ok(expanded),
-        Some(_) => Err(format!("missing value for {text:?}")),
+        Some(_) => Err(EnvironmentError::NoValue(text.to_owned())),
     }
 }
 
@@ -131,21 +171,21 @@ pub fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
 
 type Pairs = Vec<(String, String)>;
 
-fn bulk(pod: &Pod, from: &k8s_openapi::api::core::v1::EnvFromSource, sources: &Sources) -> Result<(Pairs, String), String> {
+fn bulk(pod: &Pod, from: &k8s_openapi::api::core::v1::EnvFromSource, sources: &Sources) -> Result<(Pairs, String), MissingObject> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     if let Some(reference) = &from.config_map_ref {
-        let pairs = match sources.config_maps.get(&reference.name) {
-            Some(map) => map.data.clone().unwrap_or_default().into_iter().collect(),
-            None if reference.optional.unwrap_or(false) => Vec::new(),
-            None => return Err(format!("configmap \"{}\" not found", reference.name)),
+        let pairs = match sources.config_map(&reference.name) {
+            Ok(map) => map.data.clone().unwrap_or_default().into_iter().collect(),
+            Err(_) if reference.optional.unwrap_or(false) => Vec::new(),
+            Err(missing) => return Err(missing),
         };
         return Ok((pairs, format!("configMap {namespace}/{}", reference.name)));
     }
     if let Some(reference) = &from.secret_ref {
-        let pairs = match sources.secrets.get(&reference.name) {
-            Some(secret) => secret.data.iter().flatten().map(|(key, value)| (key.clone(), lossy(&value.0))).collect(),
-            None if reference.optional.unwrap_or(false) => Vec::new(),
-            None => return Err(format!("secret \"{}\" not found", reference.name)),
+        let pairs = match sources.secret(&reference.name) {
+            Ok(secret) => secret.data.iter().flatten().map(|(key, value)| (key.clone(), lossy(&value.0))).collect(),
+            Err(_) if reference.optional.unwrap_or(false) => Vec::new(),
+            Err(missing) => return Err(missing),
         };
         return Ok((pairs, format!("secret {namespace}/{}", reference.name)));
     }
@@ -168,7 +208,7 @@ fn value(
     sources: &Sources,
     known: &BTreeMap<String, String>,
     services: &BTreeMap<String, String>,
-) -> Result<Option<String>, String> {
+) -> Result<Option<String>, EnvironmentError> {
     if let Some(text) = variable.value.as_ref().filter(|text| !text.is_empty()) {
         return Ok(Some(expand(text, &|name| known.get(name).or_else(|| services.get(name)).cloned())));
     }
@@ -179,54 +219,57 @@ fn value(
 }
 
 /// None when it is optional and not there: the variable is not set.
-fn from_source(pod: &Pod, container: &Container, from: &EnvVarSource, sources: &Sources) -> Result<Option<String>, String> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+fn from_source(pod: &Pod, container: &Container, from: &EnvVarSource, sources: &Sources) -> Result<Option<String>, EnvironmentError> {
+    let namespace = || pod.metadata.namespace.clone().unwrap_or_default();
     if let Some(field) = &from.field_ref {
-        return fields::field(pod, &sources.addresses, &field.field_path).map(Some);
+        return Ok(Some(fields::field(pod, &sources.addresses, &field.field_path)?));
     }
     if let Some(selector) = &from.resource_field_ref {
-        return fields::resource(pod, container, selector, &sources.allocatable).map(Some);
+        return Ok(Some(fields::resource(pod, container, selector, &sources.allocatable)?));
     }
     if let Some(reference) = &from.config_map_key_ref {
         let optional = reference.optional.unwrap_or(false);
-        let map = match sources.config_maps.get(&reference.name) {
-            Some(map) => map,
-            None if optional => return Ok(None),
-            None => return Err(format!("configmap \"{}\" not found", reference.name)),
+        let map = match sources.config_map(&reference.name) {
+            Ok(map) => map,
+            Err(_) if optional => return Ok(None),
+            Err(missing) => return Err(missing.into()),
         };
         return match map.data.as_ref().and_then(|data| data.get(&reference.key)) {
             Some(value) => Ok(Some(value.clone())),
             None if optional => Ok(None),
-            None => Err(format!("couldn't find key {} in ConfigMap {namespace}/{}", reference.key, reference.name)),
+            None => {
+                let (name, key) = (reference.name.clone(), reference.key.clone());
+                Err(EnvironmentError::NoConfigMapKey { namespace: namespace(), name, key })
+            }
         };
     }
     if let Some(reference) = &from.secret_key_ref {
         let optional = reference.optional.unwrap_or(false);
-        let secret = match sources.secrets.get(&reference.name) {
-            Some(secret) => secret,
-            None if optional => return Ok(None),
-            None => return Err(format!("secret \"{}\" not found", reference.name)),
+        let secret = match sources.secret(&reference.name) {
+            Ok(secret) => secret,
+            Err(_) if optional => return Ok(None),
+            Err(missing) => return Err(missing.into()),
         };
         return match secret.data.as_ref().and_then(|data| data.get(&reference.key)) {
             Some(value) => Ok(Some(lossy(&value.0))),
             None if optional => Ok(None),
-            None => Err(format!("couldn't find key {} in Secret {namespace}/{}", reference.key, reference.name)),
+            None => {
+                let (name, key) = (reference.name.clone(), reference.key.clone());
+                Err(EnvironmentError::NoSecretKey { namespace: namespace(), name, key })
+            }
         };
     }
     if let Some(reference) = &from.file_key_ref {
         let optional = reference.optional.unwrap_or(false);
-        let file = sources.env_files.get(&(reference.volume_name.clone(), reference.path.clone()));
-        let broken = || "couldn't parse env file".to_owned();
-        return match file {
-            None if optional => Ok(None),
-            None | Some(Err(_)) => Err(broken()),
-            Some(Ok(text)) => match env_file::value(text, &reference.key) {
-                Err(_) => Err(broken()),
-                Ok(None) if !optional => {
-                    Err(format!("environment variable key {:?} not found in file {:?}", reference.key, reference.path))
-                }
-                Ok(found) => Ok(found),
-            },
+        let text = match sources.env_files.get(&(reference.volume_name.clone(), reference.path.clone())) {
+            Some(Ok(text)) => text,
+            Some(Err(why)) => return Err(EnvironmentError::EnvFile(*why)),
+            None if optional => return Ok(None),
+            None => return Err(EnvironmentError::EnvFile(EnvFileError::Missing)),
+        };
+        return match env_file::value(text, &reference.key).map_err(EnvironmentError::EnvFile)? {
+            None if !optional => Err(EnvironmentError::NoFileKey { path: reference.path.clone(), key: reference.key.clone() }),
+            found => Ok(found),
         };
     }
     Ok(Some(String::new()))

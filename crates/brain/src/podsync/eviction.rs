@@ -11,6 +11,9 @@ use containers::UnusedImage;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
+use kinds::quantity::{Quantity, QuantityError};
+
+use super::admission::Rejection;
 use super::registration::Pressure;
 use super::{Ended, containers, limits};
 
@@ -22,6 +25,17 @@ pub enum Amount {
 }
 
 impl Amount {
+    fn parse(text: &str) -> Result<Amount, ThresholdError> {
+        let amount = || text.to_owned();
+        Ok(match text.strip_suffix('%') {
+            Some(percent) => Amount::Percent(percent.parse().map_err(|source| ThresholdError::Percentage { amount: amount(), source })?),
+            None => {
+                let quantity = Quantity::parse(text).map_err(|source| ThresholdError::Quantity { amount: amount(), source })?;
+                Amount::Absolute(quantity.value())
+            }
+        })
+    }
+
     fn of(self, whole: i64) -> i64 {
         match self {
             Amount::Absolute(amount) => amount,
@@ -58,26 +72,34 @@ impl Default for Thresholds {
     }
 }
 
+/// What is wrong with written thresholds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ThresholdError {
+    #[error("{0:?} is no threshold: write SIGNAL<AMOUNT")]
+    NoThreshold(String),
+    #[error("there is no signal {0:?}")]
+    NoSignal(String),
+    #[error("{amount:?} is no percentage")]
+    Percentage { amount: String, source: std::num::ParseIntError },
+    #[error("{amount:?} is no quantity")]
+    Quantity { amount: String, source: QuantityError },
+}
+
 impl Thresholds {
     /// Changes what the text names, in the kubelet's words:
     /// `memory.available<100Mi,nodefs.available<10%`.
-    pub fn set(&mut self, text: &str) -> Result<(), String> {
+    pub fn set(&mut self, text: &str) -> Result<(), ThresholdError> {
         for part in text.split(',').filter(|part| !part.is_empty()) {
-            let (signal, amount) = part.split_once('<').ok_or_else(|| format!("{part:?} is no threshold: write SIGNAL<AMOUNT"))?;
+            let (signal, amount) = part.split_once('<').ok_or_else(|| ThresholdError::NoThreshold(part.to_owned()))?;
             let place = match signal {
                 "memory.available" => &mut self.memory,
                 "nodefs.available" => &mut self.disk,
                 "nodefs.inodesFree" => &mut self.inodes,
                 "imagefs.available" => &mut self.image_disk,
                 "pid.available" => &mut self.pids,
-                _ => return Err(format!("there is no signal {signal:?}")),
+                _ => return Err(ThresholdError::NoSignal(signal.to_owned())),
             };
-            *place = match amount.strip_suffix('%') {
-                Some(percent) => Amount::Percent(percent.parse().map_err(|_| format!("{amount:?} is no percentage"))?),
-                None => {
-                    Amount::Absolute(kinds::quantity::Quantity::parse(amount).map_err(|_| format!("{amount:?} is no quantity"))?.value())
-                }
-            };
+            *place = Amount::parse(amount)?;
         }
         Ok(())
     }
@@ -324,10 +346,10 @@ fn volume_over_limit<'a>(volume: &'a Volume, used: &BTreeMap<String, i64>) -> Op
     (limit > 0 && used > limit).then_some((&volume.name, text))
 }
 
-/// Why a pod is turned away by a node under pressure, if it is.
-pub fn turns_away(pod: &Pod, pressure: Pressure) -> Option<super::admission::Rejection> {
+/// A node under pressure accepts no pods that make it worse.
+pub fn check_pressure(pod: &Pod, pressure: Pressure) -> Result<(), Rejection> {
     if priority(pod) >= CRITICAL_PRIORITY {
-        return None;
+        return Ok(());
     }
     let is_best_effort = super::qos::class(pod) == super::qos::Class::BestEffort;
     let tolerates_memory = pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten()).any(|toleration| {
@@ -342,10 +364,9 @@ pub fn turns_away(pod: &Pod, pressure: Pressure) -> Option<super::admission::Rej
     .filter_map(|(holds, name)| holds.then_some(name))
     .collect();
     if conditions.is_empty() {
-        return None;
+        return Ok(());
     }
-    let message = format!("The node had condition: [{}]. ", conditions.join(" "));
-    Some(super::admission::Rejection { reason: "Evicted".to_owned(), message })
+    Err(Rejection::new("Evicted", format!("The node had condition: [{}]. ", conditions.join(" "))))
 }
 
 /// What decides whether images go.

@@ -4,8 +4,24 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kinds::quantity::QuantityError;
 
 use super::{containers, init_containers, limits};
+
+/// Why a field of the downward API has no value. The words are the kubelet's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FieldError {
+    #[error("fieldPath \"{0}\" does not support subscript")]
+    NoMap(String),
+    #[error("unsupported fieldPath: {0}")]
+    UnknownPath(String),
+    #[error("container {0} not found")]
+    NoContainer(String),
+    #[error("unsupported container resource : {0}")]
+    UnknownResource(String),
+    #[error("divisor {divisor:?} is no quantity")]
+    Divisor { divisor: String, source: QuantityError },
+}
 
 /// The addresses that a pod has where its status does not say so yet.
 #[derive(Debug, Clone, Default)]
@@ -16,13 +32,13 @@ pub struct Addresses {
 
 /// The value of a field of the pod. Maps as a whole are for volumes only; callers in environments
 /// get them too, as Kubernetes' validation keeps them out.
-pub fn field(pod: &Pod, addresses: &Addresses, path: &str) -> Result<String, String> {
+pub fn field(pod: &Pod, addresses: &Addresses, path: &str) -> Result<String, FieldError> {
     let meta = &pod.metadata;
     if let Some((map, key)) = subscript(path) {
         let map = match map {
             "metadata.annotations" => &meta.annotations,
             "metadata.labels" => &meta.labels,
-            _ => return Err(format!("fieldPath \"{path}\" does not support subscript")),
+            _ => return Err(FieldError::NoMap(path.to_owned())),
         };
         return Ok(map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default());
     }
@@ -40,7 +56,7 @@ pub fn field(pod: &Pod, addresses: &Addresses, path: &str) -> Result<String, Str
         "status.hostIPs" => addresses.host.join(","),
         "status.podIP" => text(addresses.pod.first()),
         "status.podIPs" => addresses.pod.join(","),
-        _ => return Err(format!("unsupported fieldPath: {path}")),
+        _ => return Err(FieldError::UnknownPath(path.to_owned())),
     })
 }
 
@@ -80,20 +96,23 @@ pub fn resource(
     own: &Container,
     selector: &ResourceFieldSelector,
     allocatable: &BTreeMap<String, Quantity>,
-) -> Result<String, String> {
+) -> Result<String, FieldError> {
     let container = match selector.container_name.as_deref().filter(|name| !name.is_empty()) {
         None => own,
         Some(name) => containers(pod)
             .iter()
             .chain(init_containers(pod))
             .find(|container| container.name == name)
-            .ok_or_else(|| format!("container {name} not found"))?,
+            .ok_or_else(|| FieldError::NoContainer(name.to_owned()))?,
     };
-    let (side, name) =
-        selector.resource.split_once('.').ok_or_else(|| format!("unsupported container resource : {}", selector.resource))?;
+    let unknown = || FieldError::UnknownResource(selector.resource.clone());
+    let (side, name) = selector.resource.split_once('.').ok_or_else(unknown)?;
     let requirements = limits::requirements(container);
     let divisor = selector.divisor.as_ref().map_or("1", |divisor| if divisor.0 == "0" { "1" } else { divisor.0.as_str() });
-    let divisor = kinds::quantity::Quantity::parse(divisor).map_err(|_| format!("divisor {divisor:?} is no quantity"))?.millis().max(1);
+    let divisor = kinds::quantity::Quantity::parse(divisor)
+        .map_err(|source| FieldError::Divisor { divisor: divisor.to_owned(), source })?
+        .millis()
+        .max(1);
     let milli = match side {
         "limits" => {
             let of_pod = || limits::own_resources(pod).and_then(|own| limits::amount(&own.limits, name)).filter(|&milli| milli != 0);
@@ -101,7 +120,7 @@ pub fn resource(
             limits::amount(&requirements.limits, name).filter(|&milli| milli != 0).or_else(of_pod).or_else(of_node)
         }
         "requests" => limits::amount(&requirements.requests, name),
-        _ => return Err(format!("unsupported container resource : {}", selector.resource)),
+        _ => return Err(unknown()),
     };
     let milli = milli.unwrap_or(0);
     Ok((milli / divisor + i64::from(milli % divisor != 0)).to_string())

@@ -22,16 +22,16 @@ impl Offers {
         self.sysctls.check(pod)?;
         if wants_app_armor(pod) {
             // No profile is ever applied here, whatever the kernel could do.
-            return Err(reject("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
+            return Err(Rejection::new("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
         }
         if let Some(claim) = pod.spec.as_ref().and_then(|spec| spec.resource_claims.as_ref()).and_then(|claims| claims.first()) {
             let why = format!("resource claim {:?}: dynamic resource allocation is not available on this node", claim.name);
-            return Err(reject("UnexpectedAdmissionError", &format!("Allocate failed due to {why}, which is unexpected")));
+            return Err(Rejection::new("UnexpectedAdmissionError", format!("Allocate failed due to {why}, which is unexpected")));
         }
         let selected_os = pod.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/os"));
         if selected_os.is_some_and(|os| os != "linux") {
             let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
-            return Err(reject("PodOSSelectorNodeLabelDoesNotMatch", message));
+            return Err(Rejection::new("PodOSSelectorNodeLabelDoesNotMatch", message));
         }
         Ok(())
     }
@@ -39,7 +39,7 @@ impl Offers {
 
 /// A machine that goes down accepts no pods.
 pub fn check_shutdown(is_going_down: bool) -> Result<(), Rejection> {
-    if is_going_down { Err(reject("NodeShutdown", "Pod was rejected as the node is shutting down.")) } else { Ok(()) }
+    if is_going_down { Err(Rejection::new("NodeShutdown", "Pod was rejected as the node is shutting down.")) } else { Ok(()) }
 }
 
 fn wants_app_armor(pod: &Pod) -> bool {
@@ -54,10 +54,6 @@ fn wants_app_armor(pod: &Pod) -> bool {
             let own = container.security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref());
             is_some(own.or(of_pod))
         })
-}
-
-fn reject(reason: &str, message: &str) -> Rejection {
-    Rejection { reason: reason.to_owned(), message: message.to_owned() }
 }
 
 #[cfg(test)]

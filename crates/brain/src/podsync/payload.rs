@@ -6,8 +6,26 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Container, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret, Volume, VolumeProjection,
 };
 
-use super::environment::Sources;
-use super::fields;
+use super::environment::{MissingObject, Sources};
+use super::fields::{self, FieldError};
+
+/// Why the files of a volume cannot be made. The words are the kubelet's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PayloadError {
+    #[error(transparent)]
+    Missing(#[from] MissingObject),
+    #[error("references non-existent config key: {0}")]
+    NoConfigMapKey(String),
+    #[error("references non-existent secret key: {0}")]
+    NoSecretKey(String),
+    #[error("failed to fetch token: none was issued")]
+    NoToken,
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// Of several sources of a projected volume.
+    #[error("[{}]", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    Several(Vec<PayloadError>),
+}
 
 const DEFAULT_MODE: i32 = 0o644;
 
@@ -41,15 +59,20 @@ fn token_request(token: &k8s_openapi::api::core::v1::ServiceAccountTokenProjecti
 }
 
 /// The volume's files; None for volumes that are not made from objects.
-pub fn files(pod: &Pod, volume: &Volume, sources: &Sources, tokens: &BTreeMap<TokenRequest, String>) -> Option<Result<Files, String>> {
+pub fn files(
+    pod: &Pod,
+    volume: &Volume,
+    sources: &Sources,
+    tokens: &BTreeMap<TokenRequest, String>,
+) -> Option<Result<Files, PayloadError>> {
     if let Some(source) = &volume.config_map {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        return Some(config_map(sources.config_maps.get(&source.name), &source.name, source.items.as_deref(), mode, source.optional));
+        return Some(config_map(sources.config_map(&source.name), source.items.as_deref(), mode, source.optional));
     }
     if let Some(source) = &volume.secret {
         let name = source.secret_name.as_deref().unwrap_or_default();
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        return Some(secret(sources.secrets.get(name), name, source.items.as_deref(), mode, source.optional));
+        return Some(secret(sources.secret(name), source.items.as_deref(), mode, source.optional));
     }
     if let Some(source) = &volume.downward_api {
         return Some(downward(pod, source.items.as_deref(), source.default_mode.unwrap_or(DEFAULT_MODE), sources));
@@ -62,7 +85,7 @@ fn projected(
     source: &ProjectedVolumeSource,
     sources: &Sources,
     tokens: &BTreeMap<TokenRequest, String>,
-) -> Result<Files, String> {
+) -> Result<Files, PayloadError> {
     let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
     let mut all = Files::new();
     let mut errors = Vec::new();
@@ -75,7 +98,7 @@ fn projected(
     match errors.len() {
         0 => Ok(all),
         1 => Err(errors.remove(0)),
-        _ => Err(format!("[{}]", errors.join(", "))),
+        _ => Err(PayloadError::Several(errors)),
     }
 }
 
@@ -85,18 +108,18 @@ fn projection(
     mode: i32,
     sources: &Sources,
     tokens: &BTreeMap<TokenRequest, String>,
-) -> Result<Files, String> {
+) -> Result<Files, PayloadError> {
     if let Some(source) = &part.config_map {
-        return config_map(sources.config_maps.get(&source.name), &source.name, source.items.as_deref(), mode, source.optional);
+        return config_map(sources.config_map(&source.name), source.items.as_deref(), mode, source.optional);
     }
     if let Some(source) = &part.secret {
-        return secret(sources.secrets.get(&source.name), &source.name, source.items.as_deref(), mode, source.optional);
+        return secret(sources.secret(&source.name), source.items.as_deref(), mode, source.optional);
     }
     if let Some(source) = &part.downward_api {
         return downward(pod, source.items.as_deref(), mode, sources);
     }
     if let Some(source) = &part.service_account_token {
-        let token = tokens.get(&token_request(source)).ok_or("failed to fetch token: none was issued")?;
+        let token = tokens.get(&token_request(source)).ok_or(PayloadError::NoToken)?;
         let owner = only_user(pod);
         let mode = if owner.is_some() || has_group(pod) { 0o600 } else { mode as u32 };
         return Ok(Files::from([(source.path.clone(), File { data: token.clone().into_bytes(), mode, owner })]));
@@ -119,31 +142,45 @@ fn only_user(pod: &Pod) -> Option<i64> {
 }
 
 fn config_map(
-    map: Option<&ConfigMap>,
-    name: &str,
+    map: Result<&ConfigMap, MissingObject>,
     items: Option<&[KeyToPath]>,
     mode: i32,
     optional: Option<bool>,
-) -> Result<Files, String> {
+) -> Result<Files, PayloadError> {
     let optional = optional.unwrap_or(false);
-    let Some(map) = map else {
-        return if optional { Ok(Files::new()) } else { Err(format!("configmap \"{name}\" not found")) };
+    let map = match map {
+        Ok(map) => map,
+        Err(_) if optional => return Ok(Files::new()),
+        Err(missing) => return Err(missing.into()),
     };
     let texts = map.data.iter().flatten().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
     let binary = map.binary_data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone()));
-    pick(texts.chain(binary).collect(), items, mode, optional, "config")
+    pick(texts.chain(binary).collect(), items, mode, optional, PayloadError::NoConfigMapKey)
 }
 
-fn secret(secret: Option<&Secret>, name: &str, items: Option<&[KeyToPath]>, mode: i32, optional: Option<bool>) -> Result<Files, String> {
+fn secret(
+    secret: Result<&Secret, MissingObject>,
+    items: Option<&[KeyToPath]>,
+    mode: i32,
+    optional: Option<bool>,
+) -> Result<Files, PayloadError> {
     let optional = optional.unwrap_or(false);
-    let Some(secret) = secret else {
-        return if optional { Ok(Files::new()) } else { Err(format!("secret \"{name}\" not found")) };
+    let secret = match secret {
+        Ok(secret) => secret,
+        Err(_) if optional => return Ok(Files::new()),
+        Err(missing) => return Err(missing.into()),
     };
     let data = secret.data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone())).collect();
-    pick(data, items, mode, optional, "secret")
+    pick(data, items, mode, optional, PayloadError::NoSecretKey)
 }
 
-fn pick(data: BTreeMap<String, Vec<u8>>, items: Option<&[KeyToPath]>, mode: i32, optional: bool, what: &str) -> Result<Files, String> {
+fn pick(
+    data: BTreeMap<String, Vec<u8>>,
+    items: Option<&[KeyToPath]>,
+    mode: i32,
+    optional: bool,
+    no_key: fn(String) -> PayloadError,
+) -> Result<Files, PayloadError> {
     let Some(items) = items.filter(|items| !items.is_empty()) else {
         return Ok(data.into_iter().map(|(key, data)| (key, File { data, mode: mode as u32, owner: None })).collect());
     };
@@ -155,13 +192,13 @@ fn pick(data: BTreeMap<String, Vec<u8>>, items: Option<&[KeyToPath]>, mode: i32,
                 files.insert(item.path.clone(), File { data: content.clone(), mode, owner: None });
             }
             None if optional => {}
-            None => return Err(format!("references non-existent {what} key: {}", item.key)),
+            None => return Err(no_key(item.key.clone())),
         }
     }
     Ok(files)
 }
 
-fn downward(pod: &Pod, items: Option<&[DownwardAPIVolumeFile]>, mode: i32, sources: &Sources) -> Result<Files, String> {
+fn downward(pod: &Pod, items: Option<&[DownwardAPIVolumeFile]>, mode: i32, sources: &Sources) -> Result<Files, PayloadError> {
     let mut files = Files::new();
     let nobody = Container::default();
     for item in items.unwrap_or_default() {

@@ -99,7 +99,7 @@ impl Allowlist {
                 Some(shared) => format!("{name:?} not allowed with host {shared} enabled"),
                 None => continue,
             };
-            return Err(Rejection { reason: "SysctlForbidden".to_owned(), message: format!("forbidden sysctl: {why}") });
+            return Err(Rejection::new("SysctlForbidden", format!("forbidden sysctl: {why}")));
         }
         Ok(())
     }

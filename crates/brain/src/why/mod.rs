@@ -233,8 +233,18 @@ impl Question<'_> {
                 (RunState::Runs, "WaitsForBudget", text)
             }
             Verdict::Deleting(_) => (RunState::Runs, "Replacing", format!("{availability}; is being replaced by the current revision")),
-            _ if pod.is_ready() => (RunState::Runs, "Runs", availability),
-            _ => (RunState::Waits, "NotReady", availability),
+            // The others were answered before, or say nothing about a pod that runs.
+            Verdict::Updated { .. }
+            | Verdict::Creating
+            | Verdict::Terminating
+            | Verdict::BackingOff { .. }
+            | Verdict::NotEligible(_)
+            | Verdict::Misscheduled(_)
+            | Verdict::NodeGone
+            | Verdict::Queued => match pod.is_ready() {
+                true => (RunState::Runs, "Runs", availability),
+                false => (RunState::Waits, "NotReady", availability),
+            },
         }
     }
 

@@ -31,6 +31,7 @@ mod target;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -99,6 +100,11 @@ impl Arguments {
             Command::Man(man) => man.run(),
         }
     }
+}
+
+/// Runs the requests of a command that asks a cluster.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?.block_on(work)
 }
 
 /// Logs go to stderr: warnings, or more with `-v`.

@@ -9,6 +9,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
+use super::block_on;
 use super::local::Local;
 use crate::clusters::Cluster;
 use crate::kubeconfig;
@@ -155,6 +156,5 @@ fn set_stopped(cluster: &Cluster, name: &str, stop: Option<bool>) -> anyhow::Res
 }
 
 fn with_client<T>(cluster: &Cluster, work: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?;
-    runtime.block_on(async { work(kubeconfig::client(&cluster.kubeconfig()).await?).await })
+    block_on(async { work(kubeconfig::client(&cluster.kubeconfig()).await?).await })
 }

@@ -8,9 +8,9 @@ use brain::forecast::{Forecast, Lost, RESOURCES, forecast};
 use brain::request::DAEMON_SETS;
 use clap::Args;
 
-use super::apply;
 use super::target::{Target, copy_state, dry_run};
 use super::why::Output;
+use super::{apply, block_on};
 
 /// Nodes that are named in a line before "and N more".
 const NAMED_MAX: usize = 10;
@@ -41,8 +41,7 @@ pub struct Plan {
 impl Plan {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let manifests = apply::read(&self.files)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?;
-        let forecasts = runtime.block_on(self.ask(&manifests))?;
+        let forecasts = block_on(self.ask(&manifests))?;
         match self.output {
             Output::Text => print!("{}", forecasts.iter().map(text).collect::<String>()),
             Output::Json => println!("{}", serde_json::to_string_pretty(&forecasts).context("cannot write JSON")?),

@@ -3,16 +3,16 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use brain::model::Key;
 use clap::Args;
 use kube::Client;
 
 use super::board::{Board, Room};
-use super::live;
 use super::local::Local;
 use super::progress::Screen;
 use super::target::Target;
+use super::{block_on, live};
 use crate::{connection, kubeconfig};
 
 /// Show the nodes and DaemonSets of a cluster.
@@ -99,8 +99,4 @@ impl Asked {
 
 fn print(board: &Board) {
     board.lines(Room::default()).iter().for_each(|line| println!("{line}"));
-}
-
-fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?.block_on(work)
 }

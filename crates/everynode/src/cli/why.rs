@@ -7,6 +7,7 @@ use brain::model::Key;
 use brain::why::{Explanation, RunState, why};
 use clap::{Args, ValueEnum};
 
+use super::block_on;
 use super::table::{NOTHING, aligned};
 use super::target::{Target, copy_state, set_name};
 
@@ -38,8 +39,7 @@ pub enum Output {
 
 impl Why {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the async runtime")?;
-        let explanation = runtime.block_on(self.ask())?;
+        let explanation = block_on(self.ask())?;
         match self.output {
             Output::Text => print!("{}", text(&explanation)),
             Output::Json => println!("{}", serde_json::to_string_pretty(&explanation).context("cannot write JSON")?),

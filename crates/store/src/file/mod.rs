@@ -11,7 +11,6 @@ mod format;
 mod guard;
 mod held_back;
 mod open;
-mod queue;
 mod salvage;
 mod scan;
 mod writer;
@@ -23,11 +22,11 @@ use std::thread::{self, JoinHandle};
 use redb::StorageBackend;
 
 use self::open::Opened;
-use self::queue::Queue;
 pub use self::salvage::{Repaired, Survey, repair, survey};
 use self::writer::Writer;
 use crate::history::WindowLimits;
 use crate::published::Published;
+use crate::queue::Queue;
 use crate::{Backend, Commit, Entry, OpenError, Page, Revision, StoreError, Txn, Watch, WatchError};
 
 /// Some two seconds of writing at full speed: past that, waiting only adds latency, and a stuck

@@ -9,9 +9,9 @@ use redb::Database;
 
 use super::checksum::Sum;
 use super::format;
-use super::queue::{Done, Pending, Queue, refuse};
 use crate::StoreError;
 use crate::published::Published;
+use crate::queue::{Done, Pending, Queue, refuse};
 
 pub(super) struct Writer {
     pub(super) database: Database,

@@ -82,7 +82,7 @@ pub async fn stop(context: &Context, pod: &Pod, record: &Record, stop: Stop<'_>)
         match tokio::time::timeout(grace, run).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::debug!(error, container = container.name, "a preStop hook failed");
+                tracing::debug!(%error, container = container.name, "a preStop hook failed");
                 context.events.container(pod, &path, EventType::Warning, "FailedPreStopHook", "PreStopHook failed");
             }
             Err(_) => {

@@ -4,6 +4,7 @@ pub mod calls;
 pub mod config;
 pub mod end;
 pub mod hooks;
+pub mod http_get;
 pub mod images;
 pub mod message;
 pub mod prober;

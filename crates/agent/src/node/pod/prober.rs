@@ -1,27 +1,43 @@
 //! Running a probe once: exec, httpGet, tcpSocket, grpc. The texts are those of the kubelet, which
 //! speaks Go.
 
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use brain::podsync::is_host_network;
 use brain::podsync::probe::Outcome;
-use bytes::Bytes;
 use containers::Error;
-use http::{HeaderName, HeaderValue, Request, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, ExecAction, GRPCAction, HTTPGetAction, Pod, Probe, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use tokio::net::TcpStream;
 use wire::grpc;
 
+use super::http_get::{BODY_MAX, DialError, HttpGet, address_text, dial};
 use crate::node::Context;
-use crate::unverified;
 
-/// What is read of an answer, and shown of it.
-const BODY_MAX: usize = 10 * 1024;
-const REDIRECTS_MAX: usize = 10;
+/// Why it is not known where a probe or a hook goes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    #[error("the pod has no address")]
+    NoAddress,
+    #[error("couldn't find port: {0}")]
+    NoPort(String),
+}
+
+/// Why a service does not count as healthy.
+#[derive(Debug, thiserror::Error)]
+enum HealthError {
+    #[error("timeout: failed to connect service \"{address}\": {source}")]
+    Dial { address: String, source: DialError },
+    #[error("timeout: failed to connect service \"{address}\": {source}")]
+    Call { address: String, source: grpc::CallError },
+    #[error("timeout: failed to connect service \"{address}\" within {}", go_seconds(*.timeout))]
+    Late { address: String, timeout: Duration },
+    #[error("this server does not implement the grpc health protocol (grpc.health.v1.Health)")]
+    Unimplemented,
+    #[error("health rpc probe failed: rpc error: code = {}", .0.number())]
+    Refused(grpc::Code),
+    #[error("service unhealthy (responded with \"{}\")", status_name(*.0))]
+    Unhealthy(i32),
+}
 
 pub async fn run(context: &Context, pod: &Pod, container: &Container, id: &str, probe: &Probe, timeout: Duration) -> Outcome {
     if let Some(exec) = &probe.exec {
@@ -29,8 +45,8 @@ pub async fn run(context: &Context, pod: &Pod, container: &Container, id: &str, 
     }
     if let Some(get) = &probe.http_get {
         return match http_request(context, pod, container, get) {
-            Ok(request) => request.probe(timeout).await,
-            Err(error) => Outcome::Error(error),
+            Ok(request) => run_http(request, timeout).await,
+            Err(error) => Outcome::Error(error.to_string()),
         };
     }
     if let Some(tcp) = &probe.tcp_socket {
@@ -63,15 +79,16 @@ fn go_seconds(duration: Duration) -> String {
 }
 
 /// Where a pod is reached when a probe names no host: its address, or the node's.
-fn pod_host(context: &Context, pod: &Pod) -> Option<String> {
-    if is_host_network(pod) {
-        return context.node_addresses.first().cloned();
-    }
+fn pod_host(context: &Context, pod: &Pod) -> Result<String, TargetError> {
     let observed = context.observer.observed(brain::podsync::uid(pod));
-    observed.sandbox().and_then(|sandbox| sandbox.addresses.first().cloned())
+    let address = match is_host_network(pod) {
+        true => context.node_addresses.first(),
+        false => observed.sandbox().and_then(|sandbox| sandbox.addresses.first()),
+    };
+    address.cloned().ok_or(TargetError::NoAddress)
 }
 
-fn port_number(port: &IntOrString, container: &Container) -> Result<u16, String> {
+fn port_number(port: &IntOrString, container: &Container) -> Result<u16, TargetError> {
     let number = match port {
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => {
@@ -79,10 +96,7 @@ fn port_number(port: &IntOrString, container: &Container) -> Result<u16, String>
             named.map(|port| port.container_port).or_else(|| name.parse().ok())
         }
     };
-    number
-        .and_then(|number| u16::try_from(number).ok())
-        .filter(|&number| number > 0)
-        .ok_or_else(|| format!("couldn't find port: {}", text(port)))
+    number.and_then(|number| u16::try_from(number).ok()).filter(|&number| number > 0).ok_or_else(|| TargetError::NoPort(text(port)))
 }
 
 fn text(port: &IntOrString) -> String {
@@ -92,19 +106,10 @@ fn text(port: &IntOrString) -> String {
     }
 }
 
-/// A GET to be sent, once or again.
-pub struct HttpGet {
-    tls: bool,
-    host: String,
-    port: u16,
-    path: String,
-    headers: Vec<(String, String)>,
-}
-
-pub fn http_request(context: &Context, pod: &Pod, container: &Container, get: &HTTPGetAction) -> Result<HttpGet, String> {
+pub fn http_request(context: &Context, pod: &Pod, container: &Container, get: &HTTPGetAction) -> Result<HttpGet, TargetError> {
     let host = match get.host.as_deref().filter(|host| !host.is_empty()) {
         Some(host) => host.to_owned(),
-        None => pod_host(context, pod).ok_or("the pod has no address")?,
+        None => pod_host(context, pod)?,
     };
     let headers = get.http_headers.iter().flatten().map(|header| (header.name.clone(), header.value.clone())).collect();
     let path = get.path.clone().unwrap_or_default();
@@ -117,173 +122,68 @@ pub fn http_request(context: &Context, pod: &Pod, container: &Container, get: &H
     })
 }
 
-impl HttpGet {
-    fn url(&self) -> String {
-        let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}{}", address_text(&self.host, self.port), self.path)
-    }
-
-    async fn probe(self, timeout: Duration) -> Outcome {
-        match self.send(timeout).await {
-            Ok((status, _)) if (200..400).contains(&status) => Outcome::Success,
-            Ok((status, _)) => Outcome::Failure(format!("HTTP probe failed with statuscode: {status}")),
-            Err(error) => Outcome::Failure(error),
-        }
-    }
-
-    /// Sends it and follows redirects on the same host; answers the status and the beginning of the
-    /// body.
-    pub async fn send(mut self, timeout: Duration) -> Result<(u16, Bytes), String> {
-        let shown = self.url();
-        let exchange = async {
-            for _ in 0..REDIRECTS_MAX {
-                let (status, location, body) = self.exchange().await?;
-                let Some(next) = location.filter(|_| (300..400).contains(&status)) else { return Ok((status, body)) };
-                if !self.redirect(&next) {
-                    // To another host: it answered, that is enough.
-                    return Ok((status, body));
-                }
-            }
-            Err(format!("stopped after {REDIRECTS_MAX} redirects"))
-        };
-        match tokio::time::timeout(timeout, exchange).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(format!("Get \"{shown}\": {error}")),
-            Err(_) => Err(format!("Get \"{shown}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)")),
-        }
-    }
-
-    fn redirect(&mut self, location: &str) -> bool {
-        let Ok(uri) = location.parse::<Uri>() else { return false };
-        if let Some(host) = uri.host() {
-            if host != self.host {
-                return false;
-            }
-            self.tls = uri.scheme_str() == Some("https");
-            self.port = uri.port_u16().unwrap_or(if self.tls { 443 } else { 80 });
-        }
-        self.path = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
-        true
-    }
-
-    async fn exchange(&self) -> Result<(u16, Option<String>, Bytes), String> {
-        let stream = dial(&self.host, self.port).await?;
-        let stream: Box<dyn Stream> = if self.tls { Box::new(unverified::connect(stream, &self.host).await?) } else { Box::new(stream) };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        // Ends with the exchange: the connection is asked to close.
-        let driver = tokio::spawn(connection);
-        let response = sender.send_request(self.request()?).await.map_err(|error| go_http_error(&error))?;
-        let status = response.status().as_u16();
-        let location = response.headers().get(http::header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let body = Limited::new(response.into_body(), BODY_MAX).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        driver.abort();
-        Ok((status, location, body))
-    }
-
-    fn request(&self) -> Result<Request<Full<Bytes>>, String> {
-        let mut builder = Request::get(self.path.as_str());
-        let mut own_host = None;
-        let mut set = Vec::new();
-        for (name, value) in &self.headers {
-            if name.eq_ignore_ascii_case("host") {
-                own_host = Some(value.clone());
-                continue;
-            }
-            let (Ok(header), Ok(value)) = (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str())) else {
-                return Err(format!("invalid header {name:?}"));
-            };
-            set.push(header.clone());
-            builder = builder.header(header, value);
-        }
-        for (name, value) in [("user-agent", "kube-probe/1.36"), ("accept", "*/*"), ("connection", "close")] {
-            if !set.iter().any(|header| header.as_str() == name) {
-                builder = builder.header(name, value);
-            }
-        }
-        let host = own_host.unwrap_or_else(|| address_text(&self.host, self.port));
-        builder.header("host", host).body(Full::default()).map_err(|error| error.to_string())
-    }
-}
-
-trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
-impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Stream for T {}
-
-fn go_http_error(error: &hyper::Error) -> String {
-    if error.is_incomplete_message() || error.is_closed() { "EOF".to_owned() } else { error.to_string() }
-}
-
-fn address_text(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-/// Connects; errors as Go's dialer words them.
-async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
-    let result = match host.parse::<IpAddr>() {
-        Ok(ip) => TcpStream::connect(SocketAddr::new(ip, port)).await,
-        Err(_) => TcpStream::connect((host, port)).await,
-    };
-    result.map_err(|error| format!("dial tcp {}: {}", address_text(host, port), go_dial_error(&error)))
-}
-
-fn go_dial_error(error: &std::io::Error) -> String {
-    use std::io::ErrorKind;
-    match error.kind() {
-        ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
-        ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
-        ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
-        ErrorKind::TimedOut => "i/o timeout".to_owned(),
-        _ => error.to_string(),
+async fn run_http(request: HttpGet, timeout: Duration) -> Outcome {
+    match request.send(timeout).await {
+        Ok((status, _)) if (200..400).contains(&status) => Outcome::Success,
+        Ok((status, _)) => Outcome::Failure(format!("HTTP probe failed with statuscode: {status}")),
+        Err(error) => Outcome::Failure(error.to_string()),
     }
 }
 
 async fn run_tcp(context: &Context, pod: &Pod, container: &Container, tcp: &TCPSocketAction, timeout: Duration) -> Outcome {
-    let host = match tcp.host.clone().filter(|host| !host.is_empty()).or_else(|| pod_host(context, pod)) {
-        Some(host) => host,
-        None => return Outcome::Error("the pod has no address".to_owned()),
+    let (host, port) = match tcp_target(context, pod, container, tcp) {
+        Ok(target) => target,
+        Err(error) => return Outcome::Error(error.to_string()),
     };
-    let port = match port_number(&tcp.port, container) {
-        Ok(port) => port,
-        Err(error) => return Outcome::Error(error),
-    };
-    match tokio::time::timeout(timeout, dial(&host, port)).await {
-        Ok(Ok(_)) => Outcome::Success,
-        Ok(Err(error)) => Outcome::Failure(error),
-        Err(_) => Outcome::Failure(format!("dial tcp {}: i/o timeout", address_text(&host, port))),
+    let dialled = tokio::time::timeout(timeout, dial(&host, port)).await;
+    match dialled.unwrap_or_else(|_| Err(DialError::late(&host, port))) {
+        Ok(_) => Outcome::Success,
+        Err(error) => Outcome::Failure(error.to_string()),
     }
+}
+
+fn tcp_target(context: &Context, pod: &Pod, container: &Container, tcp: &TCPSocketAction) -> Result<(String, u16), TargetError> {
+    let host = match tcp.host.clone().filter(|host| !host.is_empty()) {
+        Some(host) => host,
+        None => pod_host(context, pod)?,
+    };
+    Ok((host, port_number(&tcp.port, container)?))
 }
 
 /// `grpc.health.v1.Health/Check`.
 async fn run_grpc(context: &Context, pod: &Pod, grpc: &GRPCAction, timeout: Duration) -> Outcome {
-    let Some(host) = pod_host(context, pod) else { return Outcome::Error("the pod has no address".to_owned()) };
-    let Ok(port) = u16::try_from(grpc.port) else { return Outcome::Error(format!("couldn't find port: {}", grpc.port)) };
+    let (host, port) = match grpc_target(context, pod, grpc) {
+        Ok(target) => target,
+        Err(error) => return Outcome::Error(error.to_string()),
+    };
     let service = grpc.service.clone().unwrap_or_default();
-    match tokio::time::timeout(timeout, check_health(&host, port, &service)).await {
-        Ok(Ok(())) => Outcome::Success,
-        Ok(Err(error)) => Outcome::Failure(error),
-        Err(_) => {
-            Outcome::Failure(format!("timeout: failed to connect service \"{}\" within {}", address_text(&host, port), go_seconds(timeout)))
-        }
+    let checked = tokio::time::timeout(timeout, check_health(&host, port, &service)).await;
+    match checked.unwrap_or_else(|_| Err(HealthError::Late { address: address_text(&host, port), timeout })) {
+        Ok(()) => Outcome::Success,
+        Err(error) => Outcome::Failure(error.to_string()),
     }
+}
+
+fn grpc_target(context: &Context, pod: &Pod, grpc: &GRPCAction) -> Result<(String, u16), TargetError> {
+    let port = u16::try_from(grpc.port).map_err(|_| TargetError::NoPort(grpc.port.to_string()));
+    Ok((pod_host(context, pod)?, port?))
 }
 
 const SERVING: i32 = 1;
 
-async fn check_health(host: &str, port: u16, service: &str) -> Result<(), String> {
+async fn check_health(host: &str, port: u16, service: &str) -> Result<(), HealthError> {
     let address = address_text(host, port);
-    let unreachable = |error: &dyn std::fmt::Display| format!("timeout: failed to connect service \"{address}\": {error}");
-    let stream = dial(host, port).await.map_err(|error| unreachable(&error))?;
-    let mut sender = grpc::connect(stream).await.map_err(|error| unreachable(&error))?;
+    let broken = |source| HealthError::Call { address: address.clone(), source };
+    let stream = dial(host, port).await.map_err(|source| HealthError::Dial { address: address.clone(), source })?;
+    let mut sender = grpc::connect(stream).await.map_err(broken)?;
     let method = grpc::Method { authority: &address, name: "grpc.health.v1.Health/Check", answer_bytes_max: BODY_MAX };
     let question = grpc::framed(&HealthCheckRequest { service: service.to_owned() });
     match grpc::call::<HealthCheckResponse>(&mut sender, method, question).await {
         Ok(answer) if answer.status == SERVING => Ok(()),
-        Ok(answer) => Err(format!("service unhealthy (responded with \"{}\")", status_name(answer.status))),
-        Err(grpc::CallError::Status { code: grpc::Code::Unimplemented, .. }) => {
-            Err("this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned())
-        }
-        Err(grpc::CallError::Status { code, .. }) => Err(format!("health rpc probe failed: rpc error: code = {}", code.number())),
-        Err(error) => Err(unreachable(&error)),
+        Ok(answer) => Err(HealthError::Unhealthy(answer.status)),
+        Err(grpc::CallError::Status { code: grpc::Code::Unimplemented, .. }) => Err(HealthError::Unimplemented),
+        Err(grpc::CallError::Status { code, .. }) => Err(HealthError::Refused(code)),
+        Err(error) => Err(broken(error)),
     }
 }
 

@@ -15,6 +15,16 @@ use crate::node::allocations::{Resized, to_model};
 /// again.
 const RETRY: SignedDuration = SignedDuration::from_secs(10);
 
+/// Why the limits of a running pod are not those that it was given: the text of the event
+/// `ResizeError`.
+#[derive(Debug, thiserror::Error)]
+enum ResizeError {
+    #[error(transparent)]
+    Runtime(#[from] containers::Error),
+    #[error("attempting to set container {container:?} memory limit ({limit}) below current usage ({used})")]
+    MemoryInUse { container: String, limit: i64, used: u64 },
+}
+
 impl Worker {
     /// Gives the pod what it asks for, or says why not; answers when to ask again.
     pub fn resize(&mut self) -> Option<Timestamp> {
@@ -71,6 +81,7 @@ impl Worker {
                 None
             }
             Err(error) => {
+                let error = error.to_string();
                 let generation = self.memory.resize.in_progress.as_ref().and_then(|progress| progress.generation);
                 let progress = Some(InProgress { error: Some(error.clone()), generation });
                 if self.memory.resize.in_progress != progress {
@@ -86,7 +97,7 @@ impl Worker {
     /// The pod's own limits grow before those of its containers, also of those that are made anew,
     /// and shrink after them: a part may never have more than the whole. True: nothing is left to
     /// change.
-    async fn try_update(&mut self, observed: &Observed, updates: &[Update]) -> Result<bool, String> {
+    async fn try_update(&mut self, observed: &Observed, updates: &[Update]) -> Result<bool, ResizeError> {
         let before = limits::of_pod(&resize::actuated(&self.view(observed, Timestamp::now())));
         let after = limits::of_pod(&self.pod);
         self.limit_pod(observed, limits::larger(&before, &after)).await?;
@@ -100,32 +111,32 @@ impl Worker {
         Ok(is_done)
     }
 
-    async fn limit_pod(&self, observed: &Observed, limits: Resources) -> Result<(), String> {
+    async fn limit_pod(&self, observed: &Observed, limits: Resources) -> Result<(), ResizeError> {
         let Some(sandbox) = observed.sandbox() else { return Ok(()) };
         let wanted = limits::with_none_lifted(limits);
-        self.context.runtime.update_sandbox_resources(&sandbox.id, &wanted).await.map_err(|error| error.to_string())
+        Ok(self.context.runtime.update_sandbox_resources(&sandbox.id, &wanted).await?)
     }
 
-    async fn update_one(&mut self, update: &Update) -> Result<(), String> {
+    async fn update_one(&mut self, update: &Update) -> Result<(), ResizeError> {
         let pod = self.pod.clone();
         let all = containers(&pod).iter().chain(init_containers(&pod));
         let Some(container) = all.into_iter().find(|container| container.name == update.name) else { return Ok(()) };
         let id = self.context.observer.bare(&update.container_id).to_owned();
         let wanted = limits::of_container(&pod, container, self.context.machine.memory_bytes);
         self.check_memory(&id, &update.name, wanted.memory_limit_bytes).await?;
-        self.context.runtime.update_resources(&id, &wanted).await.map_err(|error| error.to_string())?;
+        self.context.runtime.update_resources(&id, &wanted).await?;
         self.memory.resize.actuated.insert(update.container_id.clone(), limits::requirements(container));
         tracing::info!(pod = uid(&pod), container = update.name, "changed the limits of a container");
         Ok(())
     }
 
     /// The kernel would end the container, or refuse.
-    async fn check_memory(&self, id: &str, name: &str, limit: Option<i64>) -> Result<(), String> {
+    async fn check_memory(&self, id: &str, name: &str, limit: Option<i64>) -> Result<(), ResizeError> {
         let Some(limit) = limit else { return Ok(()) };
-        let stats = self.context.runtime.container_stats().await.map_err(|error| error.to_string())?;
+        let stats = self.context.runtime.container_stats().await?;
         let used = stats.iter().find(|stats| stats.container_id == id).map_or(0, |stats| stats.memory_working_set_bytes);
         if u64::try_from(limit).is_ok_and(|limit| limit < used) {
-            return Err(format!("attempting to set container {name:?} memory limit ({limit}) below current usage ({used})"));
+            return Err(ResizeError::MemoryInUse { container: name.to_owned(), limit, used });
         }
         Ok(())
     }

@@ -194,7 +194,7 @@ async fn remove_older(context: &Context, pod: &Pod, started: &Start) {
 
 async fn post_start(context: &Context, pod: &Pod, container: &Container, container_id: &str, path: &str) -> Result<(), StartFailure> {
     let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) else { return Ok(()) };
-    let Err(message) = hooks::run(context, pod, container, container_id, hook).await else { return Ok(()) };
+    let Err(error) = hooks::run(context, pod, container, container_id, hook).await else { return Ok(()) };
     context.events.container(pod, path, EventType::Warning, "FailedPostStartHook", "PostStartHook failed");
     let _ = context.observer.refresh().await;
     let observed = context.observer.observed(uid(pod));
@@ -204,5 +204,5 @@ async fn post_start(context: &Context, pod: &Pod, container: &Container, contain
             tracing::warn!(%error, container = container.name, "cannot end a container whose postStart hook failed");
         }
     }
-    Err(StartFailure::PostStartHook { cause: plain_text(&message) })
+    Err(StartFailure::PostStartHook { cause: plain_text(&error.to_string()) })
 }

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use super::calls::Calls;
 use super::probes::{Probes, Verdict};
 use super::{config, end, images, publish, start};
+use crate::node::objects::ObjectError;
 use crate::node::{Context, volumes};
 
 /// Verdicts of probes that wait for the worker.
@@ -54,6 +55,17 @@ pub struct Worker {
     pub calls: Calls,
     /// How often its end waited for them.
     calls_waits: u32,
+}
+
+/// Why a pod has no sandbox: the text of the event `FailedCreatePodSandBox`.
+#[derive(Debug, thiserror::Error)]
+enum SandboxError {
+    #[error("Failed to generate sandbox config for pod \"{pod}\": {source}")]
+    Config { pod: String, source: config::Error },
+    #[error("Failed to create sandbox for pod \"{pod}\": {source}")]
+    Handler { pod: String, source: ObjectError },
+    #[error("Failed to create pod sandbox: {0}")]
+    Runtime(#[from] containers::Error),
 }
 
 /// When to look again.
@@ -275,8 +287,8 @@ impl Worker {
         if let Some(attempt) = actions.sandbox {
             match self.make_sandbox(attempt).await {
                 Ok(made) => sandbox = made,
-                Err(message) => {
-                    self.context.events.pod(&self.pod, EventType::Warning, "FailedCreatePodSandBox", message);
+                Err(error) => {
+                    self.context.events.pod(&self.pod, EventType::Warning, "FailedCreatePodSandBox", error.to_string());
                     return Some(Timestamp::now() + RETRY);
                 }
             }
@@ -295,18 +307,17 @@ impl Worker {
         wake
     }
 
-    async fn make_sandbox(&mut self, attempt: u32) -> Result<Option<brain::podsync::Sandbox>, String> {
-        let full_name = brain::podsync::full_name(&self.pod);
+    async fn make_sandbox(&mut self, attempt: u32) -> Result<Option<brain::podsync::Sandbox>, SandboxError> {
+        let pod = || brain::podsync::full_name(&self.pod);
         let made = config::sandbox(&self.context, &self.pod, attempt);
-        let mut config = made.map_err(|why| format!("Failed to generate sandbox config for pod \"{full_name}\": {why}"))?;
+        let mut config = made.map_err(|source| SandboxError::Config { pod: pod(), source })?;
         if let Some(class) = self.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_ref()) {
             let handler = self.context.objects.runtime_handler(class).await;
-            config.handler = handler.map_err(|why| format!("Failed to create sandbox for pod \"{full_name}\": {why}"))?;
+            config.handler = handler.map_err(|source| SandboxError::Handler { pod: pod(), source })?;
         }
-        let failed = |error: &dyn std::fmt::Display| format!("Failed to create pod sandbox: {error}");
         let runtime = self.context.runtime.clone();
-        self.calls.whole(async move { runtime.run_sandbox(&config).await }).await.map_err(|error| failed(&error))?;
-        self.context.observer.refresh().await.map_err(|error| failed(&error))?;
+        self.calls.whole(async move { runtime.run_sandbox(&config).await }).await?;
+        self.context.observer.refresh().await?;
         // Not marked as seen: the sync that follows this one looks again.
         let observed = self.context.observer.observed(uid(&self.pod));
         let report = status::report(&self.view(&observed, Timestamp::now()), Ending::No);

@@ -14,7 +14,9 @@ mod sub_path;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use brain::podsync::environment::{self, Environment, Sources};
+use brain::podsync::env_file::EnvFileError;
+use brain::podsync::environment::{self, Environment, EnvironmentError, Sources};
+use brain::podsync::payload::PayloadError;
 use containers::{ImageMount, Mount, Propagation};
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use runtime::trees;
@@ -37,9 +39,11 @@ pub enum VolumeError {
     HostPath(#[from] HostPathError),
     #[error(transparent)]
     Object(#[from] ObjectError),
-    /// What an object or a pod says does not make files, a path or a variable.
-    #[error("{0}")]
-    Content(String),
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    /// A `subPathExpr` has no value.
+    #[error(transparent)]
+    Expression(#[from] EnvironmentError),
     #[error("{0}")]
     File(#[from] std::io::Error),
     #[error(transparent)]
@@ -141,7 +145,7 @@ async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, group: Option
             sources.addresses.pod = observed.sandbox().map(|sandbox| sandbox.addresses.clone()).unwrap_or_default();
             sources.allocatable = context.machine.capacity();
             let files = brain::podsync::payload::files(pod, volume, &sources, &tokens).unwrap_or_else(|| Ok(Default::default()));
-            let files = files.map_err(VolumeError::Content)?;
+            let files = files?;
             let in_memory = kind != "configmap";
             call(context, pod, move || Ok(payload::write(&place, in_memory, &files, group)?)).await
         }
@@ -167,8 +171,13 @@ pub async fn add_env_files(context: &Context, pod: &Pod, container: &Container, 
         let place = volume.and_then(|volume| place(context, pod, volume));
         let place = place.ok_or_else(|| VolumeError::NoKeyVolume(reference.volume_name.clone()))?;
         let path = reference.path.clone();
-        if let Some(read) = call(context, pod, move || Ok(env_file::read(&place, &path))).await? {
-            sources.env_files.insert((reference.volume_name.clone(), reference.path.clone()), read);
+        let read = call(context, pod, move || Ok(env_file::read(&place, &path))).await?;
+        let text = read.map_err(|error| {
+            tracing::debug!(%error, pod = uid(pod), path = reference.path, "cannot read a file of variables");
+            EnvFileError::Unreadable
+        });
+        if let Some(text) = text.transpose() {
+            sources.env_files.insert((reference.volume_name.clone(), reference.path.clone()), text);
         }
     }
     Ok(())
@@ -224,7 +233,7 @@ pub async fn mounts(
 
 fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<String>, VolumeError> {
     if let Some(expression) = mount.sub_path_expr.as_ref().filter(|expression| !expression.is_empty()) {
-        return environment::expand_strictly(expression, environment).map(Some).map_err(VolumeError::Content);
+        return Ok(Some(environment::expand_strictly(expression, environment)?));
     }
     Ok(mount.sub_path.clone().filter(|path| !path.is_empty()))
 }

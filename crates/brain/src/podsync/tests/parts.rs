@@ -6,16 +6,17 @@ use std::collections::BTreeMap;
 use containers::{Image, UnusedImage};
 use expect_test::expect;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Probe, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Probe, Secret, Service};
 use serde_json::{Value, json};
 
 use super::pretended::pod;
-use crate::podsync::environment::{Sources, environment, expand};
+use crate::podsync::env_file::EnvFileError;
+use crate::podsync::environment::{Environment, Sources, environment, expand, expand_strictly};
 use crate::podsync::eviction::{self, ContainerUsage, Disk, Figures, Room, Thresholds, Usage};
 use crate::podsync::files::{DnsSettings, dns, hosts, parse_resolv_conf};
 use crate::podsync::probe::{Kind, Outcome, Worker};
 use crate::podsync::pull::{Decision, decide};
-use crate::podsync::{limits, qos, security, termination};
+use crate::podsync::{limits, payload, qos, security, termination};
 
 fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).expect("tests write valid objects")
@@ -52,7 +53,80 @@ fn environments_have_services_maps_and_own_values_in_this_order() {
         .assert_eq(&names.join(" "));
     assert_eq!(made.warnings.len(), 2, "the key that is no name is told of: {:?}", made.warnings);
     let error = environment(&pod, first(&pod), &Sources::default()).unwrap_err();
-    expect![[r#"configmap "m" not found"#]].assert_eq(&error);
+    expect![[r#"configmap "m" not found"#]].assert_eq(&error.to_string());
+}
+
+#[test]
+fn a_variable_that_cannot_be_made_says_why_in_the_kubelets_words() {
+    let sources = |text: Result<&str, EnvFileError>| Sources {
+        config_maps: BTreeMap::from([("m".to_owned(), ConfigMap::default())]),
+        secrets: BTreeMap::from([("s".to_owned(), Secret::default())]),
+        env_files: BTreeMap::from([(("v".to_owned(), "f".to_owned()), text.map(str::to_owned))]),
+        ..Sources::default()
+    };
+    let why = |value_from: Value, text: Result<&str, EnvFileError>| {
+        let mut pod = pod(json!({"containers": [{"name": "c", "env": [{"name": "V", "valueFrom": value_from}]}]}));
+        pod.metadata.namespace = Some("n".to_owned());
+        environment(&pod, first(&pod), &sources(text)).map(|made| made.variables).unwrap_err().to_string()
+    };
+    let key = |name: &str| json!({"name": name, "key": "k"});
+    let of_file = || json!({"fileKeyRef": {"volumeName": "v", "path": "f", "key": "k"}});
+    let all = [
+        why(json!({"configMapKeyRef": key("none")}), Ok("")),
+        why(json!({"configMapKeyRef": key("m")}), Ok("")),
+        why(json!({"secretKeyRef": key("none")}), Ok("")),
+        why(json!({"secretKeyRef": key("s")}), Ok("")),
+        why(json!({"fieldRef": {"fieldPath": "spec.x"}}), Ok("")),
+        why(json!({"fieldRef": {"fieldPath": "spec.x['y']"}}), Ok("")),
+        why(json!({"resourceFieldRef": {"resource": "cpu"}}), Ok("")),
+        why(json!({"resourceFieldRef": {"resource": "limits.cpu", "containerName": "d"}}), Ok("")),
+        why(of_file(), Ok("a=b")),
+        why(of_file(), Ok("no variables")),
+        why(of_file(), Err(EnvFileError::Unreadable)),
+        why(json!({"fileKeyRef": {"volumeName": "v", "path": "none", "key": "k"}}), Ok("")),
+        expand_strictly("$(A)/b", &Environment::default()).unwrap_err().to_string(),
+    ];
+    expect![[r#"
+        configmap "none" not found
+        couldn't find key k in ConfigMap n/m
+        secret "none" not found
+        couldn't find key k in Secret n/s
+        unsupported fieldPath: spec.x
+        fieldPath "spec.x['y']" does not support subscript
+        unsupported container resource : cpu
+        container d not found
+        environment variable key "k" not found in file "f"
+        couldn't parse env file
+        couldn't parse env file
+        couldn't parse env file
+        missing value for "$(A)/b""#]]
+    .assert_eq(&all.join("\n"));
+}
+
+#[test]
+fn a_volume_that_cannot_be_made_says_why_in_the_kubelets_words() {
+    let sources = Sources { config_maps: BTreeMap::from([("m".to_owned(), ConfigMap::default())]), ..Sources::default() };
+    let why = |volume: Value| {
+        let files = payload::files(&Pod::default(), &from(volume), &sources, &BTreeMap::new());
+        files.expect("it is made of objects").unwrap_err().to_string()
+    };
+    let item = json!([{"key": "k", "path": "p"}]);
+    let all = [
+        why(json!({"name": "v", "configMap": {"name": "none"}})),
+        why(json!({"name": "v", "configMap": {"name": "m", "items": item}})),
+        why(json!({"name": "v", "secret": {"secretName": "none"}})),
+        why(json!({"name": "v", "downwardAPI": {"items": [{"path": "p", "fieldRef": {"fieldPath": "x"}}]}})),
+        why(json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}})),
+        why(json!({"name": "v", "projected": {"sources": [{"configMap": {"name": "a"}}, {"secret": {"name": "b"}}]}})),
+    ];
+    expect![[r#"
+        configmap "none" not found
+        references non-existent config key: k
+        secret "none" not found
+        unsupported fieldPath: x
+        failed to fetch token: none was issued
+        [configmap "a" not found, secret "b" not found]"#]]
+    .assert_eq(&all.join("\n"));
 }
 
 #[test]
@@ -250,7 +324,7 @@ fn thresholds_are_written_as_for_a_kubelet() {
     assert!(eviction::shortages(&Figures { disk, image_disk: disk, ..Figures::default() }, &thresholds).is_empty());
     for (text, why) in [("nodefs<1", "no signal"), ("memory.available=1", "no threshold"), ("memory.available<x", "no quantity")] {
         let error = thresholds.set(text).unwrap_err();
-        assert!(error.contains(why), "{error}");
+        assert!(error.to_string().contains(why), "{error}");
     }
 }
 

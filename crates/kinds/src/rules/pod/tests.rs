@@ -51,6 +51,30 @@ fn volumes_have_one_source_and_a_name() {
 }
 
 #[test]
+fn probes_have_one_action() {
+    check(
+        container(json!({
+            "livenessProbe": {"exec": {"command": ["true"]}, "grpc": {"port": 80}},
+            "readinessProbe": {"tcpSocket": {"port": 0}},
+            "startupProbe": {"httpGet": {"port": "http", "scheme": "X"}, "periodSeconds": -1},
+        })),
+        expect![[r#"
+            spec.containers[0].livenessProbe.grpc: Forbidden: may not specify more than 1 handler type
+            spec.containers[0].readinessProbe.tcpSocket.port: Invalid value: 0: must be between 1 and 65535, inclusive
+            spec.containers[0].startupProbe.httpGet.scheme: Unsupported value: "X": supported values: "HTTP", "HTTPS"
+            spec.containers[0].startupProbe.periodSeconds: Invalid value: -1: must be greater than or equal to 0
+        "#]],
+    );
+    check(
+        container(json!({"livenessProbe": {}, "readinessProbe": {"grpc": {"port": 70000}}})),
+        expect![[r#"
+        spec.containers[0].livenessProbe: Required value: must specify a handler type
+        spec.containers[0].readinessProbe.grpc.port: Invalid value: 70000: must be between 1 and 65535, inclusive
+    "#]],
+    );
+}
+
+#[test]
 fn mounts_and_devices_need_volumes() {
     let mut spec = container(json!({
         "volumeMounts": [{"name": "v", "mountPath": "/a", "mountPropagation": "Bidirectional", "recursiveReadOnly": "Enabled"}, {"name": "w", "mountPath": "/a"}],

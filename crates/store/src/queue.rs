@@ -1,4 +1,5 @@
-//! Transactions that are accepted but not yet durable, between the committers and the one writer.
+//! Transactions that are accepted but not yet durable, between the committers and the one writer
+//! of a backend. It does not know where the writer writes to.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -24,22 +25,22 @@ const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 const PENDING_OVERHEAD_BYTES: usize = 256;
 
 /// An answer to give, in order, and what must be durable before.
-pub(super) struct Pending {
+pub(crate) struct Pending {
     /// None for an answer that only waits for what was accepted before it.
-    pub(super) batch: Option<Batch>,
-    pub(super) result: CommitResult,
-    pub(super) answer: oneshot::Sender<CommitResult>,
+    pub(crate) batch: Option<Batch>,
+    pub(crate) result: CommitResult,
+    pub(crate) answer: oneshot::Sender<CommitResult>,
     bytes: usize,
 }
 
 /// What the writer made durable and published, to be struck off.
-pub(super) struct Done {
+pub(crate) struct Done {
     keys: Vec<(Bytes, Revision)>,
     bytes: usize,
 }
 
 impl Done {
-    pub(super) fn of(group: &[Pending]) -> Done {
+    pub(crate) fn of(group: &[Pending]) -> Done {
         let keys = group
             .iter()
             .filter_map(|pending| pending.batch.as_ref())
@@ -51,7 +52,7 @@ impl Done {
     }
 }
 
-pub(super) struct Queue {
+pub(crate) struct Queue {
     state: Mutex<QueueState>,
     arrived: Condvar,
     bytes_max: usize,
@@ -75,7 +76,7 @@ enum Phase {
 }
 
 impl Queue {
-    pub(super) fn new(published: Revision, bytes_max: usize, path: Arc<Path>) -> Queue {
+    pub(crate) fn new(published: Revision, bytes_max: usize, path: Arc<Path>) -> Queue {
         Queue {
             state: Mutex::new(QueueState {
                 sequencer: Sequencer::new(published),
@@ -92,7 +93,7 @@ impl Queue {
 
     /// Decides the transaction and queues its answer, unless the answer needs nothing from the
     /// disk.
-    pub(super) fn commit(&self, published: &Published, txn: Txn) -> Commit {
+    pub(crate) fn commit(&self, published: &Published, txn: Txn) -> Commit {
         let bytes = PENDING_OVERHEAD_BYTES + bytes_of(&txn);
         let mut state = lock(&self.state);
         if let Phase::Failed(error) = &state.phase {
@@ -124,7 +125,7 @@ impl Queue {
 
     /// To be called before the answers are given, so that a caller that got one finds its bytes
     /// free again.
-    pub(super) fn strike_off(&self, done: Done) {
+    pub(crate) fn strike_off(&self, done: Done) {
         let mut state = lock(&self.state);
         state.bytes -= done.bytes;
         for (key, revision) in &done.keys {
@@ -133,7 +134,7 @@ impl Queue {
     }
 
     /// Waits for the next group to write. None when closed and empty.
-    pub(super) fn next_group(&self) -> Option<Vec<Pending>> {
+    pub(crate) fn next_group(&self) -> Option<Vec<Pending>> {
         let mut state = lock(&self.state);
         while state.pending.is_empty() {
             if !matches!(state.phase, Phase::Open) {
@@ -148,7 +149,7 @@ impl Queue {
     }
 
     /// From now on every commit gets this error; so do those that wait.
-    pub(super) fn fail(&self, error: &StoreError) {
+    pub(crate) fn fail(&self, error: &StoreError) {
         let waiting = {
             let mut state = lock(&self.state);
             state.phase = Phase::Failed(error.clone());
@@ -160,7 +161,7 @@ impl Queue {
     }
 
     /// No commit will follow; lets the writer finish what waits.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         // A poisoned lock means the writer is gone already, and panicking while closing would only
         // hide why.
         if let Ok(mut state) = self.state.lock() {
@@ -172,7 +173,7 @@ impl Queue {
     }
 }
 
-pub(super) fn refuse(pending: Pending, error: &StoreError) {
+pub(crate) fn refuse(pending: Pending, error: &StoreError) {
     // The caller may wait no longer; then it does not miss the answer.
     let _ = pending.answer.send(Err(CommitError::Failed(error.clone())));
 }
