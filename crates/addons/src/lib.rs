@@ -2,10 +2,14 @@
 //!
 //! [`kube_proxy`] keeps the rules for addresses of Services, [`node_dns`] answers for names. Each program follows the cluster with a
 //! client of its own ([`follow`]), asks `brain` what to do, and does it through `net`. None of them
-//! keeps anything that it needs after a restart, and what they made stays when they end.
+//! keeps anything that it needs after a restart. What they made stays when they end, so that a new
+//! version can take over, and goes when their DaemonSet does ([`OwnSet`]).
 
 pub mod kube_proxy;
 
 pub mod node_dns;
 
 mod follow;
+mod removal;
+
+pub use removal::OwnSet;

@@ -36,14 +36,39 @@ fn kube_proxy(site: &Site) -> Vec<Value> {
     const NAME: &str = "kube-proxy";
     let program = Program {
         name: NAME,
-        arguments: vec![format!("--server=https://{}", site.server), format!("--cluster-cidr={}", site.cluster_cidr)],
+        arguments: common_arguments(site, NAME),
         // Rules change in the node's own network, and nothing else of the node.
         capabilities: &["NET_ADMIN"],
         ready: json!({"httpGet": {"path": "/healthz", "port": 10256}, "periodSeconds": 2}),
         memory: "20Mi",
         update: json!({"maxUnavailable": "10%"}),
     };
-    vec![account(NAME), binding("everynode:node-proxier", "system:node-proxier", NAME), program.daemon_set()]
+    let mut objects = vec![account(NAME), binding("everynode:node-proxier", "system:node-proxier", NAME)];
+    objects.extend(own_set_role(NAME));
+    objects.push(program.daemon_set());
+    objects
+}
+
+fn common_arguments(site: &Site, name: &str) -> Vec<String> {
+    vec![
+        format!("--server=https://{}", site.server),
+        format!("--cluster-cidr={}", site.cluster_cidr),
+        format!("--daemon-set={NAMESPACE}/{name}"),
+    ]
+}
+
+/// The right to see whether the program's own set is still there.
+fn own_set_role(name: &str) -> [Value; 2] {
+    const RBAC: &str = "rbac.authorization.k8s.io";
+    let rule = json!({"apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": [name], "verbs": ["get"]});
+    [
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta(name), "rules": [rule]}),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": meta(name),
+            "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}],
+        }),
+    ]
 }
 
 fn node_dns(site: &Site) -> Vec<Value> {
@@ -51,11 +76,7 @@ fn node_dns(site: &Site) -> Vec<Value> {
     const ROLE: &str = "everynode:node-dns";
     let program = Program {
         name: NAME,
-        arguments: vec![
-            format!("--server=https://{}", site.server),
-            format!("--cluster-cidr={}", site.cluster_cidr),
-            format!("--address={CLUSTER_DNS}"),
-        ],
+        arguments: [common_arguments(site, NAME), vec![format!("--address={CLUSTER_DNS}")]].concat(),
         // Its address is one of the node's network, and its port is a low one.
         capabilities: &["NET_ADMIN", "NET_BIND_SERVICE"],
         ready: json!({"httpGet": {"path": "/ready", "port": 8181}, "periodSeconds": 2}),
@@ -85,7 +106,10 @@ fn node_dns(site: &Site) -> Vec<Value> {
             ],
         },
     });
-    vec![account(NAME), role, binding(ROLE, ROLE, NAME), service, program.daemon_set()]
+    let mut objects = vec![account(NAME), role, binding(ROLE, ROLE, NAME), service];
+    objects.extend(own_set_role(NAME));
+    objects.push(program.daemon_set());
+    objects
 }
 
 fn account(name: &str) -> Value {

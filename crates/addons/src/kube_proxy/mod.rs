@@ -19,6 +19,7 @@ use net::services::{ServiceNetwork, ServiceSettings};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::OwnSet;
 use crate::follow::{Change, Followed, follow, resource};
 use health::Health;
 use view::{Kind, View};
@@ -34,6 +35,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub node_name: String,
+    /// When it is deleted, the rules go, too.
+    pub own_set: Option<OwnSet>,
     /// The table of rules; no other program may use that name.
     pub table: String,
     /// The pods of all nodes.
@@ -61,7 +64,7 @@ pub enum ProxyError {
     Kernel(#[from] NetlinkError),
 }
 
-/// Runs until `shutdown` turns true, and leaves the rules as they are.
+/// Runs until `shutdown` turns true. Leaves the rules as they are, unless the program's set is gone.
 pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiver<bool>) -> Result<(), ProxyError> {
     let health = Health::start(&settings, &shutdown).await?;
     let (sender, mut changes) = mpsc::channel(CHANGES_MAX);
@@ -84,9 +87,21 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
             }
             _ = repair.tick() => proxy.repair(),
             Some(()) = retry => proxy.write(),
-            _ = shutdown.wait_for(|&stopping| stopping) => return Ok(()),
+            _ = shutdown.wait_for(|&stopping| stopping) => break,
         }
     }
+    if let Some(set) = &proxy.settings.own_set
+        && set.is_gone(&client).await
+    {
+        tracing::info!("the DaemonSet is gone, and the rules of Services with it");
+        remove(&proxy.settings.table)?;
+    }
+    Ok(())
+}
+
+fn remove(table: &str) -> Result<(), ProxyError> {
+    let mut netfilter = Socket::open(Family::Netfilter).map_err(ProxyError::Socket)?;
+    Ok(net::nftables::remove(&mut netfilter, table)?)
 }
 
 fn followed(node: &str) -> Vec<Followed<Kind>> {

@@ -18,11 +18,26 @@ pub fn ensure(address: Ipv4Addr, table: &str) -> Result<(), DnsError> {
     let mut route = RouteSocket::open().map_err(DnsError::Kernel)?;
     let loopback = route.link(LOOPBACK).map_err(failed)?;
     if let Some(link) = loopback {
-        let address = Address { link: link.index, address: Ipv4Net::from(address), link_only: true };
-        route.add_address(&address).map_err(failed)?;
+        route.add_address(&own(link.index, address)).map_err(failed)?;
     }
     let mut netfilter = Socket::open(Family::Netfilter).map_err(DnsError::Kernel)?;
     nftables::replace(&mut netfilter, &rules(address, table)).map_err(failed)
+}
+
+/// Takes it all back.
+pub fn remove(address: Ipv4Addr, table: &str) -> Result<(), DnsError> {
+    let failed = |cause| DnsError::Address { address, cause };
+    let mut route = RouteSocket::open().map_err(DnsError::Kernel)?;
+    if let Some(link) = route.link(LOOPBACK).map_err(failed)? {
+        route.delete_address(&own(link.index, address)).map_err(failed)?;
+    }
+    let mut netfilter = Socket::open(Family::Netfilter).map_err(DnsError::Kernel)?;
+    nftables::remove(&mut netfilter, table).map_err(failed)
+}
+
+/// Of the link only: never what the node shows to others.
+fn own(link: u32, address: Ipv4Addr) -> Address {
+    Address { link, address: Ipv4Net::from(address), link_only: true }
 }
 
 /// A question and its answer are two packets. Tracking them costs entries of a table that is full

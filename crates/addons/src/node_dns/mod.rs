@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use wire::plain;
 
+use crate::OwnSet;
 use crate::follow::{Change, Followed, follow, resource};
 use resolver::Resolver;
 
@@ -39,6 +40,8 @@ const SYNC_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Settings {
     /// `cluster.local`.
     pub domain: String,
+    /// When it is deleted, the node's address goes, too.
+    pub own_set: Option<OwnSet>,
     /// Where pods ask; the node gets it as an address of its own.
     pub address: Ipv4Addr,
     /// 53, but for tests.
@@ -79,7 +82,8 @@ enum Kind {
     EndpointSlice,
 }
 
-/// Runs until `shutdown` turns true. The node keeps the address: the next one is there soon.
+/// Runs until `shutdown` turns true. The node keeps the address, because the next version is there
+/// soon, unless the program's set is gone.
 pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiver<bool>) -> Result<(), DnsError> {
     let zone_settings = ZoneSettings { domain: settings.domain.clone(), server: settings.address.into(), ranges: settings.ranges.clone() };
     let zone = Arc::new(RwLock::new(Zone::new(zone_settings)));
@@ -123,6 +127,12 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
         }
     }
     while serving.join_next().await.is_some() {}
+    if let (Some(set), Some(table)) = (&settings.own_set, &settings.table)
+        && set.is_gone(&client).await
+    {
+        tracing::info!("the DaemonSet is gone, and the node's address for names with it");
+        address::remove(settings.address, table)?;
+    }
     Ok(())
 }
 

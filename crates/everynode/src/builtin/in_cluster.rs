@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use addons::OwnSet;
 use anyhow::Context as _;
 use clap::Args;
 use kube::config::{AuthInfo, Config};
@@ -23,12 +24,23 @@ pub struct Connection {
     #[arg(long, env = "NODE_NAME")]
     pub node_name: String,
 
+    /// The DaemonSet that this pod belongs to, as NAMESPACE/NAME: when it is deleted, what the program
+    /// made in the node's network goes with it.
+    #[arg(long)]
+    daemon_set: Option<String>,
+
     /// Folder with the token and the certificate of the cluster's authority.
     #[arg(long, default_value = CREDENTIALS)]
     credentials: PathBuf,
 }
 
 impl Connection {
+    /// The set that the program's pod belongs to.
+    pub fn own_set(&self) -> Option<OwnSet> {
+        let (namespace, name) = self.daemon_set.as_ref()?.split_once('/')?;
+        Some(OwnSet { namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+
     pub async fn client(&self) -> anyhow::Result<kube::Client> {
         let uri = self.server.parse().with_context(|| format!("--server {:?} is no address", self.server))?;
         let mut config = Config::new(uri);

@@ -40,6 +40,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     let arguments = Arguments::try_parse_from(arguments).map_err(|error| error.to_string())?;
     in_cluster::run(&arguments.cluster, async |client, shutdown| {
         let settings = Settings {
+            own_set: arguments.cluster.own_set(),
             node_name: arguments.cluster.node_name.clone(),
             table: TABLE.to_owned(),
             cluster_cidr: arguments.cluster_cidr,

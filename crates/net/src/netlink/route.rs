@@ -82,13 +82,22 @@ impl RouteSocket {
 
     /// Also when it is there.
     pub fn add_address(&mut self, address: &Address) -> Result<()> {
+        self.change_address(libc::RTM_NEWADDR, CREATE | REPLACE, "add", address)
+    }
+
+    /// Also when it is gone.
+    pub fn delete_address(&mut self, address: &Address) -> Result<()> {
+        gone_is_fine(self.change_address(libc::RTM_DELADDR, 0, "remove", address))
+    }
+
+    fn change_address(&mut self, kind: u16, flags: u16, verb: &str, address: &Address) -> Result<()> {
         let octets = address.address.addr().octets();
         let scope = if address.link_only { libc::RT_SCOPE_LINK } else { libc::RT_SCOPE_UNIVERSE };
         let mut header = vec![INET, address.address.prefix_len(), 0, scope];
         header.extend(address.link.to_ne_bytes());
         let payload = Attributes::after_header(&header).bytes(IFA_LOCAL, &octets).bytes(IFA_ADDRESS, &octets);
-        let request = Message { kind: libc::RTM_NEWADDR, flags: CREATE | REPLACE, payload: payload.as_bytes().to_vec() };
-        self.0.execute(&format!("add address {}", address.address), vec![request]).map(drop)
+        let request = Message { kind, flags, payload: payload.as_bytes().to_vec() };
+        self.0.execute(&format!("{verb} address {}", address.address), vec![request]).map(drop)
     }
 
     /// IPv4 routes of the main table.

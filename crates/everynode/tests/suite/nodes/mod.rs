@@ -4,6 +4,7 @@
 //! Every group has a cluster of its own, started in half a second, and shares it among its pods.
 //! Nothing is timed: deadlines are far away.
 
+mod addons;
 mod agents;
 mod chaos;
 mod chaos_nodes;

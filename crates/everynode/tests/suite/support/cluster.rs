@@ -53,8 +53,14 @@ impl Cluster {
         self.data_dir = Some(dir);
     }
 
+    /// Without the built-in DaemonSets: what most tests look at are their own pods.
     pub fn up(&self, workers: u8) {
         self.succeed(&["up", "--workers", &workers.to_string(), "--without-addons", "--timeout-seconds", "120"]);
+    }
+
+    /// As a user starts one.
+    pub fn up_with_addons(&self, workers: u8) {
+        self.succeed(&["up", "--workers", &workers.to_string(), "--timeout-seconds", "120"]);
     }
 
     /// With nodes of these names, whatever the cluster is called: the first is the control plane's.

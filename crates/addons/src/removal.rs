@@ -1,0 +1,29 @@
+//! Whether a program ends because its DaemonSet is gone, or only to make room for the next version.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::core::PartialObjectMeta;
+use kube::{Api, Client};
+
+/// A pod has a few seconds to end.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// The set that this program's pod belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnSet {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl OwnSet {
+    /// Whether it was deleted. What cannot be found out counts as no: what is left behind does no
+    /// harm, and what is taken away does.
+    pub async fn is_gone(&self, client: &Client) -> bool {
+        let sets: Api<DaemonSet> = Api::namespaced(client.clone(), &self.namespace);
+        match tokio::time::timeout(DEADLINE, sets.get_metadata_opt(&self.name)).await {
+            Ok(Ok(set)) => set.is_none_or(|set: PartialObjectMeta<DaemonSet>| set.metadata.deletion_timestamp.is_some()),
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+}
