@@ -2,6 +2,7 @@
 //!
 //! There is one connection; when the runtime restarts, the next call makes another.
 
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,14 +47,20 @@ impl From<grpc::CallError> for CallError {
     }
 }
 
-/// How a method is called.
-#[derive(Debug, Clone, Copy)]
-pub struct Method {
+/// How a method is called: it takes a `Q` and answers an `A`.
+pub struct Method<Q, A> {
     /// `runtime.v1.RuntimeService/Version`.
     pub name: &'static str,
     pub limit: Duration,
     /// Changes nothing: it may be asked again when the connection broke.
     pub is_read: bool,
+    messages: PhantomData<fn(Q) -> A>,
+}
+
+impl<Q, A> Method<Q, A> {
+    pub const fn new(name: &'static str, limit: Duration, is_read: bool) -> Self {
+        Self { name, limit, is_read, messages: PhantomData }
+    }
 }
 
 pub struct Channel {
@@ -66,20 +73,20 @@ impl Channel {
         Self { path: path.to_owned(), connection: Mutex::new(None) }
     }
 
-    pub async fn call<A: Message + Default>(&self, method: Method, question: &impl Message) -> Result<A, CallError> {
+    pub async fn call<Q: Message, A: Message + Default>(&self, method: Method<Q, A>, question: &Q) -> Result<A, CallError> {
         let body = grpc::framed(question);
         let tried = timeout(method.limit, async {
-            match self.try_call(method, body.clone()).await {
-                Err(CallError::Broken(_)) if method.is_read => self.try_call(method, body).await,
+            match self.try_call(method.name, body.clone()).await {
+                Err(CallError::Broken(_)) if method.is_read => self.try_call(method.name, body).await,
                 tried => tried,
             }
         });
         tried.await.map_err(|_| CallError::TooLate(method.limit))?
     }
 
-    async fn try_call<A: Message + Default>(&self, method: Method, body: Bytes) -> Result<A, CallError> {
+    async fn try_call<A: Message + Default>(&self, name: &str, body: Bytes) -> Result<A, CallError> {
         let mut connection = self.connection().await?;
-        let method = grpc::Method { authority: "localhost", name: method.name, answer_bytes_max: ANSWER_BYTES_MAX };
+        let method = grpc::Method { authority: "localhost", name, answer_bytes_max: ANSWER_BYTES_MAX };
         Ok(grpc::call(&mut connection, method, body).await?)
     }
 

@@ -19,7 +19,7 @@ pub const QUESTIONS_MAX: usize = 16;
 impl Client {
     pub(super) async fn ask_version(&self) -> Result<Version> {
         let question = cri::VersionRequest { version: "v1".to_owned() };
-        let answer: cri::VersionResponse = self.shared.channel.call(calls::VERSION, &question).await.map_err(errors::general)?;
+        let answer = self.shared.channel.call(calls::VERSION, &question).await.map_err(errors::general)?;
         Ok(Version { name: answer.runtime_name, version: statuses::version(&answer.runtime_version) })
     }
 
@@ -29,7 +29,7 @@ impl Client {
         let mut asked = configs::sandbox(config);
         asked.annotations.insert(CGROUP_ANNOTATION.to_owned(), config.cgroup_parent.clone());
         let question = cri::RunPodSandboxRequest { config: Some(asked), runtime_handler: config.handler.clone() };
-        let made = self.shared.channel.call::<cri::RunPodSandboxResponse>(calls::RUN_SANDBOX, &question).await;
+        let made = self.shared.channel.call(calls::RUN_SANDBOX, &question).await;
         if made.is_err() {
             self.remove_cgroup(config.cgroup_parent.clone()).await;
         }
@@ -39,7 +39,7 @@ impl Client {
 
     pub(super) async fn end_sandbox(&self, id: &str) -> Result<()> {
         let question = cri::PodSandboxRequest { pod_sandbox_id: id.to_owned(), verbose: false };
-        let ended = self.shared.channel.call::<cri::Empty>(calls::STOP_SANDBOX, &question).await;
+        let ended = self.shared.channel.call(calls::STOP_SANDBOX, &question).await;
         self.changed();
         errors::gone_is_done(ended.map(drop).map_err(|e| errors::sandbox(id).error(e)))
     }
@@ -52,7 +52,7 @@ impl Client {
         };
         self.end_sandbox(id).await?;
         let question = cri::PodSandboxRequest { pod_sandbox_id: id.to_owned(), verbose: false };
-        let removed = self.shared.channel.call::<cri::Empty>(calls::REMOVE_SANDBOX, &question).await;
+        let removed = self.shared.channel.call(calls::REMOVE_SANDBOX, &question).await;
         errors::gone_is_done(removed.map(drop).map_err(|e| errors::sandbox(id).error(e)))?;
         self.shared.statuses.forget_sandbox(id);
         self.remove_cgroup(cgroup.unwrap_or_default()).await;
@@ -104,7 +104,7 @@ impl Client {
     }
 
     pub(super) async fn listed_sandboxes(&self) -> Result<Vec<cri::PodSandbox>> {
-        let answer = self.shared.channel.call::<cri::ListPodSandboxResponse>(calls::LIST_SANDBOXES, &cri::Empty {}).await;
+        let answer = self.shared.channel.call(calls::LIST_SANDBOXES, &cri::Empty {}).await;
         Ok(answer.map_err(errors::general)?.items)
     }
 

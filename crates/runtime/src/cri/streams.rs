@@ -51,7 +51,7 @@ impl Client {
             stdout: request.stdout,
             stderr: request.stderr && !request.tty,
         };
-        let answer = self.shared.channel.call::<cri::StreamResponse>(calls::EXEC, &question).await;
+        let answer = self.shared.channel.call(calls::EXEC, &question).await;
         session(&answer.map_err(|e| errors::container(id).error(e))?.url, request).await
     }
 
@@ -63,13 +63,13 @@ impl Client {
             stdout: request.stdout,
             stderr: request.stderr && !request.tty,
         };
-        let answer = self.shared.channel.call::<cri::StreamResponse>(calls::ATTACH, &question).await;
+        let answer = self.shared.channel.call(calls::ATTACH, &question).await;
         session(&answer.map_err(|e| errors::container(id).error(e))?.url, request).await
     }
 
     pub(super) async fn forward(&self, sandbox_id: &str, port: u16) -> Result<(Reader, Writer)> {
         let question = cri::PortForwardRequest { pod_sandbox_id: sandbox_id.to_owned(), port: vec![port.into()] };
-        let answer = self.shared.channel.call::<cri::StreamResponse>(calls::PORT_FORWARD, &question).await;
+        let answer = self.shared.channel.call(calls::PORT_FORWARD, &question).await;
         let url = answer.map_err(|e| errors::sandbox(sandbox_id).error(e))?.url;
         let socket = upgraded(&url, "portforward.k8s.io").await?;
         let port = port.to_string();
