@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::messages as cri;
 use super::sandboxes::QUESTIONS_MAX;
 use super::{Client, blocking, calls, configs, errors, statuses};
+use crate::words::failed;
 use containers::{ContainerConfig, ContainerStatus, Error, ExecOutput, Resources, Result, SandboxConfig};
 
 /// The reason of an exit may become known after the exit: another event reports that the kernel
@@ -67,7 +68,7 @@ impl Statuses {
 impl Client {
     pub(super) async fn create(&self, sandbox_id: &str, sandbox: &SandboxConfig, config: &ContainerConfig) -> Result<String> {
         if config.mounts.iter().any(|mount| mount.image.is_some()) {
-            return Err(Error::Invalid("images as volumes are not supported with this container runtime".to_owned()));
+            return Err(errors::Failure::ImageVolumes.into());
         }
         let log = sandbox.log_dir.join(&config.log_path);
         blocking(move || make_parent(&log)).await?;
@@ -184,7 +185,7 @@ impl Client {
 /// Not every runtime has the code for it.
 fn too_late(error: Error) -> Error {
     match error {
-        Error::Failed(text) if text.contains("context deadline exceeded") => Error::DeadlineExceeded(text),
+        Error::Failed(cause) if cause.to_string().contains("context deadline exceeded") => Error::DeadlineExceeded(cause),
         other => other,
     }
 }
@@ -197,7 +198,7 @@ fn whole_seconds(duration: Duration) -> i64 {
 
 fn make_parent(log: &std::path::Path) -> Result<()> {
     let Some(parent) = log.parent() else { return Ok(()) };
-    std::fs::create_dir_all(parent).map_err(|e| Error::Failed(format!("make {}: {e}", parent.display())))
+    std::fs::create_dir_all(parent).map_err(failed(format!("make {}", parent.display())))
 }
 
 #[cfg(test)]

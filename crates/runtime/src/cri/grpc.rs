@@ -24,8 +24,12 @@ const CONNECT_SECONDS_MAX: u64 = 5;
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    #[error("connect to {}: {cause}", path.display())]
-    Connect { path: PathBuf, cause: String },
+    #[error("connect to {}", path.display())]
+    Connect {
+        path: PathBuf,
+        #[source]
+        source: Unreachable,
+    },
     #[error("the connection to the container runtime broke: {0}")]
     Broken(String),
     #[error("no answer from the container runtime within {} seconds", .0.as_secs())]
@@ -35,6 +39,17 @@ pub enum CallError {
     /// What the server says.
     #[error("{message}")]
     Status { code: Code, message: String },
+}
+
+/// Why there is no connection to a socket.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreachable {
+    #[error(transparent)]
+    Socket(std::io::Error),
+    #[error(transparent)]
+    Handshake(grpc::CallError),
+    #[error("timed out")]
+    TooLate,
 }
 
 impl From<grpc::CallError> for CallError {
@@ -98,18 +113,15 @@ impl Channel {
             return Ok(connection.clone());
         }
         let connect = timeout(Duration::from_secs(CONNECT_SECONDS_MAX), self.connect());
-        let connection = connect.await.unwrap_or_else(|_| Err(self.unreachable("timed out")))?;
+        let connection =
+            connect.await.unwrap_or(Err(Unreachable::TooLate)).map_err(|source| CallError::Connect { path: self.path.clone(), source })?;
         *known = Some(connection.clone());
         Ok(connection)
     }
 
-    async fn connect(&self) -> Result<Sender, CallError> {
-        let stream = UnixStream::connect(&self.path).await.map_err(|e| self.unreachable(e))?;
-        grpc::connect(stream).await.map_err(|e| self.unreachable(e))
-    }
-
-    fn unreachable(&self, cause: impl std::fmt::Display) -> CallError {
-        CallError::Connect { path: self.path.clone(), cause: cause.to_string() }
+    async fn connect(&self) -> Result<Sender, Unreachable> {
+        let stream = UnixStream::connect(&self.path).await.map_err(Unreachable::Socket)?;
+        grpc::connect(stream).await.map_err(Unreachable::Handshake)
     }
 }
 

@@ -7,6 +7,7 @@ use futures::stream;
 use super::messages as cri;
 use super::{Client, blocking, calls, configs, errors, statuses};
 use crate::cgroup::Cgroup;
+use crate::words::failed;
 use containers::{Error, Resources, Result, SandboxConfig, SandboxStatus, Version};
 
 /// Finds the pod's cgroup again when only the sandbox's id is known. Not among the annotations that
@@ -67,7 +68,7 @@ impl Client {
             return Ok(());
         };
         let wanted = resources.clone();
-        blocking(move || Cgroup::new(&path).limit(&wanted).map_err(|e| Error::Failed(format!("change limits of cgroup {path}: {e}")))).await
+        blocking(move || Cgroup::new(&path).limit(&wanted).map_err(failed(format!("change limits of cgroup {path}")))).await
     }
 
     pub(super) async fn list_sandboxes(&self) -> Result<Vec<SandboxStatus>> {
@@ -97,7 +98,7 @@ impl Client {
         if path.is_empty() || is_used {
             return;
         }
-        let removed = blocking(move || Cgroup::new(&path).remove().map_err(|e| Error::Failed(e.to_string()))).await;
+        let removed = blocking(move || Cgroup::new(&path).remove().map_err(failed(format!("remove cgroup {path}")))).await;
         if let Err(error) = removed {
             tracing::warn!(%error, "a pod's cgroup is left");
         }
@@ -121,11 +122,11 @@ fn without_marks(mut status: SandboxStatus) -> SandboxStatus {
 }
 
 fn prepare(config: &SandboxConfig) -> Result<()> {
-    std::fs::create_dir_all(&config.log_dir).map_err(|e| Error::Failed(format!("make {}: {e}", config.log_dir.display())))?;
+    std::fs::create_dir_all(&config.log_dir).map_err(failed(format!("make {}", config.log_dir.display())))?;
     if config.cgroup_parent.is_empty() {
         return Ok(());
     }
     let cgroup = Cgroup::new(&config.cgroup_parent);
     let made = cgroup.create().and_then(|()| cgroup.limit(&config.resources));
-    made.map_err(|e| Error::Failed(format!("make cgroup {}: {e}", config.cgroup_parent)))
+    made.map_err(failed(format!("make cgroup {}", config.cgroup_parent)))
 }
