@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::capabilities;
 use super::failure::Failure;
-use super::inroot;
+use super::layers;
 use super::paths::Layout;
 use super::record::{self, ContainerRecord, Launch, OwnUsers, SandboxRecord, Source, Staged, WorkingDirPlace};
 use super::sandbox::{self, Inhabitant};
@@ -129,7 +129,7 @@ pub fn check_mounts(config: &ContainerConfig) -> Result<(), Failure> {
 
 fn identity(request: &Request<'_>) -> Result<Identity, Failure> {
     let read = |database| {
-        let text = inroot::read_from_layers(&request.content.layers, Path::new(database)).map(Option::unwrap_or_default);
+        let text = layers::read(&request.content.layers, Path::new(database)).map(Option::unwrap_or_default);
         text.map_err(|e| Failure::Database { database, source: e.into() })
     };
     let (passwd, group) = (read("etc/passwd")?, read("etc/group")?);

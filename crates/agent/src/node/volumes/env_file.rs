@@ -1,13 +1,9 @@
 //! Reading files of variables from volumes: a container wrote them and what leads to them, and must
 //! not make the agent read anything else.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use runtime::below::Root;
 
 /// Longer ones hold no variables that a program could be started with.
 const BYTES_MAX: u64 = 1024 * 1024;
@@ -21,18 +17,8 @@ pub fn read(volume: &Path, path: &str) -> Option<Result<String, String>> {
 }
 
 fn try_read(volume: &Path, path: &str) -> std::io::Result<String> {
-    let root = rustix::fs::open(volume, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let found = File::from(rustix::fs::openat2(&root, path.trim_start_matches('/'), flags, Mode::empty(), resolve)?);
-    let metadata = found.metadata()?;
-    // A pipe would wait, a device act.
-    if !metadata.is_file() || metadata.len() > BYTES_MAX {
-        return Err(Errno::INVAL.into());
-    }
-    let mut text = String::new();
-    File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?.take(BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
+    let content = Root::open(volume)?.find(Path::new(path))?.read(BYTES_MAX)?;
+    String::from_utf8(content).map_err(|_| std::io::Error::other("is not UTF-8"))
 }
 
 #[cfg(test)]
@@ -55,8 +41,9 @@ mod tests {
             std::fs::remove_file(volume.join("link")).unwrap();
         }
         assert!(read(&volume, "../secret").is_none_or(|read| read.is_err()));
-        rustix::fs::mknodat(rustix::fs::CWD, volume.join("pipe"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
-        File::create(volume.join("huge")).unwrap().set_len(1 << 40).unwrap();
+        let (fifo, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, volume.join("pipe"), fifo, mode, 0).unwrap();
+        std::fs::File::create(volume.join("huge")).unwrap().set_len(1 << 40).unwrap();
         for name in ["pipe", "huge", "."] {
             assert!(read(&volume, name).unwrap().is_err(), "{name}");
         }

@@ -20,14 +20,17 @@ use super::super::control::Told;
 use super::super::executor::Program;
 use super::super::paths::ContainerDir;
 use super::super::record::{Launch, WorkingDirPlace};
-use super::super::{console, device_filter, inroot, seccomp};
+use super::super::{console, device_filter, seccomp};
 use super::propagation::SettleError;
 use super::stage;
 use super::streams::Streams;
+use crate::below::Root;
 use crate::cgroup::{self, Cgroup};
 use crate::words::{Plain, Refused, refused};
 
 const CONSOLE_SOCKET: &str = "console.sock";
+
+const WORKING_DIR_MODE: u32 = 0o755;
 
 pub struct Started {
     pub pid: i32,
@@ -131,10 +134,10 @@ fn make_working_dir(dir: &ContainerDir, launch: &Launch) -> Result<(), Refused> 
     let (made, path) = match &launch.working_dir_place {
         WorkingDirPlace::Nowhere => return Ok(()),
         // On the node, root owns a volume's files, whichever user is the container's root.
-        WorkingDirPlace::Mount(root, rest) => (inroot::create_dir_all(root, rest, None), rest),
+        WorkingDirPlace::Mount(root, rest) => (make_dirs(root, rest, None), rest),
         WorkingDirPlace::Root(path) => match &launch.users {
-            None => (inroot::create_dir_all(&dir.rootfs(), path, None), path),
-            Some(users) => (inroot::create_dir_all(&stage::rootfs(), path, Some(users.first)), path),
+            None => (make_dirs(&dir.rootfs(), path, None), path),
+            Some(users) => (make_dirs(&stage::rootfs(), path, Some(users.first)), path),
         },
     };
     match made {
@@ -144,6 +147,10 @@ fn make_working_dir(dir: &ContainerDir, launch: &Launch) -> Result<(), Refused> 
         }
         _ => Ok(()),
     }
+}
+
+fn make_dirs(root: &Path, path: &Path, owner: Option<u32>) -> io::Result<()> {
+    Root::open(root)?.make_dirs(path, WORKING_DIR_MODE, owner)
 }
 
 /// The owner must be able to open /dev/stdout anew.
