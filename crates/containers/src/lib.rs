@@ -23,7 +23,7 @@ mod error;
 pub use container::{
     ContainerConfig, ContainerState, ContainerStatus, Device, ImageMount, Mount, Propagation, Resources, Seccomp, SecurityContext, User,
 };
-pub use error::{Error, Result};
+pub use error::{Cause, Error, Result, chain};
 pub use image::{Credentials, Image, UnusedImage};
 pub use process::{ExecOutput, StreamRequest, TerminalSize, Version};
 pub use sandbox::{DnsConfig, HostNamespaces, PodId, PortMapping, Protocol, SandboxConfig, SandboxState, SandboxStatus, UserNamespace};

@@ -1,6 +1,8 @@
 //! Errors in the words that users of other container runtimes know: the kernel's in lower case,
 //! without the numbers and the debug output that Rust and its libraries add.
 
+use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 
 use nix::errno::Errno;
@@ -12,6 +14,52 @@ const ERRORS: i32 = 133;
 /// the kernel's says what it says.
 pub fn plain(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| plain_text(&error.to_string()), describe)
+}
+
+/// An error of the node in these words, as the cause of another one.
+#[derive(Debug)]
+pub struct Plain(io::Error);
+
+impl From<io::Error> for Plain {
+    fn from(error: io::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<Errno> for Plain {
+    fn from(error: Errno) -> Self {
+        Self(error.into())
+    }
+}
+
+impl fmt::Display for Plain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&plain(&self.0))
+    }
+}
+
+impl StdError for Plain {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
+    }
+}
+
+/// A step that the node refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation}")]
+pub struct Refused {
+    operation: String,
+    #[source]
+    source: Plain,
+}
+
+pub fn refused<E: Into<Plain>>(operation: impl fmt::Display) -> impl FnOnce(E) -> Refused {
+    move |error| Refused { operation: operation.to_string(), source: error.into() }
+}
+
+/// What the node refused to a call of the port.
+pub fn failed(operation: impl fmt::Display) -> impl FnOnce(io::Error) -> containers::Error {
+    move |error| containers::Error::Io { operation: operation.to_string(), cause: Box::new(Plain(error)) }
 }
 
 fn describe(code: i32) -> String {

@@ -16,7 +16,7 @@ pub struct NoNetwork;
 impl SandboxNetwork for NoNetwork {
     fn attach<'a>(&'a self, _: &'a str, _: &'a Path, _: &'a [PortMapping]) -> BoxFuture<'a, Result<Vec<IpAddr>>> {
         let reason = "this node has no range of pod addresses (--pod-cidr): only pods with hostNetwork can run on it";
-        Box::pin(async move { Err(Error::FailedPrecondition(reason.to_owned())) })
+        Box::pin(async move { Err(Error::FailedPrecondition(reason.into())) })
     }
 
     fn detach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<()>> {
@@ -29,21 +29,14 @@ pub struct Routed(pub PodNetwork);
 
 impl SandboxNetwork for Routed {
     fn attach<'a>(&'a self, sandbox_id: &'a str, namespace: &'a Path, ports: &'a [PortMapping]) -> BoxFuture<'a, Result<Vec<IpAddr>>> {
-        Box::pin(async move { self.0.attach(sandbox_id, namespace, ports).await.map_err(|error| failed(&error)) })
+        Box::pin(async move { self.0.attach(sandbox_id, namespace, ports).await.map_err(failed) })
     }
 
     fn detach<'a>(&'a self, sandbox_id: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.0.detach(sandbox_id).await.map_err(|error| failed(&error)) })
+        Box::pin(async move { self.0.detach(sandbox_id).await.map_err(failed) })
     }
 }
 
-/// With its causes: the text is what users see.
-fn failed(error: &dyn std::error::Error) -> Error {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(&format!(": {next}"));
-        cause = next.source();
-    }
-    Error::Failed(text)
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Failed(Box::new(error))
 }

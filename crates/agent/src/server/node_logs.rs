@@ -4,13 +4,14 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use runtime::below::{self, Found};
 
 use super::answer::{self, Body, BoxError, Refusal};
 
@@ -20,22 +21,21 @@ const PIECE_BYTES: usize = 64 * 1024;
 const ENTRIES_MAX: usize = 10_000;
 
 pub fn answer(root: &Path, path: &str) -> Result<Response<Body>, Refusal> {
-    let found = resolve(root, path).ok_or_else(|| Refusal::new(404, "404 page not found\n"))?;
+    let found = find(root, path).map_err(|_| Refusal::new(404, "404 page not found\n"))?;
     let failed = |error: io::Error| Refusal::new(500, error.to_string());
-    if found.is_dir() {
-        return Ok(answer::typed(200, "text/html; charset=utf-8", listing(&found).map_err(failed)?));
+    let metadata = found.metadata().map_err(failed)?;
+    if metadata.is_dir() {
+        return Ok(answer::typed(200, "text/html; charset=utf-8", listing(&found.name()).map_err(failed)?));
     }
-    if !found.is_file() {
+    if !metadata.is_file() {
         return Err(Refusal::new(403, "not a file\n"));
     }
-    Ok(contents(File::open(&found).map_err(failed)?))
+    Ok(contents(found.open().map_err(failed)?))
 }
 
-/// The file behind a path, if it lies below the root after all links are followed.
-fn resolve(root: &Path, path: &str) -> Option<PathBuf> {
-    let root = root.canonicalize().ok()?;
-    let found = root.join(path.trim_start_matches('/')).canonicalize().ok()?;
-    found.starts_with(&root).then_some(found)
+/// Links in the folder of logs are the node's, such as those to the logs of pods.
+fn find(root: &Path, path: &str) -> io::Result<Found> {
+    below::find_real(root, Path::new(path.trim_start_matches('/')))
 }
 
 fn listing(dir: &Path) -> io::Result<String> {
@@ -80,7 +80,7 @@ fn contents(file: File) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
-    use super::resolve;
+    use super::find;
 
     #[test]
     fn nothing_outside_is_found() {
@@ -90,9 +90,9 @@ mod tests {
         std::fs::write(root.join("a.log"), "a").unwrap();
         std::fs::write(dir.path().join("secret"), "s").unwrap();
         std::os::unix::fs::symlink("../secret", root.join("link")).unwrap();
-        assert!(resolve(&root, "a.log").is_some());
+        assert!(find(&root, "a.log").is_ok());
         for path in ["../secret", "/../secret", "link", "/etc/passwd", "a.log/../../secret"] {
-            assert_eq!(resolve(&root, path), None, "{path}");
+            assert!(find(&root, path).is_err(), "{path}");
         }
     }
 }

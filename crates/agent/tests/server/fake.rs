@@ -217,7 +217,7 @@ impl Runtime for Fake {
 
     fn exec<'a>(&'a self, _id: &'a str, request: &'a StreamRequest) -> BoxFuture<'a, containers::Result<Session>> {
         let [program, arguments @ ..] = request.command.as_slice() else {
-            return now(Err(containers::Error::Invalid("no command".to_owned())));
+            return now(Err(containers::Error::Invalid("no command".into())));
         };
         let piped = |wanted: bool| if wanted { Stdio::piped() } else { Stdio::null() };
         let spawned = Command::new(program)
@@ -229,7 +229,7 @@ impl Runtime for Fake {
             .spawn();
         let mut child = match spawned {
             Ok(child) => child,
-            Err(error) => return now(Err(containers::Error::Failed(error.to_string()))),
+            Err(error) => return now(Err(containers::Error::Failed(error.into()))),
         };
         self.processes.fetch_add(1, Ordering::SeqCst);
         let counted = Counted(self.processes.clone());
@@ -247,7 +247,7 @@ impl Runtime for Fake {
             resize: request.tty.then_some(sizes),
             exit: async move {
                 let _counted = counted;
-                let status = child.wait().await.map_err(|error| containers::Error::Failed(error.to_string()))?;
+                let status = child.wait().await.map_err(|error| containers::Error::Failed(error.into()))?;
                 Ok(status.code().unwrap_or(137))
             }
             .boxed(),
@@ -263,7 +263,7 @@ impl Runtime for Fake {
     fn port_forward<'a>(&'a self, _sandbox_id: &'a str, port: u16) -> BoxFuture<'a, containers::Result<(Reader, Writer)>> {
         async move {
             let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
-            let (reader, writer) = stream.map_err(|error| containers::Error::Failed(error.to_string()))?.into_split();
+            let (reader, writer) = stream.map_err(|error| containers::Error::Failed(error.into()))?.into_split();
             Ok((Box::new(reader) as Reader, Box::new(writer) as Writer))
         }
         .boxed()

@@ -62,14 +62,18 @@ fn pod_labels(pod: &PodId) -> BTreeMap<String, String> {
 
 fn port_mapping(mapping: &containers::PortMapping) -> cri::PortMapping {
     cri::PortMapping {
-        protocol: match mapping.protocol {
-            Protocol::Tcp => 0,
-            Protocol::Udp => 1,
-            Protocol::Sctp => 2,
-        },
+        protocol: protocol(mapping.protocol),
         container_port: mapping.container_port.into(),
         host_port: mapping.host_port.into(),
         host_ip: mapping.host_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+    }
+}
+
+pub fn protocol(protocol: Protocol) -> i32 {
+    match protocol {
+        Protocol::Tcp => 0,
+        Protocol::Udp => 1,
+        Protocol::Sctp => 2,
     }
 }
 
@@ -113,7 +117,7 @@ pub fn container(config: &ContainerConfig, sandbox: &SandboxConfig) -> cri::Cont
         command: config.command.clone(),
         args: config.args.clone(),
         working_dir: config.working_dir.clone().unwrap_or_default(),
-        envs: config.env.iter().map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone() }).collect(),
+        envs: config.env.iter().map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone().into_bytes() }).collect(),
         mounts: config.mounts.iter().map(mount).collect(),
         devices: config.devices.iter().map(device).collect(),
         labels,
@@ -135,12 +139,16 @@ fn mount(mount: &containers::Mount) -> cri::Mount {
         container_path: mount.container_path.to_string_lossy().into_owned(),
         host_path: mount.host_path.to_string_lossy().into_owned(),
         readonly: mount.read_only,
-        propagation: match mount.propagation {
-            Propagation::Private => 0,
-            Propagation::HostToContainer => 1,
-            Propagation::Bidirectional => 2,
-        },
+        propagation: propagation(mount.propagation),
         recursive_read_only: mount.recursive_read_only,
+    }
+}
+
+pub fn propagation(propagation: Propagation) -> i32 {
+    match propagation {
+        Propagation::Private => 0,
+        Propagation::HostToContainer => 1,
+        Propagation::Bidirectional => 2,
     }
 }
 

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::messages as cri;
 use super::sandboxes::QUESTIONS_MAX;
 use super::{Client, blocking, calls, configs, errors, statuses};
+use crate::words::failed;
 use containers::{ContainerConfig, ContainerStatus, Error, ExecOutput, Resources, Result, SandboxConfig};
 
 /// The reason of an exit may become known after the exit: another event reports that the kernel
@@ -67,7 +68,7 @@ impl Statuses {
 impl Client {
     pub(super) async fn create(&self, sandbox_id: &str, sandbox: &SandboxConfig, config: &ContainerConfig) -> Result<String> {
         if config.mounts.iter().any(|mount| mount.image.is_some()) {
-            return Err(Error::Invalid("images as volumes are not supported with this container runtime".to_owned()));
+            return Err(errors::Failure::ImageVolumes.into());
         }
         let log = sandbox.log_dir.join(&config.log_path);
         blocking(move || make_parent(&log)).await?;
@@ -78,7 +79,7 @@ impl Client {
             config: Some(asked),
             sandbox_config: Some(configs::sandbox(sandbox)),
         };
-        let made = self.shared.channel.call::<cri::CreateContainerResponse>(calls::CREATE_CONTAINER, &question).await;
+        let made = self.shared.channel.call(calls::CREATE_CONTAINER, &question).await;
         self.changed();
         Ok(made.map_err(|e| errors::sandbox(sandbox_id).error(e))?.container_id)
     }
@@ -99,7 +100,7 @@ impl Client {
 
     pub(super) async fn start(&self, id: &str) -> Result<()> {
         let question = cri::ContainerRequest { container_id: id.to_owned() };
-        let started = self.shared.channel.call::<cri::Empty>(calls::START_CONTAINER, &question).await;
+        let started = self.shared.channel.call(calls::START_CONTAINER, &question).await;
         self.changed();
         started.map(drop).map_err(|e| errors::container(id).error(e))
     }
@@ -107,14 +108,14 @@ impl Client {
     pub(super) async fn stop(&self, id: &str, grace: Duration) -> Result<()> {
         let question = cri::StopContainerRequest { container_id: id.to_owned(), timeout: whole_seconds(grace) };
         let method = calls::longer(calls::STOP_CONTAINER, grace);
-        let stopped = self.shared.channel.call::<cri::Empty>(method, &question).await;
+        let stopped = self.shared.channel.call(method, &question).await;
         self.changed();
         errors::gone_is_done(stopped.map(drop).map_err(|e| errors::container(id).error(e)))
     }
 
     pub(super) async fn remove(&self, id: &str) -> Result<()> {
         let question = cri::ContainerRequest { container_id: id.to_owned() };
-        let removed = self.shared.channel.call::<cri::Empty>(calls::REMOVE_CONTAINER, &question).await;
+        let removed = self.shared.channel.call(calls::REMOVE_CONTAINER, &question).await;
         self.shared.statuses.forget(id);
         self.changed();
         errors::gone_is_done(removed.map(drop).map_err(|e| errors::container(id).error(e)))
@@ -138,7 +139,7 @@ impl Client {
 
     pub(super) async fn listed_containers(&self, id: Option<&str>) -> Result<Vec<cri::Container>> {
         let question = cri::ListContainersRequest { filter: id.map(|id| cri::ContainerFilter { id: id.to_owned() }) };
-        let answer = self.shared.channel.call::<cri::ListContainersResponse>(calls::LIST_CONTAINERS, &question).await;
+        let answer = self.shared.channel.call(calls::LIST_CONTAINERS, &question).await;
         Ok(answer.map_err(errors::general)?.containers)
     }
 
@@ -147,7 +148,7 @@ impl Client {
             return Ok(known);
         }
         let question = cri::ContainerRequest { container_id: listed.id.clone() };
-        let answer = self.shared.channel.call::<cri::ContainerStatusResponse>(calls::CONTAINER_STATUS, &question).await;
+        let answer = self.shared.channel.call(calls::CONTAINER_STATUS, &question).await;
         let answer = answer.map_err(|e| errors::container(&listed.id).error(e))?;
         let gone = || Error::NotFound { kind: "container", id: listed.id.clone() };
         let status = statuses::container(listed, answer.status.ok_or_else(gone)?);
@@ -157,14 +158,14 @@ impl Client {
 
     pub(super) async fn reopen(&self, id: &str) -> Result<()> {
         let question = cri::ContainerRequest { container_id: id.to_owned() };
-        let reopened = self.shared.channel.call::<cri::Empty>(calls::REOPEN_LOG, &question).await;
+        let reopened = self.shared.channel.call(calls::REOPEN_LOG, &question).await;
         reopened.map(drop).map_err(|e| errors::container(id).error(e))
     }
 
     pub(super) async fn update(&self, id: &str, resources: &Resources) -> Result<()> {
         let linux = Some(configs::resources(resources));
         let question = cri::UpdateContainerResourcesRequest { container_id: id.to_owned(), linux };
-        let updated = self.shared.channel.call::<cri::Empty>(calls::UPDATE_RESOURCES, &question).await;
+        let updated = self.shared.channel.call(calls::UPDATE_RESOURCES, &question).await;
         self.shared.statuses.forget(id);
         self.changed();
         updated.map(drop).map_err(|e| errors::container(id).error(e))
@@ -175,7 +176,7 @@ impl Client {
         let question = cri::ExecSyncRequest { container_id: id.to_owned(), cmd: command.to_vec(), timeout: limit.map_or(0, whole_seconds) };
         // Without a limit the command may run as long as the container.
         let method = calls::longer(calls::EXEC_SYNC, limit.unwrap_or(Duration::MAX));
-        let answer = self.shared.channel.call::<cri::ExecSyncResponse>(method, &question).await;
+        let answer = self.shared.channel.call(method, &question).await;
         let answer = answer.map_err(|e| too_late(errors::container(id).error(e)))?;
         Ok(ExecOutput { stdout: answer.stdout, stderr: answer.stderr, exit_code: answer.exit_code })
     }
@@ -184,7 +185,7 @@ impl Client {
 /// Not every runtime has the code for it.
 fn too_late(error: Error) -> Error {
     match error {
-        Error::Failed(text) if text.contains("context deadline exceeded") => Error::DeadlineExceeded(text),
+        Error::Failed(cause) if cause.to_string().contains("context deadline exceeded") => Error::DeadlineExceeded(cause),
         other => other,
     }
 }
@@ -197,7 +198,7 @@ fn whole_seconds(duration: Duration) -> i64 {
 
 fn make_parent(log: &std::path::Path) -> Result<()> {
     let Some(parent) = log.parent() else { return Ok(()) };
-    std::fs::create_dir_all(parent).map_err(|e| Error::Failed(format!("make {}: {e}", parent.display())))
+    std::fs::create_dir_all(parent).map_err(failed(format!("make {}", parent.display())))
 }
 
 #[cfg(test)]

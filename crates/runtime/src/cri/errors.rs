@@ -1,7 +1,60 @@
-//! What failed calls are to the port's users.
+//! What failed calls are to the port's users, and why others fail here.
 
 use super::grpc::{CallError, Code};
 use containers::Error;
+
+/// Why a call fails beside what the runtime's answers and the node's refusals are.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("container runtime endpoint {0:?} is not unix:///path/to/socket")]
+    Endpoint(String),
+    #[error("images as volumes are not supported with this container runtime")]
+    ImageVolumes,
+    #[error("a task failed")]
+    Task(#[from] tokio::task::JoinError),
+    #[error("the session is gone")]
+    SessionGone,
+    /// What the streaming server says about a command or a port, as text.
+    #[error("{0}")]
+    Told(String),
+    #[error("the runtime's streaming server at {0} does not answer")]
+    Silent(String),
+    #[error("the runtime's streaming URL {url:?}")]
+    Url {
+        url: String,
+        #[source]
+        source: http::uri::InvalidUri,
+    },
+    #[error("the runtime's streaming URL {0:?} is not http with a port")]
+    Scheme(String),
+    #[error("the runtime's streaming URL makes no request")]
+    Request(#[source] http::Error),
+    #[error("the runtime's streaming server")]
+    Server(#[source] hyper::Error),
+    #[error("the runtime's streaming server: {status}: {text}")]
+    Refused { status: http::StatusCode, text: String },
+    #[error("the runtime's stream broke")]
+    Broken(#[source] std::io::Error),
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        let class = match &failure {
+            Failure::Endpoint(_) | Failure::ImageVolumes => Error::Invalid,
+            Failure::Silent(_) => Error::DeadlineExceeded,
+            Failure::Task(_)
+            | Failure::SessionGone
+            | Failure::Told(_)
+            | Failure::Url { .. }
+            | Failure::Scheme(_)
+            | Failure::Request(_)
+            | Failure::Server(_)
+            | Failure::Refused { .. }
+            | Failure::Broken(_) => Error::Failed,
+        };
+        class(Box::new(failure))
+    }
+}
 
 /// What a call was about: its id tells "that is gone" from "something that it needs is missing".
 #[derive(Debug, Clone, Copy)]
@@ -41,18 +94,18 @@ impl Subject<'_> {
 }
 
 pub fn general(error: CallError) -> Error {
-    let text = error.to_string();
-    match error {
-        CallError::TooLate(_) => Error::DeadlineExceeded(text),
+    let class = match &error {
+        CallError::TooLate(_) => Error::DeadlineExceeded,
         CallError::Status { code, .. } => match code {
-            Code::InvalidArgument => Error::Invalid(text),
-            Code::DeadlineExceeded => Error::DeadlineExceeded(text),
-            Code::FailedPrecondition => Error::FailedPrecondition(text),
-            Code::Unauthenticated | Code::PermissionDenied => Error::Unauthorized(text),
-            Code::NotFound | Code::Unimplemented | Code::Other(_) => Error::Failed(text),
+            Code::InvalidArgument => Error::Invalid,
+            Code::DeadlineExceeded => Error::DeadlineExceeded,
+            Code::FailedPrecondition => Error::FailedPrecondition,
+            Code::Unauthenticated | Code::PermissionDenied => Error::Unauthorized,
+            Code::NotFound | Code::Unimplemented | Code::Other(_) => Error::Failed,
         },
-        CallError::Connect { .. } | CallError::Broken(_) | CallError::Malformed(_) => Error::Failed(text),
-    }
+        CallError::Connect { .. } | CallError::Broken(_) | CallError::Malformed(_) => Error::Failed,
+    };
+    class(Box::new(error))
 }
 
 /// Runtimes say "unknown" for whatever a registry answers; only the text tells.
@@ -60,7 +113,7 @@ pub fn pull(error: CallError) -> Error {
     const REFUSALS: [&str; 5] =
         ["401 Unauthorized", "403 Forbidden", "authorization failed", "authentication required", "no basic auth credentials"];
     match general(error) {
-        Error::Failed(text) if REFUSALS.iter().any(|r| text.contains(r)) => Error::Unauthorized(text),
+        Error::Failed(cause) if REFUSALS.iter().any(|r| cause.to_string().contains(r)) => Error::Unauthorized(cause),
         other => other,
     }
 }

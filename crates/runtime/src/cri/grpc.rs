@@ -2,6 +2,7 @@
 //!
 //! There is one connection; when the runtime restarts, the next call makes another.
 
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,8 +24,12 @@ const CONNECT_SECONDS_MAX: u64 = 5;
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    #[error("connect to {}: {cause}", path.display())]
-    Connect { path: PathBuf, cause: String },
+    #[error("connect to {}", path.display())]
+    Connect {
+        path: PathBuf,
+        #[source]
+        source: Unreachable,
+    },
     #[error("the connection to the container runtime broke: {0}")]
     Broken(String),
     #[error("no answer from the container runtime within {} seconds", .0.as_secs())]
@@ -34,6 +39,17 @@ pub enum CallError {
     /// What the server says.
     #[error("{message}")]
     Status { code: Code, message: String },
+}
+
+/// Why there is no connection to a socket.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreachable {
+    #[error(transparent)]
+    Socket(std::io::Error),
+    #[error(transparent)]
+    Handshake(grpc::CallError),
+    #[error("timed out")]
+    TooLate,
 }
 
 impl From<grpc::CallError> for CallError {
@@ -46,14 +62,20 @@ impl From<grpc::CallError> for CallError {
     }
 }
 
-/// How a method is called.
-#[derive(Debug, Clone, Copy)]
-pub struct Method {
+/// How a method is called: it takes a `Q` and answers an `A`.
+pub struct Method<Q, A> {
     /// `runtime.v1.RuntimeService/Version`.
     pub name: &'static str,
     pub limit: Duration,
     /// Changes nothing: it may be asked again when the connection broke.
     pub is_read: bool,
+    messages: PhantomData<fn(Q) -> A>,
+}
+
+impl<Q, A> Method<Q, A> {
+    pub const fn new(name: &'static str, limit: Duration, is_read: bool) -> Self {
+        Self { name, limit, is_read, messages: PhantomData }
+    }
 }
 
 pub struct Channel {
@@ -66,20 +88,20 @@ impl Channel {
         Self { path: path.to_owned(), connection: Mutex::new(None) }
     }
 
-    pub async fn call<A: Message + Default>(&self, method: Method, question: &impl Message) -> Result<A, CallError> {
+    pub async fn call<Q: Message, A: Message + Default>(&self, method: Method<Q, A>, question: &Q) -> Result<A, CallError> {
         let body = grpc::framed(question);
         let tried = timeout(method.limit, async {
-            match self.try_call(method, body.clone()).await {
-                Err(CallError::Broken(_)) if method.is_read => self.try_call(method, body).await,
+            match self.try_call(method.name, body.clone()).await {
+                Err(CallError::Broken(_)) if method.is_read => self.try_call(method.name, body).await,
                 tried => tried,
             }
         });
         tried.await.map_err(|_| CallError::TooLate(method.limit))?
     }
 
-    async fn try_call<A: Message + Default>(&self, method: Method, body: Bytes) -> Result<A, CallError> {
+    async fn try_call<A: Message + Default>(&self, name: &str, body: Bytes) -> Result<A, CallError> {
         let mut connection = self.connection().await?;
-        let method = grpc::Method { authority: "localhost", name: method.name, answer_bytes_max: ANSWER_BYTES_MAX };
+        let method = grpc::Method { authority: "localhost", name, answer_bytes_max: ANSWER_BYTES_MAX };
         Ok(grpc::call(&mut connection, method, body).await?)
     }
 
@@ -91,18 +113,15 @@ impl Channel {
             return Ok(connection.clone());
         }
         let connect = timeout(Duration::from_secs(CONNECT_SECONDS_MAX), self.connect());
-        let connection = connect.await.unwrap_or_else(|_| Err(self.unreachable("timed out")))?;
+        let connection =
+            connect.await.unwrap_or(Err(Unreachable::TooLate)).map_err(|source| CallError::Connect { path: self.path.clone(), source })?;
         *known = Some(connection.clone());
         Ok(connection)
     }
 
-    async fn connect(&self) -> Result<Sender, CallError> {
-        let stream = UnixStream::connect(&self.path).await.map_err(|e| self.unreachable(e))?;
-        grpc::connect(stream).await.map_err(|e| self.unreachable(e))
-    }
-
-    fn unreachable(&self, cause: impl std::fmt::Display) -> CallError {
-        CallError::Connect { path: self.path.clone(), cause: cause.to_string() }
+    async fn connect(&self) -> Result<Sender, Unreachable> {
+        let stream = UnixStream::connect(&self.path).await.map_err(Unreachable::Socket)?;
+        grpc::connect(stream).await.map_err(Unreachable::Handshake)
     }
 }
 

@@ -40,13 +40,13 @@ impl ImageUse {
 
 impl Client {
     pub(super) async fn list_images(&self) -> Result<Vec<Image>> {
-        let answer = self.shared.channel.call::<cri::ListImagesResponse>(calls::LIST_IMAGES, &cri::Empty {}).await;
+        let answer = self.shared.channel.call(calls::LIST_IMAGES, &cri::Empty {}).await;
         Ok(answer.map_err(errors::general)?.images.into_iter().map(statuses::image).collect())
     }
 
     pub(super) async fn find_image(&self, reference: &str) -> Result<Option<Image>> {
         let question = cri::ImageRequest { image: Some(spec(reference)) };
-        let answer = self.shared.channel.call::<cri::ImageStatusResponse>(calls::IMAGE_STATUS, &question).await;
+        let answer = self.shared.channel.call(calls::IMAGE_STATUS, &question).await;
         match answer.map_err(|e| errors::image(reference).error(e)) {
             Ok(answer) => Ok(answer.image.map(statuses::image)),
             Err(Error::NotFound { .. }) => Ok(None),
@@ -62,7 +62,7 @@ impl Client {
         let mut failure = None;
         for auth in tries {
             let question = cri::PullImageRequest { image: Some(spec(reference)), auth };
-            match self.shared.channel.call::<cri::PullImageResponse>(calls::PULL_IMAGE, &question).await {
+            match self.shared.channel.call(calls::PULL_IMAGE, &question).await {
                 Ok(answer) => return self.image_id(&answer.image_ref).await,
                 Err(error) => failure = Some(errors::pull(error)),
             }
@@ -77,12 +77,12 @@ impl Client {
 
     pub(super) async fn remove_image(&self, id: &str) -> Result<()> {
         let question = cri::ImageRequest { image: Some(spec(id)) };
-        let removed = self.shared.channel.call::<cri::Empty>(calls::REMOVE_IMAGE, &question).await;
+        let removed = self.shared.channel.call(calls::REMOVE_IMAGE, &question).await;
         errors::gone_is_done(removed.map(drop).map_err(|e| errors::image(id).error(e)))
     }
 
     pub(super) async fn measure_images(&self) -> Result<FilesystemUsage> {
-        let answer = self.shared.channel.call::<cri::ImageFsInfoResponse>(calls::IMAGE_FS_INFO, &cri::Empty {}).await;
+        let answer = self.shared.channel.call(calls::IMAGE_FS_INFO, &cri::Empty {}).await;
         let filesystems = answer.map_err(errors::general)?.image_filesystems;
         let sum = |of: fn(&cri::FilesystemUsage) -> Option<cri::UInt64Value>| filesystems.iter().filter_map(of).map(|v| v.value).sum();
         Ok(FilesystemUsage { used_bytes: sum(|f| f.used_bytes), inodes_used: sum(|f| f.inodes_used) })
@@ -100,7 +100,7 @@ impl Client {
 
     /// Newer runtimes pin it; older ones tell it only in their configuration.
     async fn ask_sandbox_image(&self) -> Result<String> {
-        let answer = self.shared.channel.call::<cri::StatusResponse>(calls::STATUS, &cri::StatusRequest { verbose: true }).await;
+        let answer = self.shared.channel.call(calls::STATUS, &cri::StatusRequest { verbose: true }).await;
         let info = answer.map_err(errors::general)?.info;
         let config: Option<serde_json::Value> = info.get("config").and_then(|text| serde_json::from_str(text).ok());
         Ok(config.and_then(|c| Some(c.get("sandboxImage")?.as_str()?.to_owned())).unwrap_or_default())

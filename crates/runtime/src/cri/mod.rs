@@ -35,10 +35,11 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
+use self::errors::Failure;
 use crate::port::{self, Reader, Session, Writer};
 use ::containers::{
-    ContainerConfig, ContainerStats, ContainerStatus, Credentials, Error, ExecOutput, FilesystemUsage, Image, Resources, Result,
-    SandboxConfig, SandboxStats, SandboxStatus, StreamRequest, UnusedImage, Version,
+    ContainerConfig, ContainerStats, ContainerStatus, Credentials, ExecOutput, FilesystemUsage, Image, Resources, Result, SandboxConfig,
+    SandboxStats, SandboxStatus, StreamRequest, UnusedImage, Version,
 };
 
 /// Cheap to clone; all clones are one.
@@ -75,14 +76,14 @@ impl Client {
 fn parse_endpoint(endpoint: &str) -> Result<PathBuf> {
     let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
     if !path.starts_with('/') {
-        return Err(Error::Invalid(format!("container runtime endpoint {endpoint:?} is not unix:///path/to/socket")));
+        return Err(Failure::Endpoint(endpoint.to_owned()).into());
     }
     Ok(path.into())
 }
 
 /// File system calls belong on threads that may wait.
 async fn blocking<T: Send + 'static>(task: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(task).await.unwrap_or_else(|e| Err(Error::Failed(format!("a task failed: {e}"))))
+    tokio::task::spawn_blocking(task).await.unwrap_or_else(|e| Err(Failure::from(e).into()))
 }
 
 impl port::Runtime for Client {

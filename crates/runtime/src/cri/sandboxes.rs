@@ -7,6 +7,7 @@ use futures::stream;
 use super::messages as cri;
 use super::{Client, blocking, calls, configs, errors, statuses};
 use crate::cgroup::Cgroup;
+use crate::words::failed;
 use containers::{Error, Resources, Result, SandboxConfig, SandboxStatus, Version};
 
 /// Finds the pod's cgroup again when only the sandbox's id is known. Not among the annotations that
@@ -19,7 +20,7 @@ pub const QUESTIONS_MAX: usize = 16;
 impl Client {
     pub(super) async fn ask_version(&self) -> Result<Version> {
         let question = cri::VersionRequest { version: "v1".to_owned() };
-        let answer: cri::VersionResponse = self.shared.channel.call(calls::VERSION, &question).await.map_err(errors::general)?;
+        let answer = self.shared.channel.call(calls::VERSION, &question).await.map_err(errors::general)?;
         Ok(Version { name: answer.runtime_name, version: statuses::version(&answer.runtime_version) })
     }
 
@@ -29,7 +30,7 @@ impl Client {
         let mut asked = configs::sandbox(config);
         asked.annotations.insert(CGROUP_ANNOTATION.to_owned(), config.cgroup_parent.clone());
         let question = cri::RunPodSandboxRequest { config: Some(asked), runtime_handler: config.handler.clone() };
-        let made = self.shared.channel.call::<cri::RunPodSandboxResponse>(calls::RUN_SANDBOX, &question).await;
+        let made = self.shared.channel.call(calls::RUN_SANDBOX, &question).await;
         if made.is_err() {
             self.remove_cgroup(config.cgroup_parent.clone()).await;
         }
@@ -39,7 +40,7 @@ impl Client {
 
     pub(super) async fn end_sandbox(&self, id: &str) -> Result<()> {
         let question = cri::PodSandboxRequest { pod_sandbox_id: id.to_owned(), verbose: false };
-        let ended = self.shared.channel.call::<cri::Empty>(calls::STOP_SANDBOX, &question).await;
+        let ended = self.shared.channel.call(calls::STOP_SANDBOX, &question).await;
         self.changed();
         errors::gone_is_done(ended.map(drop).map_err(|e| errors::sandbox(id).error(e)))
     }
@@ -52,7 +53,7 @@ impl Client {
         };
         self.end_sandbox(id).await?;
         let question = cri::PodSandboxRequest { pod_sandbox_id: id.to_owned(), verbose: false };
-        let removed = self.shared.channel.call::<cri::Empty>(calls::REMOVE_SANDBOX, &question).await;
+        let removed = self.shared.channel.call(calls::REMOVE_SANDBOX, &question).await;
         errors::gone_is_done(removed.map(drop).map_err(|e| errors::sandbox(id).error(e)))?;
         self.shared.statuses.forget_sandbox(id);
         self.remove_cgroup(cgroup.unwrap_or_default()).await;
@@ -67,7 +68,7 @@ impl Client {
             return Ok(());
         };
         let wanted = resources.clone();
-        blocking(move || Cgroup::new(&path).limit(&wanted).map_err(|e| Error::Failed(format!("change limits of cgroup {path}: {e}")))).await
+        blocking(move || Cgroup::new(&path).limit(&wanted).map_err(failed(format!("change limits of cgroup {path}")))).await
     }
 
     pub(super) async fn list_sandboxes(&self) -> Result<Vec<SandboxStatus>> {
@@ -97,14 +98,14 @@ impl Client {
         if path.is_empty() || is_used {
             return;
         }
-        let removed = blocking(move || Cgroup::new(&path).remove().map_err(|e| Error::Failed(e.to_string()))).await;
+        let removed = blocking(move || Cgroup::new(&path).remove().map_err(failed(format!("remove cgroup {path}")))).await;
         if let Err(error) = removed {
             tracing::warn!(%error, "a pod's cgroup is left");
         }
     }
 
     pub(super) async fn listed_sandboxes(&self) -> Result<Vec<cri::PodSandbox>> {
-        let answer = self.shared.channel.call::<cri::ListPodSandboxResponse>(calls::LIST_SANDBOXES, &cri::Empty {}).await;
+        let answer = self.shared.channel.call(calls::LIST_SANDBOXES, &cri::Empty {}).await;
         Ok(answer.map_err(errors::general)?.items)
     }
 
@@ -121,11 +122,11 @@ fn without_marks(mut status: SandboxStatus) -> SandboxStatus {
 }
 
 fn prepare(config: &SandboxConfig) -> Result<()> {
-    std::fs::create_dir_all(&config.log_dir).map_err(|e| Error::Failed(format!("make {}: {e}", config.log_dir.display())))?;
+    std::fs::create_dir_all(&config.log_dir).map_err(failed(format!("make {}", config.log_dir.display())))?;
     if config.cgroup_parent.is_empty() {
         return Ok(());
     }
     let cgroup = Cgroup::new(&config.cgroup_parent);
     let made = cgroup.create().and_then(|()| cgroup.limit(&config.resources));
-    made.map_err(|e| Error::Failed(format!("make cgroup {}: {e}", config.cgroup_parent)))
+    made.map_err(failed(format!("make cgroup {}", config.cgroup_parent)))
 }

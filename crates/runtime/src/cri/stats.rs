@@ -19,7 +19,7 @@ fn number(value: Option<UInt64Value>) -> u64 {
 
 impl Client {
     pub(super) async fn measure_containers(&self) -> Result<Vec<ContainerStats>> {
-        let answer = self.shared.channel.call::<cri::ListContainerStatsResponse>(calls::CONTAINER_STATS, &cri::Empty {}).await;
+        let answer = self.shared.channel.call(calls::CONTAINER_STATS, &cri::Empty {}).await;
         let stats = answer.map_err(errors::general)?.stats;
         let sandboxes = self.listed_sandboxes().await?;
         let groups: BTreeMap<&str, &String> =
@@ -31,7 +31,7 @@ impl Client {
     }
 
     pub(super) async fn measure_sandboxes(&self) -> Result<Vec<SandboxStats>> {
-        let answer = self.shared.channel.call::<cri::ListPodSandboxStatsResponse>(calls::SANDBOX_STATS, &cri::Empty {}).await;
+        let answer = self.shared.channel.call(calls::SANDBOX_STATS, &cri::Empty {}).await;
         match answer {
             Ok(answer) => Ok(answer.stats.into_iter().filter_map(sandbox).collect()),
             // containerd before 1.7, in its own words or those of gRPC.

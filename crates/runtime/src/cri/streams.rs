@@ -21,11 +21,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::errors::Failure;
 use super::messages as cri;
 use super::spdy::{self, Stream};
 use super::{Client, calls, errors};
 use crate::port::{Reader, Session, Writer};
-use containers::{Error, Result, StreamRequest, TerminalSize};
+use crate::words::failed;
+use containers::{Result, StreamRequest, TerminalSize};
 use wire::spdy::Headers;
 
 /// The server is on this machine.
@@ -51,7 +53,7 @@ impl Client {
             stdout: request.stdout,
             stderr: request.stderr && !request.tty,
         };
-        let answer = self.shared.channel.call::<cri::StreamResponse>(calls::EXEC, &question).await;
+        let answer = self.shared.channel.call(calls::EXEC, &question).await;
         session(&answer.map_err(|e| errors::container(id).error(e))?.url, request).await
     }
 
@@ -63,18 +65,18 @@ impl Client {
             stdout: request.stdout,
             stderr: request.stderr && !request.tty,
         };
-        let answer = self.shared.channel.call::<cri::StreamResponse>(calls::ATTACH, &question).await;
+        let answer = self.shared.channel.call(calls::ATTACH, &question).await;
         session(&answer.map_err(|e| errors::container(id).error(e))?.url, request).await
     }
 
     pub(super) async fn forward(&self, sandbox_id: &str, port: u16) -> Result<(Reader, Writer)> {
         let question = cri::PortForwardRequest { pod_sandbox_id: sandbox_id.to_owned(), port: vec![port.into()] };
-        let answer = self.shared.channel.call::<cri::StreamResponse>(calls::PORT_FORWARD, &question).await;
+        let answer = self.shared.channel.call(calls::PORT_FORWARD, &question).await;
         let url = answer.map_err(|e| errors::sandbox(sandbox_id).error(e))?.url;
         let socket = upgraded(&url, "portforward.k8s.io").await?;
         let port = port.to_string();
         let of = |kind| headers(&[("streamtype", kind), ("port", port.as_str()), ("requestid", "0")]);
-        let (connection, streams) = spdy::open(socket, &[of("error"), of("data")]).await.map_err(broken)?;
+        let (connection, streams) = spdy::open(socket, &[of("error"), of("data")]).await.map_err(Failure::Broken)?;
         let [error, data] = <[Stream; 2]>::try_from(streams).unwrap_or_else(|_| unreachable!("as many streams as were opened"));
         let mut connections = JoinSet::new();
         connections.spawn(connection.run());
@@ -82,7 +84,7 @@ impl Client {
         let mut failure = async move { whole(error.reader).await.unwrap_or_default() }.boxed();
         let failure = match timeout(Duration::from_millis(REFUSAL_MILLISECONDS_MAX), &mut failure).await {
             Ok(text) if text.is_empty() => None,
-            Ok(text) => return Err(Error::Failed(cause(&text).to_owned())),
+            Ok(text) => return Err(Failure::Told(cause(&text).to_owned()).into()),
             Err(_) => Some(failure),
         };
         Ok((Box::new(Forwarded { data: data.reader, failure, _connection: connections }), Box::new(data.writer)))
@@ -126,7 +128,7 @@ async fn session(url: &str, request: &StreamRequest) -> Result<Session> {
     ];
     let kinds: Vec<&str> = wanted.into_iter().filter(|(_, is_wanted)| *is_wanted).map(|(kind, _)| kind).collect();
     let all: Vec<Headers> = kinds.iter().map(|kind| headers(&[("streamtype", *kind)])).collect();
-    let (connection, streams) = spdy::open(socket, &all).await.map_err(broken)?;
+    let (connection, streams) = spdy::open(socket, &all).await.map_err(Failure::Broken)?;
     let mut session = Session { stdin: None, stdout: None, stderr: None, resize: None, exit: futures::future::pending().boxed() };
     let mut status = None;
     for (kind, Stream { reader, writer }) in kinds.into_iter().zip(streams) {
@@ -141,7 +143,7 @@ async fn session(url: &str, request: &StreamRequest) -> Result<Session> {
     let status = status.expect("the error stream is always wanted");
     let (sender, receiver) = oneshot::channel();
     tokio::spawn(attended(connection.run(), status, sender));
-    session.exit = receiver.map(|exit| exit.unwrap_or_else(|_| Err(Error::Failed("the session is gone".to_owned())))).boxed();
+    session.exit = receiver.map(|exit| exit.unwrap_or_else(|_| Err(Failure::SessionGone.into()))).boxed();
     Ok(session)
 }
 
@@ -158,7 +160,7 @@ async fn attended(running: impl Future<Output = io::Result<()>>, status: DuplexS
         // The caller gave the session up.
         () = exit.closed() => return,
     };
-    let _ = exit.send(text.map_err(broken).and_then(|text| parse_exit(&text)));
+    let _ = exit.send(text.map_err(|e| Failure::Broken(e).into()).and_then(|text| parse_exit(&text)));
     if !has_ended {
         let _ = running.await;
     }
@@ -177,14 +179,14 @@ fn parse_exit(text: &str) -> Result<i32> {
     if text.is_empty() {
         return Ok(0);
     }
-    let Ok(status) = serde_json::from_str::<serde_json::Value>(text) else { return Err(Error::Failed(text.to_owned())) };
+    let Ok(status) = serde_json::from_str::<serde_json::Value>(text) else { return Err(Failure::Told(text.to_owned()).into()) };
     if status["status"] == "Success" {
         return Ok(0);
     }
     let causes = status["details"]["causes"].as_array().into_iter().flatten();
     let code = causes.filter(|c| c["reason"] == "ExitCode").find_map(|c| c["message"].as_str()?.parse().ok());
     code.filter(|_| status["reason"] == "NonZeroExitCode")
-        .ok_or_else(|| Error::Failed(status["message"].as_str().unwrap_or(text).to_owned()))
+        .ok_or_else(|| Failure::Told(status["message"].as_str().unwrap_or(text).to_owned()).into())
 }
 
 fn resizes(mut writer: DuplexStream) -> mpsc::Sender<TerminalSize> {
@@ -202,18 +204,18 @@ fn resizes(mut writer: DuplexStream) -> mpsc::Sender<TerminalSize> {
 
 async fn upgraded(url: &str, protocol: &'static str) -> Result<TokioIo<Upgraded>> {
     let upgrade = timeout(Duration::from_secs(UPGRADE_SECONDS_MAX), upgrade(url, protocol)).await;
-    upgrade.unwrap_or_else(|_| Err(Error::DeadlineExceeded(format!("the runtime's streaming server at {url} does not answer"))))
+    upgrade.unwrap_or_else(|_| Err(Failure::Silent(url.to_owned()).into()))
 }
 
 async fn upgrade(url: &str, protocol: &'static str) -> Result<TokioIo<Upgraded>> {
-    let uri: Uri = url.parse().map_err(|e| Error::Failed(format!("the runtime's streaming URL {url:?}: {e}")))?;
+    let uri: Uri = url.parse().map_err(|source| Failure::Url { url: url.to_owned(), source })?;
     let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
     if uri.scheme_str() != Some("http") || uri.port_u16().is_none() {
-        return Err(Error::Failed(format!("the runtime's streaming URL {url:?} is not http with a port")));
+        return Err(Failure::Scheme(url.to_owned()).into());
     }
-    let socket = TcpStream::connect(&authority).await.map_err(|e| Error::Failed(format!("connect to {authority}: {e}")))?;
+    let socket = TcpStream::connect(&authority).await.map_err(failed(format!("connect to {authority}")))?;
     let _ = socket.set_nodelay(true);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(refused)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(Failure::Server)?;
     tokio::spawn(connection.with_upgrades());
     let request = Request::post(uri.path_and_query().map_or("/", |p| p.as_str()))
         .header(header::HOST, authority)
@@ -221,22 +223,14 @@ async fn upgrade(url: &str, protocol: &'static str) -> Result<TokioIo<Upgraded>>
         .header(header::UPGRADE, "SPDY/3.1")
         .header("x-stream-protocol-version", protocol)
         .body(Empty::<Bytes>::new())
-        .map_err(|e| Error::Failed(e.to_string()))?;
-    let response = sender.send_request(request).await.map_err(refused)?;
+        .map_err(Failure::Request)?;
+    let response = sender.send_request(request).await.map_err(Failure::Server)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let status = response.status();
         let text = response.into_body().collect().await.map(|b| String::from_utf8_lossy(&b.to_bytes()).into_owned());
-        return Err(Error::Failed(format!("the runtime's streaming server: {status}: {}", text.unwrap_or_default().trim())));
+        return Err(Failure::Refused { status, text: text.unwrap_or_default().trim().to_owned() }.into());
     }
-    Ok(TokioIo::new(hyper::upgrade::on(response).await.map_err(refused)?))
-}
-
-fn refused(error: hyper::Error) -> Error {
-    Error::Failed(format!("the runtime's streaming server: {error}"))
-}
-
-fn broken(error: io::Error) -> Error {
-    Error::Failed(format!("the runtime's stream broke: {error}"))
+    Ok(TokioIo::new(hyper::upgrade::on(response).await.map_err(Failure::Server)?))
 }
 
 fn headers(pairs: &[(&str, &str)]) -> Headers {
@@ -254,6 +248,9 @@ mod tests {
         let failure =
             r#"{"status":"Failure","reason":"NonZeroExitCode","message":"m","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#;
         assert_eq!(parse_exit(failure), Ok(3));
-        assert_eq!(parse_exit(r#"{"status":"Failure","message":"no such program"}"#), Err(Error::Failed("no such program".into())));
+        assert_eq!(
+            parse_exit(r#"{"status":"Failure","message":"no such program"}"#),
+            Err(containers::Error::Failed("no such program".into()))
+        );
     }
 }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
+use super::control::Told;
 use crate::words::plain_debug;
 
 /// Enough for a person; a loop of errors must not fill memory.
@@ -57,21 +58,16 @@ impl Causes {
     }
 
     /// The verdict if there is one, else the innermost traced errors, else the library's own words.
-    pub fn explain(&self, error: &dyn std::error::Error) -> String {
+    pub fn explain(&self, error: &(dyn std::error::Error + 'static)) -> Told {
         let text = self.text();
         if let Some(verdict) = text.lines().find_map(|l| l.strip_prefix(VERDICT)) {
-            return verdict.to_owned();
+            return Told(verdict.to_owned());
         }
-        let mut words = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let _ = write!(words, ": {cause}");
-            source = cause.source();
-        }
+        let mut words = containers::chain(error);
         if let Some(first) = text.lines().next() {
             let _ = write!(words, ": {first}");
         }
-        words
+        Told(words)
     }
 
     fn text(&self) -> String {

@@ -13,6 +13,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, 
 use serde::{Deserialize, Serialize};
 
 use super::paths::SOCKET;
+use crate::words::plain_text;
 
 /// Requests and answers are short; a longer line is not one.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
@@ -42,15 +43,27 @@ pub enum Request {
     },
 }
 
-/// The error's text, if there was one.
-pub type Answer = Result<(), String>;
+/// What went wrong in another process of ours: only its text comes here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(transparent)]
+#[error("{0}")]
+pub struct Told(pub String);
+
+impl Told {
+    /// The error with its causes, in plain words.
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self(plain_text(&containers::chain(error)))
+    }
+}
+
+pub type Answer = Result<(), Told>;
 
 /// What a helper tells while it runs a process: shim at its start, exec helper at start and end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
     /// The first process as the node sees it.
     Started(i32),
-    Failed(String),
+    Failed(Told),
     Exited(i32),
 }
 
@@ -106,4 +119,20 @@ pub fn receive(stream: RawFd, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedF
         }
     }
     Ok((message.bytes, descriptors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::refused;
+
+    /// Shims outlive agents: an agent of another version must understand them.
+    #[test]
+    fn errors_cross_as_text() {
+        let error = refused("open log /l")(io::Error::from_raw_os_error(libc::EROFS));
+        let report = Report::Failed(Told::of(&error));
+        assert_eq!(line(&report), b"{\"Failed\":\"open log /l: read-only file system\"}\n");
+        let Report::Failed(told) = report else { unreachable!("it is above") };
+        assert_eq!(line(&Answer::Err(told)), b"{\"Err\":\"open log /l: read-only file system\"}\n");
+    }
 }

@@ -17,12 +17,13 @@ use nix::unistd::Pid;
 
 use super::causes::Causes;
 use super::console;
-use super::control::{self, Report};
-use super::join;
+use super::control::{self, Report, Told};
+use super::join::{self, JoinError};
 use super::paths::ContainerDir;
 use super::record::{self, ContainerRecord};
+use super::seccomp;
 use super::shim::{open_pidfd, program, reap, send_signal};
-use crate::words::plain_text;
+use crate::words::{Refused, refused};
 
 /// Where the agent listens.
 pub const CHANNEL: RawFd = 3;
@@ -38,8 +39,8 @@ pub fn main(dir: &Path, process: &Path) -> ExitCode {
     causes.collect();
     match run(&ContainerDir(dir.to_owned()), process, &channel, &causes) {
         Ok(code) => tell(&channel, &Report::Exited(code), None),
-        Err(text) => {
-            tell(&channel, &Report::Failed(plain_text(&text)), None);
+        Err(error) => {
+            tell(&channel, &Report::Failed(Told::of(&error)), None);
             // What the library began in the container's process namespace has ended, and the
             // namespace waits for its burial.
             reap();
@@ -52,24 +53,43 @@ fn tell(channel: &UnixStream, report: &Report, terminal: Option<RawFd>) {
     let _ = control::send(channel, &control::line(report), terminal.as_slice());
 }
 
-fn run(dir: &ContainerDir, process: &Path, channel: &UnixStream, causes: &Causes) -> Result<i32, String> {
-    let words = |e: io::Error| e.to_string();
-    let record: ContainerRecord = record::read(&dir.record()).map_err(words)?.ok_or("the container is gone")?;
-    let description: serde_json::Value = std::fs::read(process).and_then(|text| Ok(serde_json::from_slice(&text)?)).map_err(words)?;
+/// Why a command does not run in a container.
+#[derive(Debug, thiserror::Error)]
+enum ExecError {
+    #[error("the container is gone")]
+    Gone,
+    #[error("read the process")]
+    Process(#[source] serde_json::Error),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    Filter(#[from] seccomp::Error),
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// The container library, or what it started.
+    #[error(transparent)]
+    Library(#[from] Told),
+}
+
+fn run(dir: &ContainerDir, process: &Path, channel: &UnixStream, causes: &Causes) -> Result<i32, ExecError> {
+    let record: Option<ContainerRecord> = record::read(&dir.record()).map_err(refused("read the container's record"))?;
+    let record = record.ok_or(ExecError::Gone)?;
+    let description = std::fs::read(process).map_err(refused("read the process"))?;
+    let description: serde_json::Value = serde_json::from_slice(&description).map_err(ExecError::Process)?;
     let tty = description["terminal"].as_bool().unwrap_or(false);
     let uid = description["user"]["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok());
     give_streams(uid.map(|uid| record.launch.node_id(uid)));
     if let Some(users) = &record.launch.users {
-        let wanted = serde_json::from_value(description).map_err(|e| e.to_string())?;
+        let wanted = serde_json::from_value(description).map_err(ExecError::Process)?;
         let _ = std::fs::remove_file(process);
         let joined = join::join(dir, &record.launch, users, wanted, program(&record.launch, causes.clone())?)?;
-        return report_and_watch(joined.pid, joined.terminal, channel);
+        return Ok(report_and_watch(joined.pid, joined.terminal, channel)?);
     }
     let socket = process.with_extension("sock");
     // Paths of sockets are short by law: bound by name alone.
-    std::env::set_current_dir(&dir.0).map_err(words)?;
-    let name = socket.file_name().ok_or("the process has no name")?;
-    let listener = if tty { Some(UnixListener::bind(name).map_err(words)?) } else { None };
+    std::env::set_current_dir(&dir.0).map_err(refused("enter the container's folder"))?;
+    let name = socket.file_name().expect("it has just been named");
+    let listener = if tty { Some(UnixListener::bind(name).map_err(refused("bind the terminal's socket"))?) } else { None };
     let mut builder = ContainerBuilder::new(record.id.clone(), SyscallType::default())
         .with_root_path(dir.library_state())
         .map_err(|e| causes.explain(&e))?
@@ -82,11 +102,12 @@ fn run(dir: &ContainerDir, process: &Path, channel: &UnixStream, causes: &Causes
     let terminal = listener.as_ref().filter(|_| built.is_ok()).map(console::receive_terminal);
     let _ = std::fs::remove_file(&socket);
     let pid = built.map_err(|e| causes.explain(&e))?;
-    report_and_watch(pid, terminal.transpose().map_err(words)?, channel)
+    let terminal = terminal.transpose().map_err(refused("receive the terminal"))?;
+    Ok(report_and_watch(pid, terminal, channel)?)
 }
 
-fn report_and_watch(pid: Pid, terminal: Option<OwnedFd>, channel: &UnixStream) -> Result<i32, String> {
-    let pidfd = open_pidfd(pid.as_raw()).map_err(|e| e.to_string())?;
+fn report_and_watch(pid: Pid, terminal: Option<OwnedFd>, channel: &UnixStream) -> Result<i32, Refused> {
+    let pidfd = open_pidfd(pid.as_raw()).map_err(refused("open the process"))?;
     tell(channel, &Report::Started(pid.as_raw()), terminal.as_ref().map(AsRawFd::as_raw_fd));
     drop(terminal);
     Ok(watch(pid, &pidfd, channel))

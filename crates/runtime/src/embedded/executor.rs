@@ -6,6 +6,7 @@
 //! other runtimes.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -16,8 +17,56 @@ use oci_spec::runtime::{Process, Spec};
 use seccompiler::BpfProgram;
 
 use super::causes::Causes;
+use super::control::Told;
 use super::{capabilities, seccomp};
-use crate::words::plain;
+use crate::words::Plain;
+
+/// Why a container's program does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    #[error("the specification has no process")]
+    NoProcess,
+    #[error("no command specified")]
+    NoCommand,
+    #[error("exec: {name:?}: stat {name}")]
+    Missing {
+        name: String,
+        #[source]
+        source: Plain,
+    },
+    #[error("exec: {name:?}")]
+    Unfit {
+        name: String,
+        #[source]
+        source: Plain,
+    },
+    #[error("exec: {0:?}: permission denied")]
+    Denied(String),
+    #[error("exec: {0:?}: executable file not found in $PATH")]
+    NotFound(String),
+    #[error("arguments or environment contain a zero byte")]
+    ZeroByte,
+    #[error("the program's path contains a zero byte")]
+    ZeroByteInPath,
+    /// Becoming the user that the program runs as.
+    #[error(transparent)]
+    User(Plain),
+    #[error("drop capabilities")]
+    Capabilities(#[source] Plain),
+    #[error(transparent)]
+    Filter(#[from] seccomp::Error),
+    #[error("exec {}", program.display())]
+    Exec {
+        program: PathBuf,
+        #[source]
+        source: Plain,
+    },
+}
+
+/// As other runtimes say it.
+#[derive(Debug, thiserror::Error)]
+#[error("unable to start container process")]
+pub struct UnableToStart(#[source] pub ProgramError);
 
 #[derive(Clone)]
 pub struct Program {
@@ -30,8 +79,9 @@ pub struct Program {
 impl Executor for Program {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         let found = process(spec).and_then(find_program);
-        found.map(drop).map_err(|text| {
-            self.causes.verdict(&format!("unable to start container process: {text}"));
+        found.map(drop).map_err(|error| {
+            let text = containers::chain(&error);
+            self.causes.verdict(&containers::chain(&UnableToStart(error)));
             ExecutorValidationError::ArgValidationError(text)
         })
     }
@@ -43,7 +93,7 @@ impl Executor for Program {
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let failed = self.run(spec);
+        let failed = Told::of(&self.run(spec)).0;
         // The container has begun: this is its own error output.
         eprintln!("{failed}");
         Err(ExecutorError::Other(failed))
@@ -52,54 +102,45 @@ impl Executor for Program {
 
 impl Program {
     /// Comes back only with an error.
-    fn run(&self, spec: &Spec) -> String {
+    fn run(&self, spec: &Spec) -> ProgramError {
         match process(spec) {
             Ok(process) => self.become_process(process),
-            Err(text) => text,
+            Err(error) => error,
         }
     }
 
     /// Comes back only with an error.
-    pub fn become_process(&self, process: &Process) -> String {
-        let program = match find_program(process) {
-            Ok(program) => program,
-            Err(text) => return text,
-        };
-        let (Some(args), Some(env)) = (c_strings(process.args()), c_strings(process.env())) else {
-            return "arguments or environment contain a zero byte".to_owned();
-        };
-        let Ok(path) = CString::new(program.as_os_str().as_bytes()) else { return "the program's path contains a zero byte".to_owned() };
-        reset_signals();
-        if let Err(text) = self.confine() {
-            return text;
-        }
-        match nix::unistd::execve(&path, &args, &env) {
+    pub fn become_process(&self, process: &Process) -> ProgramError {
+        match self.try_become(process) {
             Ok(never) => match never {},
-            Err(errno) => format!("exec {}: {}", program.display(), plain(&errno.into())),
+            Err(error) => error,
         }
+    }
+
+    fn try_become(&self, process: &Process) -> Result<Infallible, ProgramError> {
+        let program = find_program(process)?;
+        let args = c_strings(process.args()).ok_or(ProgramError::ZeroByte)?;
+        let env = c_strings(process.env()).ok_or(ProgramError::ZeroByte)?;
+        let path = CString::new(program.as_os_str().as_bytes()).map_err(|_| ProgramError::ZeroByteInPath)?;
+        reset_signals();
+        self.confine()?;
+        nix::unistd::execve(&path, &args, &env).map_err(|errno| ProgramError::Exec { program, source: errno.into() })
     }
 
     /// A filter needs SYS_ADMIN unless no_new_privs is on, which the program is not to have. So the
     /// bounding set is limited first: running the program takes away whatever is outside of it, and
     /// no filter has a say in that. Giving up the capability with a call after the filter would
     /// depend on the filter, which may refuse the call or pretend that it was made.
-    fn confine(&self) -> Result<(), String> {
+    fn confine(&self) -> Result<(), ProgramError> {
         if !self.no_new_privileges {
-            capabilities::limit_bounding(self.capabilities).map_err(|e| format!("drop capabilities: {}", plain(&e)))?;
+            capabilities::limit_bounding(self.capabilities).map_err(|e| ProgramError::Capabilities(e.into()))?;
         }
-        self.filter()
-    }
-
-    fn filter(&self) -> Result<(), String> {
-        self.filters.iter().try_for_each(seccomp::install).map_err(|e| match std::error::Error::source(&e) {
-            Some(cause) => format!("{e}: {}", cause.downcast_ref().map_or_else(|| cause.to_string(), plain)),
-            None => e.to_string(),
-        })
+        Ok(self.filters.iter().try_for_each(seccomp::install)?)
     }
 }
 
-fn process(spec: &Spec) -> Result<&Process, String> {
-    spec.process().as_ref().ok_or_else(|| "the specification has no process".to_owned())
+fn process(spec: &Spec) -> Result<&Process, ProgramError> {
+    spec.process().as_ref().ok_or(ProgramError::NoProcess)
 }
 
 fn c_strings(words: &Option<Vec<String>>) -> Option<Vec<CString>> {
@@ -107,12 +148,12 @@ fn c_strings(words: &Option<Vec<String>>) -> Option<Vec<CString>> {
 }
 
 /// As a shell would, in the container's PATH.
-fn find_program(process: &Process) -> Result<PathBuf, String> {
-    let name = process.args().as_deref().unwrap_or_default().first().ok_or("no command specified")?;
+fn find_program(process: &Process) -> Result<PathBuf, ProgramError> {
+    let name = process.args().as_deref().unwrap_or_default().first().ok_or(ProgramError::NoCommand)?;
     if name.contains('/') {
         return check_program(Path::new(name)).map(|()| PathBuf::from(name)).map_err(|e| match e.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => format!("exec: {name:?}: stat {name}: {}", plain(&e)),
-            _ => format!("exec: {name:?}: {}", plain(&e)),
+            Some(libc::ENOENT | libc::ENOTDIR) => ProgramError::Missing { name: name.clone(), source: e.into() },
+            _ => ProgramError::Unfit { name: name.clone(), source: e.into() },
         });
     }
     let env = process.env().as_deref().unwrap_or_default();
@@ -125,7 +166,7 @@ fn find_program(process: &Process) -> Result<PathBuf, String> {
             Err(e) => denied |= e.raw_os_error() == Some(libc::EACCES),
         }
     }
-    Err(format!("exec: {name:?}: {}", if denied { "permission denied" } else { "executable file not found in $PATH" }))
+    Err(if denied { ProgramError::Denied(name.clone()) } else { ProgramError::NotFound(name.clone()) })
 }
 
 /// With the rights of the container's user, not by looking at mode bits.

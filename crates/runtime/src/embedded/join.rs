@@ -17,13 +17,14 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
 use oci_spec::runtime::Process;
 
-use super::executor::Program;
+use super::control::Told;
+use super::executor::{Program, ProgramError, UnableToStart};
 use super::paths::ContainerDir;
 use super::record::{self, Launch, OwnUsers, StartRecord};
 use super::shim::open_pidfd;
 use super::{capabilities, control};
 use crate::cgroup::Cgroup;
-use crate::words::plain;
+use crate::words::{Refused, refused};
 
 /// Errors of a step are one sentence.
 const TEXT_BYTES_MAX: u64 = 16 * 1024;
@@ -44,6 +45,22 @@ pub struct Joined {
     pub terminal: Option<OwnedFd>,
 }
 
+/// Why a command does not run in a container with users of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("the container is not running")]
+    NotRunning,
+    /// The scout, or the command in the container.
+    #[error(transparent)]
+    Told(#[from] Told),
+    #[error("join the container: the helper ended without a word")]
+    SilentHelper,
+}
+
+const JOIN: &str = "join the container";
+
 /// What the scout and the command need.
 struct Way {
     pidfd: OwnedFd,
@@ -54,9 +71,9 @@ struct Way {
 }
 
 /// The command's streams are the caller's own.
-pub fn join(dir: &ContainerDir, launch: &Launch, users: &OwnUsers, process: Process, program: Program) -> Result<Joined, String> {
-    let words = |e: io::Error| format!("join the container: {}", plain(&e));
-    let start: StartRecord = record::read(&dir.started()).map_err(words)?.ok_or("the container is not running")?;
+pub fn join(dir: &ContainerDir, launch: &Launch, users: &OwnUsers, process: Process, program: Program) -> Result<Joined, JoinError> {
+    let words = |e: io::Error| refused(JOIN)(e);
+    let start: StartRecord = record::read(&dir.started()).map_err(words)?.ok_or(JoinError::NotRunning)?;
     let pidfd = open_pidfd(start.pid).map_err(words)?;
     let namespaces = foreign(start.pid, users).map_err(words)?;
     let tty = process.terminal().unwrap_or(false);
@@ -106,7 +123,7 @@ fn receive_terminal(socket: &UnixStream) -> Option<OwnedFd> {
 }
 
 /// Until the command runs: that closes the pipe.
-fn follow(mut pid: PipeReader, trouble: PipeReader) -> Result<Pid, String> {
+fn follow(mut pid: PipeReader, trouble: PipeReader) -> Result<Pid, JoinError> {
     let mut said = String::new();
     let _ = trouble.take(TEXT_BYTES_MAX).read_to_string(&mut said);
     let mut number = String::new();
@@ -116,10 +133,10 @@ fn follow(mut pid: PipeReader, trouble: PipeReader) -> Result<Pid, String> {
         (Ok(pid), true) => Ok(pid),
         (Ok(pid), false) => {
             let _ = waitpid(pid, None);
-            Err(said)
+            Err(Told(said).into())
         }
-        (Err(_), false) => Err(said),
-        (Err(_), true) => Err("join the container: the helper ended without a word".to_owned()),
+        (Err(_), false) => Err(Told(said).into()),
+        (Err(_), true) => Err(JoinError::SilentHelper),
     }
 }
 
@@ -139,7 +156,7 @@ fn scout(way: &Way, mut go: PipeReader, mut tell_pid: PipeWriter, mut tell_troub
         match unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT | libc::SIGCHLD, 0, 0, 0, 0) } {
             0 => {
                 let failed = command(way, socket);
-                let _ = tell_trouble.write_all(failed.as_bytes());
+                let _ = tell_trouble.write_all(Told::of(&failed).0.as_bytes());
                 leave()
             }
             pid if pid > 0 => write!(tell_pid, "{pid}"),
@@ -147,7 +164,7 @@ fn scout(way: &Way, mut go: PipeReader, mut tell_pid: PipeWriter, mut tell_troub
         }
     };
     if let Err(e) = step() {
-        let _ = tell_trouble.write_all(format!("join the container: {}", plain(&e)).as_bytes());
+        let _ = tell_trouble.write_all(Told::of(&refused(JOIN)(e)).0.as_bytes());
     }
     leave()
 }
@@ -159,12 +176,11 @@ fn leave() -> ! {
 }
 
 /// Comes back only with an error.
-fn command(way: &Way, socket: &UnixStream) -> String {
-    let error = match become_user(way, socket) {
+fn command(way: &Way, socket: &UnixStream) -> UnableToStart {
+    UnableToStart(match become_user(way, socket) {
         Ok(()) => way.program.become_process(&way.process),
-        Err(e) => plain(&e),
-    };
-    format!("unable to start container process: {error}")
+        Err(e) => ProgramError::User(e.into()),
+    })
 }
 
 fn become_user(way: &Way, socket: &UnixStream) -> io::Result<()> {

@@ -14,13 +14,15 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::control::{self, Report, Request};
+use super::failure::Failure;
 use super::paths::{ContainerDir, ID_LENGTH, Layout, remove_own_dir};
 use super::prepare::{self, prepare};
 use super::table::{Container, Phase};
-use super::{Runtime, blocking, failed, helper};
+use super::{Runtime, blocking, helper};
 use crate::cgroup::Cgroup;
 use crate::images::Contents;
-use containers::{ContainerConfig, Error, Resources, Result, SandboxConfig};
+use crate::words::failed;
+use containers::{ContainerConfig, Resources, Result, SandboxConfig};
 
 /// Making a container takes milliseconds; a node that swaps is slower.
 const START_SECONDS_MAX: u64 = 120;
@@ -39,7 +41,7 @@ impl Runtime {
     pub(super) async fn create(&self, sandbox_id: &str, sandbox_config: SandboxConfig, config: ContainerConfig) -> Result<String> {
         let sandbox = self.shared.table.sandbox(sandbox_id)?;
         if sandbox.stopped {
-            return Err(Error::FailedPrecondition(format!("sandbox {sandbox_id:?} is not running")));
+            return Err(Failure::SandboxNotRunning(sandbox_id.to_owned()).into());
         }
         self.check_mounts(&config).await?;
         let target = config.security.target_container.as_deref().map(|t| self.target_process(sandbox_id, t)).transpose()?;
@@ -73,17 +75,17 @@ impl Runtime {
     /// On a thread that may hang, and with an end to waiting: a volume may lie on a server that
     /// does not answer.
     async fn check_mounts(&self, config: &ContainerConfig) -> Result<()> {
-        let late = || Error::DeadlineExceeded(format!("what is to be mounted does not answer within {MOUNTS_SECONDS_MAX} s"));
+        let late = || Failure::MountsHang(MOUNTS_SECONDS_MAX);
         let until = Instant::now() + Duration::from_secs(MOUNTS_SECONDS_MAX);
         let place = timeout_at(until, Arc::clone(&self.shared.mount_checks).acquire_owned()).await.map_err(|_| late())?;
-        let place = place.map_err(|e| Error::Failed(e.to_string()))?;
+        let place = place.expect("the semaphore is never closed");
         let (config, (tell, told)) = (config.clone(), oneshot::channel());
         let body = move || {
             let _ = tell.send(prepare::check_mounts(&config));
             drop(place);
         };
         std::thread::Builder::new().name("mounts".to_owned()).spawn(body).map_err(failed("start a thread"))?;
-        timeout_at(until, told).await.map_err(|_| late())?.unwrap_or_else(|e| Err(Error::Failed(e.to_string())))
+        Ok(timeout_at(until, told).await.map_err(|_| late())?.map_err(Failure::MountCheck)??)
     }
 
     pub(super) async fn start(&self, id: &str) -> Result<()> {
@@ -92,13 +94,13 @@ impl Runtime {
         if !begun {
             return match container.phase() {
                 Phase::Running(_) => Ok(()),
-                _ => Err(Error::FailedPrecondition(format!("container {id:?} was started before"))),
+                _ => Err(Failure::StartedBefore(id.to_owned()).into()),
             };
         }
         let result = match self.run_shim(&self.shared.layout.container(id)).await {
             Ok(Report::Started(_)) => self.follow(&container).await,
-            Ok(Report::Failed(text)) => Err(Error::Failed(text)),
-            Ok(Report::Exited(_)) => Err(Error::Failed("the shim answered out of turn".to_owned())),
+            Ok(Report::Failed(told)) => Err(Failure::Told(told).into()),
+            Ok(Report::Exited(_)) => Err(Failure::OutOfTurn.into()),
             Err(e) => Err(e),
         };
         if result.is_err() && container.phase() == Phase::Starting {
@@ -128,11 +130,11 @@ impl Runtime {
             let _ = shim.wait().await;
         }
         match (read, report) {
-            (Err(_), _) => Err(Error::DeadlineExceeded(format!("the container did not start within {START_SECONDS_MAX} s"))),
+            (Err(_), _) => Err(Failure::StartHangs(START_SECONDS_MAX).into()),
             (Ok(_), Ok(report)) => Ok(report),
             (Ok(_), Err(_)) => {
                 let said = std::fs::read_to_string(dir.0.join("shim.err")).unwrap_or_default();
-                Err(Error::Failed(format!("the shim ended without a word: {}", said.trim())))
+                Err(Failure::SilentShim { said: said.trim().to_owned() }.into())
             }
         }
     }
@@ -142,7 +144,7 @@ impl Runtime {
         let mut phase = container.phase.subscribe();
         let starting = phase.wait_for(|p| *p != Phase::Starting);
         if timeout(Duration::from_secs(START_SECONDS_MAX), starting).await.is_err() {
-            return Err(Error::DeadlineExceeded(format!("container {id:?} is still being started")));
+            return Err(Failure::StillStarting(id.to_owned()).into());
         }
         if !matches!(container.phase(), Phase::Running(_)) {
             return Ok(());
@@ -166,7 +168,7 @@ impl Runtime {
         let ended = timeout(Duration::from_secs(KILL_SECONDS_MAX), phase.wait_for(|p| matches!(p, Phase::Exited(_)))).await;
         match ended {
             Ok(_) => Ok(()),
-            Err(_) => Err(Error::DeadlineExceeded(format!("container {id:?} did not end within {KILL_SECONDS_MAX} s of SIGKILL"))),
+            Err(_) => Err(Failure::Unkillable { id: id.to_owned(), seconds: KILL_SECONDS_MAX }.into()),
         }
     }
 
@@ -180,7 +182,7 @@ impl Runtime {
         blocking(move || {
             let stream = control::connect(&dir.0).map_err(failed("connect to the container's shim"))?;
             let answer = control::ask(&stream, &request, &[]).map_err(failed("ask the container's shim"))?;
-            answer.map_err(Error::Failed)
+            Ok(answer.map_err(Failure::Told)?)
         })
         .await
     }

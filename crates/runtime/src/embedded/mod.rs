@@ -21,10 +21,11 @@ mod device_filter;
 mod devices;
 mod exec;
 mod executor;
+mod failure;
 pub mod helper;
 mod idmap;
-mod inroot;
 mod join;
+mod layers;
 mod lifecycle;
 mod log;
 mod namespace;
@@ -54,12 +55,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, watch};
 
+use self::failure::Failure;
 use crate::cgroup;
 use crate::images::Contents;
 use crate::port::{self, Reader, SandboxNetwork, Session, Writer};
 use crate::words;
 use containers::{
-    ContainerConfig, ContainerStats, ContainerStatus, Error, ExecOutput, Resources, Result, SandboxConfig, SandboxStats, SandboxStatus,
+    ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, Resources, Result, SandboxConfig, SandboxStats, SandboxStatus,
     StreamRequest, Version,
 };
 
@@ -153,18 +155,13 @@ impl Runtime {
     /// start or removal.
     fn whole<T: Send + 'static>(&self, task: impl Future<Output = Result<T>> + Send + 'static) -> BoxFuture<'static, Result<T>> {
         let task = tokio::spawn(task);
-        async move { task.await.unwrap_or_else(|e| Err(Error::Failed(format!("the runtime's task failed: {e}")))) }.boxed()
+        async move { task.await.unwrap_or_else(|e| Err(Failure::from(e).into())) }.boxed()
     }
 }
 
 /// File system and process calls belong on threads that may wait.
 async fn blocking<T: Send + 'static>(task: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(task).await.unwrap_or_else(|e| Err(Error::Failed(format!("the runtime's task failed: {e}"))))
-}
-
-/// An error of the node, for people.
-fn failed(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> Error {
-    move |e| Error::Failed(format!("{what}: {}", words::plain(&e)))
+    tokio::task::spawn_blocking(task).await.unwrap_or_else(|e| Err(Failure::from(e).into()))
 }
 
 impl port::Runtime for Runtime {

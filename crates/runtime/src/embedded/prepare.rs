@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::capabilities;
-use super::inroot;
+use super::failure::Failure;
+use super::layers;
 use super::paths::Layout;
 use super::record::{self, ContainerRecord, Launch, OwnUsers, SandboxRecord, Source, Staged, WorkingDirPlace};
 use super::sandbox::{self, Inhabitant};
@@ -19,8 +20,8 @@ use super::signals;
 use super::spec::{self, Inputs};
 use super::user::{self, Databases, Identity};
 use crate::images::{Content, Contents};
-use crate::words::plain;
-use containers::{ContainerConfig, Error, Mount, Propagation, Result, SandboxConfig, Seccomp, User, UserNamespace};
+use crate::words::failed;
+use containers::{ContainerConfig, Mount, Propagation, SandboxConfig, Seccomp, User, UserNamespace};
 
 /// The largest profiles of the field have 100 KiB.
 const PROFILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -39,23 +40,22 @@ pub struct Request<'a> {
 }
 
 /// Writes the container's directories. The record comes last: without it the rest is rubbish.
-pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord> {
+pub fn prepare(layout: &Layout, request: &Request<'_>) -> containers::Result<ContainerRecord> {
     let config = request.config;
     let identity = identity(request)?;
     let users = request.sandbox.config.user_namespace;
     check_users(users, request, &identity.user)?;
-    let capabilities =
-        capabilities::for_container(&config.security, capabilities::available()).map_err(|e| Error::Invalid(e.to_string()))?;
+    let capabilities = capabilities::for_container(&config.security, capabilities::available()).map_err(Failure::from)?;
     let seccomp = profile(config)?;
     let dir = layout.container(request.id);
     let writable = layout.container_writable(request.id);
     let rootfs = if users.is_some() { stage::rootfs() } else { dir.rootfs() };
     for dir in [&rootfs, &dir.bundle()] {
-        fs::create_dir_all(dir).map_err(|e| failed("make container directories", e))?;
+        fs::create_dir_all(dir).map_err(failed("make container directories"))?;
     }
-    make_writable(&writable, users.map(|users| users.first)).map_err(|e| failed("make container directories", e))?;
-    let volumes = make_volumes(&writable, &request.content.volumes).map_err(|e| failed("make image volumes", e))?;
-    sandbox::write_files(layout, request.sandbox).map_err(|e| failed("write the sandbox's files", e))?;
+    make_writable(&writable, users.map(|users| users.first)).map_err(failed("make container directories"))?;
+    let volumes = make_volumes(&writable, &request.content.volumes).map_err(failed("make image volumes"))?;
+    sandbox::write_files(layout, request.sandbox).map_err(failed("write the sandbox's files"))?;
     let inhabitant = Inhabitant { id: request.id, target: request.target, is_read_only: config.security.read_only_root };
     let surroundings = sandbox::surroundings(layout, request.sandbox, inhabitant);
     let inputs = Inputs {
@@ -68,9 +68,9 @@ pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord
         volumes: &volumes,
         capabilities: granted(capabilities, seccomp.is_some(), config.security.no_new_privileges),
     };
-    let spec = spec::build(&inputs).map_err(|e| Error::Invalid(e.to_string()))?;
-    spec.save(dir.spec()).map_err(|e| Error::Failed(format!("write specification: {e}")))?;
-    let working_dir = spec::working_dir(config, request.content).map_err(|e| Error::Invalid(e.to_string()))?;
+    let spec = spec::build(&inputs).map_err(Failure::from)?;
+    spec.save(dir.spec()).map_err(Failure::WriteSpecification)?;
+    let working_dir = spec::working_dir(config, request.content).map_err(Failure::from)?;
     let log_path = request.sandbox_config.log_dir.join(&config.log_path);
     let launch = Launch {
         id: request.id.to_owned(),
@@ -102,70 +102,68 @@ pub fn prepare(layout: &Layout, request: &Request<'_>) -> Result<ContainerRecord
         user: identity.user,
         launch,
     };
-    record::write(&dir.record(), &record).map_err(|e| failed("write container record", e))?;
+    record::write(&dir.record(), &record).map_err(failed("write container record"))?;
     Ok(record)
 }
 
 /// What is to be mounted must be there. Looks into file systems that any user may provide: it
 /// may hang.
-pub fn check_mounts(config: &ContainerConfig) -> Result<()> {
+pub fn check_mounts(config: &ContainerConfig) -> Result<(), Failure> {
     let shares = config.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
     for mount in &config.mounts {
         if mount.image.is_some() {
             if shares {
-                return Err(Error::Invalid("a container cannot mount an image beside a volume with bidirectional propagation".to_owned()));
+                return Err(Failure::ImageBesideShared);
             }
             continue;
         }
         if let Err(e) = fs::metadata(&mount.host_path) {
-            let path = mount.host_path.display();
-            let text = format!("failed to generate container spec: failed to stat {path:?}: stat {path}: {}", plain(&e));
-            return Err(Error::Failed(text));
+            return Err(Failure::Mount { path: mount.host_path.clone(), source: e.into() });
         }
         if mount.propagation == Propagation::Bidirectional && !config.security.privileged {
-            return Err(Error::Invalid("bidirectional mount propagation is for privileged containers only".to_owned()));
+            return Err(Failure::SharedUnprivileged);
         }
     }
     Ok(())
 }
 
-fn identity(request: &Request<'_>) -> Result<Identity> {
-    let read = |path: &str| {
-        inroot::read_from_layers(&request.content.layers, Path::new(path)).map(Option::unwrap_or_default).map_err(|e| failed(path, e))
+fn identity(request: &Request<'_>) -> Result<Identity, Failure> {
+    let read = |database| {
+        let text = layers::read(&request.content.layers, Path::new(database)).map(Option::unwrap_or_default);
+        text.map_err(|e| Failure::Database { database, source: e.into() })
     };
     let (passwd, group) = (read("etc/passwd")?, read("etc/group")?);
     let files = Databases { passwd: &passwd, group: &group };
-    user::resolve(files, &request.content.user, &request.config.security).map_err(|e| Error::Failed(e.to_string()))
+    Ok(user::resolve(files, &request.content.user, &request.config.security)?)
 }
 
 /// What needs the node's users is refused to those of a sandbox's own.
-fn check_users(users: Option<UserNamespace>, request: &Request<'_>, user: &User) -> Result<()> {
+fn check_users(users: Option<UserNamespace>, request: &Request<'_>, user: &User) -> Result<(), Failure> {
     let Some(users) = users else { return Ok(()) };
     let ids = user.supplemental_groups.iter().chain([&user.uid, &user.gid]);
     if let Some(id) = ids.into_iter().find(|id| **id >= i64::from(users.length)) {
-        return Err(Error::Invalid(format!("id {id} is none of the pod's: it has the users and groups 0 to {}", users.length - 1)));
+        return Err(Failure::ForeignId { id: *id, last: users.length - 1 });
     }
     if request.config.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional) {
-        return Err(Error::Invalid("bidirectional mount propagation is not for pods with users of their own".to_owned()));
+        return Err(Failure::SharedWithUsers);
     }
     if request.config.security.privileged {
-        let text = "a privileged container has the node's devices, which users of the pod's own (hostUsers: false) cannot have: drop one of the two";
-        return Err(Error::Invalid(text.to_owned()));
+        return Err(Failure::PrivilegedWithUsers);
     }
     Ok(())
 }
 
-fn profile(config: &ContainerConfig) -> Result<Option<Profile>> {
+fn profile(config: &ContainerConfig) -> Result<Option<Profile>, Failure> {
     match &config.security.seccomp {
         // Privileged containers are never filtered.
         _ if config.security.privileged => Ok(None),
         Seccomp::Unconfined => Ok(None),
         Seccomp::RuntimeDefault => Ok(Some(Profile::runtime_default())),
         Seccomp::Localhost(path) => {
-            let refused = |why: &dyn std::fmt::Display| Error::Failed(format!("cannot load seccomp profile \"{}\": {why}", path.display()));
-            let text = read_profile(path).map_err(|e| refused(&format!("open {}: {}", path.display(), plain(&e))))?;
-            let profile = Profile::parse(&text).map_err(|e| refused(&e))?;
-            profile.compile(0).map_err(|e| refused(&e))?;
+            let refused = |source| Failure::Profile { path: path.clone(), source };
+            let text = read_profile(path).map_err(|e| refused(Box::new(failed(format!("open {}", path.display()))(e))))?;
+            let profile = Profile::parse(&text).map_err(|e| refused(Box::new(e)))?;
+            profile.compile(0).map_err(|e| refused(Box::new(e)))?;
             Ok(Some(profile))
         }
     }
@@ -198,7 +196,7 @@ fn make_writable(writable: &Path, owner: Option<u32>) -> io::Result<()> {
     fs::set_permissions(writable, fs::Permissions::from_mode(0o700))
 }
 
-fn staged(inputs: &Inputs<'_>, contents: &dyn Contents) -> Result<Vec<Staged>> {
+fn staged(inputs: &Inputs<'_>, contents: &dyn Contents) -> containers::Result<Vec<Staged>> {
     let all = spec::from_outside(inputs).into_iter().enumerate().filter(|(_, mount)| spec::is_staged(inputs, mount));
     let stage = |(number, mount): (usize, &Mount)| {
         let source = match &mount.image {
@@ -243,16 +241,12 @@ fn working_dir_place(mounts: &[&Mount], dir: PathBuf) -> WorkingDirPlace {
     }
 }
 
-fn stop_signal(config: &ContainerConfig, content: &Content) -> Result<i32> {
+fn stop_signal(config: &ContainerConfig, content: &Content) -> Result<i32, Failure> {
     let named = config.stop_signal.as_deref().unwrap_or(&content.stop_signal);
     if named.is_empty() {
         return Ok(libc::SIGTERM);
     }
-    signals::parse(named).ok_or_else(|| Error::Invalid(format!("unknown signal {named:?}")))
-}
-
-fn failed(what: &str, error: io::Error) -> Error {
-    Error::Failed(format!("{what}: {}", plain(&error)))
+    signals::parse(named).ok_or_else(|| Failure::Signal(named.to_owned()))
 }
 
 #[cfg(test)]

@@ -4,19 +4,21 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::failure::Failure;
 use super::paths::Layout;
 use super::record::{self, SandboxRecord};
 use super::table::Phase;
-use super::{Runtime, blocking, failed, lifecycle, namespace, sandbox};
+use super::{Runtime, blocking, lifecycle, namespace, sandbox};
 use crate::cgroup::Cgroup;
 use crate::port::{Reader, Writer};
-use containers::{Error, Resources, Result, SandboxConfig};
+use crate::words::failed;
+use containers::{Resources, Result, SandboxConfig};
 
 impl Runtime {
     pub(super) async fn make_sandbox(&self, config: SandboxConfig) -> Result<String> {
         // There is one way here, known elsewhere by this name.
         if !matches!(config.handler.as_str(), "" | "runc") {
-            return Err(Error::Failed(format!("failed to get sandbox runtime: no runtime for {:?} is configured", config.handler)));
+            return Err(Failure::Handler(config.handler).into());
         }
         let id = lifecycle::new_id().map_err(failed("make an id"))?;
         let record = SandboxRecord {
@@ -132,7 +134,7 @@ impl Runtime {
     pub(super) async fn forward(&self, sandbox_id: &str, port: u16) -> Result<(Reader, Writer)> {
         let record = self.shared.table.sandbox(sandbox_id)?;
         if record.stopped {
-            return Err(Error::FailedPrecondition(format!("sandbox {sandbox_id:?} is not running")));
+            return Err(Failure::SandboxNotRunning(sandbox_id.to_owned()).into());
         }
         let namespace = (!record.config.host.network).then(|| self.shared.layout.sandbox(sandbox_id).namespace("net"));
         let stream = blocking(move || namespace::connect(namespace, port).map_err(failed(format!("connect to port {port}")))).await?;
@@ -145,11 +147,11 @@ impl Runtime {
     pub(super) fn target_process(&self, sandbox_id: &str, target: &str) -> Result<i32> {
         let container = self.shared.table.container(target)?;
         if container.record.sandbox_id != sandbox_id {
-            return Err(Error::Invalid(format!("target container {target:?} is in another sandbox")));
+            return Err(Failure::TargetElsewhere(target.to_owned()).into());
         }
         match container.phase() {
             Phase::Running(start) => Ok(start.pid),
-            _ => Err(Error::FailedPrecondition(format!("target container {target:?} is not running"))),
+            _ => Err(Failure::TargetNotRunning(target.to_owned()).into()),
         }
     }
 }

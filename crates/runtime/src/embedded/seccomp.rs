@@ -15,6 +15,8 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, Sec
 use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
+use crate::words::Plain;
+
 /// This runtime's own list: what nearly all programs need and what has not been the way out of
 /// containers.
 const DEFAULT: &str = include_str!("seccomp_default.json");
@@ -30,7 +32,7 @@ pub enum Error {
     #[error("seccomp profile cannot be compiled")]
     Compile(#[source] seccompiler::BackendError),
     #[error("seccomp: install filter")]
-    Install(#[source] std::io::Error),
+    Install(#[source] Plain),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -232,7 +234,7 @@ pub fn install(program: &BpfProgram) -> Result<(), Error> {
     // SAFETY: the kernel copies the program, which lives over the call; both sock_filter types are
     // the kernel's.
     let done = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &filter) };
-    if done == 0 { Ok(()) } else { Err(Error::Install(std::io::Error::last_os_error())) }
+    if done == 0 { Ok(()) } else { Err(Error::Install(std::io::Error::last_os_error().into())) }
 }
 
 #[cfg(test)]

@@ -23,10 +23,12 @@ use tokio::time::timeout;
 
 use super::control::{self, Report, Request};
 use super::exec::CHANNEL;
+use super::failure::Failure;
 use super::paths::ContainerDir;
-use super::{Runtime, blocking, console, failed, helper};
+use super::{Runtime, blocking, console, helper, spec};
 use crate::port::{Reader, Session, Writer};
-use containers::{Error, ExecOutput, Result, StreamRequest, TerminalSize};
+use crate::words::failed;
+use containers::{ExecOutput, Result, StreamRequest, TerminalSize};
 
 /// Of each stream of a command that runs to its end, as other runtimes limit it.
 const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -72,8 +74,8 @@ impl Channel {
     async fn exit(&mut self) -> Result<i32> {
         match self.report().await {
             Some(Report::Exited(code)) => Ok(code),
-            Some(Report::Failed(text)) => Err(Error::Failed(text)),
-            _ => Err(Error::Failed("the command's end is not known: its helper is gone".to_owned())),
+            Some(Report::Failed(told)) => Err(Failure::Told(told).into()),
+            _ => Err(Failure::HelperGone.into()),
         }
     }
 }
@@ -95,7 +97,7 @@ impl Runtime {
             err.task.abort();
             tokio::spawn(async move { running.child.wait().await });
             let seconds = limit.unwrap_or_default().as_secs_f64();
-            return Err(Error::DeadlineExceeded(format!("command timed out: timeout {seconds}s exceeded")));
+            return Err(Failure::CommandTimeout { seconds }.into());
         };
         let _ = running.child.wait().await;
         Ok(ExecOutput { stdout: out.finish().await, stderr: err.finish().await, exit_code: exit? })
@@ -117,7 +119,7 @@ impl Runtime {
             let _ = running.child.wait().await;
             let _ = sender.send(exit);
         });
-        session.exit = receiver.map(|r| r.unwrap_or_else(|_| Err(Error::Failed("the session is gone".to_owned())))).boxed();
+        session.exit = receiver.map(|r| r.unwrap_or_else(|_| Err(Failure::SessionGone.into()))).boxed();
         Ok(session)
     }
 
@@ -125,7 +127,7 @@ impl Runtime {
     async fn run(&self, id: &str, request: &StreamRequest) -> Result<Running> {
         self.shared.table.container(id)?.running()?;
         if request.command.is_empty() {
-            return Err(Error::Invalid("no command specified".to_owned()));
+            return Err(Failure::from(spec::Error::NoCommand).into());
         }
         let dir = self.shared.layout.container(id);
         let (place, command, tty) = (dir.clone(), request.command.clone(), request.tty);
@@ -147,13 +149,13 @@ impl Runtime {
         let mut child = child;
         match channel.report().await {
             Some(Report::Started(_)) => Ok(Running { child, channel, terminal: descriptors.into_iter().next() }),
-            Some(Report::Failed(text)) => {
+            Some(Report::Failed(told)) => {
                 let _ = child.wait().await;
-                Err(Error::Failed(format!("exec failed: {text}")))
+                Err(Failure::Exec(told).into())
             }
             _ => {
                 let _ = child.wait().await;
-                Err(Error::Failed("exec failed: the helper ended without a word".to_owned()))
+                Err(Failure::SilentHelper.into())
             }
         }
     }
@@ -187,7 +189,7 @@ impl Runtime {
             let stream = control::connect(&dir.0).map_err(failed("connect to the container's shim"))?;
             let descriptors: Vec<RawFd> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
             let answer = control::ask(&stream, &Request::Attach { stdin, stdout, stderr }, &descriptors).map_err(failed("attach"))?;
-            answer.map_err(Error::Failed)?;
+            answer.map_err(Failure::Told)?;
             stream.set_nonblocking(true).map_err(failed("attach"))?;
             Ok(stream)
         })

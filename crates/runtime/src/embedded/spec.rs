@@ -45,16 +45,16 @@ pub struct Inputs<'a> {
     pub capabilities: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("no command specified")]
     NoCommand,
     #[error("working directory {0:?} is not absolute")]
     WorkingDir(String),
-    #[error("{0}")]
+    #[error(transparent)]
     Device(#[from] devices::Error),
-    #[error("specification is not valid: {0}")]
-    Invalid(String),
+    #[error("specification is not valid")]
+    Invalid(#[source] serde_json::Error),
 }
 
 pub fn build(inputs: &Inputs<'_>) -> Result<Spec, Error> {
@@ -81,7 +81,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec, Error> {
             "rootfsPropagation": root_propagation(inputs.config),
         },
     });
-    serde_json::from_value(spec).map_err(|e| Error::Invalid(e.to_string()))
+    serde_json::from_value(spec).map_err(Error::Invalid)
 }
 
 /// The image's words with the configuration's over them.
@@ -102,8 +102,7 @@ pub fn working_dir(config: &ContainerConfig, content: &Content) -> Result<PathBu
 }
 
 fn process(inputs: &Inputs<'_>) -> Result<Value, Error> {
-    let names: Capabilities =
-        serde_json::from_value(super::capabilities::names(inputs.capabilities).collect()).map_err(|e| Error::Invalid(e.to_string()))?;
+    let names: Capabilities = serde_json::from_value(super::capabilities::names(inputs.capabilities).collect()).map_err(Error::Invalid)?;
     Ok(json!({
         "terminal": inputs.config.tty,
         "user": {
@@ -293,7 +292,7 @@ mod tests {
             super::command(&config, &content).unwrap().join(" ")
         };
         assert_eq!([run(&[], &[]), run(&["x"], &[]), run(&[], &["y"]), run(&["x"], &["y"])], ["e c", "x", "e y", "x y"]);
-        assert_eq!(super::command(&ContainerConfig::default(), &Content::default()), Err(Error::NoCommand));
+        assert!(matches!(super::command(&ContainerConfig::default(), &Content::default()), Err(Error::NoCommand)));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::failure::Failure;
 use super::record::{ContainerRecord, ExitRecord, SandboxRecord, StartRecord};
 use super::sandbox;
 use containers::{ContainerState, ContainerStatus, Error, Result, SandboxState, SandboxStatus};
@@ -58,7 +59,7 @@ impl Container {
     pub fn running(&self) -> Result<StartOf> {
         match self.phase() {
             Phase::Running(start) => Ok(start),
-            _ => Err(Error::FailedPrecondition(format!("container {:?} is not running", self.record.id))),
+            _ => Err(Failure::NotRunning(self.record.id.clone()).into()),
         }
     }
 

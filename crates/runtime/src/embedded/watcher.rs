@@ -17,9 +17,10 @@ use super::control::{self, Request};
 use super::paths::{ContainerDir, Layout, is_id};
 use super::record::{self, ContainerRecord, ExitRecord, SandboxRecord, StartRecord};
 use super::table::{Container, Phase};
-use super::{Runtime, blocking, failed, lifecycle, namespace, sandbox};
+use super::{Runtime, blocking, lifecycle, namespace, sandbox};
 use crate::cgroup::Cgroup;
-use containers::{Error, Result};
+use crate::words::failed;
+use containers::Result;
 
 /// A shim that an earlier agent started a moment ago may not listen yet.
 const CONNECT_TRIES_MAX: u32 = 100;
@@ -120,7 +121,7 @@ fn watch(dir: &ContainerDir) -> Result<(std::os::unix::net::UnixStream, Option<S
                 let ended = ended.and_then(|s| s.set_nonblocking(true).map(|()| s)).map_err(failed("watch the shim"))?;
                 return Ok((ended, record::read(&dir.started()).map_err(failed("read start record"))?));
             }
-            Err(e) => return Err(Error::Failed(format!("the shim cannot be watched: {e}"))),
+            Err(e) => return Err(failed("the shim cannot be watched")(e)),
         }
     }
 }

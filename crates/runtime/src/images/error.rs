@@ -113,13 +113,7 @@ impl Error {
 
     /// With all its causes.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = std::error::Error::source(self);
-        while let Some(cause) = next {
-            text = format!("{text}: {cause}");
-            next = cause.source();
-        }
-        text
+        containers::chain(self)
     }
 
     /// The first cause that is not merely where it happened.
@@ -147,12 +141,13 @@ impl Error {
 
 impl From<Error> for containers::Error {
     fn from(error: Error) -> containers::Error {
-        match error.cause() {
-            Error::NotFound(id) => containers::Error::NotFound { kind: "image", id: id.clone() },
-            Error::Held { .. } => containers::Error::FailedPrecondition(error.chain()),
-            Error::Reference(_) | Error::Holder(_) => containers::Error::Invalid(error.chain()),
-            Error::Unauthorized(_) => containers::Error::Unauthorized(error.chain()),
-            _ => containers::Error::Failed(error.chain()),
-        }
+        let class = match error.cause() {
+            Error::NotFound(id) => return containers::Error::NotFound { kind: "image", id: id.clone() },
+            Error::Held { .. } => containers::Error::FailedPrecondition,
+            Error::Reference(_) | Error::Holder(_) => containers::Error::Invalid,
+            Error::Unauthorized(_) => containers::Error::Unauthorized,
+            _ => containers::Error::Failed,
+        };
+        class(Box::new(error))
     }
 }

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::OFlags;
 
 use super::Error;
+use crate::below;
 
 /// Each round detaches everything that shows; more are needed only while another process mounts.
 const ROUNDS_MAX: usize = 16;
@@ -46,14 +47,11 @@ pub fn detach(folder: &OwnedFd, path: &Path, below: &Path) -> Result<(), Error> 
 /// the mounts were listed.
 fn detach_one(folder: &OwnedFd, inside: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (inside.parent(), inside.file_name()) else { return Ok(()) };
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let parent = match rustix::fs::openat2(folder, parent, flags, Mode::empty(), resolve) {
+    let parent = match below::open_dir(folder, parent, OFlags::PATH) {
         Ok(parent) => parent,
         // It lay inside a mount that is detached by now.
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => return Ok(()),
-        Err(error) => return Err(error.into()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => return Ok(()),
+        Err(error) => return Err(error),
     };
     let target = Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name);
     match umount2(&target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {

@@ -33,7 +33,7 @@ async fn images_are_found_and_removed() {
     assert_eq!(client.status(IMAGE).await.unwrap(), None);
     // No server listens there.
     let error = client.pull("127.0.0.1:9/nothing:here", &[]).await.unwrap_err();
-    assert!(matches!(&error, Error::Failed(text) if text.starts_with("failed to pull and unpack image")), "{error:?}");
+    assert!(matches!(&error, Error::Failed(_) if error.to_string().starts_with("failed to pull and unpack image")), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,5 +54,5 @@ async fn images_are_pulled_with_the_credentials_that_fit() {
     let there = daemon.client.status(&name).await.unwrap().unwrap();
     assert!(there.id == id && there.tags == [name.clone()] && there.digests.len() == 1, "{there:?}");
     let error = daemon.client.pull(&registry.name("things/small:2"), &[credentials("secret")]).await.unwrap_err();
-    assert!(matches!(&error, Error::Failed(text) if text.contains("not found")), "{error:?}");
+    assert!(matches!(&error, Error::Failed(_) if error.to_string().contains("not found")), "{error:?}");
 }

@@ -31,7 +31,7 @@ fn what_is_held_is_not_removed() {
     Contents::hold(&**store, &id, "node-1.c1").unwrap();
     store.hold(&id, "node-2.c1").unwrap();
     let error = containers::Error::from(store.remove(&id).unwrap_err());
-    assert_eq!(error, containers::Error::FailedPrecondition(format!("image {id} is in use by node-1.c1, node-2.c1")));
+    assert_eq!(error, containers::Error::FailedPrecondition(format!("image {id} is in use by node-1.c1, node-2.c1").into()));
     assert!(store.unused().unwrap().is_empty());
     store.release_all("node-1.").unwrap();
     store.release(&id, "node-2.c1").unwrap();

@@ -4,6 +4,10 @@ use std::sync::Arc;
 
 use brain::podsync::pace::CALLS_TIMEOUT;
 
+#[derive(Debug, thiserror::Error)]
+#[error("the call was interrupted")]
+struct Interrupted(#[source] tokio::task::JoinError);
+
 /// Calls that make something. They go on when the sync that made them is dropped,
 /// and the end of the pod waits for them: nothing else would see what they made.
 #[derive(Debug, Clone, Default)]
@@ -21,7 +25,7 @@ impl Calls {
             drop(turn);
             result
         });
-        task.await.unwrap_or_else(|error| Err(containers::Error::Failed(format!("the call was interrupted: {error}"))))
+        task.await.unwrap_or_else(|error| Err(containers::Error::Failed(Box::new(Interrupted(error)))))
     }
 
     /// Waits until none is under way; false: one is after all this time.

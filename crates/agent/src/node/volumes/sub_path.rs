@@ -7,10 +7,11 @@
 //! pod's folder). The runtime mounts that place.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use runtime::below::{Found, Root};
+use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
@@ -40,10 +41,10 @@ pub fn bind(volume: &Path, sub: &str, place: &Path) -> Result<(), SubPathError> 
     let part = open(volume, sub)?;
     unmount_all(place).map_err(|error| failed(place, error))?;
     make_place(place, &part).map_err(|error| failed(place, error))?;
-    rustix::mount::mount_bind(format!("/proc/self/fd/{}", part.as_raw_fd()), place).map_err(|error| failed(place, error))
+    rustix::mount::mount_bind(part.name(), place).map_err(|error| failed(place, error))
 }
 
-fn open(volume: &Path, sub: &str) -> Result<OwnedFd, SubPathError> {
+fn open(volume: &Path, sub: &str) -> Result<Found, SubPathError> {
     let sub = Path::new(sub);
     if sub.is_absolute() || sub.components().any(|part| part == Component::ParentDir) {
         return Err(SubPathError::Outside(sub.to_owned()));
@@ -51,17 +52,12 @@ fn open(volume: &Path, sub: &str) -> Result<OwnedFd, SubPathError> {
     let root = volume.canonicalize().map_err(|error| failed(volume, error))?;
     let (there, missing) = resolve(&root, sub)?;
     let below = there.strip_prefix(&root).map_err(|_| SubPathError::LeadsOut { sub: sub.to_owned(), volume: volume.to_owned() })?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root_dir = rustix::fs::open(&root, flags, Mode::empty()).map_err(|error| failed(&root, error))?;
-    let mut opened = open_below(&root_dir, below).map_err(|error| failed(&there, error))?;
-    for name in missing {
-        match rustix::fs::mkdirat(&opened, &name, Mode::from_raw_mode(DIR_MODE)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(failed(Path::new(&name), error)),
-        }
-        opened = open_below(&opened, Path::new(&name)).map_err(|error| failed(Path::new(&name), error))?;
+    let volume = Root::open(&root).map_err(|error| failed(&root, error))?.without_links();
+    let part: PathBuf = below.iter().chain(missing.iter().map(OsString::as_os_str)).collect();
+    if !missing.is_empty() {
+        volume.make_dirs(&part, DIR_MODE, None).map_err(|error| failed(&root.join(&part), error))?;
     }
-    Ok(opened)
+    volume.find(&part).map_err(|error| failed(&root.join(&part), error))
 }
 
 /// The real place of that part of `sub` which is there, wherever it is, and the names of what is
@@ -78,13 +74,6 @@ fn resolve(root: &Path, sub: &Path) -> Result<(PathBuf, Vec<OsString>), SubPathE
         };
     }
     Ok((there, Vec::new()))
-}
-
-/// Follows no link, wherever it leads: what is named has been resolved already.
-fn open_below(dir: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(dir, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 /// A file for a file, a folder for a folder: only then can one be bound to the other.
@@ -131,9 +120,8 @@ mod tests {
 
     use super::*;
 
-    /// Where an opened descriptor leads.
-    fn path_of(opened: &OwnedFd) -> PathBuf {
-        std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).unwrap()
+    fn path_of(opened: &Found) -> PathBuf {
+        std::fs::read_link(opened.name()).unwrap()
     }
 
     fn volume() -> (tempfile::TempDir, PathBuf) {
@@ -173,13 +161,12 @@ mod tests {
     #[test]
     fn what_becomes_a_link_meanwhile_is_not_followed() {
         let (_dir, volume) = volume();
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&volume, flags, Mode::empty()).unwrap();
+        let root = Root::open(&volume).unwrap().without_links();
         let (there, _) = resolve(&volume, Path::new("a/b")).unwrap();
         let below = there.strip_prefix(&volume).unwrap();
-        assert!(open_below(&root, below).is_ok());
+        assert!(root.find(below).is_ok());
         std::fs::remove_dir(volume.join("a/b")).unwrap();
         symlink("../../secret", volume.join("a/b")).unwrap();
-        assert_eq!(open_below(&root, below).unwrap_err(), Errno::LOOP);
+        assert_eq!(root.find(below).unwrap_err().raw_os_error(), Some(Errno::LOOP.raw_os_error()));
     }
 }

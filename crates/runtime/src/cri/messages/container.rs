@@ -8,8 +8,8 @@ use super::{ImageSpec, Int64Value, LinuxContainerResources, NamespaceOption, Pod
 pub struct KeyValue {
     #[prost(string, tag = "1")]
     pub key: String,
-    #[prost(string, tag = "2")]
-    pub value: String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub value: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

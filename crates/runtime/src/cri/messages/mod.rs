@@ -1,12 +1,15 @@
 //! The messages of CRI as far as they are used, written by hand so that no build needs a compiler
 //! of protobuf.
 //!
-//! Names and field numbers are those of `pkg/apis/runtime/v1/api.proto` in k8s.io/cri-api (1.36).
-//! Fields that are left out are skipped when they come and absent when they go, which the format
-//! allows. Enumerations are numbers whose constants stand beside them.
+//! Names and field numbers are those of `pkg/apis/runtime/v1/api.proto` in k8s.io/cri-api (1.36):
+//! the tests in `published` compare them. Fields that are left out are skipped when they come and
+//! absent when they go, which the format allows. Enumerations are numbers whose constants stand
+//! beside them. Messages that look alike are one.
 
 mod container;
 mod image;
+#[cfg(test)]
+mod published;
 mod sandbox;
 mod stats;
 

@@ -16,16 +16,21 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::causes::Causes;
+use super::super::control::Told;
 use super::super::executor::Program;
 use super::super::paths::ContainerDir;
 use super::super::record::{Launch, WorkingDirPlace};
-use super::super::{console, device_filter, inroot};
+use super::super::{console, device_filter, seccomp};
+use super::propagation::SettleError;
 use super::stage;
 use super::streams::Streams;
+use crate::below::Root;
 use crate::cgroup::{self, Cgroup};
-use crate::words::plain;
+use crate::words::{Plain, Refused, refused};
 
 const CONSOLE_SOCKET: &str = "console.sock";
+
+const WORKING_DIR_MODE: u32 = 0o755;
 
 pub struct Started {
     pub pid: i32,
@@ -35,30 +40,53 @@ pub struct Started {
     pub causes: Causes,
 }
 
-pub fn launch(dir: &ContainerDir, launch: &Launch) -> Result<Started, String> {
+/// Why a container was not made or started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// Each of its steps names what it is about.
+    #[error(transparent)]
+    Stage(Plain),
+    #[error("specification")]
+    Specification(#[source] serde_json::Error),
+    #[error("specification: devices")]
+    Devices(#[source] serde_json::Error),
+    #[error(transparent)]
+    Filter(#[from] seccomp::Error),
+    #[error(transparent)]
+    Propagation(#[from] SettleError),
+    /// The container library, or the container's own first process.
+    #[error(transparent)]
+    Library(#[from] Told),
+    #[error("the container has no process")]
+    NoProcess,
+}
+
+pub fn launch(dir: &ContainerDir, launch: &Launch) -> Result<Started, StartError> {
     mount_rootfs(dir, launch)?;
     make_working_dir(dir, launch)?;
     let spec = read_spec(dir)?;
     // Made before the library does it: the container's view of its own groups is bound from these
     // directories.
     let group = Cgroup::new(&launch.cgroup);
-    group.create().map_err(|e| format!("create cgroup {}: {e}", launch.cgroup))?;
+    group.create().map_err(refused(format!("create cgroup {}", launch.cgroup)))?;
     if cgroup::is_v2() {
         limit_devices(&group, &spec)?;
     }
-    let causes = Causes::new().map_err(|e| format!("anonymous file: {e}"))?;
+    let causes = Causes::new().map_err(refused("anonymous file"))?;
     causes.collect();
     let program = program(launch, causes.clone())?;
     let (container, streams) = create(dir, launch, program, &causes, owner(&spec).map(|uid| launch.node_id(uid)))?;
-    let pid = container.pid().ok_or("the container has no process")?.as_raw();
+    let pid = container.pid().ok_or(StartError::NoProcess)?.as_raw();
     adjust_oom_score(pid, launch.oom_score_adj);
-    let pidfd = open_pidfd(pid).map_err(|e| format!("open process {pid}: {e}"))?;
+    let pidfd = open_pidfd(pid).map_err(refused(format!("open process {pid}")))?;
     Ok(Started { pid, pidfd, container, streams, causes })
 }
 
-pub fn program(launch: &Launch, causes: Causes) -> Result<Program, String> {
+pub fn program(launch: &Launch, causes: Causes) -> Result<Program, seccomp::Error> {
     let filters = match &launch.seccomp {
-        Some(profile) => profile.compile(launch.capabilities).map_err(|e| e.to_string())?,
+        Some(profile) => profile.compile(launch.capabilities)?,
         None => Vec::new(),
     };
     Ok(Program { causes, filters, capabilities: launch.capabilities, no_new_privileges: launch.no_new_privileges })
@@ -66,23 +94,23 @@ pub fn program(launch: &Launch, causes: Causes) -> Result<Program, String> {
 
 /// In a mount namespace of the shim's own, so that nothing is left to unmount when everything
 /// crashes.
-fn mount_rootfs(dir: &ContainerDir, launch: &Launch) -> Result<(), String> {
+fn mount_rootfs(dir: &ContainerDir, launch: &Launch) -> Result<(), StartError> {
     if !launch.shared_mounts {
-        unshare(CloneFlags::CLONE_NEWNS).map_err(|e| format!("new mount namespace: {e}"))?;
+        unshare(CloneFlags::CLONE_NEWNS).map_err(refused("new mount namespace"))?;
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
-            .map_err(|e| format!("detach mount namespace: {e}"))?;
+            .map_err(refused("detach mount namespace"))?;
     }
     if launch.users.is_some() || !launch.staged.is_empty() {
-        stage::set(launch).map_err(|e| plain(&e))?;
+        stage::set(launch).map_err(|e| StartError::Stage(e.into()))?;
         // The stage moved to other folders for a moment.
-        std::env::set_current_dir(&dir.0).map_err(|e| plain(&e))?;
+        std::env::set_current_dir(&dir.0).map_err(|e| StartError::Stage(e.into()))?;
     }
     let rootfs = if launch.users.is_some() { stage::rootfs() } else { dir.rootfs() };
-    let lower = link_layers(dir, launch).map_err(|e| format!("link image layers: {e}"))?;
+    let lower = link_layers(dir, launch).map_err(refused("link image layers"))?;
     let (upper, work) = (launch.writable.join("upper"), launch.writable.join("work"));
     let options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
-    mount(Some("overlay"), &rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-        .map_err(|e| format!("mount root filesystem: {e}"))
+    let mounted = mount(Some("overlay"), &rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()));
+    Ok(mounted.map_err(refused("mount root filesystem"))?)
 }
 
 /// Mount options fit in a page, the paths of many layers do not: short links stand in for them.
@@ -102,23 +130,27 @@ fn link_layers(dir: &ContainerDir, launch: &Launch) -> io::Result<String> {
     Ok(names.join(":"))
 }
 
-fn make_working_dir(dir: &ContainerDir, launch: &Launch) -> Result<(), String> {
+fn make_working_dir(dir: &ContainerDir, launch: &Launch) -> Result<(), Refused> {
     let (made, path) = match &launch.working_dir_place {
         WorkingDirPlace::Nowhere => return Ok(()),
         // On the node, root owns a volume's files, whichever user is the container's root.
-        WorkingDirPlace::Mount(root, rest) => (inroot::create_dir_all(root, rest, None), rest),
+        WorkingDirPlace::Mount(root, rest) => (make_dirs(root, rest, None), rest),
         WorkingDirPlace::Root(path) => match &launch.users {
-            None => (inroot::create_dir_all(&dir.rootfs(), path, None), path),
-            Some(users) => (inroot::create_dir_all(&stage::rootfs(), path, Some(users.first)), path),
+            None => (make_dirs(&dir.rootfs(), path, None), path),
+            Some(users) => (make_dirs(&stage::rootfs(), path, Some(users.first)), path),
         },
     };
     match made {
         // A file or a read-only volume in the way: the container's own start says so better.
         Err(e) if !matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::EROFS)) => {
-            Err(format!("make working directory {}: {e}", path.display()))
+            Err(refused(format!("make working directory {}", path.display()))(e))
         }
         _ => Ok(()),
     }
+}
+
+fn make_dirs(root: &Path, path: &Path, owner: Option<u32>) -> io::Result<()> {
+    Root::open(root)?.make_dirs(path, WORKING_DIR_MODE, owner)
 }
 
 /// The owner must be able to open /dev/stdout anew.
@@ -128,8 +160,8 @@ fn create(
     program: Program,
     causes: &Causes,
     owner: Option<u32>,
-) -> Result<(Container, Streams), String> {
-    let words = |e: io::Error| format!("streams: {e}");
+) -> Result<(Container, Streams), StartError> {
+    let words = |e: io::Error| refused("streams")(e);
     let root: PathBuf = dir.library_state();
     fs::create_dir_all(&root).map_err(words)?;
     let builder = ContainerBuilder::new(launch.id.clone(), SyscallType::default())
@@ -152,7 +184,7 @@ fn create(
     Ok((build(builder, dir, causes)?, streams))
 }
 
-fn build(builder: ContainerBuilder, dir: &ContainerDir, causes: &Causes) -> Result<Container, String> {
+fn build(builder: ContainerBuilder, dir: &ContainerDir, causes: &Causes) -> Result<Container, Told> {
     builder.as_init(dir.bundle()).with_systemd(false).with_detach(true).build().map_err(|e| causes.explain(&e))
 }
 
@@ -161,16 +193,15 @@ fn owner(spec: &Value) -> Option<u32> {
     spec["process"]["user"]["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok())
 }
 
-fn read_spec(dir: &ContainerDir) -> Result<Value, String> {
+fn read_spec(dir: &ContainerDir) -> Result<Value, StartError> {
     // Not from the open file: the parser would read it byte by byte.
-    let bytes = fs::read(dir.spec()).map_err(|e| format!("read specification: {e}"))?;
-    serde_json::from_slice(&bytes).map_err(|e| format!("specification: {e}"))
+    let bytes = fs::read(dir.spec()).map_err(refused("read specification"))?;
+    serde_json::from_slice(&bytes).map_err(StartError::Specification)
 }
 
-fn limit_devices(group: &Cgroup, spec: &Value) -> Result<(), String> {
-    let rules: Vec<device_filter::Rule> =
-        Deserialize::deserialize(&spec["linux"]["resources"]["devices"]).map_err(|e| format!("specification: devices: {e}"))?;
-    device_filter::attach(&group.dir(""), &rules).map_err(|e| format!("device rules of the cgroup: {e}"))
+fn limit_devices(group: &Cgroup, spec: &Value) -> Result<(), StartError> {
+    let rules: Vec<device_filter::Rule> = Deserialize::deserialize(&spec["linux"]["resources"]["devices"]).map_err(StartError::Devices)?;
+    Ok(device_filter::attach(&group.dir(""), &rules).map_err(refused("device rules of the cgroup"))?)
 }
 
 /// Lowering the score takes a privilege that not every agent has; the container runs without.

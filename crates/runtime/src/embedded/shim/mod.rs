@@ -22,15 +22,16 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 
+use launch::StartError;
 pub use launch::{open_pidfd, program, send_signal};
 
-use super::control::{self, Report};
+use super::control::{self, Report, Told};
 use super::log::Log;
 use super::paths::{ContainerDir, LIBRARY_STATE, SOCKET};
 use super::record::{self, ContainerRecord, ExitRecord, Launch, StartRecord};
 use crate::cgroup::Cgroup;
 use crate::trees;
-use crate::words::{plain, plain_text};
+use crate::words::{plain, refused};
 
 /// They were killed before or are about to end by themselves.
 const REAP_MILLISECONDS_MAX: u64 = 1000;
@@ -41,7 +42,7 @@ pub fn main(dir: &Path) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             // The container may not have started yet, and then the agent waits for this line.
-            let _ = report(&Report::Failed(plain(&e)));
+            let _ = report(&Report::Failed(Told(plain(&e))));
             eprintln!("{e}");
             ExitCode::FAILURE
         }
@@ -56,7 +57,7 @@ fn run(dir: &ContainerDir) -> io::Result<()> {
     std::env::set_current_dir(&dir.0)?;
     match live(dir, &record) {
         Ok(()) => Ok(()),
-        Err(text) => fail(dir, &record.launch, &plain_text(&text)),
+        Err(e) => fail(dir, &record.launch, Told::of(&e)),
     }
 }
 
@@ -88,17 +89,15 @@ fn begin(dir: &ContainerDir) -> io::Result<Flock<File>> {
     Ok(lock)
 }
 
-fn live(dir: &ContainerDir, record: &ContainerRecord) -> Result<(), String> {
+fn live(dir: &ContainerDir, record: &ContainerRecord) -> Result<(), StartError> {
     let launch = &record.launch;
-    let listener =
-        UnixListener::bind(SOCKET).and_then(|l| l.set_nonblocking(true).map(|()| l)).map_err(|e| format!("bind control socket: {e}"))?;
-    let log = Log::open(&launch.log_path).map_err(|e| format!("open log {}: {e}", launch.log_path.display()))?;
+    let listener = UnixListener::bind(SOCKET).and_then(|l| l.set_nonblocking(true).map(|()| l)).map_err(refused("bind control socket"))?;
+    let log = Log::open(&launch.log_path).map_err(refused(format!("open log {}", launch.log_path.display())))?;
     let mut started = launch::launch(dir, launch)?;
     if launch.shared_mounts {
         propagation::settle(started.pid, &record.config.mounts)?;
     }
-    record::write(&dir.started(), &StartRecord { pid: started.pid, at: Timestamp::now() })
-        .map_err(|e| format!("write start record: {e}"))?;
+    record::write(&dir.started(), &StartRecord { pid: started.pid, at: Timestamp::now() }).map_err(refused("write start record"))?;
     started.container.start().map_err(|e| started.causes.explain(&e))?;
     let _ = report(&Report::Started(started.pid));
     hush();
@@ -125,11 +124,12 @@ fn hush() {
 }
 
 /// What could not be started ends like a container that ended, with the text for its status.
-fn fail(dir: &ContainerDir, launch: &Launch, text: &str) -> io::Result<()> {
-    let exit = ExitRecord { code: 128, signal: 0, oom: false, at: Timestamp::now(), reason: "StartError".into(), message: text.into() };
+fn fail(dir: &ContainerDir, launch: &Launch, told: Told) -> io::Result<()> {
+    let message = told.0.clone();
+    let exit = ExitRecord { code: 128, signal: 0, oom: false, at: Timestamp::now(), reason: "StartError".into(), message };
     record::write(&dir.exit(), &exit)?;
     clean_up(dir, launch);
-    let _ = report(&Report::Failed(text.to_owned()));
+    let _ = report(&Report::Failed(told));
     Ok(())
 }
 

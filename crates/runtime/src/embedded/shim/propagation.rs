@@ -13,17 +13,28 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 
+use super::super::control::Told;
 use crate::trees;
-use crate::words::plain;
+use crate::words::{Plain, plain};
 use containers::{Mount, Propagation};
 
 /// An error's text is one line.
 const TEXT_BYTES_MAX: u64 = 4096;
 
+/// Why the mounts of a container are not shared as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    #[error("settle mount propagation")]
+    Node(#[source] Plain),
+    /// The process that entered the container's mounts.
+    #[error("settle mount propagation")]
+    Inside(#[source] Told),
+}
+
 /// `pid`: the container's first process, which waits to be started, so that nothing of the
 /// container runs yet.
-pub fn settle(pid: i32, volumes: &[Mount]) -> Result<(), String> {
-    let words = |e: io::Error| format!("settle mount propagation: {}", plain(&e));
+pub fn settle(pid: i32, volumes: &[Mount]) -> Result<(), SettleError> {
+    let words = |e: io::Error| SettleError::Node(e.into());
     let process = Path::new("/proc").join(pid.to_string());
     let points = trees::mount_points(&process.join("mountinfo")).map_err(words)?;
     let namespace = File::open(process.join("ns/mnt")).map_err(words)?;
@@ -40,7 +51,7 @@ pub fn settle(pid: i32, volumes: &[Mount]) -> Result<(), String> {
             let read = trouble.take(TEXT_BYTES_MAX).read_to_string(&mut said);
             let _ = waitpid(child, None);
             read.map_err(words)?;
-            if said == DONE { Ok(()) } else { Err(format!("settle mount propagation: {said}")) }
+            if said == DONE { Ok(()) } else { Err(SettleError::Inside(Told(said))) }
         }
     }
 }

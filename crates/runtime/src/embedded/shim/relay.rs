@@ -12,7 +12,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::super::console;
-use super::super::control::{self, Answer, LINE_BYTES_MAX, Request};
+use super::super::control::{self, Answer, LINE_BYTES_MAX, Request, Told};
 use super::super::log::Log;
 use super::super::record::Launch;
 use super::launch::send_signal;
@@ -223,7 +223,7 @@ impl<'a> Relay<'a> {
     }
 
     fn answer(&mut self, n: usize, request: &Request) -> Answer {
-        let words = |e: io::Error| e.to_string();
+        let words = |e: io::Error| Told(e.to_string());
         match *request {
             Request::Watch => Ok(()),
             Request::Signal(number) => send_signal(&self.pidfd, number).map_err(words),

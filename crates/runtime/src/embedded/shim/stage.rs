@@ -8,13 +8,14 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 
+use super::super::idmap;
 use super::super::record::{Launch, Source};
-use super::super::{idmap, inroot};
+use crate::below::Root;
 
 /// The same for all containers: each shim sees its own. On the node it holds nothing.
 pub const STAGE: &str = "/run/everynode-stage";
@@ -118,7 +119,6 @@ fn put_image(layers: &[Copy], part: Option<&Path>, number: usize) -> io::Result<
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     let options = format!("lowerdir={}", lower.join(":"));
     mount(Some("overlay"), &whole, Some("overlay"), flags, Some(options.as_str()))?;
-    let found = inroot::find(&whole, part.unwrap_or(Path::new("/")))?;
-    let found = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
-    Copy::of(&found, None, true)?.put(&source(number))
+    let found = Root::open(&whole)?.find(part.unwrap_or(Path::new("/")))?;
+    Copy::of(&found.name(), None, true)?.put(&source(number))
 }

@@ -3,7 +3,7 @@
 //! Every step is taken from an open directory to a name in it, never following a link in the
 //! kernel: links are read and followed here, from the root that is meant. So no path leads out. One
 //! directory is open at a time, however deep a path leads. Assumes that no other process writes to
-//! the directory meanwhile; it is a scratch directory.
+//! the directory meanwhile; it is a scratch directory. [`crate::below`] says why it does not do.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -13,12 +13,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Problem;
 use super::limits::Limits;
-use crate::trees;
+use crate::{below, trees};
 
 /// As many links as Linux follows in one path.
 const LINKS_MAX: usize = 40;
@@ -87,8 +87,7 @@ impl Root {
     /// The directory that is at that path itself, through no link; None when there is another thing
     /// or nothing.
     pub fn directory(&self, path: &Path) -> Option<Place> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let handle = rustix::fs::openat2(&self.handle, path, DIRECTORY, Mode::empty(), resolve).ok()?;
+        let handle = below::open_dir(&self.handle, path, DIRECTORY).ok()?;
         Some(Place { parent: Arc::new(handle), name: OsString::from("."), path: path.to_owned() })
     }
 
