@@ -24,7 +24,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("net", &["containers"]),
     ("runtime", &["containers", "wire"]),
     ("agent", &["brain", "containers", "kinds", "net", "runtime", "wire"]),
-    ("everynode", &["agent", "apiserver", "brain", "controllers", "kinds", "net", "runtime", "store"]),
+    ("addons", &["brain", "containers", "net", "wire"]),
+    ("everynode", &["addons", "agent", "apiserver", "brain", "controllers", "kinds", "net", "runtime", "store"]),
     ("sim", &["brain"]),
     ("xtask", &["apiserver", "containers", "kinds", "runtime", "sim", "store", "testing"]),
 ];

@@ -2,8 +2,9 @@
 //! images, figures, errors. Shaped like CRI (`k8s.io/cri-api`, v1).
 //!
 //! The node's deciders (`brain::podsync`) make these from pods, the agent carries them, and
-//! `runtime` and `net` act on them. So it is with the ports of Services (`brain::proxy`). A pod is one sandbox (its namespaces, its address) and
-//! containers in it. Knows no pod objects, no I/O, no clock.
+//! `runtime` and `net` act on them. So it is with the ports of Services (`brain::proxy`). A pod is
+//! one sandbox (its namespaces, its address) and containers in it. Knows no pod objects, no I/O, no
+//! clock.
 
 mod sandbox;
 

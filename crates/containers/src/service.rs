@@ -67,14 +67,14 @@ pub struct ServicePort {
     pub affinity_seconds: Option<u32>,
     /// By the cluster address.
     pub internal: Backends,
-    /// By node port and external addresses. Where the policy is `Local`, this is for clients in pods
-    /// and on the node itself.
+    /// By node port and external addresses. Where the policy is `Local`, this is for clients in
+    /// pods and on the node itself.
     pub external: Backends,
     /// By node port and external addresses for clients from elsewhere, who keep their source
     /// address. None where the policy is `Cluster`.
     pub external_local: Option<Backends>,
-    /// Endpoints that may still answer, ready or not. Datagrams of known flows to others are sent to
-    /// a new endpoint.
+    /// Endpoints that may still answer, ready or not. Datagrams of known flows to others are sent
+    /// to a new endpoint.
     pub serving: Vec<Backend>,
     /// Endpoints on this node: where they reach themselves, the source address is changed.
     pub on_this_node: Vec<IpAddr>,

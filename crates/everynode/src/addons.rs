@@ -89,8 +89,8 @@ fn node_dns(site: &Site) -> Vec<Value> {
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": ROLE},
         "rules": [read("", &["namespaces", "services"]), read("discovery.k8s.io", &["endpointslices"])],
     });
-    // By this name monitoring finds the resolvers, and others find the address. kube-proxy leaves it
-    // alone: the address is the node's own.
+    // By this name monitoring finds the resolvers, and others find the address. kube-proxy leaves
+    // it alone: the address is the node's own.
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {

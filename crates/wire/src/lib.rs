@@ -12,6 +12,7 @@
 mod activity;
 mod listener;
 mod peers;
+mod quota;
 
 pub mod grpc;
 pub mod plain;
@@ -20,3 +21,4 @@ pub mod spdy;
 
 pub use activity::Guarded;
 pub use listener::{Client, Deadlines, Limits, serve};
+pub use quota::{Place, Quota};

@@ -12,11 +12,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Connections at once; more wait in the kernel's queue.
+use crate::Quota;
+
+/// Connections at once, and those of one peer; more are closed.
 const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_PER_PEER_MAX: usize = 8;
 const HEADER_DEADLINE: Duration = Duration::from_secs(5);
 /// Of a connection, with all its requests.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(30);
@@ -29,25 +32,23 @@ where
     A: Fn(&str) -> Response<Full<Bytes>> + Send + Sync + 'static,
 {
     let answer = Arc::new(answer);
-    let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let quota = Quota::new(CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX);
     loop {
-        let next = async {
-            let seat = seats.clone().acquire_owned().await;
-            (listener.accept().await, seat)
-        };
         // Both arms only wait; an accepted connection is never lost, because the other arm ends the
         // loop.
-        let (accepted, seat) = tokio::select! {
-            accepted = next => accepted,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             _ = shutdown.wait_for(|&stopping| stopping) => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                // Dropping the stream closes it.
+                let Some(place) = quota.take(peer.ip()) else { continue };
                 let answer = answer.clone();
                 tokio::spawn(async move {
                     // A client that goes away or is slow is its own matter.
                     let _ = timeout(CONNECTION_DEADLINE, connection(stream, answer)).await;
-                    drop(seat);
+                    drop(place);
                 });
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,

@@ -1,5 +1,5 @@
-//! What others ask kube-proxy: whether it is well, figures, and for load balancers whether a Service
-//! has endpoints on this node.
+//! What others ask kube-proxy: whether it is well, figures, and for load balancers whether a
+//! Service has endpoints on this node.
 //!
 //! After `pkg/proxy/healthcheck`: paths, codes, bodies and headers are those of Kubernetes.
 

@@ -1,7 +1,8 @@
 //! kube-proxy: the rules for addresses of Services on the node whose network it runs in.
 //!
-//! It follows Services, EndpointSlices and its Node. [`view`] is what it knows (pure); `brain::proxy` decides for each Service; [`net::services`] writes what
-//! changed. Rules stay when it ends, so that traffic goes on while a new version takes its place.
+//! It follows Services, EndpointSlices and its Node. [`view`] is what it knows (pure);
+//! `brain::proxy` decides for each Service; [`net::services`] writes what changed. Rules stay when
+//! it ends, so that traffic goes on while a new version takes its place.
 
 mod health;
 mod view;
@@ -64,7 +65,8 @@ pub enum ProxyError {
     Kernel(#[from] NetlinkError),
 }
 
-/// Runs until `shutdown` turns true. Leaves the rules as they are, unless the program's set is gone.
+/// Runs until `shutdown` turns true. Leaves the rules as they are, unless the program's set is
+/// gone.
 pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiver<bool>) -> Result<(), ProxyError> {
     let health = Health::start(&settings, &shutdown).await?;
     let (sender, mut changes) = mpsc::channel(CHANGES_MAX);

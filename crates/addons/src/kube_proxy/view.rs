@@ -69,7 +69,8 @@ impl View {
         match kind {
             Kind::Service => Box::new(self.services.keys()),
             Kind::EndpointSlice => Box::new(self.slices.keys()),
-            // A node that is not listed any more is one that was deleted while this program runs on it.
+            // A node that is not listed any more is one that was deleted while this program runs on
+            // it.
             Kind::Node => Box::new(std::iter::empty()),
         }
     }
@@ -123,8 +124,8 @@ impl View {
         }
     }
 
-    /// The node. None until everything was listed: what is written before would take away rules that
-    /// are needed.
+    /// The node. None until everything was listed: what is written before would take away rules
+    /// that are needed.
     pub fn node(&self) -> Option<Node> {
         let all = [Kind::Service, Kind::EndpointSlice, Kind::Node];
         let node = self.node.as_ref().filter(|_| all.iter().all(|kind| self.listed.contains(kind)))?;
@@ -143,8 +144,8 @@ impl View {
         self.services.keys().map(|key| (key.clone(), self.decide(key, node))).collect()
     }
 
-    /// What is decided now for the Services that changed since the last call; nothing for those that
-    /// are gone.
+    /// What is decided now for the Services that changed since the last call; nothing for those
+    /// that are gone.
     pub fn changed(&mut self, node: &Node) -> Vec<(Key, Decision)> {
         let changed = std::mem::take(&mut self.changed);
         changed.into_iter().map(|key| (key.clone(), self.decide(&key, node))).collect()

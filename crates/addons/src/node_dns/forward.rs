@@ -10,8 +10,8 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::{RData, RecordType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use wire::Quota;
 
 use super::Settings;
 use super::message::{Asked, absolute};
@@ -23,18 +23,23 @@ const SERVERS_MAX: usize = 3;
 const SERVER_DEADLINE: Duration = Duration::from_secs(2);
 /// Times that all servers are asked.
 const ROUNDS: usize = 2;
-/// Questions to others under way at once; one more fails.
+/// Questions to others under way at once, and those of one client; one more fails.
 const QUESTIONS_MAX: usize = 1000;
+const QUESTIONS_PER_CLIENT_MAX: usize = 100;
 /// As in kubeadm's configuration of CoreDNS.
 const KEPT_MAX: Duration = Duration::from_secs(30);
 const ENTRIES_MAX: usize = 10_000;
+/// Of all answers, as they travel. In memory they take a few times that.
+const BYTES_MAX: usize = 8 << 20;
+/// Of one answer: larger ones are asked for each time.
+const ANSWER_BYTES_MAX: usize = 8 << 10;
 const UDP_BYTES_MAX: usize = 4096;
 const UDP_BYTES_OFFERED: u16 = 1232;
 
 #[derive(Debug)]
 pub struct Forwarder {
     servers: Vec<SocketAddr>,
-    under_way: Semaphore,
+    under_way: Quota,
     cache: Mutex<Cache>,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -57,11 +62,11 @@ impl Forwarder {
         Forwarder::of(servers)
     }
 
-    fn of(servers: Vec<SocketAddr>) -> Forwarder {
+    pub(super) fn of(servers: Vec<SocketAddr>) -> Forwarder {
         let random: [u64; 2] = [rand(), rand()];
         Forwarder {
             servers,
-            under_way: Semaphore::new(QUESTIONS_MAX),
+            under_way: Quota::new(QUESTIONS_MAX, QUESTIONS_PER_CLIENT_MAX),
             cache: Mutex::default(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -81,7 +86,7 @@ impl Forwarder {
     }
 
     /// None when nobody answers, or too much is under way.
-    pub async fn ask(&self, name: &str, asked: &Asked) -> Option<Message> {
+    pub async fn ask(&self, client: IpAddr, name: &str, asked: &Asked) -> Option<Message> {
         let wants_signatures = asked.request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
         let is_unchecked = asked.request.metadata.checking_disabled;
         let key = CacheKey { name: name.to_owned(), kind: asked.kind, wants_signatures, is_unchecked };
@@ -93,7 +98,7 @@ impl Forwarder {
         if self.is_looping.load(Ordering::Relaxed) {
             return None;
         }
-        let _permit = self.under_way.try_acquire().ok()?;
+        let _place = self.under_way.take(client)?;
         let answer = self.ask_servers(&question(&key)?).await?;
         lock(&self.cache).put(key, answer.clone(), Instant::now());
         Some(answer)
@@ -115,12 +120,18 @@ impl Forwarder {
         last
     }
 
-    /// Asks for a name that nobody has: when the question comes back here, forwarding would never end.
+    /// Asks for a name that nobody has: when the question comes back here, forwarding would never
+    /// end.
     pub async fn look_for_loops(&self) {
         let key = CacheKey { name: self.probe.clone(), kind: RecordType::HINFO, wants_signatures: false, is_unchecked: false };
         if let Some(question) = question(&key) {
             let _ = self.ask_servers(&question).await;
         }
+    }
+
+    #[cfg(test)]
+    pub fn probe(&self) -> &str {
+        &self.probe
     }
 
     pub fn note_if_looping(&self, name: &str) {
@@ -213,11 +224,13 @@ struct Cache {
     entries: HashMap<CacheKey, Entry>,
     /// In the order in which they were put: the oldest goes first.
     order: VecDeque<(CacheKey, Instant)>,
+    bytes: usize,
 }
 
 #[derive(Debug)]
 struct Entry {
     answer: Message,
+    bytes: usize,
     put: Instant,
     until: Instant,
 }
@@ -235,14 +248,23 @@ impl Cache {
 
     fn put(&mut self, key: CacheKey, answer: Message, now: Instant) {
         let Some(kept) = kept_for(&answer) else { return };
-        while self.order.len() >= ENTRIES_MAX {
+        let Some(bytes) = answer.to_vec().ok().map(|bytes| bytes.len()).filter(|bytes| *bytes <= ANSWER_BYTES_MAX) else { return };
+        while self.order.len() >= ENTRIES_MAX || self.bytes + bytes > BYTES_MAX {
             let Some((oldest, put)) = self.order.pop_front() else { break };
             if self.entries.get(&oldest).is_some_and(|entry| entry.put == put) {
-                self.entries.remove(&oldest);
+                self.remove(&oldest);
             }
         }
+        self.remove(&key);
         self.order.push_back((key.clone(), now));
-        self.entries.insert(key, Entry { answer, put: now, until: now + kept });
+        self.bytes += bytes;
+        self.entries.insert(key, Entry { answer, bytes, put: now, until: now + kept });
+    }
+
+    fn remove(&mut self, key: &CacheKey) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.bytes -= entry.bytes;
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! node-dns: answers for the cluster's names on the node whose network it runs in.
 //!
-//! Each node has the cluster's DNS address itself: no other node, no translation of addresses and no
-//! tracked connection is between a pod and its answer. Names of the cluster are answered from memory
-//! (`brain::dns`), all others go to the node's own resolvers ([`forward`]). [`message`] is the
-//! protocol, [`server`] the sockets.
+//! Each node has the cluster's DNS address itself: no other node, no translation of addresses and
+//! no tracked connection is between a pod and its answer. Names of the cluster are answered from
+//! memory (`brain::dns`), all others go to the node's own resolvers ([`forward`]). [`message`] is
+//! the protocol, [`server`] the sockets.
 
 mod address;
 mod forward;
@@ -52,8 +52,8 @@ pub struct Settings {
     pub resolv_conf: PathBuf,
     /// Where `/health` and `/metrics` answer.
     pub health: Option<SocketAddr>,
-    /// The table of rules; no other program may use that name. None: addresses and rules of the node
-    /// are left alone, because another program has made them.
+    /// The table of rules; no other program may use that name. None: addresses and rules of the
+    /// node are left alone, because another program has made them.
     pub table: Option<String>,
 }
 
@@ -181,3 +181,6 @@ fn answer_http(resolver: &Resolver, path: &str) -> http::Response<http_body_util
         _ => plain::text(StatusCode::NOT_FOUND, "there are /health, /ready and /metrics\n"),
     }
 }
+
+#[cfg(test)]
+mod tests;

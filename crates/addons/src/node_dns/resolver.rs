@@ -1,6 +1,7 @@
 //! From a question to its answer, with the cluster's names and those of others.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -86,12 +87,13 @@ impl Resolver {
         Local::Done(reply)
     }
 
-    /// Asks others, or remembers what they said.
-    pub async fn ask_others(&self, asked: &Asked, mut reply: Message, name: &str) -> Message {
-        match self.forwarder.ask(name, asked).await {
+    /// Asks others for a client, or remembers what they said.
+    pub async fn ask_others(&self, client: IpAddr, asked: &Asked, mut reply: Message, name: &str) -> Message {
+        match self.forwarder.ask(client, name, asked).await {
             Some(answer) => {
                 self.forwarded.fetch_add(1, Ordering::Relaxed);
-                // A name in the cluster leads there: what it leads to is more than that there is none.
+                // A name in the cluster leads there: what it leads to is more than that there is
+                // none.
                 if reply.answers.is_empty() {
                     reply.metadata.response_code = answer.metadata.response_code;
                 }
@@ -111,6 +113,12 @@ impl Resolver {
 
     pub async fn look_for_loops(&self) {
         self.forwarder.look_for_loops().await;
+    }
+
+    /// As if the question that looks for loops came back.
+    #[cfg(test)]
+    pub fn play_loop(&self) {
+        self.forwarder.note_if_looping(self.forwarder.probe());
     }
 
     /// In the text format of Prometheus.

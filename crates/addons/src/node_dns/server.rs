@@ -9,9 +9,10 @@ use hickory_proto::op::ResponseCode;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use wire::Quota;
 
 use super::message::{self, Received, Transport};
 use super::resolver::{Local, Resolver};
@@ -20,7 +21,9 @@ use super::resolver::{Local, Resolver};
 const REQUEST_BYTES_MAX: usize = 4096;
 /// Bursts wait in the kernel.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
+/// Connections at once, and those of one client; more are closed.
 const CONNECTIONS_MAX: usize = 256;
+const CONNECTIONS_PER_CLIENT_MAX: usize = 32;
 const BACKLOG: i32 = 128;
 /// Between questions on a connection, and for each part of one.
 const IDLE_DEADLINE: Duration = Duration::from_secs(10);
@@ -90,7 +93,7 @@ async fn serve_udp(socket: Arc<UdpSocket>, resolver: Arc<Resolver>, mut shutdown
                 let (socket, resolver) = (socket.clone(), resolver.clone());
                 // As many as the resolver lets ask others; those above the limit end at once.
                 tokio::spawn(async move {
-                    let reply = resolver.ask_others(&asked, reply, &name).await;
+                    let reply = resolver.ask_others(client.ip(), &asked, reply, &name).await;
                     send(&socket, &reply, room, client);
                 });
             }
@@ -106,25 +109,23 @@ fn send(socket: &UdpSocket, reply: &hickory_proto::op::Message, room: Option<u16
 }
 
 async fn serve_tcp(listener: TcpListener, resolver: Arc<Resolver>, mut shutdown: watch::Receiver<bool>) {
-    let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let quota = Quota::new(CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX);
     loop {
-        let next = async {
-            let seat = seats.clone().acquire_owned().await;
-            (listener.accept().await, seat)
-        };
         // Both arms only wait; an accepted connection is never lost, because the other arm ends the
         // loop.
-        let (accepted, seat) = tokio::select! {
-            accepted = next => accepted,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             _ = shutdown.wait_for(|&stopping| stopping) => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, client)) => {
+                // Dropping the stream closes it.
+                let Some(place) = quota.take(client.ip()) else { continue };
                 let resolver = resolver.clone();
                 tokio::spawn(async move {
                     // A client that goes away or is slow is its own matter.
-                    let _ = connection(stream, &resolver).await;
-                    drop(seat);
+                    let _ = connection(stream, client, &resolver).await;
+                    drop(place);
                 });
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -132,7 +133,7 @@ async fn serve_tcp(listener: TcpListener, resolver: Arc<Resolver>, mut shutdown:
     }
 }
 
-async fn connection(mut stream: TcpStream, resolver: &Resolver) -> io::Result<()> {
+async fn connection(mut stream: TcpStream, client: SocketAddr, resolver: &Resolver) -> io::Result<()> {
     for _ in 0..QUESTIONS_PER_CONNECTION_MAX {
         let length = timeout(IDLE_DEADLINE, stream.read_u16()).await??;
         let mut bytes = vec![0; usize::from(length)];
@@ -142,7 +143,7 @@ async fn connection(mut stream: TcpStream, resolver: &Resolver) -> io::Result<()
             Received::Refusal(reply) => reply,
             Received::Question(asked) => match resolver.answer(&asked) {
                 Local::Done(reply) => reply,
-                Local::Elsewhere { reply, name } => resolver.ask_others(&asked, reply, &name).await,
+                Local::Elsewhere { reply, name } => resolver.ask_others(client.ip(), &asked, reply, &name).await,
             },
         };
         let written = message::write(&reply, None, Transport::Tcp);

@@ -81,7 +81,7 @@ pub struct Answer {
     pub records: Vec<Record>,
     /// Addresses of the names in `records`.
     pub additional: Vec<Record>,
-    /// A name outside of the cluster that `records` ends with: its addresses belong into the answer,
-    /// too.
+    /// A name outside of the cluster that `records` ends with: its addresses belong into the
+    /// answer, too.
     pub continues_at: Option<String>,
 }

@@ -95,8 +95,8 @@ struct Usable<'a> {
 impl<'a> Usable<'a> {
     fn of(endpoints: &'a [Endpoint], node: &Node) -> Usable<'a> {
         let nearness = Nearness::of(endpoints, node);
-        // There is a near one among those that are ready, or nearness does not matter: so if this is
-        // empty, none is ready.
+        // There is a near one among those that are ready, or nearness does not matter: so if this
+        // is empty, none is ready.
         let ready_and_near: Vec<&Endpoint> =
             endpoints.iter().filter(|endpoint| endpoint.is_ready && nearness.is_near(endpoint, node)).collect();
         let cluster = if ready_and_near.is_empty() { still_serving(endpoints.iter()) } else { ready_and_near };

@@ -200,8 +200,8 @@ pub struct Endpoint {
     pub zone_hints: Vec<Box<str>>,
 }
 
-/// The endpoints of a port, in the order of their addresses. Where slices name the same one twice, the
-/// one that is not terminating counts.
+/// The endpoints of a port, in the order of their addresses. Where slices name the same one twice,
+/// the one that is not terminating counts.
 pub fn endpoints(slices: &[Arc<EndpointSlice>], port: &Port, is_ipv6: bool, node: &str) -> Vec<Endpoint> {
     let kind = if is_ipv6 { "IPv6" } else { "IPv4" };
     let mut found: Vec<Endpoint> = Vec::new();

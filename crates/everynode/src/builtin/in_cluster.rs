@@ -24,8 +24,8 @@ pub struct Connection {
     #[arg(long, env = "NODE_NAME")]
     pub node_name: String,
 
-    /// The DaemonSet that this pod belongs to, as NAMESPACE/NAME: when it is deleted, what the program
-    /// made in the node's network goes with it.
+    /// The DaemonSet that this pod belongs to, as NAMESPACE/NAME: when it is deleted, what the
+    /// program made in the node's network goes with it.
     #[arg(long)]
     daemon_set: Option<String>,
 

@@ -146,8 +146,8 @@ impl Up {
     }
 }
 
-/// The manifests of what nodes need from the cluster; none for a cluster without real nodes, and for
-/// one that was made without them.
+/// The manifests of what nodes need from the cluster; none for a cluster without real nodes, and
+/// for one that was made without them.
 fn addons(nodes: &[nodes::Node]) -> anyhow::Result<Vec<Manifest>> {
     let Some(node) = nodes.iter().find(|node| node.spec.has_addons) else { return Ok(Vec::new()) };
     let site = addons::Site { server: Network { slot: node.spec.slot }.server(), cluster_cidr: node.spec.cluster_cidr.clone() };

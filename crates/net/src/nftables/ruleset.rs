@@ -195,8 +195,8 @@ pub enum Action {
     Balance(Balance),
     /// What the map has for the fields with a number below `count`, by chance, happens next.
     DispatchByChance(Balance),
-    /// The map of the kind [`MapKind::Remembered`] has this target for the client; for so long after
-    /// this connection. A target that it has for the client already stays.
+    /// The map of the kind [`MapKind::Remembered`] has this target for the client; for so long
+    /// after this connection. A target that it has for the client already stays.
     Remember {
         clients: String,
         seconds: u32,

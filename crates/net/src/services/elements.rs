@@ -20,7 +20,8 @@ pub type Claim = (MapName, Entry);
 pub static NODE: LazyLock<ServicePortName> =
     LazyLock::new(|| ServicePortName { namespace: String::new(), service: String::new(), port: String::new() });
 
-/// More endpoints than this get no connections: indexes of the kernel's random numbers end somewhere.
+/// More endpoints than this get no connections: indexes of the kernel's random numbers end
+/// somewhere.
 const ENDPOINTS_MAX: usize = 1 << 20;
 /// Enough of a digest that no two ports of a cluster share a map.
 const DIGEST_BYTES: usize = 8;

@@ -55,8 +55,8 @@ impl Kernel {
         self.send(&now.filter(|(_, (before, now))| before != now).collect())
     }
 
-    /// Rules cannot be compared one by one with what was sent, because the kernel lists them in its own
-    /// words. The mark stands for all of them.
+    /// Rules cannot be compared one by one with what was sent, because the kernel lists them in its
+    /// own words. The mark stands for all of them.
     fn mark(&self) -> [u8; 32] {
         Sha256::digest(format!("{} {:?}", env!("CARGO_PKG_VERSION"), rules::skeleton(&self.settings))).into()
     }
@@ -67,8 +67,8 @@ impl Kernel {
         if nftables::table_mark(&mut self.netfilter, &table)?.as_deref() != Some(&self.mark()[..]) {
             return Ok(None);
         }
-        // Another program may have taken rules away: each chain must be there and have its number of
-        // them.
+        // Another program may have taken rules away: each chain must be there and have its number
+        // of them.
         let mut expected = rules::skeleton(&self.settings).chains;
         let mut there = BTreeMap::new();
         let chains = nftables::chains(&mut self.netfilter, &table)?;
@@ -91,8 +91,8 @@ impl Kernel {
         Ok(Some(there))
     }
 
-    /// Whatever was there, in one transaction for the rules; elements follow in the same one if they
-    /// fit.
+    /// Whatever was there, in one transaction for the rules; elements follow in the same one if
+    /// they fit.
     fn replace(&mut self, desired: &Desired) -> Result<usize> {
         let table = self.settings.table.clone();
         let mut batch = Batch::new();
@@ -125,15 +125,16 @@ impl Kernel {
             batch.add_entries(&table, map, of_map().filter_map(|(_, now)| now.as_ref()));
         }
         let sent = self.execute(batch)?;
-        // Old kernels refuse to delete a chain in the transaction that deletes the last element that
-        // names it.
+        // Old kernels refuse to delete a chain in the transaction that deletes the last element
+        // that names it.
         let mut batch = Batch::new();
         names(differences, CHAINS, is_gone).for_each(|chain| batch.delete_chain(&table, &chain));
         names(differences, CLIENTS, is_gone).for_each(|clients| batch.delete_map(&table, &clients));
         Ok(sent + self.execute(batch)?)
     }
 
-    /// Takes clients out of a map of remembered ones that would go back to other endpoints than these.
+    /// Takes clients out of a map of remembered ones that would go back to other endpoints than
+    /// these.
     pub fn forget_clients(&mut self, map: &str, endpoints: &[Box<[u8]>]) -> Result<usize> {
         let table = self.settings.table.clone();
         let is_gone = |entry: &Entry| !matches!(&entry.data, EntryData::Value(target) if endpoints.contains(target));

@@ -1,8 +1,8 @@
 //! Addresses of Services on a node: what `kube-proxy` does.
 //!
-//! The rules ([`rules`]) are written once. A packet's destination is looked up in maps: one says how
-//! many endpoints there are (a chain for each number that occurs), and one for all Services has the
-//! endpoints by destination and number. So a change of a Service changes elements of maps
+//! The rules ([`rules`]) are written once. A packet's destination is looked up in maps: one says
+//! how many endpoints there are (a chain for each number that occurs), and one for all Services has
+//! the endpoints by destination and number. So a change of a Service changes elements of maps
 //! ([`elements`], [`desired`]), one for each endpoint and way to it, and the first packet of a
 //! connection costs the same however many Services there are. Services that remember their clients
 //! have a chain and a map of their own.
@@ -126,8 +126,8 @@ impl ServiceNetwork {
         Ok(messages)
     }
 
-    /// A client of datagrams that goes on sending keeps its flow, and with it the old endpoint. Flows
-    /// of Services without endpoints stay, as upstream keeps them.
+    /// A client of datagrams that goes on sending keeps its flow, and with it the old endpoint.
+    /// Flows of Services without endpoints stay, as upstream keeps them.
     fn forget_flows(&mut self, names: &BTreeSet<ServicePortName>) -> Result<usize> {
         let ports = names.iter().filter_map(|name| self.ports.get(name));
         let mut serving: BTreeMap<UdpPort, BTreeSet<(Ipv4Addr, u16)>> = BTreeMap::new();

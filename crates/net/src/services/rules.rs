@@ -134,7 +134,8 @@ pub enum Masquerade {
     Nobody,
     /// By policy `Cluster`, another node may have the endpoint: its answer must come back here.
     Everybody,
-    /// By policy `Local`, only the node itself has an address that pods elsewhere may not answer to.
+    /// By policy `Local`, only the node itself has an address that pods elsewhere may not answer
+    /// to.
     ThisNode,
 }
 
@@ -158,7 +159,8 @@ pub struct Affinity {
 }
 
 impl BalanceChain {
-    /// The chain's name. It says everything about the chain, so that chains can be compared by name.
+    /// The chain's name. It says everything about the chain, so that chains can be compared by
+    /// name.
     pub fn name(&self) -> String {
         let name = format!("{}.{}.{}", self.by.verdicts(), self.endpoints, self.masquerade.name());
         match &self.affinity {
@@ -192,8 +194,8 @@ impl BalanceChain {
         match &self.affinity {
             None => rules.push(Rule::new([], Action::Balance(choice(self.by.endpoints())))),
             Some(Affinity { clients, seconds }) => rules.extend([
-                // The target stays as it is: only the time begins anew. (If it ends between match and action,
-                // there is no target, and the next rule does not match.)
+                // The target stays as it is: only the time begins anew. (If it ends between match
+                // and action, there is no target, and the next rule does not match.)
                 Rule::new([Match::IsRemembered(clients.clone())], remember(clients, *seconds, (Ipv4Addr::UNSPECIFIED, 0))),
                 Rule::new(
                     [Match::IsRemembered(clients.clone())],

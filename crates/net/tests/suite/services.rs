@@ -321,8 +321,8 @@ fn a_restart_sends_the_difference_only() {
     assert_eq!(world.restart(&ports).1, 0);
 }
 
-/// The nft program ends at once when it meets rules that it has no words for, and with it every list
-/// of all rules.
+/// The nft program ends at once when it meets rules that it has no words for, and with it every
+/// list of all rules.
 #[test]
 fn administrators_can_list_the_rules() {
     if !testing::can_run(&[NEEDS.as_slice(), &[Need::Program { name: "nft", package: "nftables" }]].concat()) {

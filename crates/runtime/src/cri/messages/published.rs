@@ -1,8 +1,8 @@
 //! Our messages against the published ones: every field, enumeration and method that is here has
 //! the name, the number and the type that `api.proto` gives it.
 //!
-//! `EVERYNODE_CRI_API` names that file (kubernetes/cri-api v0.36.3). It is not part of this project;
-//! where it is missing, the comparison is skipped.
+//! `EVERYNODE_CRI_API` names that file (kubernetes/cri-api v0.36.3). It is not part of this
+//! project; where it is missing, the comparison is skipped.
 
 use std::any::type_name;
 use std::collections::BTreeMap;
