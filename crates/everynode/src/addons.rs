@@ -1,10 +1,10 @@
 //! The built-in DaemonSets of `kube-system`, as manifests.
 //!
-//! `everynode up` applies them to clusters with real nodes. Their pods run this program from the
-//! built-in image. The version in the template makes an upgrade of everynode a rolling update of
-//! them.
+//! `everynode up` applies them to clusters with real nodes, `everynode addons` prints them. Their
+//! pods run this program from the built-in image. The version in the template makes an upgrade of
+//! everynode a rolling update of them.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ const LABEL: &str = "k8s-app";
 #[derive(Debug)]
 pub struct Site {
     /// Where nodes reach the API server.
-    pub server: SocketAddr,
+    pub server: String,
     /// The pods of all nodes.
     pub cluster_cidr: String,
 }

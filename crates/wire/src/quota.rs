@@ -1,4 +1,5 @@
-//! So much at once, of all peers and of each: one that takes its whole share leaves room for others.
+//! So much at once, of all peers and of each: one that takes its whole share leaves room for
+//! others.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -169,7 +169,9 @@ impl SeenNode {
         let zone = object["metadata"]["labels"][ZONE].as_str().unwrap_or_default().to_owned();
         let addresses = object["status"]["addresses"].as_array().into_iter().flatten();
         let internal = addresses.filter(|address| address["type"] == "InternalIP").filter_map(|address| address["address"].as_str());
-        SeenNode { zone, addresses: internal.filter_map(|text| text.parse().ok()).collect() }
+        // The first one is the node's primary address, where node ports are (`nodePortAddresses:
+        // primary`).
+        SeenNode { zone, addresses: internal.filter_map(|text| text.parse().ok()).take(1).collect() }
     }
 }
 

@@ -56,8 +56,8 @@ fn zone() -> Zone {
     zone
 }
 
-/// Answers `example.org` with an address, everything else with "no such name" that may be kept; tells
-/// a lie first, from the right place with the wrong number.
+/// Answers `example.org` with an address, everything else with "no such name" that may be kept;
+/// tells a lie first, from the right place with the wrong number.
 async fn others(asked: Arc<AtomicUsize>) -> SocketAddr {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket can be opened");
     let address = socket.local_addr().expect("it has an address");

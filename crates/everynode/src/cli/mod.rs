@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 refused or failed, 2 wrong
 //! usage (and `plan`: a node would lose its pod).
 
+mod addons;
 mod agent;
 mod completions;
 mod controller;
@@ -62,6 +63,7 @@ enum Command {
     Server(server::Server),
     Store(store::Store),
     Agent(Box<agent::Agent>),
+    Addons(addons::Addons),
     Controller(controller::Controller),
     Completions(completions::Completions),
     #[command(hide = true)]
@@ -95,6 +97,7 @@ impl Arguments {
             Command::Server(server) => server.run(),
             Command::Store(store) => store.run(),
             Command::Agent(agent) => agent.run(),
+            Command::Addons(addons) => addons.run(),
             Command::Controller(controller) => controller.run(),
             Command::Completions(completions) => completions.run(),
             Command::Man(man) => man.run(),

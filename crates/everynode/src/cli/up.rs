@@ -150,7 +150,7 @@ impl Up {
 /// for one that was made without them.
 fn addons(nodes: &[nodes::Node]) -> anyhow::Result<Vec<Manifest>> {
     let Some(node) = nodes.iter().find(|node| node.spec.has_addons) else { return Ok(Vec::new()) };
-    let site = addons::Site { server: Network { slot: node.spec.slot }.server(), cluster_cidr: node.spec.cluster_cidr.clone() };
+    let site = addons::Site { server: Network { slot: node.spec.slot }.server().to_string(), cluster_cidr: node.spec.cluster_cidr.clone() };
     addons::manifests(&site).into_iter().map(apply::of_object).collect()
 }
 

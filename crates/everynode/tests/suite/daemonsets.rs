@@ -325,7 +325,8 @@ fn pods_that_do_not_fit_say_why() {
         let conditions = pods.first()?["status"]["conditions"].as_array()?.clone();
         conditions.iter().any(|condition| condition["message"] == expected && condition["reason"] == "Unschedulable").then_some(())
     });
-    assert_eq!(fleet.api.get(WEB).json()["status"]["numberUnavailable"], 3);
+    // The set's status follows the pods'.
+    wait_for("the set's status", || (fleet.api.get(WEB).json()["status"]["numberUnavailable"] == 3).then_some(()));
 }
 
 #[test]

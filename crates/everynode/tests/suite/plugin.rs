@@ -104,7 +104,7 @@ fn every_subcommand_has_a_manual_page() {
     let dir = home.path("man");
     let output = home.everynode(&["man"]).arg(&dir).output().expect("the program under test can be started");
     assert!(output.status.success(), "{output:?}");
-    for page in ["everynode.1", "everynode-up.1", "everynode-why.1", "everynode-node-add.1", "everynode-agent.1"] {
+    for page in ["everynode.1", "everynode-up.1", "everynode-why.1", "everynode-node-add.1", "everynode-agent.1", "everynode-addons.1"] {
         let text = std::fs::read_to_string(dir.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
         assert!(text.contains(".SH NAME") && text.len() > 200, "{page}: {text}");
     }
@@ -115,4 +115,25 @@ fn every_subcommand_has_a_manual_page() {
     let mut man = Command::new("man");
     let formatted = man.arg("-l").arg(dir.join("everynode-up.1")).env("MANPAGER", "cat").output().expect("man can be started");
     assert!(formatted.status.success() && !formatted.stdout.is_empty(), "{formatted:?}");
+}
+
+#[test]
+fn addons_are_printed_for_clusters_that_others_made() {
+    let Some(server) = crate::support::kubectl_or_skip(&["--simulate", "2"]) else { return };
+    let home = Home::new();
+    let wrong =
+        home.everynode(&["addons", "--server", "https://x:1", "--cluster-cidr", "10.244.0.0/16"]).output().expect("it can be started");
+    assert_eq!(wrong.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert_eq!(said, "error: --server \"https://x:1\" is no host and port, as in 192.0.2.10:6443\n");
+    let printed =
+        home.everynode(&["addons", "--server", "192.0.2.10:6443", "--cluster-cidr", "10.244.0.0/16"]).output().expect("it can be started");
+    assert!(printed.status.success(), "{printed:?}");
+    let applied = server.kubectl().stdin("apply -f -", &String::from_utf8_lossy(&printed.stdout));
+    for object in ["daemonset.apps/kube-proxy created", "daemonset.apps/node-dns created", "service/kube-dns created"] {
+        assert!(applied.contains(object), "{object} is missing in {applied}");
+    }
+    // Once more changes nothing.
+    let again = server.kubectl().stdin("apply -f -", &String::from_utf8_lossy(&printed.stdout));
+    assert!(again.lines().all(|line| line.ends_with("unchanged")), "{again}");
 }

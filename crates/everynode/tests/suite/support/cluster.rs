@@ -65,8 +65,16 @@ impl Cluster {
 
     /// With nodes of these names, whatever the cluster is called: the first is the control plane's.
     pub fn up_named(&self, nodes: &[&str]) {
-        let workers = (nodes.len() - 1).to_string();
-        self.succeed(&["up", "--workers", &workers, "--node-names", &nodes.join(","), "--without-addons", "--timeout-seconds", "120"]);
+        self.up_as(nodes, &["--without-addons"]);
+    }
+
+    pub fn up_named_with_addons(&self, nodes: &[&str]) {
+        self.up_as(nodes, &[]);
+    }
+
+    fn up_as(&self, nodes: &[&str], others: &[&str]) {
+        let (workers, names) = ((nodes.len() - 1).to_string(), nodes.join(","));
+        self.succeed(&[&["up", "--workers", &workers, "--node-names", &names, "--timeout-seconds", "120"], others].concat());
     }
 
     pub fn load_busybox(&self) {

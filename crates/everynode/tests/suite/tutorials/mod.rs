@@ -41,6 +41,8 @@ struct Tutorial {
     images: &'static [&'static str],
     /// In examples: a copy is the working directory.
     folder: &'static str,
+    /// The cluster has the built-in DaemonSets, which the document looks at.
+    addons: bool,
 }
 
 #[test]
@@ -50,6 +52,7 @@ fn tutorial_1_daemonsets() {
         nodes: &["learning-control-plane", "learning-worker", "learning-worker2"],
         images: &["busybox.tar", "fluentd.tar", "node-exporter.tar"],
         folder: "tutorial-1",
+        addons: false,
     });
 }
 
@@ -60,6 +63,7 @@ fn tutorial_2_explained() {
         nodes: &["minikube", "minikube-m02", "minikube-m03"],
         images: &["busybox.tar"],
         folder: "tutorial-2",
+        addons: false,
     });
 }
 
@@ -70,6 +74,7 @@ fn tutorial_3_notes() {
         nodes: &["minikube", "minikube-m02", "minikube-m03"],
         images: &["busybox.tar", "fluentd.tar"],
         folder: "tutorial-3",
+        addons: false,
     });
 }
 
@@ -80,6 +85,7 @@ fn tutorial_4_advanced() {
         nodes: &["minikube", "minikube-m02", "minikube-m03"],
         images: &["busybox.tar", "fluentd.tar"],
         folder: "tutorial-4",
+        addons: false,
     });
 }
 
@@ -90,6 +96,7 @@ fn tutorial_5_workshop() {
         nodes: &["kind-control-plane", "kind-worker", "kind-worker2", "kind-worker3"],
         images: &["demo.tar"],
         folder: "tutorial-5",
+        addons: true,
     });
 }
 
@@ -106,7 +113,10 @@ fn play(tutorial: &Tutorial) {
         return;
     }
     let images = images.expect("they were built");
-    cluster.up_named(tutorial.nodes);
+    match tutorial.addons {
+        true => cluster.up_named_with_addons(tutorial.nodes),
+        false => cluster.up_named(tutorial.nodes),
+    }
     cluster.wait_for_service_account();
     for image in tutorial.images {
         cluster.load(&images.archive(image));
