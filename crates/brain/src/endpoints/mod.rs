@@ -5,13 +5,15 @@
 //! Services that select it ([`followed`]); a Service's pods are then gone through once, at most
 //! once in [`REST`], however many of them changed. Services without a selector are left alone:
 //! their endpoints belong to another client. Left out: mirroring of Endpoints made by hand into
-//! slices, and hints for zones.
+//! slices, and the hints of Services with the annotation
+//! `service.kubernetes.io/topology-mode: Auto`, which follow the CPUs of each zone.
 
 pub mod legacy;
 pub mod slices;
 
 mod followed;
 mod reconcile;
+mod writes;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -132,7 +132,7 @@ impl World {
     }
 }
 
-fn items(value: &Value) -> impl Iterator<Item = &Value> {
+pub fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
@@ -140,12 +140,18 @@ fn ports_text(ports: &Value) -> String {
     items(ports).map(|port| format!("{}:{}", port["name"].as_str().unwrap_or("-"), port["port"])).collect::<Vec<_>>().join(",")
 }
 
-fn slice_text(slice: &Value) -> String {
+fn names(list: &Value) -> String {
+    items(list).map(|item| item["name"].as_str().unwrap_or("-")).collect::<Vec<_>>().join(",")
+}
+
+pub fn slice_text(slice: &Value) -> String {
     let endpoint = |endpoint: &Value| {
         let conditions = ["ready", "serving", "terminating"].into_iter().filter(|name| endpoint["conditions"][*name] == true);
         let more = ["hostname", "nodeName", "zone"].into_iter().filter_map(|field| Some(format!("{field}={}", endpoint[field].as_str()?)));
+        let hints = ["forZones", "forNodes"].into_iter().filter(|field| endpoint["hints"].get(*field).is_some());
+        let hints = hints.map(|field| format!("{field}={}", names(&endpoint["hints"][field])));
         let pod = &endpoint["targetRef"]["name"];
-        let words: Vec<String> = conditions.map(str::to_owned).chain(more).collect();
+        let words: Vec<String> = conditions.map(str::to_owned).chain(more).chain(hints).collect();
         format!("\n  {} {} {}", endpoint["addresses"], pod.as_str().unwrap_or("-"), words.join(" "))
     };
     let ports = ports_text(&slice["ports"]);
@@ -223,6 +229,114 @@ fn a_service_may_want_pods_however_they_are() {
           ["10.0.0.1"] a ready terminating nodeName=n1 zone=z1
           ["10.0.0.2"] b ready nodeName=gone"#]]);
     world.check_endpoints(expect!["ready=10.0.0.1/a,10.0.0.2/b not= [-:8080]"]);
+}
+
+#[test]
+fn a_pod_that_is_over_serves_nobody() {
+    let mut world = World::new(json!({"publishNotReadyAddresses": true}));
+    world.pods("a@n1 10.0.0.1 ready failed; b@n1 10.0.0.2 ready failed deleting");
+    world.check_slices(expect!["IPv4 []"]);
+    world.check_endpoints(expect![""]);
+}
+
+#[test]
+fn a_service_that_wants_pods_however_they_are_may_stop_to() {
+    let mut world = World::new(json!({"publishNotReadyAddresses": true}));
+    world.pods("a@n1 10.0.0.1 ready deleting; b@n1 10.0.0.2; c@n1 10.0.0.3 ready");
+    world.check_slices(expect![[r#"
+        IPv4 [:8080]
+          ["10.0.0.1"] a ready serving terminating nodeName=n1 zone=z1
+          ["10.0.0.2"] b ready nodeName=n1 zone=z1
+          ["10.0.0.3"] c ready serving nodeName=n1 zone=z1"#]]);
+    world.check_endpoints(expect!["ready=10.0.0.1/a,10.0.0.2/b,10.0.0.3/c not= [-:8080]"]);
+    world.service(json!({}), json!({}));
+    world.check_slices(expect![[r#"
+        IPv4 [:8080]
+          ["10.0.0.1"] a serving terminating nodeName=n1 zone=z1
+          ["10.0.0.2"] b nodeName=n1 zone=z1
+          ["10.0.0.3"] c ready serving nodeName=n1 zone=z1"#]]);
+    world.check_endpoints(expect!["ready=10.0.0.3/c not=10.0.0.2/b [-:8080]"]);
+}
+
+#[test]
+fn hints_are_where_the_endpoint_is_and_only_for_those_that_are_ready() {
+    let pods = "a@n1 10.0.0.1 ready; b@n2 10.0.0.2 ready; c@n1 10.0.0.3; d@n1 10.0.0.4 ready deleting";
+    for distribution in ["PreferClose", "PreferSameZone"] {
+        let mut world = World::new(json!({"trafficDistribution": distribution}));
+        world.pods(pods);
+        world.check_slices(expect![[r#"
+            IPv4 [:8080]
+              ["10.0.0.1"] a ready serving nodeName=n1 zone=z1 forZones=z1
+              ["10.0.0.2"] b ready serving nodeName=n2
+              ["10.0.0.3"] c nodeName=n1 zone=z1
+              ["10.0.0.4"] d serving terminating nodeName=n1 zone=z1"#]]);
+    }
+    let mut world = World::new(json!({"trafficDistribution": "PreferSameNode"}));
+    world.pods(pods);
+    world.check_slices(expect![[r#"
+        IPv4 [:8080]
+          ["10.0.0.1"] a ready serving nodeName=n1 zone=z1 forZones=z1 forNodes=n1
+          ["10.0.0.2"] b ready serving nodeName=n2 forNodes=n2
+          ["10.0.0.3"] c nodeName=n1 zone=z1
+          ["10.0.0.4"] d serving terminating nodeName=n1 zone=z1"#]]);
+}
+
+#[test]
+fn hints_come_change_and_go_with_the_traffic_distribution() {
+    let mut world = World::new(json!({}));
+    world.pod("a@n1 10.0.0.1 ready");
+    for (distribution, hints) in [
+        (Value::Null, Value::Null),
+        (json!("PreferSameNode"), json!({"forZones": [{"name": "z1"}], "forNodes": [{"name": "n1"}]})),
+        (json!("PreferSameZone"), json!({"forZones": [{"name": "z1"}]})),
+        (json!("Unknown"), Value::Null),
+        (json!("PreferClose"), json!({"forZones": [{"name": "z1"}]})),
+        (Value::Null, Value::Null),
+    ] {
+        world.service(json!({}), json!({"trafficDistribution": distribution}));
+        world.sync_slices();
+        assert!(world.sync_slices().is_empty(), "nothing is left to do");
+        let (_, slice) = world.server.list(ENDPOINT_SLICES).next().expect("a slice");
+        assert_eq!(slice["endpoints"][0]["hints"], hints, "{distribution}");
+    }
+}
+
+#[test]
+fn a_wrong_hint_is_put_right() {
+    let mut world = World::new(json!({"trafficDistribution": "PreferSameZone"}));
+    world.pod("a@n1 10.0.0.1 ready");
+    world.sync_slices();
+    let mut slice = Value::clone(world.server.list(ENDPOINT_SLICES).next().expect("a slice").1);
+    slice["endpoints"][0]["hints"] = json!({"forZones": [{"name": "z2"}]});
+    world.server.insert(ENDPOINT_SLICES, slice);
+    world.check_slices(expect![[r#"
+        IPv4 [:8080]
+          ["10.0.0.1"] a ready serving nodeName=n1 zone=z1 forZones=z1"#]]);
+}
+
+#[test]
+fn publishing_pods_however_they_are_gives_them_hints() {
+    let mut world = World::new(json!({"trafficDistribution": "PreferSameNode", "publishNotReadyAddresses": true}));
+    world.pod("a@n1 10.0.0.1 deleting");
+    world.check_slices(expect![[r#"
+        IPv4 [:8080]
+          ["10.0.0.1"] a ready terminating nodeName=n1 zone=z1 forZones=z1 forNodes=n1"#]]);
+}
+
+#[test]
+fn the_annotation_of_topology_mode_precedes_the_traffic_distribution() {
+    let has_hints = |annotations: Value| {
+        let mut world = World::new(json!({}));
+        world.service(json!({"annotations": annotations}), json!({"trafficDistribution": "PreferSameZone"}));
+        world.pod("a@n1 10.0.0.1 ready");
+        world.sync_slices();
+        let (_, slice) = world.server.list(ENDPOINT_SLICES).next().expect("a slice");
+        !slice["endpoints"][0]["hints"].is_null()
+    };
+    let (older, newer) = ("service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode");
+    assert!(!has_hints(json!({newer: "Auto"})) && !has_hints(json!({newer: "auto"})) && !has_hints(json!({older: "Auto"})));
+    assert!(has_hints(json!({newer: "Disabled"})) && has_hints(json!({older: "disabled"})) && has_hints(json!({newer: "AUTO"})));
+    assert!(has_hints(json!({older: "Disabled", newer: "Auto"})), "the older annotation counts");
 }
 
 #[test]
