@@ -14,7 +14,7 @@ use crate::picture::{Change, Object, Picture, SERVICE_NAME, service_of};
 use super::followed::{Followed, zone};
 use super::reconcile::{Slices, reconcile};
 use super::writes::{MANAGED_BY, Owner, Writes};
-use super::{REST, TRIGGER_TIME, addresses, has_endpoints, hostname, labels, ports, trigger_text};
+use super::{SLICES_REST, TRIGGER_TIME, addresses, has_endpoints, hostname, labels, ports, trigger_text};
 
 /// What the label of the slices says that this controller keeps.
 const MANAGER: &str = "endpointslice-controller.k8s.io";
@@ -65,7 +65,7 @@ impl Controller for EndpointSliceController {
         }
         let of_no_use = there.iter().filter(|slice| !types.contains(&&*slice.address_type));
         of_no_use.for_each(|slice| writes.delete(slice));
-        Work { rest: REST, ..writes.work() }
+        Work { rest: SLICES_REST, ..writes.work() }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::fixture::{at, now};
 use crate::model::Key;
 use crate::picture::{Change, Kind, Object, Picture};
 use crate::pretend::Server;
+use crate::queue::Queue;
 use crate::request::{ENDPOINT_SLICES, ENDPOINTS, NODES, PODS, SERVICES};
 
 /// A Service `web` and what selects it, with controllers that have planned nothing yet.
@@ -339,6 +340,38 @@ fn the_annotation_of_topology_mode_precedes_the_traffic_distribution() {
     assert!(has_hints(json!({older: "Disabled", newer: "Auto"})), "the older annotation counts");
 }
 
+/// A hundred pods become Ready, one every 10 ms.
+#[test]
+fn a_pod_of_a_burst_is_listed_within_a_tenth_of_a_second_and_no_slice_is_written_more_often() {
+    let mut world = World::new(json!({}));
+    (0..100).for_each(|number| world.pod(&format!("p{number}@n1 10.0.0.{number}")));
+    world.sync_slices();
+    let key = Key::new("ns", "web");
+    let (mut queue, mut writes, mut unlisted) = (Queue::default(), 0, BTreeMap::new());
+    for tick in 0..120 {
+        let time = now() + SignedDuration::from_millis(10 * tick);
+        if tick < 100 {
+            world.pod(&format!("p{tick}@n1 10.0.0.{tick} ready"));
+            unlisted.insert(format!("p{tick}"), time);
+            queue.add(key.clone());
+        }
+        while let Some(key) = queue.take(&world.server.picture(), time) {
+            let work = world.slices.plan(&world.server.picture(), &key, time);
+            writes += work.steps.iter().map(|step| step.requests.len()).sum::<usize>();
+            let outcome = world.server.perform(work, time);
+            queue.done(key, outcome, &world.server.picture(), time);
+        }
+        let (_, slice) = world.server.list(ENDPOINT_SLICES).next().expect("a slice");
+        for endpoint in items(&slice["endpoints"]).filter(|endpoint| endpoint["conditions"]["ready"] == true) {
+            unlisted.remove(endpoint["targetRef"]["name"].as_str().unwrap_or_default());
+        }
+        let late = unlisted.iter().find(|(_, since)| time.duration_since(**since) >= SignedDuration::from_millis(100));
+        assert_eq!(late, None, "after {} ms", 10 * tick);
+    }
+    assert!(unlisted.is_empty());
+    assert_eq!(writes, 11, "at once, and ten a second");
+}
+
 #[test]
 fn pods_on_nodes_that_are_not_known_are_left_out() {
     let mut world = World::new(json!({}));
@@ -561,6 +594,43 @@ fn endpoints_hold_a_thousand_addresses() {
     (0..500).for_each(|number| world.remove_pod(&format!("p3-{number}")));
     world.sync_endpoints();
     assert_eq!(counts(&world), (600, 0, Value::Null));
+}
+
+/// Ready and other addresses of each subset, after pods `(count, words)`.
+fn sizes_of_subsets(pods: &[(usize, &str)]) -> Vec<(usize, usize)> {
+    let mut world = World::new(json!({"ports": [{"protocol": "TCP", "port": 80, "targetPort": "web"}]}));
+    for (net, (count, words)) in pods.iter().enumerate() {
+        (0..*count).for_each(|number| world.pod(&format!("p{net}-{number:04}@n1 10.{net}.{}.{} {words}", number / 200, number % 200)));
+    }
+    world.sync_endpoints();
+    assert!(world.sync_endpoints().is_empty(), "nothing is left to do");
+    let (_, endpoints) = world.server.list(ENDPOINTS).next().expect("Endpoints");
+    let count = |subset: &Value, field: &str| subset[field].as_array().map_or(0, Vec::len);
+    items(&endpoints["subsets"]).map(|subset| (count(subset, "addresses"), count(subset, "notReadyAddresses"))).collect()
+}
+
+#[test]
+fn what_is_cut_is_cut_from_each_subset_in_its_proportion() {
+    let (a, b) = ("port=web:80", "port=web:8080");
+    let (ready_a, ready_b) = ("ready port=web:80", "ready port=web:8080");
+    assert_eq!(sizes_of_subsets(&[(500, ready_a), (500, ready_b)]), [(500, 0), (500, 0)], "not more than fits");
+    assert_eq!(sizes_of_subsets(&[(700, ready_a), (700, ready_b)]), [(500, 0), (500, 0)]);
+    assert_eq!(sizes_of_subsets(&[(1000, ready_a), (501, ready_b), (9, b)]), [(667, 0), (333, 0)], "rounded up, then what is left");
+    assert_eq!(sizes_of_subsets(&[(600, ready_a), (300, a), (500, b)]), [(600, 150), (0, 250)], "those that are not ready share the rest");
+}
+
+#[test]
+fn another_value_of_the_annotation_of_what_was_cut_is_put_right() {
+    let mut world = World::new(json!({}));
+    (0..1001).for_each(|number| world.pod(&format!("p{number}@n1 10.0.{}.{} ready", number / 200, number % 200)));
+    world.sync_endpoints();
+    let mut endpoints = Value::clone(world.server.get(ENDPOINTS, &Key::new("ns", "web")).expect("Endpoints"));
+    endpoints["metadata"]["annotations"]["endpoints.kubernetes.io/over-capacity"] = json!("warning");
+    world.server.insert(ENDPOINTS, endpoints);
+    world.sync_endpoints();
+    assert!(world.sync_endpoints().is_empty(), "nothing is left to do");
+    let endpoints = world.server.get(ENDPOINTS, &Key::new("ns", "web")).expect("Endpoints");
+    assert_eq!(endpoints["metadata"]["annotations"]["endpoints.kubernetes.io/over-capacity"], "truncated");
 }
 
 #[test]
