@@ -2,11 +2,11 @@
 //!
 //! After `pkg/controller/endpointslice` with `staging/src/k8s.io/endpointslice`,
 //! `pkg/controller/endpoint` and `pkg/controller/endpointslicemirroring`. Keys are those of
-//! Services. A change of a pod concerns only the Services that select it ([`followed`]); a Service's
-//! pods are then gone through once, at most once in [`SLICES_REST`] or [`ENDPOINTS_REST`], however
-//! many of them changed. The Endpoints of Services without a selector belong to another client;
-//! [`mirror`] makes slices of them. Left out: the hints of Services with the annotation
-//! `service.kubernetes.io/topology-mode: Auto`, which follow the CPUs of each zone.
+//! Services. A change of a pod concerns only the Services that select it ([`followed`]); a
+//! Service's pods are then gone through once, at most once in [`SLICES_REST`] or
+//! [`ENDPOINTS_REST`], however many of them changed. The Endpoints of Services without a selector
+//! belong to another client; [`mirror`] makes slices of them. Left out: the hints of Services with
+//! the annotation `service.kubernetes.io/topology-mode: Auto`, which follow the CPUs of each zone.
 
 pub mod legacy;
 pub mod mirror;

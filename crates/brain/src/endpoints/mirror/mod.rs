@@ -71,7 +71,8 @@ impl Controller for EndpointSliceMirroring {
         let Some(endpoints) = mirrored(picture, key) else {
             return Work::requests(there.into_iter().map(|slice| Request::delete(ENDPOINT_SLICES, &slice.meta)).collect());
         };
-        // The server validated them: what cannot be read comes from a newer one, and stays as it is.
+        // The server validated them: what cannot be read is from a newer one, and its slices stay
+        // as they are.
         let Ok(subsets) = Option::<Vec<Subset>>::deserialize(&*endpoints.subsets) else { return Work::default() };
         let desired = Desired::of(&subsets.unwrap_or_default());
         let mut work = writes(picture, endpoints, &there, &desired).work();
