@@ -31,9 +31,11 @@ use crate::model::{EndpointPort, Labels, Pod, Service, ServicePort};
 /// Ready until its Service leads to it, and this is the part of it that is spent on purpose.
 ///
 /// The price: while pods change, the Service's pods are gone through ten times a second at most.
-/// Each time the slices with changed endpoints are written, of up to 100 endpoints (about 26 KB).
-/// So there are never more writes than changes of pods, nor more than ten a second of one slice.
-/// Upstream writes after every change, unless `--endpointslice-updates-batch-period` is given.
+/// Each time the slices with changed endpoints are written, of up to 100 endpoints (20 KB or more).
+/// So there are never more writes than changes of pods, nor more than ten a second of one slice:
+/// when a hundred of 1,000 pods become Ready each second, all over the slices, 84 writes and 1.7 MB
+/// a second. With a rest of a second, it would be 9 writes and 0.2 MB. Upstream writes after every
+/// change, unless `--endpointslice-updates-batch-period` is given.
 pub const SLICES_REST: SignedDuration = SignedDuration::from_millis(100);
 
 /// How long a Service's Endpoints rest. What has to be prompt reads slices; and each write repeats
