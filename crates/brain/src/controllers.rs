@@ -20,6 +20,7 @@ pub fn all(root_certificate_pem: String) -> Vec<Box<dyn Controller>> {
         Box::new(crate::scheduler::Scheduler::default()),
         Box::new(crate::endpoints::slices::EndpointSliceController::default()),
         Box::new(crate::endpoints::legacy::EndpointsController::default()),
+        Box::new(crate::endpoints::mirror::EndpointSliceMirroring),
         Box::new(crate::disruption::DisruptionController::default()),
         Box::new(crate::disruption::stale::StaleDisruptions),
         Box::new(crate::quota::QuotaController),

@@ -13,6 +13,7 @@ mod judge;
 mod manager;
 mod nodes;
 mod people;
+mod services;
 
 use std::fmt;
 
@@ -25,6 +26,7 @@ use judge::{Finding, Judge};
 use manager::{Manager, Network};
 use nodes::Nodes;
 use people::People;
+use services::Keepers;
 
 /// How long faults and people go on, in virtual time.
 const TROUBLE: SignedDuration = SignedDuration::from_mins(20);
@@ -87,6 +89,7 @@ struct World {
     manager: Manager,
     nodes: Nodes,
     people: People,
+    keepers: Keepers,
     judge: Judge,
     trace: Option<Vec<String>>,
     told: usize,
@@ -97,7 +100,7 @@ impl World {
         // A stream of its own for each part: a change in one leaves the others' runs as they were.
         let mut root = Rng::with_seed(seed);
         let network = Network::random(&mut root.fork());
-        let (manager_rng, nodes_rng, people_rng) = (root.fork(), root.fork(), root.fork());
+        let (manager_rng, nodes_rng, people_rng, keepers_rng) = (root.fork(), root.fork(), root.fork(), root.fork());
         let mut server = Server::default();
         server.insert(brain::request::NAMESPACES, json!({"metadata": {"name": "default"}}));
         World {
@@ -107,6 +110,7 @@ impl World {
             manager: Manager::new(manager_rng, network),
             nodes: Nodes::new(nodes_rng),
             people: People::new(people_rng),
+            keepers: Keepers::new(keepers_rng),
             judge: Judge::default(),
             trace: trace.then(Vec::new),
             told: 0,
@@ -117,6 +121,7 @@ impl World {
         let begun = self.now;
         while self.now < begun + TROUBLE {
             self.people.act(&mut self.server, &mut self.nodes, self.now);
+            self.keepers.act(&mut self.server);
             self.step()?;
         }
         self.nodes.calm(&mut self.server, self.now);
@@ -129,7 +134,7 @@ impl World {
                 last = self.now;
             }
             if self.now > last + REST && self.manager.is_idle() {
-                return self.judge.settled(&self.server);
+                return self.judge.settled(&self.server).and_then(|()| services::settled(&self.server));
             }
         }
         Err(Finding::Restless)

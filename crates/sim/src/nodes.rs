@@ -24,13 +24,15 @@ pub struct Nodes {
     rng: Rng,
     /// Machines that are switched on, and when they beat next.
     alive: BTreeMap<String, Timestamp>,
+    /// Addresses that pods have had: each gets the next.
+    addresses: u16,
     /// Pods fail now and then.
     trouble: bool,
 }
 
 impl Nodes {
     pub fn new(rng: Rng) -> Nodes {
-        Nodes { rng, alive: BTreeMap::new(), trouble: true }
+        Nodes { rng, alive: BTreeMap::new(), addresses: 0, trouble: true }
     }
 
     pub fn name(at: usize) -> String {
@@ -117,8 +119,10 @@ impl Nodes {
             pod["status"]["conditions"] = json!([]);
             server.insert(PODS, pod);
         } else if !ready && chance < STARTS {
+            self.addresses = self.addresses.wrapping_add(1);
+            let [high, low] = self.addresses.to_be_bytes();
             pod["status"] = json!({
-                "phase": "Running",
+                "phase": "Running", "podIPs": [{"ip": format!("10.244.{high}.{low}")}],
                 "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now.to_string()}],
             });
             server.insert(PODS, pod);

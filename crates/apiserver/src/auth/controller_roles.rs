@@ -53,6 +53,16 @@ fn controllers() -> Vec<(&'static str, Vec<Value>)> {
                 report(),
             ],
         ),
+        (
+            "endpointslicemirroring-controller",
+            vec![
+                rule(CORE, &["endpoints", "services"], READ),
+                rule(CORE, &["services/finalizers"], &["update"]),
+                rule(CORE, &["endpoints/finalizers"], &["update"]),
+                rule(DISCOVERY, &["endpointslices"], keep),
+                report(),
+            ],
+        ),
         ("generic-garbage-collector", vec![rule("*", ANY, &["delete", "get", "list", "patch", "update", "watch"]), report()]),
         (
             "namespace-controller",

@@ -17,7 +17,7 @@ use crate::request::{ENDPOINTS, Request, Verb};
 
 use super::followed::Followed;
 use super::slices::target;
-use super::{REST, TRIGGER_TIME, addresses, has_endpoints, hostname, labels, labels_patch, ports, trigger_text};
+use super::{ENDPOINTS_REST, TRIGGER_TIME, addresses, has_endpoints, hostname, labels, labels_patch, ports, trigger_text};
 
 /// Addresses of one object; the rest is left out.
 const ADDRESSES_MAX: usize = 1000;
@@ -68,7 +68,7 @@ impl Controller for EndpointsController {
             None if service.meta.is_deleted() => None,
             None => Some(creation(service, &pods, trigger)),
         };
-        Work { rest: REST, ..Work::requests(request.into_iter().collect()) }
+        Work { rest: ENDPOINTS_REST, ..Work::requests(request.into_iter().collect()) }
     }
 }
 
@@ -102,10 +102,11 @@ fn change(there: &Endpoints, service: &Service, pods: &[&Arc<Pod>], trigger: Opt
     let (subsets, is_cut) = subsets_and_cut(service, pods);
     let labels = labels_patch(&there.meta.labels, &wanted_labels(service));
     let same = *there.subsets == subsets || there.subsets.is_null() && subsets.as_array().is_some_and(Vec::is_empty);
-    if same && labels.is_none() && there.meta.annotations.get(OVER_CAPACITY).is_some() == is_cut {
+    let over_capacity = is_cut.then_some(TRUNCATED);
+    if same && labels.is_none() && there.meta.annotations.get(OVER_CAPACITY) == over_capacity {
         return None;
     }
-    let annotations = json!({TRIGGER_TIME: trigger, OVER_CAPACITY: is_cut.then_some(TRUNCATED)});
+    let annotations = json!({TRIGGER_TIME: trigger, OVER_CAPACITY: over_capacity});
     let mut patch = json!({
         "metadata": {"uid": there.meta.uid, "resourceVersion": there.meta.resource_version.to_string(), "annotations": annotations},
     });

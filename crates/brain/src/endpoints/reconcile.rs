@@ -33,7 +33,7 @@ pub struct Content {
 
 /// What tells one endpoint from another (`hashEndpoint`); the rest of it may change.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Identity {
+pub struct Identity {
     addresses: Vec<Box<str>>,
     hostname: Option<Box<str>>,
     pod: Option<(Arc<str>, Arc<str>)>,
@@ -64,13 +64,13 @@ pub fn reconcile<'a>(
     slices
 }
 
-fn sorted(ports: &[EndpointPort]) -> Vec<EndpointPort> {
+pub fn sorted(ports: &[EndpointPort]) -> Vec<EndpointPort> {
     let mut ports = ports.to_vec();
     ports.sort();
     ports
 }
 
-fn identity(endpoint: &Endpoint) -> Identity {
+pub fn identity(endpoint: &Endpoint) -> Identity {
     let mut addresses = endpoint.addresses.clone();
     addresses.sort();
     let pod = endpoint.target_ref.as_ref().map(|target| (target.namespace.clone(), target.name.clone()));

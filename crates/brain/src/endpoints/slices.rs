@@ -1,28 +1,27 @@
 //! Keeps the EndpointSlices of Services.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::controller::{Controller, Step, Work};
-use crate::model::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Key, Meta, Pod, Service, TargetRef};
-use crate::picture::{Change, Object, Picture, service_of};
-use crate::request::{ENDPOINT_SLICES, Request, Verb};
+use crate::controller::{Controller, Work};
+use crate::model::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Hint, Key, Meta, Pod, Service, TargetRef, TrafficDistribution,
+};
+use crate::picture::{Change, Object, Picture, SERVICE_NAME, service_of};
 
 use super::followed::{Followed, zone};
-use super::reconcile::{Content, Slices, reconcile};
-use super::{REST, TRIGGER_TIME, addresses, has_endpoints, hostname, labels, labels_patch, ports, trigger_text};
-use crate::picture::SERVICE_NAME;
+use super::reconcile::{Slices, reconcile};
+use super::writes::{MANAGED_BY, Owner, Writes};
+use super::{SLICES_REST, TRIGGER_TIME, addresses, has_endpoints, hostname, labels, ports, trigger_text};
 
-/// Label of the slices that this controller keeps, and its value.
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// What the label of the slices says that this controller keeps.
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 
-/// Characters of Kubernetes' generated suffixes.
-const SUFFIX_CHARACTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-const SUFFIX_LEN: usize = 5;
+/// Annotations of Services, the first of which is the older and precedes: `Auto` leaves hints to
+/// another way of choosing them, whatever `spec.trafficDistribution` says.
+const TOPOLOGY_MODES: [&str; 2] = ["service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode"];
 
 #[derive(Debug, Default)]
 pub struct EndpointSliceController {
@@ -54,25 +53,39 @@ impl Controller for EndpointSliceController {
         let trigger = self.followed.trigger_time(service, &pods);
         let there: Vec<&EndpointSlice> =
             picture.slices_of(key).map(|slice| &**slice).filter(|slice| is_ours(&slice.meta) && !slice.meta.is_deleted()).collect();
-        let mut writes = Writes::new(picture, service, trigger);
+        let own = [(SERVICE_NAME, &*service.meta.name), (MANAGED_BY, MANAGER)];
+        let owner = Owner { kind: "Service", meta: &service.meta };
+        let mut writes = Writes::new(picture, owner, labels(service, &[SERVICE_NAME, MANAGED_BY], &own));
+        let annotations = json!({TRIGGER_TIME: trigger_text(trigger)});
         let types = address_types(service);
         for kind in &types {
             let (owned, foreign): (Vec<_>, Vec<_>) =
-                there.iter().filter(|slice| *slice.address_type == **kind).partition(|slice| is_owned(slice, service));
-            writes.add(kind, reconcile(&owned, &foreign, desired(picture, service, &pods, kind)));
+                there.iter().filter(|slice| *slice.address_type == **kind).partition(|slice| owner.owns(slice));
+            add(&mut writes, kind, reconcile(&owned, &foreign, desired(picture, service, &pods, kind)), &annotations);
         }
         let of_no_use = there.iter().filter(|slice| !types.contains(&&*slice.address_type));
-        writes.delete.extend(of_no_use.map(|slice| Request::delete(ENDPOINT_SLICES, &slice.meta)));
-        Work { rest: REST, ..writes.work() }
+        of_no_use.for_each(|slice| writes.delete(slice));
+        Work { rest: SLICES_REST, ..writes.work() }
     }
+}
+
+fn add(writes: &mut Writes<'_>, kind: &str, slices: Slices<'_>, annotations: &Value) {
+    for content in slices.create {
+        writes.create(kind, &content, annotations);
+    }
+    for (slice, content) in slices.update {
+        writes.change(slice, Some(&content), annotations);
+    }
+    for slice in slices.keep {
+        if !writes.has_labels(slice) {
+            writes.change(slice, None, annotations);
+        }
+    }
+    slices.delete.into_iter().for_each(|slice| writes.delete(slice));
 }
 
 fn is_ours(slice: &Meta) -> bool {
     slice.labels.get(MANAGED_BY) == Some(MANAGER)
-}
-
-fn is_owned(slice: &EndpointSlice, service: &Service) -> bool {
-    slice.meta.owner_references.iter().any(|owner| owner.uid == service.meta.uid && &*owner.kind == "Service")
 }
 
 /// Kinds of addresses of a Service (`getAddressTypesForService`).
@@ -100,140 +113,39 @@ fn endpoint(picture: &Picture, service: &Service, pod: &Pod, kind: &str) -> Opti
     }
     let (serving, terminating) = (pod.is_ready(), pod.meta.is_deleted());
     let ready = service.publish_not_ready_addresses || serving && !terminating;
+    let zone = node.and_then(|node| zone(node));
     Some(Endpoint {
         addresses: addresses(pod, |ip| ip.is_ipv6() == (kind == "IPv6")),
         conditions: EndpointConditions { ready: Some(ready), serving: Some(serving), terminating: Some(terminating) },
         hostname: hostname(pod, service).map(Into::into),
         target_ref: Some(target(pod)),
         node_name: pod.node.clone(),
-        zone: node.and_then(|node| zone(node)).map(Into::into),
-        hints: None,
+        zone: zone.map(Into::into),
+        hints: wants_hints(service).filter(|_| ready).and_then(|wanted| hints(wanted, pod.node.as_deref(), zone)),
     })
+}
+
+/// The wish that hints are to fulfil.
+fn wants_hints(service: &Service) -> Option<TrafficDistribution> {
+    let mode = TOPOLOGY_MODES.into_iter().find_map(|annotation| service.meta.annotations.get(annotation));
+    service.traffic_distribution.filter(|_| !matches!(mode, Some("Auto" | "auto")))
+}
+
+/// An endpoint is for clients where it is itself (`trafficdist`). Each endpoint is judged alone:
+/// that others have no zone is for the proxies to weigh.
+fn hints(wanted: TrafficDistribution, node: Option<&str>, zone: Option<&str>) -> Option<EndpointHints> {
+    let hint = |name: Option<&str>| name.map(|name| Hint { name: name.into() }).into_iter().collect();
+    let node = node.filter(|_| wanted == TrafficDistribution::PreferSameNode);
+    (node.is_some() || zone.is_some()).then(|| EndpointHints { for_zones: hint(zone), for_nodes: hint(node) })
 }
 
 /// The pod that an address is of.
 pub fn target(pod: &Pod) -> TargetRef {
-    TargetRef { kind: "Pod".into(), namespace: pod.meta.namespace.clone(), name: pod.meta.name.clone(), uid: pod.meta.uid.clone() }
-}
-
-/// What is to be sent about one Service.
-struct Writes<'a> {
-    picture: &'a Picture,
-    service: &'a Service,
-    labels: std::collections::BTreeMap<String, String>,
-    trigger: Option<String>,
-    /// Names of the slices that are made.
-    names: BTreeSet<String>,
-    create: Vec<Request>,
-    update: Vec<Request>,
-    delete: Vec<Request>,
-}
-
-impl<'a> Writes<'a> {
-    fn new(picture: &'a Picture, service: &'a Service, trigger: Option<Timestamp>) -> Writes<'a> {
-        let own = [(SERVICE_NAME, &*service.meta.name), (MANAGED_BY, MANAGER)];
-        Writes {
-            picture,
-            service,
-            labels: labels(service, &[SERVICE_NAME, MANAGED_BY], &own),
-            trigger: trigger_text(trigger),
-            names: BTreeSet::new(),
-            create: Vec::new(),
-            update: Vec::new(),
-            delete: Vec::new(),
-        }
+    TargetRef {
+        kind: "Pod".into(),
+        namespace: pod.meta.namespace.clone(),
+        name: pod.meta.name.clone(),
+        uid: pod.meta.uid.clone(),
+        ..TargetRef::default()
     }
-
-    fn add(&mut self, kind: &str, slices: Slices<'_>) {
-        // A Service that is going away gets no new slices: the collector is busy with those it has.
-        if !self.service.meta.is_deleted() {
-            for content in slices.create {
-                let request = self.creation(kind, &content);
-                self.create.push(request);
-            }
-        }
-        for (slice, content) in slices.update {
-            self.update.push(self.change(slice, Some(&content)));
-        }
-        for slice in slices.keep {
-            if labels_patch(&slice.meta.labels, &self.labels).is_some() {
-                self.update.push(self.change(slice, None));
-            }
-        }
-        self.delete.extend(slices.delete.iter().map(|slice| Request::delete(ENDPOINT_SLICES, &slice.meta)));
-    }
-
-    fn work(self) -> Work {
-        let steps = [self.create, self.update, self.delete].into_iter().filter(|requests| !requests.is_empty());
-        Work { steps: steps.map(Step::all_at_once).collect(), ..Work::default() }
-    }
-
-    fn creation(&mut self, kind: &str, content: &Content) -> Request {
-        let service = &self.service.meta;
-        let name = self.new_name(kind);
-        let mut object = json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {
-                "name": name, "generateName": format!("{}-", service.name), "labels": self.labels,
-                "ownerReferences": [{
-                    "apiVersion": "v1", "kind": "Service", "name": service.name, "uid": service.uid,
-                    "controller": true, "blockOwnerDeletion": true,
-                }],
-            },
-            "addressType": kind, "endpoints": content.endpoints, "ports": content.ports,
-        });
-        if let Some(trigger) = &self.trigger {
-            object["metadata"]["annotations"][TRIGGER_TIME] = json!(trigger);
-        }
-        Request::new(ENDPOINT_SLICES, Key::new(&service.namespace, &name), Verb::Create(Arc::new(object)))
-    }
-
-    /// Only what differs is sent.
-    fn change(&self, slice: &EndpointSlice, content: Option<&Content>) -> Request {
-        let meta = &slice.meta;
-        let mut patch = json!({"metadata": {
-            "uid": meta.uid, "resourceVersion": meta.resource_version.to_string(), "annotations": {TRIGGER_TIME: self.trigger},
-        }});
-        if let Some(labels) = labels_patch(&meta.labels, &self.labels) {
-            patch["metadata"]["labels"] = labels;
-        }
-        if let Some(content) = content {
-            let differing = |there: bool, wanted: Value| there.then_some(wanted);
-            let fields = [
-                ("endpoints", differing(content.endpoints != slice.endpoints, json!(content.endpoints))),
-                ("ports", differing(content.ports != slice.ports, json!(content.ports))),
-            ];
-            for (field, value) in fields {
-                if let Some(value) = value {
-                    patch[field] = value;
-                }
-            }
-        }
-        Request::new(ENDPOINT_SLICES, meta.key(), Verb::Merge(patch))
-    }
-
-    /// A name that follows from the Service, and that no other slice has.
-    fn new_name(&mut self, kind: &str) -> String {
-        let service = &self.service.meta;
-        let is_taken = |name: &String| {
-            let key = Key::new(&service.namespace, name);
-            self.names.contains(name) || self.picture.slices.contains_key(&key)
-        };
-        let names = (0u32..).map(|attempt| format!("{}-{}", service.name, suffix(&[&service.uid, kind, &attempt.to_string()])));
-        let name = names.into_iter().find(|name| !is_taken(name)).expect("there are more suffixes than slices");
-        self.names.insert(name.clone());
-        name
-    }
-}
-
-fn suffix(parts: &[&str]) -> String {
-    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-    let mut digest = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |digest, byte| (digest ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    let base = SUFFIX_CHARACTERS.len() as u64;
-    let characters = (0..SUFFIX_LEN).map(|_| {
-        let at = usize::try_from(digest % base).expect("less than the number of characters");
-        digest /= base;
-        char::from(SUFFIX_CHARACTERS[at])
-    });
-    characters.collect()
 }

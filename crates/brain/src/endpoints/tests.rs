@@ -15,6 +15,7 @@ use crate::fixture::{at, now};
 use crate::model::Key;
 use crate::picture::{Change, Kind, Object, Picture};
 use crate::pretend::Server;
+use crate::queue::Queue;
 use crate::request::{ENDPOINT_SLICES, ENDPOINTS, NODES, PODS, SERVICES};
 
 /// A Service `web` and what selects it, with controllers that have planned nothing yet.
@@ -132,7 +133,7 @@ impl World {
     }
 }
 
-fn items(value: &Value) -> impl Iterator<Item = &Value> {
+pub fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
@@ -140,12 +141,18 @@ fn ports_text(ports: &Value) -> String {
     items(ports).map(|port| format!("{}:{}", port["name"].as_str().unwrap_or("-"), port["port"])).collect::<Vec<_>>().join(",")
 }
 
-fn slice_text(slice: &Value) -> String {
+fn names(list: &Value) -> String {
+    items(list).map(|item| item["name"].as_str().unwrap_or("-")).collect::<Vec<_>>().join(",")
+}
+
+pub fn slice_text(slice: &Value) -> String {
     let endpoint = |endpoint: &Value| {
         let conditions = ["ready", "serving", "terminating"].into_iter().filter(|name| endpoint["conditions"][*name] == true);
         let more = ["hostname", "nodeName", "zone"].into_iter().filter_map(|field| Some(format!("{field}={}", endpoint[field].as_str()?)));
+        let hints = ["forZones", "forNodes"].into_iter().filter(|field| endpoint["hints"].get(*field).is_some());
+        let hints = hints.map(|field| format!("{field}={}", names(&endpoint["hints"][field])));
         let pod = &endpoint["targetRef"]["name"];
-        let words: Vec<String> = conditions.map(str::to_owned).chain(more).collect();
+        let words: Vec<String> = conditions.map(str::to_owned).chain(more).chain(hints).collect();
         format!("\n  {} {} {}", endpoint["addresses"], pod.as_str().unwrap_or("-"), words.join(" "))
     };
     let ports = ports_text(&slice["ports"]);
@@ -223,6 +230,146 @@ fn a_service_may_want_pods_however_they_are() {
           ["10.0.0.1"] a ready terminating nodeName=n1 zone=z1
           ["10.0.0.2"] b ready nodeName=gone"#]]);
     world.check_endpoints(expect!["ready=10.0.0.1/a,10.0.0.2/b not= [-:8080]"]);
+}
+
+#[test]
+fn a_pod_that_is_over_serves_nobody() {
+    let mut world = World::new(json!({"publishNotReadyAddresses": true}));
+    world.pods("a@n1 10.0.0.1 ready failed; b@n1 10.0.0.2 ready failed deleting");
+    world.check_slices(expect!["IPv4 []"]);
+    world.check_endpoints(expect![""]);
+}
+
+#[test]
+fn a_service_that_wants_pods_however_they_are_may_stop_to() {
+    let mut world = World::new(json!({"publishNotReadyAddresses": true}));
+    world.pods("a@n1 10.0.0.1 ready deleting; b@n1 10.0.0.2; c@n1 10.0.0.3 ready");
+    world.check_slices(expect![[r#"
+        IPv4 [:8080]
+          ["10.0.0.1"] a ready serving terminating nodeName=n1 zone=z1
+          ["10.0.0.2"] b ready nodeName=n1 zone=z1
+          ["10.0.0.3"] c ready serving nodeName=n1 zone=z1"#]]);
+    world.check_endpoints(expect!["ready=10.0.0.1/a,10.0.0.2/b,10.0.0.3/c not= [-:8080]"]);
+    world.service(json!({}), json!({}));
+    world.check_slices(expect![[r#"
+        IPv4 [:8080]
+          ["10.0.0.1"] a serving terminating nodeName=n1 zone=z1
+          ["10.0.0.2"] b nodeName=n1 zone=z1
+          ["10.0.0.3"] c ready serving nodeName=n1 zone=z1"#]]);
+    world.check_endpoints(expect!["ready=10.0.0.3/c not=10.0.0.2/b [-:8080]"]);
+}
+
+#[test]
+fn hints_are_where_the_endpoint_is_and_only_for_those_that_are_ready() {
+    let pods = "a@n1 10.0.0.1 ready; b@n2 10.0.0.2 ready; c@n1 10.0.0.3; d@n1 10.0.0.4 ready deleting";
+    for distribution in ["PreferClose", "PreferSameZone"] {
+        let mut world = World::new(json!({"trafficDistribution": distribution}));
+        world.pods(pods);
+        world.check_slices(expect![[r#"
+            IPv4 [:8080]
+              ["10.0.0.1"] a ready serving nodeName=n1 zone=z1 forZones=z1
+              ["10.0.0.2"] b ready serving nodeName=n2
+              ["10.0.0.3"] c nodeName=n1 zone=z1
+              ["10.0.0.4"] d serving terminating nodeName=n1 zone=z1"#]]);
+    }
+    let mut world = World::new(json!({"trafficDistribution": "PreferSameNode"}));
+    world.pods(pods);
+    world.check_slices(expect![[r#"
+        IPv4 [:8080]
+          ["10.0.0.1"] a ready serving nodeName=n1 zone=z1 forZones=z1 forNodes=n1
+          ["10.0.0.2"] b ready serving nodeName=n2 forNodes=n2
+          ["10.0.0.3"] c nodeName=n1 zone=z1
+          ["10.0.0.4"] d serving terminating nodeName=n1 zone=z1"#]]);
+}
+
+#[test]
+fn hints_come_change_and_go_with_the_traffic_distribution() {
+    let mut world = World::new(json!({}));
+    world.pod("a@n1 10.0.0.1 ready");
+    for (distribution, hints) in [
+        (Value::Null, Value::Null),
+        (json!("PreferSameNode"), json!({"forZones": [{"name": "z1"}], "forNodes": [{"name": "n1"}]})),
+        (json!("PreferSameZone"), json!({"forZones": [{"name": "z1"}]})),
+        (json!("Unknown"), Value::Null),
+        (json!("PreferClose"), json!({"forZones": [{"name": "z1"}]})),
+        (Value::Null, Value::Null),
+    ] {
+        world.service(json!({}), json!({"trafficDistribution": distribution}));
+        world.sync_slices();
+        assert!(world.sync_slices().is_empty(), "nothing is left to do");
+        let (_, slice) = world.server.list(ENDPOINT_SLICES).next().expect("a slice");
+        assert_eq!(slice["endpoints"][0]["hints"], hints, "{distribution}");
+    }
+}
+
+#[test]
+fn a_wrong_hint_is_put_right() {
+    let mut world = World::new(json!({"trafficDistribution": "PreferSameZone"}));
+    world.pod("a@n1 10.0.0.1 ready");
+    world.sync_slices();
+    let mut slice = Value::clone(world.server.list(ENDPOINT_SLICES).next().expect("a slice").1);
+    slice["endpoints"][0]["hints"] = json!({"forZones": [{"name": "z2"}]});
+    world.server.insert(ENDPOINT_SLICES, slice);
+    world.check_slices(expect![[r#"
+        IPv4 [:8080]
+          ["10.0.0.1"] a ready serving nodeName=n1 zone=z1 forZones=z1"#]]);
+}
+
+#[test]
+fn publishing_pods_however_they_are_gives_them_hints() {
+    let mut world = World::new(json!({"trafficDistribution": "PreferSameNode", "publishNotReadyAddresses": true}));
+    world.pod("a@n1 10.0.0.1 deleting");
+    world.check_slices(expect![[r#"
+        IPv4 [:8080]
+          ["10.0.0.1"] a ready terminating nodeName=n1 zone=z1 forZones=z1 forNodes=n1"#]]);
+}
+
+#[test]
+fn the_annotation_of_topology_mode_precedes_the_traffic_distribution() {
+    let has_hints = |annotations: Value| {
+        let mut world = World::new(json!({}));
+        world.service(json!({"annotations": annotations}), json!({"trafficDistribution": "PreferSameZone"}));
+        world.pod("a@n1 10.0.0.1 ready");
+        world.sync_slices();
+        let (_, slice) = world.server.list(ENDPOINT_SLICES).next().expect("a slice");
+        !slice["endpoints"][0]["hints"].is_null()
+    };
+    let (older, newer) = ("service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode");
+    assert!(!has_hints(json!({newer: "Auto"})) && !has_hints(json!({newer: "auto"})) && !has_hints(json!({older: "Auto"})));
+    assert!(has_hints(json!({newer: "Disabled"})) && has_hints(json!({older: "disabled"})) && has_hints(json!({newer: "AUTO"})));
+    assert!(has_hints(json!({older: "Disabled", newer: "Auto"})), "the older annotation counts");
+}
+
+/// A hundred pods become Ready, one every 10 ms.
+#[test]
+fn a_pod_of_a_burst_is_listed_within_a_tenth_of_a_second_and_no_slice_is_written_more_often() {
+    let mut world = World::new(json!({}));
+    (0..100).for_each(|number| world.pod(&format!("p{number}@n1 10.0.0.{number}")));
+    world.sync_slices();
+    let key = Key::new("ns", "web");
+    let (mut queue, mut writes, mut unlisted) = (Queue::default(), 0, BTreeMap::new());
+    for tick in 0..120 {
+        let time = now() + SignedDuration::from_millis(10 * tick);
+        if tick < 100 {
+            world.pod(&format!("p{tick}@n1 10.0.0.{tick} ready"));
+            unlisted.insert(format!("p{tick}"), time);
+            queue.add(key.clone());
+        }
+        while let Some(key) = queue.take(&world.server.picture(), time) {
+            let work = world.slices.plan(&world.server.picture(), &key, time);
+            writes += work.steps.iter().map(|step| step.requests.len()).sum::<usize>();
+            let outcome = world.server.perform(work, time);
+            queue.done(key, outcome, &world.server.picture(), time);
+        }
+        let (_, slice) = world.server.list(ENDPOINT_SLICES).next().expect("a slice");
+        for endpoint in items(&slice["endpoints"]).filter(|endpoint| endpoint["conditions"]["ready"] == true) {
+            unlisted.remove(endpoint["targetRef"]["name"].as_str().unwrap_or_default());
+        }
+        let late = unlisted.iter().find(|(_, since)| time.duration_since(**since) >= SignedDuration::from_millis(100));
+        assert_eq!(late, None, "after {} ms", 10 * tick);
+    }
+    assert!(unlisted.is_empty());
+    assert_eq!(writes, 11, "at once, and ten a second");
 }
 
 #[test]
@@ -447,6 +594,43 @@ fn endpoints_hold_a_thousand_addresses() {
     (0..500).for_each(|number| world.remove_pod(&format!("p3-{number}")));
     world.sync_endpoints();
     assert_eq!(counts(&world), (600, 0, Value::Null));
+}
+
+/// Ready and other addresses of each subset, after pods `(count, words)`.
+fn sizes_of_subsets(pods: &[(usize, &str)]) -> Vec<(usize, usize)> {
+    let mut world = World::new(json!({"ports": [{"protocol": "TCP", "port": 80, "targetPort": "web"}]}));
+    for (net, (count, words)) in pods.iter().enumerate() {
+        (0..*count).for_each(|number| world.pod(&format!("p{net}-{number:04}@n1 10.{net}.{}.{} {words}", number / 200, number % 200)));
+    }
+    world.sync_endpoints();
+    assert!(world.sync_endpoints().is_empty(), "nothing is left to do");
+    let (_, endpoints) = world.server.list(ENDPOINTS).next().expect("Endpoints");
+    let count = |subset: &Value, field: &str| subset[field].as_array().map_or(0, Vec::len);
+    items(&endpoints["subsets"]).map(|subset| (count(subset, "addresses"), count(subset, "notReadyAddresses"))).collect()
+}
+
+#[test]
+fn what_is_cut_is_cut_from_each_subset_in_its_proportion() {
+    let (a, b) = ("port=web:80", "port=web:8080");
+    let (ready_a, ready_b) = ("ready port=web:80", "ready port=web:8080");
+    assert_eq!(sizes_of_subsets(&[(500, ready_a), (500, ready_b)]), [(500, 0), (500, 0)], "not more than fits");
+    assert_eq!(sizes_of_subsets(&[(700, ready_a), (700, ready_b)]), [(500, 0), (500, 0)]);
+    assert_eq!(sizes_of_subsets(&[(1000, ready_a), (501, ready_b), (9, b)]), [(667, 0), (333, 0)], "rounded up, then what is left");
+    assert_eq!(sizes_of_subsets(&[(600, ready_a), (300, a), (500, b)]), [(600, 150), (0, 250)], "those that are not ready share the rest");
+}
+
+#[test]
+fn another_value_of_the_annotation_of_what_was_cut_is_put_right() {
+    let mut world = World::new(json!({}));
+    (0..1001).for_each(|number| world.pod(&format!("p{number}@n1 10.0.{}.{} ready", number / 200, number % 200)));
+    world.sync_endpoints();
+    let mut endpoints = Value::clone(world.server.get(ENDPOINTS, &Key::new("ns", "web")).expect("Endpoints"));
+    endpoints["metadata"]["annotations"]["endpoints.kubernetes.io/over-capacity"] = json!("warning");
+    world.server.insert(ENDPOINTS, endpoints);
+    world.sync_endpoints();
+    assert!(world.sync_endpoints().is_empty(), "nothing is left to do");
+    let endpoints = world.server.get(ENDPOINTS, &Key::new("ns", "web")).expect("Endpoints");
+    assert_eq!(endpoints["metadata"]["annotations"]["endpoints.kubernetes.io/over-capacity"], "truncated");
 }
 
 #[test]

@@ -23,6 +23,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 pub use daemonset::{ControllerRevision, DaemonSet, DaemonSetStatus, IntOrPercent, UpdateStrategy};
 pub use network::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Endpoints, Hint, Service, ServicePort, TargetRef,
+    TrafficDistribution,
 };
 pub use node::{Node, NodeCondition, Taint};
 pub use pod::{

@@ -13,14 +13,37 @@ pub struct Service {
     pub meta: Meta,
     /// None for Services whose endpoints another client keeps.
     pub selector: Option<Selector>,
+    /// Does its specification select anything? It may although `selector` is None: those of type
+    /// ExternalName do not use theirs.
+    pub has_selector: bool,
     /// `None` (the text) or empty for those without an address of their own.
     pub cluster_ip: Box<str>,
     pub ip_families: Vec<Box<str>>,
     pub ports: Vec<ServicePort>,
     pub publish_not_ready_addresses: bool,
+    pub traffic_distribution: Option<TrafficDistribution>,
     /// How many ports of nodes it takes; quotas count them.
     pub node_ports: i64,
     pub is_load_balancer: bool,
+}
+
+/// Which endpoints of a Service its clients prefer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrafficDistribution {
+    /// `PreferClose` is an older word for it.
+    PreferSameZone,
+    /// And then those of the same zone.
+    PreferSameNode,
+}
+
+impl TrafficDistribution {
+    fn read(word: &str) -> Option<TrafficDistribution> {
+        match word {
+            "PreferClose" | "PreferSameZone" => Some(TrafficDistribution::PreferSameZone),
+            "PreferSameNode" => Some(TrafficDistribution::PreferSameNode),
+            _ => None,
+        }
+    }
 }
 
 impl Service {
@@ -97,22 +120,34 @@ pub struct Hint {
 #[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct EndpointConditions {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub serving: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub terminating: Option<bool>,
 }
 
+/// The object behind an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct TargetRef {
-    #[serde(deserialize_with = "absent_if_null")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_version: Option<Box<str>>,
+    #[serde(deserialize_with = "absent_if_null", skip_serializing_if = "is_empty")]
     pub kind: Box<str>,
-    #[serde(deserialize_with = "absent_if_null")]
+    #[serde(deserialize_with = "absent_if_null", skip_serializing_if = "is_empty")]
     pub namespace: Arc<str>,
-    #[serde(deserialize_with = "absent_if_null")]
+    #[serde(deserialize_with = "absent_if_null", skip_serializing_if = "is_empty")]
     pub name: Arc<str>,
-    #[serde(deserialize_with = "absent_if_null")]
+    #[serde(deserialize_with = "absent_if_null", skip_serializing_if = "is_empty")]
     pub uid: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field_path: Option<Box<str>>,
+}
+
+fn is_empty(text: &impl AsRef<str>) -> bool {
+    text.as_ref().is_empty()
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize, Serialize)]
@@ -158,6 +193,8 @@ struct RawSpec {
     ports: Vec<ServicePort>,
     #[serde(deserialize_with = "absent_if_null")]
     publish_not_ready_addresses: bool,
+    #[serde(deserialize_with = "absent_if_null")]
+    traffic_distribution: Box<str>,
     #[serde(rename = "type", deserialize_with = "absent_if_null")]
     kind: Box<str>,
     allocate_load_balancer_node_ports: Option<bool>,
@@ -181,9 +218,13 @@ impl<'de> Deserialize<'de> for Service {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Service, D::Error> {
         let Raw { metadata, spec } = Raw::deserialize(deserializer)?;
         let node_ports = spec.node_ports();
+        let selector = spec.selector.filter(|labels| !labels.is_empty());
+        let has_selector = selector.is_some();
         // Those of type ExternalName are names and nothing else, whatever they select.
-        let selector = spec.selector.filter(|labels| !labels.is_empty() && &*spec.kind != "ExternalName");
+        let selector = selector.filter(|_| &*spec.kind != "ExternalName");
         Ok(Service {
+            has_selector,
+            traffic_distribution: TrafficDistribution::read(&spec.traffic_distribution),
             node_ports,
             is_load_balancer: &*spec.kind == "LoadBalancer",
             meta: metadata,

@@ -132,7 +132,7 @@ fn many_endpoints_are_in_slices_of_a_hundred() {
 }
 
 #[test]
-fn endpoints_made_by_hand_are_left_alone() {
+fn endpoints_made_by_hand_are_mirrored_and_otherwise_left_alone() {
     let cluster = Cluster::start(1);
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "hand"}, "spec": {"ports": [{"port": 80}]}});
     cluster.api.create(SERVICES, &service);
@@ -141,10 +141,17 @@ fn endpoints_made_by_hand_are_left_alone() {
         "subsets": [{"addresses": [{"ip": "10.1.2.3"}], "ports": [{"port": 80}]}],
     });
     cluster.api.create("/api/v1/namespaces/default/endpoints", &endpoints);
-    cluster.create_service();
-    wait_for("the other Service's slice", || (cluster.slices().len() == 1).then_some(()));
-    let subsets = &cluster.api.get("/api/v1/namespaces/default/endpoints/hand").json()["subsets"];
-    assert_eq!(subsets[0]["addresses"], endpoints["subsets"][0]["addresses"]);
+    let mirrored = || cluster.list(&format!("{SLICES}?labelSelector=kubernetes.io/service-name=hand"));
+    let slice = wait_for("the mirrored slice", || mirrored().pop());
+    let by_hand = cluster.api.get("/api/v1/namespaces/default/endpoints/hand").json();
+    assert_eq!(by_hand["subsets"][0]["addresses"], endpoints["subsets"][0]["addresses"]);
+    assert_eq!(slice["endpoints"], json!([{"addresses": ["10.1.2.3"], "conditions": {"ready": true}}]));
+    assert_eq!(slice["ports"], json!([{"name": "", "port": 80, "protocol": "TCP"}]));
+    let metadata = &slice["metadata"];
+    assert_eq!(metadata["labels"]["endpointslice.kubernetes.io/managed-by"], "endpointslicemirroring-controller.k8s.io");
+    assert_eq!(metadata["ownerReferences"][0]["uid"], by_hand["metadata"]["uid"]);
+    assert_eq!(cluster.api.delete("/api/v1/namespaces/default/endpoints/hand").code, 200);
+    wait_for("the mirrored slice to go", || mirrored().is_empty().then_some(()));
 }
 
 #[test]
