@@ -1,8 +1,7 @@
 //! The rules of a node as data: from allocations to a table.
 //!
-//! Pods coming and going change elements of maps only. The chain `services` is where packets are
-//! looked at first; it is empty, and the place for cluster addresses of Services (maps from
-//! address, protocol and port to a chain).
+//! Pods coming and going change elements of maps only. Addresses of Services have a table of their
+//! own ([`crate::services`]), whose chains come just before these.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -82,11 +81,10 @@ fn target(pod: &Allocation, port: &PortMapping) -> Vec<Value> {
 
 fn chains(settings: &PodNetworkSettings) -> Vec<Chain> {
     let jump = |chain: &str| Rule::new([], Action::Jump(chain.to_string()));
-    let redirect = vec![jump("services"), jump("host_ports")];
+    let redirect = vec![jump("host_ports")];
     let of_pods = || Match::InputBegins(names::POD_PREFIX.to_string());
     let not_its_own = || Match::NotInSet { set: "links_and_their_addresses".to_string(), key: INPUT_AND_SOURCE.to_vec() };
     vec![
-        plain("services", Vec::new()),
         plain("host_ports", host_ports()),
         // The links let 127/8 pass for the node's own way to host ports, see `leaving`. That must
         // not open the node's local services to pods.
@@ -189,8 +187,6 @@ mod tests {
               set pods_reaching_themselves { # ip saddr . ip daddr
                 10.244.1.2 . 10.244.1.2
               }
-              chain services {
-              }
               chain host_ports {
                 dnat to ip daddr . l4proto . th dport map @host_ports_of_one_address
                 fib daddr type local dnat to l4proto . th dport map @host_ports
@@ -205,12 +201,10 @@ mod tests {
               }
               chain arriving {
                 type nat hook prerouting priority -100
-                jump services
                 jump host_ports
               }
               chain from_node {
                 type nat hook output priority -100
-                jump services
                 jump host_ports
               }
               chain leaving {
