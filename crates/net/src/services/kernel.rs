@@ -1,6 +1,7 @@
 //! The table in the kernel: reading it, and sending what differs.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -18,6 +19,7 @@ const TRANSACTION_BYTES_MAX: usize = 4 << 20;
 pub struct Kernel {
     netfilter: Socket,
     settings: ServiceSettings,
+    busy: Duration,
 }
 
 /// What to send, by place: what is there and what should be.
@@ -25,7 +27,7 @@ type Differences = BTreeMap<Place, (Option<Entry>, Option<Entry>)>;
 
 impl Kernel {
     pub fn new(netfilter: Socket, settings: ServiceSettings) -> Kernel {
-        Kernel { netfilter, settings }
+        Kernel { netfilter, settings, busy: Duration::ZERO }
     }
 
     pub fn netfilter(&mut self) -> &mut Socket {
@@ -34,6 +36,11 @@ impl Kernel {
 
     pub fn settings(&self) -> &ServiceSettings {
         &self.settings
+    }
+
+    /// How long the kernel has worked on changes since the last call.
+    pub fn take_busy(&mut self) -> Duration {
+        std::mem::take(&mut self.busy)
     }
 
     pub fn remove(&mut self) -> Result<()> {
@@ -171,7 +178,10 @@ impl Kernel {
         let mut sent = 0;
         for messages in batch.into_parts(TRANSACTION_BYTES_MAX) {
             sent += messages.len();
-            self.netfilter.execute(&format!("change table {}", self.settings.table), messages)?;
+            let began = Instant::now();
+            let result = self.netfilter.execute(&format!("change table {}", self.settings.table), messages);
+            self.busy += began.elapsed();
+            result?;
         }
         Ok(sent)
     }
