@@ -127,9 +127,9 @@ impl Kernel {
             batch.add_chain_with_rules(&table, &chain);
         }
         for map in MAPS {
-            let of_map = || differences.iter().filter(move |((name, _), _)| *name == map).map(|(_, difference)| difference);
-            batch.delete_entries(&table, map, of_map().filter_map(|(before, _)| before.as_ref()));
-            batch.add_entries(&table, map, of_map().filter_map(|(_, now)| now.as_ref()));
+            let changed = || of_map(differences, map).map(|(_, difference)| difference);
+            batch.delete_entries(&table, map, changed().filter_map(|(before, _)| before.as_ref()));
+            batch.add_entries(&table, map, changed().filter_map(|(_, now)| now.as_ref()));
         }
         let sent = self.execute(batch)?;
         // Old kernels refuse to delete a chain in the transaction that deletes the last element
@@ -209,6 +209,10 @@ fn is_gone((before, now): &(Option<Entry>, Option<Entry>)) -> bool {
 
 /// Names of chains or maps that appear or go.
 fn names(differences: &Differences, of: MapName, is_wanted: fn(&(Option<Entry>, Option<Entry>)) -> bool) -> impl Iterator<Item = String> {
-    let wanted = differences.iter().filter(move |((map, _), difference)| *map == of && is_wanted(difference));
+    let wanted = of_map(differences, of).filter(move |(_, difference)| is_wanted(difference));
     wanted.map(|((_, name), _)| String::from_utf8_lossy(name).into_owned())
+}
+
+fn of_map(differences: &Differences, map: MapName) -> impl Iterator<Item = (&Place, &(Option<Entry>, Option<Entry>))> {
+    differences.range((map, Box::default())..).take_while(move |((name, _), _)| *name == map)
 }

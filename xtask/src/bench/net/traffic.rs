@@ -1,7 +1,8 @@
 //! Traffic: a pod to another one, to a Service, and a client outside to a node port, with our rules
 //! and with those in kube-proxy's shape; beside them a pair of links with nothing between.
 //!
-//! All ways take turns, so that what else the machine does meets all of them.
+//! All ways take turns, so that what else the machine does meets all of them. Clients and servers
+//! have a CPU each: where the scheduler puts them would be most of the difference between two ways.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -10,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use net::services::ServiceNetwork;
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
 
 use super::super::figures::{Latencies, line};
 use super::cluster;
@@ -106,6 +109,18 @@ impl World {
     }
 }
 
+/// Where there is one CPU only, all run there.
+const CLIENT_CPU: usize = 0;
+const SERVER_CPU: usize = 1;
+
+fn run_on(cpu: usize) -> io::Result<()> {
+    let count = std::thread::available_parallelism()?.get();
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu.min(count - 1))?;
+    sched_setaffinity(Pid::from_raw(0), &cpus)?;
+    Ok(())
+}
+
 const PAIR_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const PAIR_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
@@ -187,6 +202,7 @@ impl Way<'_> {
     /// Bytes in a second, as the server counted them.
     fn throughput(&self) -> io::Result<f64> {
         self.from.inside(|| {
+            run_on(CLIENT_CPU)?;
             let mut stream = self.connect(SINK)?;
             let (chunk, began) = (vec![0; CHUNK_BYTES], Instant::now());
             while began.elapsed() < THROUGHPUT {
@@ -202,6 +218,7 @@ impl Way<'_> {
     /// One byte there and back, on one connection.
     fn round_trips(&self) -> io::Result<Vec<Duration>> {
         self.from.inside(|| {
+            run_on(CLIENT_CPU)?;
             let mut stream = self.connect(ECHO)?;
             let (mut times, began) = (Vec::new(), Instant::now());
             while began.elapsed() < LATENCY {
@@ -214,6 +231,7 @@ impl Way<'_> {
     /// A connection for one byte there and back, one after the other.
     fn connections(&self) -> io::Result<Vec<Duration>> {
         self.from.inside(|| {
+            run_on(CLIENT_CPU)?;
             let (mut times, began) = (Vec::new(), Instant::now());
             while began.elapsed() < CONNECTIONS {
                 let opened = Instant::now();
@@ -240,6 +258,8 @@ fn serve(namespace: &Namespace) -> anyhow::Result<()> {
     let listener = namespace.inside(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, cluster::TARGET_PORT)));
     let listener = listener.context("cannot listen in a pod")?;
     std::thread::spawn(move || {
+        // Without it, only figures differ more.
+        let _ = run_on(SERVER_CPU);
         for stream in listener.incoming().flatten() {
             // Clients end their connections as it suits them.
             let _ = answer(stream);
