@@ -118,8 +118,8 @@ impl ServiceNetwork {
         self.kernel.remove()
     }
 
-    /// What the kernel remembers of endpoints that these ports no longer have, after the messages that
-    /// changed them.
+    /// What the kernel remembers of endpoints that these ports no longer have, after the messages
+    /// that changed them.
     fn forget(&mut self, names: &BTreeSet<ServicePortName>, messages: usize) -> Result<Applied> {
         let messages = messages + self.forget_clients(names)?;
         let flows = self.forget_flows(names)?;

@@ -1,6 +1,6 @@
 //! `cargo xtask bench net`: addresses and names of Services. [`rules`]: writing and changing the
-//! kernel's rules; [`traffic`]: packets through them; [`names`]: questions to node-dns. Beside each,
-//! what others do the same with on this machine, in the same run.
+//! kernel's rules; [`traffic`]: packets through them; [`names`]: questions to node-dns. Beside
+//! each, what others do the same with on this machine, in the same run.
 
 mod cluster;
 mod names;

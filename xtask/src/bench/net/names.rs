@@ -1,5 +1,5 @@
-//! Names: node-dns with a zone of many Services, beside unbound and dnsmasq with the same names. Each
-//! is a process of its own on a loopback address of a new namespace.
+//! Names: node-dns with a zone of many Services, beside unbound and dnsmasq with the same names.
+//! Each is a process of its own on a loopback address of a new namespace.
 
 use std::fmt::Write as _;
 use std::io;
@@ -65,8 +65,8 @@ pub fn measure(services: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs node-dns's server alone, until the process is ended: what another process of this measurement
-/// is.
+/// Runs node-dns's server alone, until the process is ended: what another process of this
+/// measurement is.
 pub fn serve(services: usize) -> anyhow::Result<()> {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start the runtime")?;
     tokio.block_on(async {

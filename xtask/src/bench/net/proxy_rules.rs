@@ -1,6 +1,6 @@
-//! Rules in the shape of kube-proxy's nftables mode, to compare with: a chain for each Service, with
-//! an anonymous map of its endpoints, and a map of verdicts that leads there. Written by `nft`, which
-//! is how kube-proxy writes them, too. Only what these Services need.
+//! Rules in the shape of kube-proxy's nftables mode, to compare with: a chain for each Service,
+//! with an anonymous map of its endpoints, and a map of verdicts that leads there. Written by
+//! `nft`, which is how kube-proxy writes them, too. Only what these Services need.
 
 use std::fmt::Write as _;
 
