@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("addons", &["brain", "containers", "net", "wire"]),
     ("everynode", &["addons", "agent", "apiserver", "brain", "controllers", "kinds", "net", "runtime", "store"]),
     ("sim", &["brain"]),
-    ("xtask", &["apiserver", "containers", "kinds", "runtime", "sim", "store", "testing"]),
+    ("xtask", &["addons", "apiserver", "brain", "containers", "kinds", "net", "runtime", "sim", "store", "testing"]),
 ];
 
 /// What the pure crates must not know: I/O, time, randomness, logging.

@@ -20,6 +20,7 @@ use runtime::port::{Runtime as _, SandboxNetwork};
 use serde_json::{Value, json};
 
 use super::figures::{Latencies, line};
+use super::process::find;
 use crate::server::release_folder;
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -273,11 +274,6 @@ fn hide_hybrid_cgroups() -> anyhow::Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>).context("cannot keep mounts to itself")?;
     umount2(UNIFIED, MntFlags::MNT_DETACH).context("cannot unmount the second version of control groups")
-}
-
-fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|candidate| candidate.is_file())
 }
 
 struct Scratch(PathBuf);

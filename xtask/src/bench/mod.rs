@@ -5,6 +5,7 @@ mod api;
 mod client;
 mod containers;
 mod figures;
+mod net;
 mod objects;
 mod pods;
 mod process;
@@ -28,6 +29,8 @@ pub enum Bench {
     Pods(pods::Pods),
     /// Containers alone, beside crun and runc. Needs root.
     Containers(containers::Containers),
+    /// Rules of Services, traffic through them, and names. Needs root.
+    Net(net::Net),
 }
 
 impl Bench {
@@ -40,6 +43,7 @@ impl Bench {
                 Bench::Rollout(rollout) => rollout.run(),
                 Bench::Pods(pods) => pods.run(),
                 Bench::Containers(containers) => containers.run(),
+                Bench::Net(net) => net.run(),
             };
         }
         server::build(&["--package", "everynode", "--package", "xtask"])?;

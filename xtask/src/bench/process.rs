@@ -1,9 +1,17 @@
-//! What a process uses, as Linux tells in /proc.
+//! Where a program is, and what a process uses, as Linux tells in /proc.
+
+use std::path::PathBuf;
 
 use anyhow::Context;
 
 /// Linux counts CPU time in hundredths of a second here, whatever the kernel's own tick is.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A program on the PATH.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|candidate| candidate.is_file())
+}
 
 /// Resident memory in MB.
 pub fn resident_mb(pid: u32) -> anyhow::Result<f64> {

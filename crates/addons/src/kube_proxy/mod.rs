@@ -199,7 +199,7 @@ impl Written {
         }
         let netfilter = Socket::open(Family::Netfilter).map_err(ProxyError::Socket)?;
         let (network, applied) = ServiceNetwork::start(netfilter, settings.clone(), ports.clone())?;
-        tracing::info!(ports = ports.len(), messages = applied.messages, "rules of Services are written");
+        tracing::info!(ports = ports.len(), messages = applied.messages, in_kernel = ?applied.in_kernel, "rules of Services are written");
         Ok(Written { settings, network, ports })
     }
 

@@ -28,7 +28,7 @@ use wire::plain;
 
 use crate::OwnSet;
 use crate::follow::{Change, Followed, follow, resource};
-use resolver::Resolver;
+pub use resolver::Resolver;
 
 /// Changes that wait for the loop at most; a watch that is ahead waits.
 const CHANGES_MAX: usize = 1024;
@@ -102,12 +102,9 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
         }
     };
     let _ = tokio::time::timeout(SYNC_DEADLINE, first).await;
-    let resolver = Arc::new(Resolver::new(zone.clone(), forward::Forwarder::new(&settings)));
-    resolver.set_synced(listed == all);
-    let address = SocketAddr::from((settings.address, settings.port));
-    let sockets = server::Sockets::bind(address).map_err(|cause| DnsError::Listen { address, cause })?;
     let mut serving = JoinSet::new();
-    sockets.serve(&resolver, &shutdown, &mut serving);
+    let resolver = answer_from(zone.clone(), &settings, &shutdown, &mut serving)?;
+    resolver.set_synced(listed == all);
     if let Some(address) = settings.health {
         let listener = server::tcp(address).map_err(|cause| DnsError::Listen { address, cause })?;
         let resolver = resolver.clone();
@@ -115,7 +112,7 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
     }
     let looking = resolver.clone();
     serving.spawn(async move { looking.look_for_loops().await });
-    tracing::info!(%address, is_synced = listed == all, "answering");
+    tracing::info!(address = %settings.address, is_synced = listed == all, "answering");
     loop {
         // A change that was received is taken in at once; the other arm only waits.
         tokio::select! {
@@ -134,6 +131,21 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
         address::remove(settings.address, table)?;
     }
     Ok(())
+}
+
+/// Answers questions from a zone that the caller fills. Until the caller says that it is complete,
+/// questions about the cluster fail.
+pub fn answer_from(
+    zone: Arc<RwLock<Zone>>,
+    settings: &Settings,
+    shutdown: &watch::Receiver<bool>,
+    serving: &mut JoinSet<()>,
+) -> Result<Arc<Resolver>, DnsError> {
+    let address = SocketAddr::from((settings.address, settings.port));
+    let sockets = server::Sockets::bind(address).map_err(|cause| DnsError::Listen { address, cause })?;
+    let resolver = Arc::new(Resolver::new(zone, forward::Forwarder::new(settings)));
+    sockets.serve(&resolver, shutdown, serving);
+    Ok(resolver)
 }
 
 fn followed() -> Vec<Followed<Kind>> {

@@ -1,6 +1,7 @@
 //! The table in the kernel: reading it, and sending what differs.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -18,6 +19,7 @@ const TRANSACTION_BYTES_MAX: usize = 4 << 20;
 pub struct Kernel {
     netfilter: Socket,
     settings: ServiceSettings,
+    busy: Duration,
 }
 
 /// What to send, by place: what is there and what should be.
@@ -25,7 +27,7 @@ type Differences = BTreeMap<Place, (Option<Entry>, Option<Entry>)>;
 
 impl Kernel {
     pub fn new(netfilter: Socket, settings: ServiceSettings) -> Kernel {
-        Kernel { netfilter, settings }
+        Kernel { netfilter, settings, busy: Duration::ZERO }
     }
 
     pub fn netfilter(&mut self) -> &mut Socket {
@@ -34,6 +36,11 @@ impl Kernel {
 
     pub fn settings(&self) -> &ServiceSettings {
         &self.settings
+    }
+
+    /// How long the kernel has worked on changes since the last call.
+    pub fn take_busy(&mut self) -> Duration {
+        std::mem::take(&mut self.busy)
     }
 
     pub fn remove(&mut self) -> Result<()> {
@@ -120,9 +127,9 @@ impl Kernel {
             batch.add_chain_with_rules(&table, &chain);
         }
         for map in MAPS {
-            let of_map = || differences.iter().filter(move |((name, _), _)| *name == map).map(|(_, difference)| difference);
-            batch.delete_entries(&table, map, of_map().filter_map(|(before, _)| before.as_ref()));
-            batch.add_entries(&table, map, of_map().filter_map(|(_, now)| now.as_ref()));
+            let changed = || of_map(differences, map).map(|(_, difference)| difference);
+            batch.delete_entries(&table, map, changed().filter_map(|(before, _)| before.as_ref()));
+            batch.add_entries(&table, map, changed().filter_map(|(_, now)| now.as_ref()));
         }
         let sent = self.execute(batch)?;
         // Old kernels refuse to delete a chain in the transaction that deletes the last element
@@ -171,7 +178,10 @@ impl Kernel {
         let mut sent = 0;
         for messages in batch.into_parts(TRANSACTION_BYTES_MAX) {
             sent += messages.len();
-            self.netfilter.execute(&format!("change table {}", self.settings.table), messages)?;
+            let began = Instant::now();
+            let result = self.netfilter.execute(&format!("change table {}", self.settings.table), messages);
+            self.busy += began.elapsed();
+            result?;
         }
         Ok(sent)
     }
@@ -199,6 +209,10 @@ fn is_gone((before, now): &(Option<Entry>, Option<Entry>)) -> bool {
 
 /// Names of chains or maps that appear or go.
 fn names(differences: &Differences, of: MapName, is_wanted: fn(&(Option<Entry>, Option<Entry>)) -> bool) -> impl Iterator<Item = String> {
-    let wanted = differences.iter().filter(move |((map, _), difference)| *map == of && is_wanted(difference));
+    let wanted = of_map(differences, of).filter(move |(_, difference)| is_wanted(difference));
     wanted.map(|((_, name), _)| String::from_utf8_lossy(name).into_owned())
+}
+
+fn of_map(differences: &Differences, map: MapName) -> impl Iterator<Item = (&Place, &(Option<Entry>, Option<Entry>))> {
+    differences.range((map, Box::default())..).take_while(move |((name, _), _)| *name == map)
 }

@@ -19,6 +19,7 @@ mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use containers::{Protocol, ServicePort, ServicePortName};
 use ipnet::Ipv4Net;
@@ -56,6 +57,8 @@ pub struct Applied {
     pub messages: usize,
     /// Flows of datagrams that were forgotten, so that their next one finds a new endpoint.
     pub flows: usize,
+    /// How long the kernel worked on the messages, with their encoding.
+    pub in_kernel: Duration,
 }
 
 #[derive(Debug)]
@@ -77,12 +80,14 @@ impl ServiceNetwork {
         let mut network = ServiceNetwork { kernel: Kernel::new(netfilter, settings), desired, ports };
         let messages = network.kernel.sync(&network.desired)?;
         let names = network.ports.keys().cloned().collect();
-        let applied = Applied { messages: messages + network.forget_clients(&names)?, flows: network.forget_flows(&names)? };
+        let applied = network.forget(&names, messages)?;
         Ok((network, applied))
     }
 
     /// Changes what these ports need, in one transaction.
     pub fn apply(&mut self, changes: Vec<Change>) -> Result<Applied> {
+        // What a repair took is not part of this change.
+        self.kernel.take_busy();
         let mut before: BTreeMap<(MapName, Box<[u8]>), Option<Entry>> = BTreeMap::new();
         let names: BTreeSet<ServicePortName> = changes.iter().map(|(name, _)| name.clone()).collect();
         for (name, port) in changes {
@@ -100,7 +105,7 @@ impl ServiceNetwork {
             // Another program removed our table or elements of it: put everything back.
             Err(_) => self.kernel.sync(&self.desired)?,
         };
-        Ok(Applied { messages: messages + self.forget_clients(&names)?, flows: self.forget_flows(&names)? })
+        self.forget(&names, messages)
     }
 
     /// Looks at what the kernel has and puts right what differs. Answers the number of messages.
@@ -111,6 +116,14 @@ impl ServiceNetwork {
     /// Removes all rules, as when the node gets its Services from something else.
     pub fn remove(mut self) -> Result<()> {
         self.kernel.remove()
+    }
+
+    /// What the kernel remembers of endpoints that these ports no longer have, after the messages
+    /// that changed them.
+    fn forget(&mut self, names: &BTreeSet<ServicePortName>, messages: usize) -> Result<Applied> {
+        let messages = messages + self.forget_clients(names)?;
+        let flows = self.forget_flows(names)?;
+        Ok(Applied { messages, flows, in_kernel: self.kernel.take_busy() })
     }
 
     /// Clients whose endpoint is gone choose anew.
