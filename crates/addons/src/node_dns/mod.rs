@@ -29,6 +29,7 @@ use wire::plain;
 use crate::OwnSet;
 use crate::follow::{Change, Followed, follow, resource};
 pub use resolver::Resolver;
+pub use server::threads;
 
 /// Changes that wait for the loop at most; a watch that is ahead waits.
 const CHANGES_MAX: usize = 1024;

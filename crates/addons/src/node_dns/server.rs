@@ -19,6 +19,7 @@ use super::resolver::{Local, Resolver};
 
 /// Questions over UDP have one packet.
 const REQUEST_BYTES_MAX: usize = 4096;
+const THREADS_MAX: usize = 4;
 /// Bursts wait in the kernel.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// Connections at once, and those of one client; more are closed.
@@ -32,23 +33,36 @@ const QUESTIONS_PER_CONNECTION_MAX: usize = 1000;
 /// A failed accept is for want of files, say; the next one would fail, too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// One socket for UDP on each core: the kernel gives each client's questions to one of them.
 pub struct Sockets {
-    udp: UdpSocket,
+    udp: Vec<UdpSocket>,
     tcp: TcpListener,
 }
 
 impl Sockets {
     pub fn bind(address: SocketAddr) -> io::Result<Sockets> {
-        let udp = socket(address, Type::DGRAM, Protocol::UDP)?;
-        udp.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
-        udp.bind(&address.into())?;
-        Ok(Sockets { udp: UdpSocket::from_std(udp.into())?, tcp: tcp(address)? })
+        let udp = (0..threads()).map(|_| udp(address)).collect::<io::Result<Vec<UdpSocket>>>()?;
+        Ok(Sockets { udp, tcp: tcp(address)? })
     }
 
     pub fn serve(self, resolver: &Arc<Resolver>, shutdown: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
-        tasks.spawn(serve_udp(Arc::new(self.udp), resolver.clone(), shutdown.clone()));
+        for socket in self.udp {
+            tasks.spawn(serve_udp(Arc::new(socket), resolver.clone(), shutdown.clone()));
+        }
         tasks.spawn(serve_tcp(self.tcp, resolver.clone(), shutdown.clone()));
     }
+}
+
+/// How many threads answer: those of a small node all, and of a large one some.
+pub fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(THREADS_MAX))
+}
+
+fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let udp = socket(address, Type::DGRAM, Protocol::UDP)?;
+    udp.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+    udp.bind(&address.into())?;
+    UdpSocket::from_std(udp.into())
 }
 
 pub fn tcp(address: SocketAddr) -> io::Result<TcpListener> {

@@ -57,8 +57,9 @@ fn certificates(path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
     crate::certificates::authority_certificates(&text).with_context(|| format!("{} holds no certificates", path.display()))
 }
 
-/// Runs a program until SIGTERM or SIGINT, on one thread besides those for files.
+/// Runs a program until SIGTERM or SIGINT, on so many threads besides those for files.
 pub fn run(
+    threads: usize,
     connection: &Connection,
     program: impl AsyncFnOnce(kube::Client, watch::Receiver<bool>) -> anyhow::Result<()>,
 ) -> Result<(), String> {
@@ -77,6 +78,10 @@ pub fn run(
         stop.send_replace(true);
         running.await
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let mut runtime = match threads {
+        0 | 1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.worker_threads(threads.max(1)).enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(work).map_err(|error| format!("{error:#}"))
 }

@@ -47,7 +47,7 @@ const PORT: u16 = 53;
 
 pub fn run(arguments: &[String]) -> Result<(), String> {
     let arguments = Arguments::try_parse_from(arguments).map_err(|error| error.to_string())?;
-    in_cluster::run(&arguments.cluster, async |client, shutdown| {
+    in_cluster::run(node_dns::threads(), &arguments.cluster, async |client, shutdown| {
         let settings = Settings {
             own_set: arguments.cluster.own_set(),
             domain: arguments.cluster_domain.trim_end_matches('.').to_ascii_lowercase(),

@@ -68,7 +68,11 @@ pub fn measure(services: usize) -> anyhow::Result<()> {
 /// Runs node-dns's server alone, until the process is ended: what another process of this
 /// measurement is.
 pub fn serve(services: usize) -> anyhow::Result<()> {
-    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start the runtime")?;
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(node_dns::threads())
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     tokio.block_on(async {
         let settings = node_dns::Settings {
             domain: DOMAIN.to_owned(),
