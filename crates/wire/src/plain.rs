@@ -17,12 +17,11 @@ use tokio::time::timeout;
 
 use crate::Quota;
 
-/// Connections at once, and those of one peer; more are closed.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections at once, and those of one peer; more are closed. A connection has one answer.
+const CONNECTIONS_MAX: usize = 512;
 const CONNECTIONS_PER_PEER_MAX: usize = 8;
 const HEADER_DEADLINE: Duration = Duration::from_secs(5);
-/// Of a connection, with all its requests.
-const CONNECTION_DEADLINE: Duration = Duration::from_secs(30);
+const CONNECTION_DEADLINE: Duration = Duration::from_secs(8);
 /// A failed accept is for want of files, say; the next one would fail, too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -69,6 +68,7 @@ where
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
+        .keep_alive(false)
         .header_read_timeout(HEADER_DEADLINE)
         .serve_connection(TokioIo::new(stream), service)
         .await

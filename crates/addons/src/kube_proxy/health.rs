@@ -25,6 +25,8 @@ use super::{ProxyError, Settings};
 /// A change that was not written for so long means that something is wrong.
 const WRITE_DEADLINE: Duration = Duration::from_secs(60);
 
+const BIND_PAUSE: Duration = Duration::from_secs(5);
+
 /// Shared with the servers; clones are the same.
 #[derive(Debug, Clone)]
 pub struct Health {
@@ -158,18 +160,21 @@ impl Health {
     }
 
     async fn serve_check(self, service: Key, port: u16, local_endpoints: watch::Receiver<usize>) {
-        match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await {
-            Ok(listener) => {
-                let shutdown = self.shutdown.clone();
-                let answer = move |_: &str| check_answer(&service, *local_endpoints.borrow(), self.is_well());
-                plain::serve(listener, shutdown, answer).await;
+        let listener = loop {
+            match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await {
+                Ok(listener) => break listener,
+                // Load balancers send nothing to a node that does not answer. Another Service may
+                // have had the port a moment ago.
+                Err(error) => {
+                    let service = format!("{}/{}", service.namespace, service.name);
+                    tracing::warn!(%error, service, port, "cannot listen for the health checks of a Service; trying again");
+                    tokio::time::sleep(BIND_PAUSE).await;
+                }
             }
-            // Load balancers send nothing to a node that does not answer.
-            Err(error) => {
-                let service = format!("{}/{}", service.namespace, service.name);
-                tracing::warn!(%error, service, port, "cannot listen for the health checks of a Service");
-            }
-        }
+        };
+        let shutdown = self.shutdown.clone();
+        let answer = move |_: &str| check_answer(&service, *local_endpoints.borrow(), self.is_well());
+        plain::serve(listener, shutdown, answer).await;
     }
 }
 

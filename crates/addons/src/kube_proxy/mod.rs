@@ -181,8 +181,6 @@ impl Proxy {
             Ok(messages) => tracing::warn!(messages, "another program had changed rules of Services; they are put right"),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "rules of Services cannot be compared");
-                self.written = None;
-                self.retry = true;
             }
         }
     }

@@ -29,6 +29,8 @@ const QUESTIONS_PER_CLIENT_MAX: usize = 100;
 /// As in kubeadm's configuration of CoreDNS.
 const KEPT_MAX: Duration = Duration::from_secs(30);
 const ENTRIES_MAX: usize = 10_000;
+/// Between looks for a loop, while there is one.
+const LOOP_PERIOD: Duration = Duration::from_secs(60);
 /// Of all answers, as they travel. In memory they take a few times that.
 const BYTES_MAX: usize = 8 << 20;
 /// Of one answer: larger ones are asked for each time.
@@ -46,6 +48,8 @@ pub struct Forwarder {
     /// A name that only this process knows. Who gets it as a question is asked by itself.
     probe: String,
     is_looping: AtomicBool,
+    is_looking: AtomicBool,
+    came_back: AtomicBool,
 }
 
 impl Forwarder {
@@ -72,6 +76,8 @@ impl Forwarder {
             misses: AtomicU64::new(0),
             probe: format!("{:x}.{:x}.loop-check.everynode.dev", random[0], random[1]),
             is_looping: AtomicBool::new(false),
+            is_looking: AtomicBool::new(false),
+            came_back: AtomicBool::new(false),
         }
     }
 
@@ -121,21 +127,39 @@ impl Forwarder {
     }
 
     /// Asks for a name that nobody has: when the question comes back here, forwarding would never
-    /// end.
+    /// end. Looks again while there is a loop.
     pub async fn look_for_loops(&self) {
         let key = CacheKey { name: self.probe.clone(), kind: RecordType::HINFO, wants_signatures: false, is_unchecked: false };
-        if let Some(question) = question(&key) {
+        let Some(question) = question(&key) else { return };
+        loop {
+            self.came_back.store(false, Ordering::Relaxed);
+            self.is_looking.store(true, Ordering::Relaxed);
             let _ = self.ask_servers(&question).await;
+            self.is_looking.store(false, Ordering::Relaxed);
+            let came_back = self.came_back.load(Ordering::Relaxed);
+            if self.is_looping.swap(came_back, Ordering::Relaxed) && !came_back {
+                tracing::info!("the node's resolvers do not send questions back any more");
+            }
+            if !came_back {
+                return;
+            }
+            tokio::time::sleep(LOOP_PERIOD).await;
         }
     }
 
+    /// As if the question that looks for loops came back while it is looked for.
     #[cfg(test)]
-    pub fn probe(&self) -> &str {
-        &self.probe
+    pub fn play_loop(&self) {
+        self.is_looking.store(true, Ordering::Relaxed);
+        self.note_if_looping(&self.probe);
     }
 
     pub fn note_if_looping(&self, name: &str) {
-        if name == self.probe && !self.is_looping.swap(true, Ordering::Relaxed) {
+        if name != self.probe || !self.is_looking.load(Ordering::Relaxed) {
+            return;
+        }
+        self.came_back.store(true, Ordering::Relaxed);
+        if !self.is_looping.swap(true, Ordering::Relaxed) {
             tracing::error!(
                 servers = ?self.servers,
                 "the node's resolvers send questions back here: names outside of the cluster are not answered; \

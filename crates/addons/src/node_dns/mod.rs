@@ -102,7 +102,11 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
             take(&zone, kind, change, &mut listed);
         }
     };
-    let _ = tokio::time::timeout(SYNC_DEADLINE, first).await;
+    // Both arms only wait.
+    tokio::select! {
+        _ = tokio::time::timeout(SYNC_DEADLINE, first) => {}
+        _ = shutdown.wait_for(|&stopping| stopping) => {}
+    }
     let mut serving = JoinSet::new();
     let resolver = answer_from(zone.clone(), &settings, &shutdown, &mut serving)?;
     resolver.set_synced(listed == all);
@@ -111,8 +115,10 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
         let resolver = resolver.clone();
         serving.spawn(plain::serve(listener, shutdown.clone(), move |path| answer_http(&resolver, path)));
     }
-    let looking = resolver.clone();
-    serving.spawn(async move { looking.look_for_loops().await });
+    // Not waited for at the end.
+    let mut looking = JoinSet::new();
+    let looker = resolver.clone();
+    looking.spawn(async move { looker.look_for_loops().await });
     tracing::info!(address = %settings.address, is_synced = listed == all, "answering");
     loop {
         // A change that was received is taken in at once; the other arm only waits.

@@ -118,7 +118,7 @@ impl Resolver {
     /// As if the question that looks for loops came back.
     #[cfg(test)]
     pub fn play_loop(&self) {
-        self.forwarder.note_if_looping(self.forwarder.probe());
+        self.forwarder.play_loop();
     }
 
     /// In the text format of Prometheus.

@@ -28,6 +28,8 @@ const CONNECTIONS_PER_CLIENT_MAX: usize = 32;
 const BACKLOG: i32 = 128;
 /// Between questions on a connection, and for each part of one.
 const IDLE_DEADLINE: Duration = Duration::from_secs(10);
+/// Of a connection with all its questions: places are few.
+const CONNECTION_DEADLINE: Duration = Duration::from_secs(30);
 /// Questions of one connection.
 const QUESTIONS_PER_CONNECTION_MAX: usize = 1000;
 /// A failed accept is for want of files, say; the next one would fail, too.
@@ -138,7 +140,7 @@ async fn serve_tcp(listener: TcpListener, resolver: Arc<Resolver>, mut shutdown:
                 let resolver = resolver.clone();
                 tokio::spawn(async move {
                     // A client that goes away or is slow is its own matter.
-                    let _ = connection(stream, client, &resolver).await;
+                    let _ = timeout(CONNECTION_DEADLINE, connection(stream, client, &resolver)).await;
                     drop(place);
                 });
             }

@@ -1,5 +1,6 @@
 //! From a question to its answer.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::model::Key;
@@ -15,6 +16,11 @@ const IPV4_REVERSE: &str = "in-addr.arpa";
 const IPV6_REVERSE: &str = "ip6.arpa";
 /// A chain of names of names in the cluster ends after so many.
 const EXTERNAL_NAMES_MAX: usize = 8;
+/// More records than a message has room for are not worth looking for: a small question must not
+/// keep the resolver busy.
+const RECORDS_MAX: usize = 2000;
+/// Names of one address.
+const NAMES_MAX: usize = 16;
 
 impl Zone {
     /// The server that names itself in the zone's own records.
@@ -31,7 +37,7 @@ impl Zone {
             return self.reverse(address, question);
         }
         let Some(inside) = inside(question.name, &self.settings.domain) else { return Outcome::NotOurs };
-        let labels: Vec<&str> = inside.split('.').filter(|label| !label.is_empty()).collect();
+        let labels: Vec<&str> = if inside.is_empty() { Vec::new() } else { inside.split('.').collect() };
         match labels[..] {
             [] => self.apex(question),
             ["dns-version"] => found(question, [Data::Txt(VERSION.to_owned())]),
@@ -92,7 +98,7 @@ impl Zone {
                 }
                 if question.kind == Type::Srv {
                     let all = endpoints.iter().flat_map(|(endpoint, ports)| ports.iter().map(move |port| (*endpoint, port)));
-                    return self.srv_of_endpoints(question, key, all.collect());
+                    return self.srv_of_endpoints(question, key, all.take(RECORDS_MAX).collect());
                 }
                 found(question, addresses(endpoints.into_iter().map(|(endpoint, _)| endpoint)))
             }
@@ -151,7 +157,7 @@ impl Zone {
             }
             Kind::Headless => {
                 let all = self.endpoints(key).flat_map(|(endpoint, ports)| ports.iter().map(move |port| (endpoint, port)));
-                let named: Vec<_> = all.filter(|(_, port)| is_it(port)).collect();
+                let named: Vec<_> = all.filter(|(_, port)| is_it(port)).take(RECORDS_MAX).collect();
                 if named.is_empty() {
                     return Outcome::NoSuchName;
                 }
@@ -178,12 +184,12 @@ impl Zone {
         }
         let weight = u16::try_from((WEIGHT / endpoints.len().max(1)).max(1)).unwrap_or(1);
         let mut answer = Answer::default();
+        let mut known = BTreeSet::new();
         for (endpoint, port) in endpoints {
             let target = format!("{}.{}", endpoint.name, self.name_of(key));
             for address in &endpoint.addresses {
-                let known = Record { name: target.clone(), data: Data::address(*address) };
-                if !answer.additional.contains(&known) {
-                    answer.additional.push(known);
+                if known.insert((&*endpoint.name, *address)) {
+                    answer.additional.push(Record { name: target.clone(), data: Data::address(*address) });
                 }
             }
             answer.records.push(record(question, Data::Srv { priority: 0, weight, port: port.port, target }));
@@ -196,7 +202,17 @@ impl Zone {
     }
 
     fn reverse(&self, address: IpAddr, question: &Question<'_>) -> Outcome {
-        let names: Vec<Data> = self.by_address.get(&address).into_iter().flatten().flat_map(|key| self.names_at(key, address)).collect();
+        let services = || self.by_address.get(&address).into_iter().flat_map(|services| services.keys());
+        let is_own = |key: &&Key| {
+            let kind = self.services.get(*key).map(|service| &service.kind);
+            matches!(kind, Some(Kind::WithAddress(addresses)) if addresses.contains(&address))
+        };
+        // Anybody can list an address as an endpoint; the Service whose own it is has the name.
+        let named: Vec<&Key> = match services().find(is_own) {
+            Some(own) => vec![own],
+            None => services().take(NAMES_MAX).collect(),
+        };
+        let names: Vec<Data> = named.into_iter().flat_map(|key| self.names_at(key, address)).take(NAMES_MAX).collect();
         match names.is_empty() {
             false => found(question, names),
             true if self.settings.ranges.iter().any(|range| range.contains(&address)) => Outcome::NoSuchName,
@@ -221,6 +237,7 @@ fn addresses<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<Data> {
     let mut all: Vec<IpAddr> = endpoints.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
     all.sort_unstable();
     all.dedup();
+    all.truncate(RECORDS_MAX);
     all.into_iter().map(Data::address).collect()
 }
 

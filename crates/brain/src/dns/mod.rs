@@ -41,8 +41,8 @@ pub struct Zone {
     slices: BTreeMap<Key, Slice>,
     /// The slices of each Service.
     of_service: BTreeMap<Key, BTreeSet<Key>>,
-    /// The Services that an address belongs to.
-    by_address: BTreeMap<IpAddr, BTreeSet<Key>>,
+    /// The Services that an address belongs to, and how often.
+    by_address: BTreeMap<IpAddr, BTreeMap<Key, usize>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -107,7 +107,7 @@ impl Zone {
         let Some(service) = Service::read(object) else { return };
         if let Kind::WithAddress(addresses) = &service.kind {
             for address in addresses {
-                self.by_address.entry(*address).or_default().insert(key.clone());
+                self.remember_address(*address, key);
             }
         }
         self.services.insert(key.clone(), service);
@@ -124,7 +124,7 @@ impl Zone {
         self.remove_slice(key);
         let Some(slice) = serde_json::from_value(object).ok().and_then(|slice| Slice::read(&slice)) else { return };
         for address in slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses) {
-            self.by_address.entry(*address).or_default().insert(slice.service.clone());
+            self.remember_address(*address, &slice.service);
         }
         self.of_service.entry(slice.service.clone()).or_default().insert(key.clone());
         self.slices.insert(key.clone(), slice);
@@ -138,15 +138,22 @@ impl Zone {
                 self.of_service.remove(&slice.service);
             }
         }
-        // Another slice may have the same address.
-        let still: BTreeSet<IpAddr> = self.endpoints(&slice.service).flat_map(|(endpoint, _)| endpoint.addresses.clone()).collect();
-        let gone = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses).filter(|address| !still.contains(address));
-        gone.for_each(|address| self.forget_address(address, &slice.service));
+        let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+        addresses.for_each(|address| self.forget_address(address, &slice.service));
+    }
+
+    fn remember_address(&mut self, address: IpAddr, service: &Key) {
+        *self.by_address.entry(address).or_default().entry(service.clone()).or_default() += 1;
     }
 
     fn forget_address(&mut self, address: &IpAddr, service: &Key) {
         if let Some(services) = self.by_address.get_mut(address) {
-            services.remove(service);
+            match services.get_mut(service) {
+                Some(times) if *times > 1 => *times -= 1,
+                _ => {
+                    services.remove(service);
+                }
+            }
             if services.is_empty() {
                 self.by_address.remove(address);
             }
@@ -231,7 +238,8 @@ impl Slice {
 
 impl Endpoint {
     fn read(endpoint: &crate::model::Endpoint) -> Option<Endpoint> {
-        let addresses: Vec<IpAddr> = endpoint.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+        // All addresses of an endpoint are as good as the first one, which proxies use.
+        let addresses: Vec<IpAddr> = endpoint.addresses.first().and_then(|text| text.parse().ok()).into_iter().collect();
         let dashed = || addresses.first().map(|address| address.to_string().replace(['.', ':'], "-").into());
         let name = endpoint.hostname.clone().filter(|name| !name.is_empty()).or_else(dashed)?;
         Some(Endpoint { name: name.to_ascii_lowercase().into(), addresses })

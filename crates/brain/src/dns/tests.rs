@@ -198,3 +198,49 @@ fn what_goes_takes_its_names_along() {
     assert_eq!(asked(&zone, Type::Ptr, "7.0.96.10.in-addr.arpa"), "no such name");
     assert!(zone.by_address.is_empty() && zone.of_service.is_empty(), "{zone:?}");
 }
+
+#[test]
+fn an_address_has_the_name_of_the_service_whose_own_it_is() {
+    let mut zone = zone();
+    zone.put_service(&key("a-thief"), &json!({"spec": {"clusterIP": "None"}}));
+    let stolen = json!({
+        "metadata": {"namespace": "default", "name": "a", "labels": {SERVICE_NAME: "a-thief"}},
+        "addressType": "IPv4", "endpoints": [{"addresses": ["10.96.0.7"], "hostname": "bank"}], "ports": [],
+    });
+    zone.put_slice(&key("a"), stolen);
+    assert_eq!(asked(&zone, Type::Ptr, "7.0.96.10.in-addr.arpa"), r#"7.0.96.10.in-addr.arpa Ptr("web.default.svc.cluster.local")"#);
+}
+
+/// A small question must not keep the resolver busy.
+#[test]
+fn answers_have_an_end() {
+    let mut zone = zone();
+    zone.put_service(&key("huge"), &json!({"spec": {"clusterIP": "None"}}));
+    for part in 0..10 {
+        let endpoints: Vec<Value> =
+            (0..1000).map(|number| json!({"addresses": [format!("10.{part}.{}.{}", number / 250, number % 250), "10.200.0.1"]})).collect();
+        let ports: Vec<Value> =
+            (0..100).map(|number| json!({"name": format!("p{number}"), "port": 1 + number, "protocol": "TCP"})).collect();
+        let slice = json!({
+            "metadata": {"namespace": "default", "name": format!("huge-{part}"), "labels": {SERVICE_NAME: "huge"}},
+            "addressType": "IPv4", "endpoints": endpoints, "ports": ports,
+        });
+        zone.put_slice(&key(&format!("huge-{part}")), slice);
+    }
+    for kind in [Type::Srv, Type::A] {
+        let Outcome::Found(answer) = zone.answer(&Question { name: "huge.default.svc.cluster.local", kind }) else { panic!("it is there") };
+        assert_eq!(answer.records.len(), 2000);
+        assert!(answer.additional.len() <= 2000);
+    }
+    // The second address of an endpoint is nobody's.
+    assert_eq!(asked(&zone, Type::Ptr, "1.0.200.10.in-addr.arpa"), "not ours");
+}
+
+/// Names with empty parts are none, and lead nowhere.
+#[test]
+fn a_name_with_an_empty_label_is_not_there() {
+    let mut zone = zone();
+    zone.put_service(&key("ring"), &json!({"spec": {"type": "ExternalName", "externalName": "ring..default.svc.cluster.local"}}));
+    assert_eq!(asked(&zone, Type::A, "web..default.svc.cluster.local"), "no such name");
+    assert!(asked(&zone, Type::A, "ring.default.svc.cluster.local").lines().count() < 3);
+}

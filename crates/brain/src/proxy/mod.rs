@@ -17,6 +17,18 @@ use crate::model::EndpointSlice;
 
 pub use service::{Endpoint, Policy, Port, Service};
 
+/// Ports of a Service; more are left out.
+const PORTS_MAX: usize = 1000;
+/// Addresses times ports of a Service: more external addresses are left out.
+const FRONTENDS_MAX: usize = 10_000;
+/// Ways to the ports of a Service times endpoints, which is what the kernel holds of it: longer
+/// lists of endpoints are cut. One user's Service must not take the memory that all others need.
+const ELEMENTS_MAX: usize = 50_000;
+/// The same for Services that remember their clients, where each element is a chain.
+const CHAINS_MAX: usize = 2000;
+/// Ways by one external address or node port: for clients from elsewhere, and for those inside.
+const WAYS_OF_AN_ADDRESS: usize = 2;
+
 /// The node that decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -47,15 +59,19 @@ pub fn decide(service: &Service, slices: &[Arc<EndpointSlice>], node: &Node) -> 
     };
     let of_family = |addresses: &[std::net::IpAddr]| addresses.iter().copied().filter(|address| address.is_ipv4()).collect::<Vec<_>>();
     let (external, load_balancer) = (of_family(&service.external_addresses), of_family(&service.load_balancer_addresses));
+    let ports = service.ports.len().clamp(1, PORTS_MAX);
+    let mut addresses: Vec<_> = load_balancer.iter().chain(&external).copied().collect();
+    addresses.truncate((FRONTENDS_MAX / ports).max(1));
+    addresses.sort_unstable();
+    addresses.dedup();
+    let elements_max = if service.affinity_seconds.is_some() { CHAINS_MAX } else { ELEMENTS_MAX };
+    let endpoints_max = (elements_max / (ports * (1 + WAYS_OF_AN_ADDRESS * (addresses.len() + 1)))).max(1);
     let source_ranges: Vec<ipnet::IpNet> = service.source_ranges.iter().copied().filter(|range| range.addr().is_ipv4()).collect();
     let mut local_addresses = Vec::new();
     let port = |port: &Port| {
         let endpoints = service::endpoints(slices, port, false, &node.name);
         let usable = Usable::of(&endpoints, node);
         local_addresses.extend(usable.local.iter().filter(|endpoint| endpoint.is_ready).map(|endpoint| endpoint.address));
-        let mut addresses: Vec<_> = external.iter().chain(&load_balancer).copied().collect();
-        addresses.sort_unstable();
-        addresses.dedup();
         let name =
             ServicePortName { namespace: service.namespace.to_string(), service: service.name.to_string(), port: port.name.to_string() };
         let decided = ServicePort {
@@ -63,19 +79,19 @@ pub fn decide(service: &Service, slices: &[Arc<EndpointSlice>], node: &Node) -> 
             port: port.port,
             cluster_address,
             node_port: port.node_port,
-            external_addresses: addresses,
+            external_addresses: addresses.clone(),
             source_ranges: (!source_ranges.is_empty() && !load_balancer.is_empty())
                 .then(|| SourceRanges { load_balancer_addresses: load_balancer.clone(), allowed: source_ranges.clone() }),
             affinity_seconds: service.affinity_seconds,
-            internal: usable.backends(service.internal_policy),
-            external: usable.backends(Policy::Cluster),
-            external_local: (service.external_policy == Policy::Local).then(|| usable.backends(Policy::Local)),
+            internal: usable.backends(service.internal_policy, endpoints_max),
+            external: usable.backends(Policy::Cluster, endpoints_max),
+            external_local: (service.external_policy == Policy::Local).then(|| usable.backends(Policy::Local, endpoints_max)),
             serving: endpoints.iter().filter(|endpoint| endpoint.is_serving).map(backend).collect(),
             on_this_node: endpoints.iter().filter(|endpoint| endpoint.is_on_this_node).map(|endpoint| endpoint.address).collect(),
         };
         (name, decided)
     };
-    let ports = service.ports.iter().map(port).collect();
+    let ports = service.ports.iter().take(PORTS_MAX).map(port).collect();
     local_addresses.sort_unstable();
     local_addresses.dedup();
     let health_check = service.health_check_port.map(|port| HealthCheck { port, local_endpoints: local_addresses.len() });
@@ -106,13 +122,13 @@ impl<'a> Usable<'a> {
         Usable { cluster, local }
     }
 
-    fn backends(&self, policy: Policy) -> Backends {
+    fn backends(&self, policy: Policy, endpoints_max: usize) -> Backends {
         let list = match policy {
             Policy::Cluster => &self.cluster,
             Policy::Local => &self.local,
         };
         match (list.is_empty(), self.cluster.is_empty()) {
-            (false, _) => Backends::To(list.iter().copied().map(backend).collect()),
+            (false, _) => Backends::To(list.iter().copied().take(endpoints_max).map(backend).collect()),
             // What is usable here is usable by policy Cluster, too: none there is none anywhere.
             (true, true) => Backends::Reject,
             (true, false) => Backends::Drop,

@@ -234,3 +234,24 @@ fn a_port_without_a_number_or_of_another_name_has_no_endpoints() {
     let (_, port) = decided(&object, &[ready(1, 1)]).ports.remove(0);
     assert_eq!((port.internal, port.node_port), (Backends::Reject, None));
 }
+
+/// What the kernel holds of a Service is a product of what its user may choose.
+#[test]
+fn a_service_has_an_end() {
+    let ports: Vec<Value> = (0..3000).map(|number| json!({"name": "web", "protocol": "TCP", "port": 1 + number})).collect();
+    let addresses: Vec<String> = (0..10_000).map(|number| format!("203.0.{}.{}", number / 250, number % 250)).collect();
+    let object = service(json!({"spec": {"ports": ports, "externalIPs": addresses, "externalTrafficPolicy": "Local"}}));
+    let given: Vec<Given> = (0..200).map(|number| ready(number, 1)).collect();
+    let decision = decided(&object, &given);
+    let elements = |port: &ServicePort| {
+        let ways = 1 + 2 * (port.external_addresses.len() + 1);
+        [&port.internal, &port.external].into_iter().chain(&port.external_local).all(|list| list.list().len() <= 200) as usize
+            * ways
+            * port.internal.list().len()
+    };
+    let total: usize = decision.ports.iter().map(|(_, port)| elements(port)).sum();
+    assert!((1..=100_000).contains(&total), "{total}");
+    // An ordinary one is whole.
+    let (_, port) = decided(&service(json!({})), &given).ports.remove(0);
+    assert_eq!(port.internal.list().len(), 200);
+}

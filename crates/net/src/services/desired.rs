@@ -1,9 +1,11 @@
 //! Which elements the maps should have, and who wants them.
 //!
 //! Several ports may claim the same element (the chain for two endpoints, the address of a Service
-//! with two ports). Where they disagree about its data, the first by name has it. Pure.
+//! with two ports). Where they disagree about its data, the better rank has it, then the first by
+//! name. Sources that may use an address count only of the port that has the address: the kernel
+//! refuses ranges that overlap, and with them everything else. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use containers::ServicePortName;
@@ -11,8 +13,8 @@ use containers::ServicePortName;
 use crate::nftables::{Entry, EntryData};
 
 use super::MapName;
-use super::elements::Claim;
-use super::rules::CLIENTS;
+use super::elements::{Claim, Rank};
+use super::rules::{ALLOWED_SOURCES, CLIENTS, RESTRICTED};
 
 /// A map and a key.
 pub type Place = (MapName, Box<[u8]>);
@@ -21,11 +23,15 @@ pub type Place = (MapName, Box<[u8]>);
 pub struct Desired {
     places: BTreeMap<Place, Vec<Claimed>>,
     /// Where each port has claims.
-    owners: BTreeMap<Arc<ServicePortName>, Vec<Place>>,
+    owners: BTreeMap<Arc<ServicePortName>, Vec<(Place, Rank)>>,
 }
+
+/// Address, protocol and port, with which keys of [`ALLOWED_SOURCES`] begin.
+const RESTRICTED_KEY_BYTES: usize = 12;
 
 #[derive(Debug)]
 struct Claimed {
+    rank: Rank,
     by: Arc<ServicePortName>,
     key_end: Option<Box<[u8]>>,
     data: EntryData,
@@ -36,14 +42,13 @@ impl Desired {
     pub fn claim(&mut self, owner: &ServicePortName, claims: Vec<Claim>) {
         let owner = Arc::new(owner.clone());
         let mut places = Vec::with_capacity(claims.len());
-        for (map, Entry { key, key_end, data }) in claims {
+        for Claim { map, entry: Entry { key, key_end, data }, rank } in claims {
             let place = (map, key);
             let claimed = self.places.entry(place.clone()).or_default();
-            let at = claimed.partition_point(|other| other.by < owner);
             // A port that claims an element twice means the same one.
-            if claimed.get(at).is_none_or(|other| other.by != owner) {
-                claimed.insert(at, Claimed { by: owner.clone(), key_end, data });
-                places.push(place);
+            if let Err(at) = find(claimed, rank, &owner) {
+                claimed.insert(at, Claimed { rank, by: owner.clone(), key_end, data });
+                places.push((place, rank));
             }
         }
         if !places.is_empty() {
@@ -55,14 +60,16 @@ impl Desired {
     /// have been there before.
     pub fn replace(&mut self, owner: &ServicePortName, claims: Vec<Claim>) -> Vec<(Place, Option<Entry>)> {
         let old_places = self.owners.remove(owner).unwrap_or_default();
-        let new_places = claims.iter().map(|(map, entry)| (*map, entry.key.clone()));
-        let before: Vec<(Place, Option<Entry>)> =
-            old_places.iter().cloned().chain(new_places).map(|place| (place.clone(), self.entry(&place))).collect();
-        for place in old_places {
+        let new_places = claims.iter().map(|claim| (claim.map, claim.entry.key.clone()));
+        let mut touched: BTreeSet<Place> = old_places.iter().map(|(place, _)| place.clone()).chain(new_places).collect();
+        let sources: Vec<Place> = touched.iter().flat_map(|place| self.sources_at(place)).collect();
+        touched.extend(sources);
+        let before = touched.into_iter().map(|place| (place.clone(), self.entry(&place))).collect();
+        for (place, rank) in old_places {
             let claimed = self.places.get_mut(&place).expect("a port's places have its claims");
             // All Services claim the chain for their number of endpoints: going through the list
             // would be most of what a change takes.
-            if let Ok(at) = claimed.binary_search_by(|claim| (*claim.by).cmp(owner)) {
+            if let Ok(at) = find(claimed, rank, owner) {
                 claimed.remove(at);
             }
             if claimed.is_empty() {
@@ -75,7 +82,32 @@ impl Desired {
 
     /// What should be there.
     pub fn entry(&self, place: &Place) -> Option<Entry> {
-        self.places.get(place)?.first().map(|claim| claim.entry(place))
+        self.holder(place).map(|claim| claim.entry(place))
+    }
+
+    /// Whether the port is the one that has the place.
+    pub fn holds(&self, owner: &ServicePortName, place: &Place) -> bool {
+        self.holder(place).is_some_and(|claim| *claim.by == *owner)
+    }
+
+    fn holder(&self, place: &Place) -> Option<&Claimed> {
+        let claimed = self.places.get(place)?;
+        let (map, key) = place;
+        if *map != ALLOWED_SOURCES {
+            return claimed.first();
+        }
+        let address = (RESTRICTED, Box::from(&key[..RESTRICTED_KEY_BYTES]));
+        let by = &self.places.get(&address)?.first()?.by;
+        claimed.iter().find(|claim| claim.by == *by)
+    }
+
+    /// All sources, of whichever port, that depend on who has this address.
+    fn sources_at(&self, (map, key): &Place) -> Vec<Place> {
+        if *map != RESTRICTED {
+            return Vec::new();
+        }
+        let from = self.places.range((ALLOWED_SOURCES, key.clone())..).map(|(place, _)| place);
+        from.take_while(|(map, source)| *map == ALLOWED_SOURCES && source.starts_with(key)).cloned().collect()
     }
 
     /// Whether there should be such a map of remembered clients.
@@ -84,8 +116,13 @@ impl Desired {
     }
 
     pub fn entries(&self) -> impl Iterator<Item = (&Place, Entry)> {
-        self.places.iter().filter_map(|(place, claimed)| Some((place, claimed.first()?.entry(place))))
+        self.places.keys().filter_map(|place| Some((place, self.entry(place)?)))
     }
+}
+
+/// Where the port's claim is, or would be.
+fn find(claimed: &[Claimed], rank: Rank, owner: &ServicePortName) -> Result<usize, usize> {
+    claimed.binary_search_by(|claim| (claim.rank, &*claim.by).cmp(&(rank, owner)))
 }
 
 impl Claimed {

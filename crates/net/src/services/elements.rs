@@ -10,11 +10,25 @@ use sha2::{Digest, Sha256};
 
 use crate::nftables::{Entry, Value, Verdict};
 
+use super::desired::Place;
 use super::rules::{self, Affinity, BalanceChain, By, EndpointChain, Masquerade};
 use super::{MapName, ServiceSettings, ipv4};
 
-/// An element and the map that it is in.
-pub type Claim = (MapName, Entry);
+/// An element, and the map that it is in.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub map: MapName,
+    pub entry: Entry,
+    pub rank: Rank,
+}
+
+/// Whose claim counts where several ports want the same place: anybody may give a Service any
+/// external address, and must not get what goes to another's cluster address by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    Own,
+    External,
+}
 
 /// Who claims what belongs to no Service.
 pub static NODE: LazyLock<ServicePortName> =
@@ -28,18 +42,19 @@ const DIGEST_BYTES: usize = 8;
 
 /// What every node has, whatever the Services.
 pub fn of_node(settings: &ServiceSettings) -> Vec<Claim> {
-    settings.node_addresses.iter().map(|address| (rules::NODE_ADDRESSES, Entry::member(&[Value::Address(*address)]))).collect()
+    let member = |address: &Ipv4Addr| Entry::member(&[Value::Address(*address)]);
+    let claim = |address| Claim { map: rules::NODE_ADDRESSES, entry: member(address), rank: Rank::Own };
+    settings.node_addresses.iter().map(claim).collect()
 }
 
 /// Nothing for ports with an IPv6 address.
 pub fn of_port(name: &ServicePortName, port: &ServicePort) -> Vec<Claim> {
     let Some(cluster_address) = ipv4(&port.cluster_address) else { return Vec::new() };
-    let mut elements = Elements { name, port, claims: Vec::new() };
+    let mut elements = Elements { name, port, rank: Rank::Own, claims: Vec::new() };
     elements.claim(rules::CLUSTER_ADDRESSES, Entry::member(&[Value::Address(cluster_address)]));
     let list = List { backends: &port.internal, kind: "" };
     elements.way(By::Frontends, Masquerade::Nobody, &elements.at(cluster_address), &list);
     elements.external();
-    elements.firewall();
     for address in port.on_this_node.iter().filter_map(ipv4) {
         elements.claim(rules::HAIRPINS, Entry::member(&[Value::Address(address), Value::Address(address)]));
     }
@@ -87,27 +102,60 @@ fn clients(name: &ServicePortName, list: &List) -> String {
     format!("clients-{}{}", hex::encode(&digest[..DIGEST_BYTES]), list.kind)
 }
 
+fn protocol(port: &ServicePort) -> Value {
+    Value::Protocol(match port.protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    })
+}
+
+fn at(port: &ServicePort, address: Ipv4Addr) -> Vec<Value> {
+    vec![Value::Address(address), protocol(port), Value::Port(port.port)]
+}
+
+/// What clients connect to, and the element that sends them on.
+pub struct Frontend {
+    /// None: the node's own addresses.
+    pub address: Option<Ipv4Addr>,
+    pub port: u16,
+    pub place: Place,
+}
+
+pub fn frontends(port: &ServicePort) -> Vec<Frontend> {
+    let addresses = port.external_addresses.iter().chain([&port.cluster_address]).filter_map(ipv4);
+    let by_address = addresses.map(|address| Frontend {
+        address: Some(address),
+        port: port.port,
+        place: (By::Frontends.verdicts(), Entry::encode(&at(port, address))),
+    });
+    let by_node_port = port.node_port.map(|node_port| Frontend {
+        address: None,
+        port: node_port,
+        place: (By::NodePorts.verdicts(), Entry::encode(&[protocol(port), Value::Port(node_port)])),
+    });
+    by_address.chain(by_node_port).collect()
+}
+
 struct Elements<'a> {
     name: &'a ServicePortName,
     port: &'a ServicePort,
+    /// Of the claims that come next.
+    rank: Rank,
     claims: Vec<Claim>,
 }
 
 impl Elements<'_> {
     fn claim(&mut self, map: MapName, entry: Entry) {
-        self.claims.push((map, entry));
+        self.claims.push(Claim { map, entry, rank: self.rank });
     }
 
     fn protocol(&self) -> Value {
-        Value::Protocol(match self.port.protocol {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-            Protocol::Sctp => 132,
-        })
+        protocol(self.port)
     }
 
     fn at(&self, address: Ipv4Addr) -> Vec<Value> {
-        vec![Value::Address(address), self.protocol(), Value::Port(self.port.port)]
+        at(self.port, address)
     }
 
     /// One way to a list: where it leads, and the endpoints.
@@ -153,6 +201,8 @@ impl Elements<'_> {
         let cluster = external_list(port);
         let local = port.external_local.as_ref().map(local_list);
         let masquerade = if local.is_some() { Masquerade::Nobody } else { Masquerade::Everybody };
+        self.rank = Rank::External;
+        self.firewall();
         for address in port.external_addresses.iter().filter_map(ipv4) {
             let key = self.at(address);
             self.way(By::Frontends, masquerade, &key, &local.unwrap_or(cluster));
@@ -160,6 +210,7 @@ impl Elements<'_> {
                 self.way(By::FrontendsInside, Masquerade::ThisNode, &key, &cluster);
             }
         }
+        self.rank = Rank::Own;
         if let Some(node_port) = port.node_port {
             let key = [self.protocol(), Value::Port(node_port)];
             self.way(By::NodePorts, masquerade, &key, &local.unwrap_or(cluster));

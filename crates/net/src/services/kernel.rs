@@ -14,6 +14,8 @@ use super::{MapName, ServiceSettings};
 
 /// A send must fit the socket's buffer; more goes out in several transactions.
 const TRANSACTION_BYTES_MAX: usize = 4 << 20;
+/// Transactions for remembered clients that could not be forgotten together.
+const ONE_BY_ONE_MAX: usize = 200;
 
 #[derive(Debug)]
 pub struct Kernel {
@@ -47,12 +49,13 @@ impl Kernel {
         nftables::remove(&mut self.netfilter, &self.settings.table)
     }
 
-    /// Reads the table and makes it what it should be. Answers the number of messages.
+    /// Reads the table and makes it what it should be. What the kernel refuses leaves a table of
+    /// this version as it was, which is better than none. Answers the number of messages.
     pub fn sync(&mut self, desired: &Desired) -> Result<usize> {
-        let Some(there) = self.read()? else { return self.replace(desired) };
-        match self.send(&differences(there, desired)) {
-            Ok(messages) => Ok(messages),
-            Err(_) => self.replace(desired),
+        match self.read() {
+            Ok(Some(there)) => self.send(&differences(there, desired)),
+            // Another version's, or one that something is missing in.
+            Ok(None) | Err(_) => self.replace(desired),
         }
     }
 
@@ -161,7 +164,8 @@ impl Kernel {
 
     fn forget_one_by_one(&mut self, map: &str, gone: &[Entry]) -> Result<usize> {
         let mut sent = 0;
-        for entry in gone {
+        // The others end by themselves.
+        for entry in gone.iter().take(ONE_BY_ONE_MAX) {
             let mut batch = Batch::new();
             batch.delete_entries(&self.settings.table, map, [entry].into_iter());
             match self.execute(batch) {

@@ -122,7 +122,7 @@ impl ServiceNetwork {
     /// that changed them.
     fn forget(&mut self, names: &BTreeSet<ServicePortName>, messages: usize) -> Result<Applied> {
         let messages = messages + self.forget_clients(names)?;
-        let flows = self.forget_flows(names)?;
+        let flows = self.forget_flows(names);
         Ok(Applied { messages, flows, in_kernel: self.kernel.take_busy() })
     }
 
@@ -141,21 +141,26 @@ impl ServiceNetwork {
 
     /// A client of datagrams that goes on sending keeps its flow, and with it the old endpoint.
     /// Flows of Services without endpoints stay, as upstream keeps them.
-    fn forget_flows(&mut self, names: &BTreeSet<ServicePortName>) -> Result<usize> {
-        let ports = names.iter().filter_map(|name| self.ports.get(name));
+    fn forget_flows(&mut self, names: &BTreeSet<ServicePortName>) -> usize {
+        let ports = names.iter().filter_map(|name| self.ports.get_key_value(name));
         let mut serving: BTreeMap<UdpPort, BTreeSet<(Ipv4Addr, u16)>> = BTreeMap::new();
-        for port in ports.filter(|port| port.protocol == Protocol::Udp && !port.serving.is_empty()) {
-            let addresses = port.external_addresses.iter().chain([&port.cluster_address]);
-            let by_address = addresses.filter_map(ipv4).map(|address| UdpPort { address: Some(address), port: port.port });
-            let nodes = self.kernel.settings().node_addresses.iter();
-            let by_node_port =
-                port.node_port.into_iter().flat_map(|port| nodes.clone().map(move |address| UdpPort { address: Some(*address), port }));
-            let endpoints = || port.serving.iter().filter_map(|backend| Some((ipv4(&backend.address)?, backend.port)));
-            for frontend in by_address.chain(by_node_port) {
-                serving.entry(frontend).or_default().extend(endpoints());
+        for (name, port) in ports.filter(|(_, port)| port.protocol == Protocol::Udp && !port.serving.is_empty()) {
+            let nodes = &self.kernel.settings().node_addresses;
+            let endpoints: Vec<(Ipv4Addr, u16)> =
+                port.serving.iter().filter_map(|backend| Some((ipv4(&backend.address)?, backend.port))).collect();
+            // What another Service has by a better claim is not this one's to forget.
+            let held = elements::frontends(port).into_iter().filter(|frontend| self.desired.holds(name, &frontend.place));
+            for frontend in held {
+                for address in frontend.address.as_ref().map_or(nodes.as_slice(), std::slice::from_ref) {
+                    serving.entry(UdpPort { address: Some(*address), port: frontend.port }).or_default().extend(&endpoints);
+                }
             }
         }
-        flush_stale_udp(self.kernel.netfilter(), &serving)
+        // The rules are written; flows that stay are no reason to write them again.
+        flush_stale_udp(self.kernel.netfilter(), &serving).unwrap_or_else(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "flows of datagrams cannot be forgotten");
+            0
+        })
     }
 }
 

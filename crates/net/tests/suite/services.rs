@@ -321,6 +321,67 @@ fn a_restart_sends_the_difference_only() {
     assert_eq!(world.restart(&ports).1, 0);
 }
 
+fn changes(ports: Vec<(ServicePortName, ServicePort)>) -> Vec<net::services::Change> {
+    ports.into_iter().map(|(name, port)| (name, Some(port))).collect()
+}
+
+/// Anybody may give a Service any external address.
+#[test]
+fn a_cluster_address_is_not_taken_over_by_an_external_one() {
+    if !testing::can_run(&NEEDS) {
+        return;
+    }
+    let world = World::new();
+    let thief = ServicePort {
+        cluster_address: Ipv4Addr::new(10, 96, 0, 99).into(),
+        external_addresses: vec![CLUSTER.parse().expect("an address")],
+        ..port(Protocol::Tcp, pods(&[2, 3]))
+    };
+    // First by name.
+    let mut network = world.start(&[(name("aaa"), thief.clone())]);
+    network.apply(vec![(name("web"), Some(port(Protocol::Tcp, pods(&[1]))))]).expect("applied");
+    assert_eq!(World::answers(&world.pods[0], CLUSTER, 80), set(["a sees 10.244.1.1"]));
+    // Also when it comes last, and when the owner goes, it has the address for itself.
+    network.apply(vec![(name("aaa"), Some(thief))]).expect("applied");
+    assert_eq!(World::answers(&world.pods[1], CLUSTER, 80), set(["a sees 10.244.2.2"]));
+    network.apply(vec![(name("web"), None)]).expect("applied");
+    assert_eq!(World::answers(&world.pods[0], CLUSTER, 80), set(["b sees 10.244.2.1", "c sees 10.244.3.1"]));
+    assert_eq!(network.repair().expect("the kernel can be read"), 0);
+}
+
+/// The kernel refuses ranges that overlap, and with them everything else.
+#[test]
+fn two_services_with_one_address_and_ranges_that_overlap_stop_nobody() {
+    if !testing::can_run(&NEEDS) {
+        return;
+    }
+    let world = World::new();
+    let restricted = |number: u8, range: &str| {
+        let ranges = SourceRanges {
+            load_balancer_addresses: vec![EXTERNAL.parse().expect("an address")],
+            allowed: vec![range.parse().expect("a range")],
+        };
+        let cluster_address = Ipv4Addr::new(10, 96, 0, 30 + number).into();
+        ServicePort {
+            cluster_address,
+            source_ranges: Some(ranges),
+            node_port: None,
+            ..with_node_port(port(Protocol::Tcp, pods(&[number])))
+        }
+    };
+    let mut network = world.start(&[]);
+    let both = vec![(name("one"), restricted(1, "192.168.0.0/16")), (name("two"), restricted(2, "192.168.8.0/24"))];
+    network.apply(changes(both)).expect("the kernel takes it");
+    let external: Ipv4Addr = EXTERNAL.parse().expect("an address");
+    assert_eq!(world.client.tcp(external, 80), "a sees 10.244.1.1");
+    // The other one's ranges count as soon as it has the address.
+    network.apply(vec![(name("one"), None)]).expect("the kernel takes it");
+    assert_eq!(world.client.tcp(external, 80), "error TimedOut");
+    network.apply(changes(vec![(name("one"), restricted(1, "192.168.9.0/24"))])).expect("the kernel takes it");
+    assert_eq!(world.client.tcp(external, 80), "a sees 10.244.1.1");
+    assert_eq!(network.repair().expect("the kernel can be read"), 0);
+}
+
 /// The nft program ends at once when it meets rules that it has no words for, and with it every
 /// list of all rules.
 #[test]
