@@ -17,15 +17,11 @@ pub fn admit_create(registry: &Registry, write: &WriteRequest<'_>, object: &Valu
         return Ok(());
     }
     let namespaces = table::by_resource("", "v1", "namespaces").expect("the table has namespaces");
-    let cached = registry.caches.of(namespaces).get(write.namespace).map(|ns| ns.field("status.phase").to_owned());
-    let phase = match cached {
-        Some(phase) => phase,
-        // The cache may be a moment behind a namespace that was just made.
-        None => {
-            let entry = registry.get(namespaces, "", write.namespace)?;
-            parse_stored(&entry.value)["status"]["phase"].as_str().unwrap_or_default().to_owned()
-        }
-    };
+    // Not from the cache: it may be a moment behind the namespace's deletion, which a client was
+    // told about.
+    let entry = registry.get(namespaces, "", write.namespace)?;
+    let stored = parse_stored(&entry.value);
+    let phase = stored["status"]["phase"].as_str().unwrap_or_default();
     if phase != "Terminating" {
         return Ok(());
     }
