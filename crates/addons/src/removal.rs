@@ -19,7 +19,7 @@ pub struct OwnSet {
 }
 
 impl OwnSet {
-    /// Whether it was deleted. Somebody who takes everything away may take the program's rights
+    /// Whether it was deleted. Who takes everything away may take the program's rights
     /// first: without them it could not go on, either. What else cannot be found out counts as no,
     /// because what is taken away does harm: a pod that is deleted by force has no valid token any
     /// more.

@@ -30,7 +30,7 @@ pub struct Backend {
 pub enum Backends {
     /// To one of these, by chance; never empty.
     To(Vec<Backend>),
-    /// The client is told that nobody listens.
+    /// The client gets an error at once.
     Reject,
     /// The client hears nothing: there are endpoints, but by policy none for this node.
     Drop,

@@ -91,7 +91,7 @@ impl Forwarder {
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed), entries)
     }
 
-    /// None when nobody answers, or too much is under way.
+    /// None when no server answers, or too much is under way.
     pub async fn ask(&self, client: IpAddr, name: &str, asked: &Asked) -> Option<Message> {
         let wants_signatures = asked.request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
         let is_unchecked = asked.request.metadata.checking_disabled;
@@ -126,7 +126,7 @@ impl Forwarder {
         last
     }
 
-    /// Asks for a name that nobody has: when the question comes back here, forwarding would never
+    /// Asks for a name that is not there: when the question comes back here, forwarding would never
     /// end. Looks again while there is a loop.
     pub async fn look_for_loops(&self) {
         let key = CacheKey { name: self.probe.clone(), kind: RecordType::HINFO, wants_signatures: false, is_unchecked: false };
@@ -212,7 +212,7 @@ async fn ask_server(server: SocketAddr, question: &Message) -> std::io::Result<M
     let mut buffer = vec![0; UDP_BYTES_MAX];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        // What is no answer to this question is from somebody else: the right one may still come.
+        // What is no answer to this question is from another sender: the right one may still come.
         let Some(answer) = Message::from_vec(&buffer[..length]).ok().filter(|answer| is_answer(answer, question)) else { continue };
         return if answer.metadata.truncation { ask_by_tcp(server, question, &bytes).await } else { Ok(answer) };
     }

@@ -207,7 +207,7 @@ impl Zone {
             let kind = self.services.get(*key).map(|service| &service.kind);
             matches!(kind, Some(Kind::WithAddress(addresses)) if addresses.contains(&address))
         };
-        // Anybody can list an address as an endpoint; the Service whose own it is has the name.
+        // Every user can list an address as an endpoint; the Service whose own it is has the name.
         let named: Vec<&Key> = match services().find(is_own) {
             Some(own) => vec![own],
             None => services().take(NAMES_MAX).collect(),

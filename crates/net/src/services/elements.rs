@@ -22,7 +22,7 @@ pub struct Claim {
     pub rank: Rank,
 }
 
-/// Whose claim counts where several ports want the same place: anybody may give a Service any
+/// Whose claim counts where several ports want the same place: every user may give a Service any
 /// external address, and must not get what goes to another's cluster address by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
@@ -53,7 +53,7 @@ pub fn of_port(name: &ServicePortName, port: &ServicePort) -> Vec<Claim> {
     let mut elements = Elements { name, port, rank: Rank::Own, claims: Vec::new() };
     elements.claim(rules::CLUSTER_ADDRESSES, Entry::member(&[Value::Address(cluster_address)]));
     let list = List { backends: &port.internal, kind: "" };
-    elements.way(By::Frontends, Masquerade::Nobody, &elements.at(cluster_address), &list);
+    elements.way(By::Frontends, Masquerade::Never, &elements.at(cluster_address), &list);
     elements.external();
     for address in port.on_this_node.iter().filter_map(ipv4) {
         elements.claim(rules::HAIRPINS, Entry::member(&[Value::Address(address), Value::Address(address)]));
@@ -200,7 +200,7 @@ impl Elements<'_> {
         let port = self.port;
         let cluster = external_list(port);
         let local = port.external_local.as_ref().map(local_list);
-        let masquerade = if local.is_some() { Masquerade::Nobody } else { Masquerade::Everybody };
+        let masquerade = if local.is_some() { Masquerade::Never } else { Masquerade::Always };
         self.rank = Rank::External;
         self.firewall();
         for address in port.external_addresses.iter().filter_map(ipv4) {

@@ -131,21 +131,21 @@ pub struct BalanceChain {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Masquerade {
     /// Cluster addresses keep the client's; so do external ones by policy `Local`.
-    Nobody,
+    Never,
     /// By policy `Cluster`, another node may have the endpoint: its answer must come back here.
-    Everybody,
+    Always,
     /// By policy `Local`, only the node itself has an address that pods elsewhere may not answer
     /// to.
     ThisNode,
 }
 
 impl Masquerade {
-    const ALL: [Masquerade; 3] = [Masquerade::Nobody, Masquerade::Everybody, Masquerade::ThisNode];
+    const ALL: [Masquerade; 3] = [Masquerade::Never, Masquerade::Always, Masquerade::ThisNode];
 
     fn name(self) -> &'static str {
         match self {
-            Masquerade::Nobody => "direct",
-            Masquerade::Everybody => "masquerade",
+            Masquerade::Never => "direct",
+            Masquerade::Always => "masquerade",
             Masquerade::ThisNode => "masquerade_node",
         }
     }
@@ -187,8 +187,8 @@ impl BalanceChain {
     fn chain(&self) -> Chain {
         let choice = |map: MapName| Balance { map: map.to_string(), key: self.by.key(), count: self.endpoints };
         let mut rules = match self.masquerade {
-            Masquerade::Nobody => Vec::new(),
-            Masquerade::Everybody => vec![Rule::new([], Action::SetMark(MASQUERADE))],
+            Masquerade::Never => Vec::new(),
+            Masquerade::Always => vec![Rule::new([], Action::SetMark(MASQUERADE))],
             Masquerade::ThisNode => vec![Rule::new([Match::SourceIsLocal], Action::SetMark(MASQUERADE))],
         };
         match &self.affinity {

@@ -1,4 +1,4 @@
-//! Mirrors Endpoints that somebody made by hand into EndpointSlices: what follows slices (proxies,
+//! Mirrors Endpoints that users made by hand into EndpointSlices: what follows slices (proxies,
 //! DNS) then need not know of Endpoints.
 //!
 //! After `pkg/controller/endpointslicemirroring`. Keys are those of Endpoints, which are those of
