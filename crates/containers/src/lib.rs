@@ -2,7 +2,8 @@
 //! images, figures, errors. Shaped like CRI (`k8s.io/cri-api`, v1).
 //!
 //! The node's deciders (`brain::podsync`) make these from pods, the agent carries them, and
-//! `runtime` and `net` act on them. So it is with the ports of Services (`brain::proxy`). A pod is
+//! `runtime` and `net` act on them. So it is with the ports of Services (`brain::proxy`)
+//! and with the other nodes (`brain::pod_network`). A pod is
 //! one sandbox (its namespaces, its address) and containers in it. Knows no pod objects, no I/O, no
 //! clock.
 
@@ -11,6 +12,8 @@ mod sandbox;
 mod container;
 
 mod service;
+
+mod peer;
 
 mod image;
 pub mod reference;
@@ -26,6 +29,7 @@ pub use container::{
 };
 pub use error::{Cause, Error, Result, chain};
 pub use image::{Credentials, Image, UnusedImage};
+pub use peer::{Peer, Way, WireGuardKey};
 pub use process::{ExecOutput, StreamRequest, TerminalSize, Version};
 pub use sandbox::{DnsConfig, HostNamespaces, PodId, PortMapping, Protocol, SandboxConfig, SandboxState, SandboxStatus, UserNamespace};
 pub use service::{Backend, Backends, ServicePort, ServicePortName, SourceRanges};
