@@ -73,6 +73,10 @@ impl<'a> Attribute<'a> {
         Some(u32::from_ne_bytes(self.value.try_into().ok()?))
     }
 
+    pub fn native_u16(&self) -> Option<u16> {
+        Some(u16::from_ne_bytes(self.value.try_into().ok()?))
+    }
+
     pub fn network_u32(&self) -> Option<u32> {
         Some(u32::from_be_bytes(self.value.try_into().ok()?))
     }

@@ -1,9 +1,10 @@
 //! Network interfaces: veth pairs, bridges, their state.
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 
-use super::attribute::{Attributes, attributes};
+use super::attribute::{Attribute, Attributes, attributes};
 use super::route::RouteSocket;
 use super::socket::{CREATE, EXCLUSIVE, Message, Reply};
 use super::{NetlinkError, Result, gone_is_fine};
@@ -19,11 +20,18 @@ const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_LOCAL: u16 = 4;
+const IFLA_VXLAN_LEARNING: u16 = 7;
+const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_INET_CONF: u16 = 1;
 const CONF_PROXY_ARP: u16 = 3;
 const CONF_ACCEPT_REDIRECTS: u16 = 4;
 const CONF_SEND_REDIRECTS: u16 = 6;
 const CONF_RP_FILTER: u16 = 8;
+/// Takes a packet whose source is reached by any interface; also where `all` says strict, since the
+/// kernel applies the larger number.
+const RP_FILTER_LOOSE: u32 = 2;
 const CONF_ROUTE_LOCALNET: u16 = 26;
 const HEADER_BYTES: usize = 16;
 const UP: u32 = libc::IFF_UP as u32;
@@ -33,13 +41,28 @@ const UP: u32 = libc::IFF_UP as u32;
 pub struct Link {
     pub index: u32,
     pub name: String,
-    /// `veth`, `bridge`; empty for real hardware and the loopback.
+    /// `veth`, `bridge`, `vxlan`; empty for real hardware and the loopback.
     pub kind: String,
     pub mtu: u32,
     pub up: bool,
     /// Of a veth: the index of its other end, in the other end's namespace.
     pub peer: Option<u32>,
     pub controller: Option<u32>,
+    /// None for those that need none.
+    pub hardware_address: Option<[u8; 6]>,
+    pub vxlan: Option<Vxlan>,
+}
+
+/// What makes a VXLAN device the one that it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vxlan {
+    pub id: u32,
+    /// The source of its packets.
+    pub local: Ipv4Addr,
+    /// Of UDP, where packets go to and come from.
+    pub port: u16,
+    /// It takes from packets which machine has which hardware address.
+    pub learns: bool,
 }
 
 /// A veth pair to make.
@@ -73,6 +96,9 @@ pub struct DeviceSettings {
     /// by this interface are dropped (ARP requests, too), redirects are ignored, and this host
     /// answers for no address on its behalf.
     pub is_untrusted: bool,
+    /// Packets are taken although their source is reached by another interface.
+    pub has_loose_sources: bool,
+    pub mtu: Option<u32>,
 }
 
 impl RouteSocket {
@@ -153,6 +179,29 @@ impl RouteSocket {
         }
     }
 
+    /// Fails when the name is taken.
+    pub fn add_vxlan(&mut self, name: &str, hardware_address: [u8; 6], mtu: u32, vxlan: &Vxlan) -> Result<()> {
+        let data = Attributes::new()
+            .native_u32(IFLA_VXLAN_ID, vxlan.id)
+            .bytes(IFLA_VXLAN_LOCAL, &vxlan.local.octets())
+            .bytes(IFLA_VXLAN_LEARNING, &[u8::from(vxlan.learns)])
+            .bytes(IFLA_VXLAN_PORT, &vxlan.port.to_be_bytes());
+        let info = Attributes::new().bytes(IFLA_INFO_KIND, b"vxlan").nested(IFLA_INFO_DATA, data);
+        let payload = Attributes::after_header(&header(0, 0))
+            .text(IFLA_IFNAME, name)
+            .bytes(IFLA_ADDRESS, &hardware_address)
+            .native_u32(IFLA_MTU, mtu)
+            .nested(IFLA_LINKINFO, info);
+        self.new_link(&format!("make link {name}"), payload)
+    }
+
+    /// Fails when the name is taken, and with EOPNOTSUPP when the kernel has no WireGuard.
+    pub fn add_wireguard(&mut self, name: &str, mtu: u32) -> Result<()> {
+        let info = Attributes::new().bytes(IFLA_INFO_KIND, b"wireguard");
+        let payload = Attributes::after_header(&header(0, 0)).text(IFLA_IFNAME, name).native_u32(IFLA_MTU, mtu).nested(IFLA_LINKINFO, info);
+        self.new_link(&format!("make link {name}"), payload)
+    }
+
     fn new_link(&mut self, operation: &str, payload: Attributes) -> Result<()> {
         let request = Message { kind: libc::RTM_NEWLINK, flags: CREATE | EXCLUSIVE, payload: payload.as_bytes().to_vec() };
         self.0.execute(operation, vec![request]).map(drop)
@@ -166,9 +215,11 @@ impl RouteSocket {
             .optional(flag(CONF_PROXY_ARP, untrusted(false)))
             .optional(flag(CONF_ACCEPT_REDIRECTS, untrusted(false)))
             .optional(flag(CONF_RP_FILTER, untrusted(true)))
+            .optional(settings.has_loose_sources.then_some(|list: Attributes| list.native_u32(CONF_RP_FILTER, RP_FILTER_LOOSE)))
             .optional(flag(CONF_ROUTE_LOCALNET, settings.route_localnet))
             .optional(flag(CONF_SEND_REDIRECTS, settings.send_redirects));
         let mut payload = Attributes::after_header(&header(index, UP))
+            .optional(settings.mtu.map(|mtu| move |list: Attributes| list.native_u32(IFLA_MTU, mtu)))
             .optional(settings.controller.map(|index| move |list: Attributes| list.native_u32(IFLA_MASTER, index)));
         if conf != Attributes::new() {
             let inet = Attributes::new().nested(IFLA_INET_CONF, conf);
@@ -201,17 +252,40 @@ fn header(index: u32, flags: u32) -> Vec<u8> {
 fn parse(reply: &Reply) -> Option<Link> {
     let header = reply.payload.get(..HEADER_BYTES).filter(|_| reply.kind == libc::RTM_NEWLINK)?;
     let u32_at = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let mut link =
-        Link { index: u32_at(4), name: String::new(), kind: String::new(), mtu: 0, up: u32_at(8) & UP != 0, peer: None, controller: None };
+    let mut link = Link {
+        index: u32_at(4),
+        name: String::new(),
+        kind: String::new(),
+        mtu: 0,
+        up: u32_at(8) & UP != 0,
+        peer: None,
+        controller: None,
+        hardware_address: None,
+        vxlan: None,
+    };
     for attribute in attributes(&reply.payload[HEADER_BYTES..]) {
         match attribute.kind {
             IFLA_IFNAME => link.name = attribute.text(),
             IFLA_MTU => link.mtu = attribute.native_u32()?,
             IFLA_LINK => link.peer = attribute.native_u32(),
             IFLA_MASTER => link.controller = attribute.native_u32(),
-            IFLA_LINKINFO => link.kind = attribute.find(IFLA_INFO_KIND).map(|kind| kind.text()).unwrap_or_default(),
+            IFLA_ADDRESS => link.hardware_address = attribute.value.try_into().ok(),
+            IFLA_LINKINFO => {
+                link.kind = attribute.find(IFLA_INFO_KIND).map(|kind| kind.text()).unwrap_or_default();
+                link.vxlan = attribute.find(IFLA_INFO_DATA).filter(|_| link.kind == "vxlan").and_then(|data| parse_vxlan(&data));
+            }
             _ => {}
         }
     }
     Some(link)
+}
+
+/// None for one that this project would not make: over IPv6, or without a local address.
+fn parse_vxlan(data: &Attribute) -> Option<Vxlan> {
+    Some(Vxlan {
+        id: data.find(IFLA_VXLAN_ID)?.native_u32()?,
+        local: data.find(IFLA_VXLAN_LOCAL)?.ipv4()?,
+        port: data.find(IFLA_VXLAN_PORT)?.network_u16()?,
+        learns: data.find(IFLA_VXLAN_LEARNING)?.value != [0],
+    })
 }

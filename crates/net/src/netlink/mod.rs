@@ -7,16 +7,20 @@
 mod attribute;
 mod conntrack;
 mod link;
+mod neighbour;
 mod route;
 mod socket;
+mod wireguard;
 
 use std::io;
 
 pub use attribute::{Attribute, Attributes, attributes};
 pub use conntrack::{UdpPort, flush_stale_udp, flush_udp};
-pub use link::{DeviceSettings, Link, Pair, Veth};
-pub use route::{Address, Route, RouteScope, RouteSocket};
+pub use link::{DeviceSettings, Link, Pair, Veth, Vxlan};
+pub use neighbour::{Neighbour, Table};
+pub use route::{Address, Existing, Route, RouteProtocol, RouteScope, RouteSocket};
 pub use socket::{Family, Message, Reply, Socket};
+pub use wireguard::{WireGuardDevice, WireGuardPeer, WireGuardSocket};
 
 /// A request that the kernel refused, or could not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +51,12 @@ pub type Result<T> = std::result::Result<T, NetlinkError>;
 /// Turns the answer "it is not there" into success: what is to be removed may be gone.
 pub(crate) fn gone_is_fine(result: Result<()>) -> Result<()> {
     match result {
-        Err(error) if [libc::ENODEV, libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL].into_iter().any(|errno| error.is(errno)) => Ok(()),
+        Err(error) if says_gone(&error.cause) => Ok(()),
         other => other,
     }
+}
+
+/// Whether the kernel refused because there is nothing of that name.
+pub(crate) fn says_gone(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|errno| [libc::ENODEV, libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL].contains(&errno))
 }

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::attribute::{Attributes, attributes};
-use super::socket::{CREATE, Family, Message, REPLACE, Reply, Socket};
+use super::socket::{CREATE, EXCLUSIVE, Family, Message, REPLACE, Reply, Socket};
 use super::{Result, gone_is_fine};
 
 const IFA_ADDRESS: u16 = 1;
@@ -21,9 +21,13 @@ const ADDRESS_HEADER_BYTES: usize = 8;
 const ROUTE_HEADER_BYTES: usize = 12;
 const INET: u8 = libc::AF_INET as u8;
 
-/// A socket for links, addresses and routes of one namespace.
+/// A socket for links, addresses, routes and neighbours of one namespace.
 #[derive(Debug)]
 pub struct RouteSocket(pub(super) Socket);
+
+/// Messages that each stand for themselves go out this many at a time, so that a batch and the
+/// kernel's complaints about it fit the socket's buffers.
+const BATCH_MESSAGES_MAX: usize = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address {
@@ -39,6 +43,15 @@ pub enum RouteScope {
     Link,
 }
 
+/// Who made a route: a number that the kernel keeps and does not use itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteProtocol(pub u8);
+
+impl RouteProtocol {
+    /// An administrator, or whoever says nothing else.
+    pub const STATIC: Self = Self(libc::RTPROT_STATIC);
+}
+
 /// A route of the main table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
@@ -50,15 +63,24 @@ pub struct Route {
     pub scope: RouteScope,
     /// The gateway is on the link although no address of the link covers it.
     pub onlink: bool,
+    pub protocol: RouteProtocol,
 }
 
 impl Route {
     pub fn to_link(destination: Ipv4Net, link: u32) -> Self {
-        Self { destination, gateway: None, link, source: None, scope: RouteScope::Link, onlink: false }
+        Self { destination, gateway: None, link, source: None, scope: RouteScope::Link, onlink: false, protocol: RouteProtocol::STATIC }
     }
 
     pub fn via(destination: Ipv4Net, gateway: Ipv4Addr, link: u32) -> Self {
-        Self { destination, gateway: Some(gateway), link, source: None, scope: RouteScope::Universe, onlink: false }
+        Self {
+            destination,
+            gateway: Some(gateway),
+            link,
+            source: None,
+            scope: RouteScope::Universe,
+            onlink: false,
+            protocol: RouteProtocol::STATIC,
+        }
     }
 
     pub fn is_default(&self) -> bool {
@@ -121,16 +143,48 @@ impl RouteSocket {
         }
     }
 
+    /// Sends messages that do not depend on each other. Answers which of them the kernel refused,
+    /// by place, and why.
+    pub fn send_each(&mut self, operation: &str, messages: Vec<Message>) -> Result<Vec<(usize, io::Error)>> {
+        let mut refused = Vec::new();
+        for (part, messages) in messages.chunks(BATCH_MESSAGES_MAX).enumerate() {
+            let errors = self.0.execute_each(operation, messages.to_vec())?;
+            refused.extend(errors.into_iter().map(|(place, error)| (part * BATCH_MESSAGES_MAX + place, error)));
+        }
+        Ok(refused)
+    }
+
     /// Replaces another route to the same destination.
     pub fn replace_route(&mut self, route: &Route) -> Result<()> {
-        let request = Message { kind: libc::RTM_NEWROUTE, flags: CREATE | REPLACE, payload: route_payload(route) };
-        self.0.execute(&format!("set route to {}", route.destination), vec![request]).map(drop)
+        self.0.execute(&format!("set route to {}", route.destination), vec![route.addition(Existing::Replaced)]).map(drop)
     }
 
     /// Also when it is gone.
     pub fn delete_route(&mut self, route: &Route) -> Result<()> {
-        let request = Message { kind: libc::RTM_DELROUTE, flags: 0, payload: route_payload(route) };
-        gone_is_fine(self.0.execute(&format!("delete route to {}", route.destination), vec![request]).map(drop))
+        gone_is_fine(self.0.execute(&format!("delete route to {}", route.destination), vec![route.deletion()]).map(drop))
+    }
+}
+
+/// What becomes of a route to the same destination that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    Replaced,
+    /// The kernel refuses the new one.
+    Kept,
+}
+
+impl Route {
+    pub fn addition(&self, existing: Existing) -> Message {
+        let flags = match existing {
+            Existing::Replaced => CREATE | REPLACE,
+            Existing::Kept => CREATE | EXCLUSIVE,
+        };
+        Message { kind: libc::RTM_NEWROUTE, flags, payload: route_payload(self) }
+    }
+
+    /// Removes this route only: the kernel compares gateway, link and protocol.
+    pub fn deletion(&self) -> Message {
+        Message { kind: libc::RTM_DELROUTE, flags: 0, payload: route_payload(self) }
     }
 }
 
@@ -140,7 +194,7 @@ fn route_payload(route: &Route) -> Vec<u8> {
         RouteScope::Link => libc::RT_SCOPE_LINK,
     };
     let flags = if route.onlink { RTNH_F_ONLINK } else { 0 };
-    let mut header = vec![INET, route.destination.prefix_len(), 0, 0, libc::RT_TABLE_MAIN, libc::RTPROT_STATIC, scope, libc::RTN_UNICAST];
+    let mut header = vec![INET, route.destination.prefix_len(), 0, 0, libc::RT_TABLE_MAIN, route.protocol.0, scope, libc::RTN_UNICAST];
     header.extend(flags.to_ne_bytes());
     let octets = |kind: u16, address: Option<Ipv4Addr>| address.map(|ip| move |list: Attributes| list.bytes(kind, &ip.octets()));
     let payload = Attributes::after_header(&header)
@@ -176,6 +230,7 @@ fn parse_route(reply: &Reply) -> Option<Route> {
         source: find(RTA_PREFSRC).and_then(|attribute| attribute.ipv4()),
         scope: if header[6] == libc::RT_SCOPE_UNIVERSE { RouteScope::Universe } else { RouteScope::Link },
         onlink: u32::from_ne_bytes([header[8], header[9], header[10], header[11]]) & RTNH_F_ONLINK != 0,
+        protocol: RouteProtocol(header[5]),
     })
 }
 

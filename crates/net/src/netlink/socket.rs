@@ -37,6 +37,8 @@ const DUMP_INTERRUPTED: u16 = 0x10;
 pub enum Family {
     Route,
     Netfilter,
+    /// Of parts of the kernel that have no family of their own.
+    Generic,
 }
 
 /// A message to send: REQUEST and a sequence number are added on the way.
@@ -64,6 +66,23 @@ impl Reply {
     }
 }
 
+/// How long to wait for answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// In a transaction nothing comes after the first refusal, not even an answer to the last
+    /// message.
+    UntilRefused,
+    UntilLast,
+}
+
+/// What came back.
+#[derive(Debug, Default)]
+struct Conversation {
+    answers: Vec<Reply>,
+    /// The places of messages that the kernel refused, and its error numbers.
+    refusals: Vec<(u32, i32)>,
+}
+
 #[derive(Debug)]
 pub struct Socket {
     file: OwnedFd,
@@ -76,6 +95,7 @@ impl Socket {
         let protocol = match family {
             Family::Route => SockProtocol::NetlinkRoute,
             Family::Netfilter => SockProtocol::NetlinkNetFilter,
+            Family::Generic => SockProtocol::NetlinkGeneric,
         };
         let file = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         setsockopt(&file, SndBufForce, &SEND_BUFFER_BYTES)?;
@@ -94,33 +114,46 @@ impl Socket {
     ///
     /// Errors are always answered, success only when asked: one answer for a batch keeps thousands
     /// of messages out of the queue.
-    pub fn execute(&mut self, operation: &str, mut messages: Vec<Message>) -> Result<Vec<Reply>> {
-        let Some(end) = messages.len().checked_sub(1) else { return Ok(Vec::new()) };
+    pub fn execute(&mut self, operation: &str, messages: Vec<Message>) -> Result<Vec<Reply>> {
+        let count = messages.len();
+        let Conversation { answers, refusals } = self.converse(operation, messages, Patience::UntilRefused)?;
+        match refusals.into_iter().next() {
+            Some((place, errno)) => Err(refused(operation, errno, place, count)),
+            None => Ok(answers),
+        }
+    }
+
+    /// Sends messages that do not depend on each other. Answers which of them the kernel refused,
+    /// by place, and why.
+    pub fn execute_each(&mut self, operation: &str, messages: Vec<Message>) -> Result<Vec<(usize, io::Error)>> {
+        let refusals = self.converse(operation, messages, Patience::UntilLast)?.refusals;
+        Ok(refusals.into_iter().map(|(place, errno)| (place as usize, io::Error::from_raw_os_error(errno))).collect())
+    }
+
+    fn converse(&mut self, operation: &str, mut messages: Vec<Message>, patience: Patience) -> Result<Conversation> {
+        let Some(end) = messages.len().checked_sub(1) else { return Ok(Conversation::default()) };
         let asking = messages.iter().rposition(|message| message.flags & ACK != 0).unwrap_or(end);
         messages[asking].flags |= ACK;
         let (first, last) = self.send(operation, &messages)?;
         let asking = first.wrapping_add(u32::try_from(asking).expect("batches are far below four thousand million messages"));
-        let mut answers = Vec::new();
-        let mut failure = None;
+        let Conversation { mut answers, mut refusals } = Conversation::default();
         let mut done = false;
         // The kernel works inside send(): whatever it has to say is queued already. Only without
         // the last answer is there a wait.
-        while let Some(replies) = self.receive(operation, done || failure.is_some())? {
+        while let Some(replies) = self.receive(operation, done || (patience == Patience::UntilRefused && !refusals.is_empty()))? {
             for reply in replies.into_iter().filter(|reply| reply.sequence.wrapping_sub(first) <= last.wrapping_sub(first)) {
                 match reply.errno() {
-                    Some(0) => done |= reply.sequence == asking,
                     Some(errno) => {
-                        let place = reply.sequence.wrapping_sub(first);
-                        failure.get_or_insert_with(|| refused(operation, errno, place, messages.len()));
+                        done |= reply.sequence == asking;
+                        if errno != 0 {
+                            refusals.push((reply.sequence.wrapping_sub(first), errno));
+                        }
                     }
                     None => answers.push(reply),
                 }
             }
         }
-        match failure {
-            Some(error) => Err(error),
-            None => Ok(answers),
-        }
+        Ok(Conversation { answers, refusals })
     }
 
     /// Asks for a whole list.

@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use containers::{PortMapping, Protocol};
 use ipnet::Ipv4Net;
-use net::netlink::{Attributes, Message};
 use net::nftables::{self, Action, Chain, ChainKind, Field, Hook, Map, MapKind, Match, Rule, Ruleset, Value};
 use net::pods::{PodNetwork, PodNetworkError, PodNetworkSettings};
 
 use crate::NEEDS;
-use crate::world::{Namespace, ask, wait};
+use crate::world::{FORWARD, Namespace, ask, dropping_chain, wait};
 
 pub const NODE: &str = "192.168.77.1";
 const NODE_TOO: &str = "192.168.77.7";
@@ -352,29 +351,10 @@ fn a_foreign_chain_that_drops_by_default_is_an_obstacle() {
         return;
     }
     let world = World::new();
-    dropping_chain(&world.node);
+    dropping_chain(&world.node, "FORWARD", FORWARD);
     let obstacles = wait(world.network.obstacles()).expect("they can be listed");
     let expected = "chain FORWARD of table theirs drops forwarded packets that it does not accept: let it accept 10.244.0.0/16";
     assert_eq!(obstacles, [expected]);
-}
-
-/// By hand: our own rules have no policies.
-fn dropping_chain(node: &Namespace) {
-    let message = |kind: u16, flags: i32, header: [u8; 4], attributes: Attributes| {
-        let payload = [&header, attributes.as_bytes()].concat();
-        Message { kind, flags: u16::try_from(flags).expect("flags are 16 bits"), payload }
-    };
-    let (create, ask) = (libc::NLM_F_CREATE, libc::NLM_F_ACK);
-    let table = Attributes::new().text(1, "theirs").network_u32(2, 0);
-    let hook = Attributes::new().network_u32(1, 2).network_u32(2, 0);
-    let chain = Attributes::new().text(1, "theirs").text(3, "FORWARD").nested(4, hook).network_u32(5, 0).text(7, "filter");
-    let batch = vec![
-        message(0x10, 0, [0, 0, 0, 10], Attributes::new()),
-        message(10 << 8, create, [2, 0, 0, 0], table),
-        message(10 << 8 | 3, create | ask, [2, 0, 0, 0], chain),
-        message(0x11, 0, [0, 0, 0, 10], Attributes::new()),
-    ];
-    node.netfilter().execute("make a foreign chain", batch).expect("a foreign chain");
 }
 
 fn foreign() -> Ruleset {

@@ -8,13 +8,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use net::netlink::{Address, DeviceSettings, Family, Link, Route, RouteSocket, Socket, Veth};
+use net::netlink::{Address, Attributes, DeviceSettings, Family, Link, Message, Route, RouteSocket, Socket, Veth};
 use net::nftables::{self, TableContent};
 use nix::sched::{CloneFlags, unshare};
 
 /// Traffic inside one machine arrives in microseconds; what takes this long was dropped.
 const TRAFFIC_TIMEOUT: Duration = Duration::from_secs(2);
-const CALM: DeviceSettings = DeviceSettings { controller: None, route_localnet: None, send_redirects: None, is_untrusted: false };
+pub const CALM: DeviceSettings = DeviceSettings {
+    controller: None,
+    route_localnet: None,
+    send_redirects: None,
+    is_untrusted: false,
+    has_loose_sources: false,
+    mtu: None,
+};
+
+/// Hooks of the kernel.
+pub const FORWARD: u32 = 2;
 
 /// A network namespace, gone with this value (and the sockets in it).
 pub struct Namespace {
@@ -147,6 +157,25 @@ pub fn ask(socket: &UdpSocket, target: SocketAddr) -> String {
         io::Result::Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
     })();
     answer.unwrap_or_else(|error| format!("error {:?}", error.kind()))
+}
+
+/// A chain that drops what no rule accepts. By hand: our own rules have no policies.
+pub fn dropping_chain(node: &Namespace, name: &str, hook: u32) {
+    let message = |kind: u16, flags: i32, header: [u8; 4], attributes: Attributes| {
+        let payload = [&header, attributes.as_bytes()].concat();
+        Message { kind, flags: u16::try_from(flags).expect("flags are 16 bits"), payload }
+    };
+    let (create, ask) = (libc::NLM_F_CREATE, libc::NLM_F_ACK);
+    let table = Attributes::new().text(1, "theirs").network_u32(2, 0);
+    let hook = Attributes::new().network_u32(1, hook).network_u32(2, 0);
+    let chain = Attributes::new().text(1, "theirs").text(3, name).nested(4, hook).network_u32(5, 0).text(7, "filter");
+    let batch = vec![
+        message(0x10, 0, [0, 0, 0, 10], Attributes::new()),
+        message(10 << 8, create, [2, 0, 0, 0], table),
+        message(10 << 8 | 3, create | ask, [2, 0, 0, 0], chain),
+        message(0x11, 0, [0, 0, 0, 10], Attributes::new()),
+    ];
+    node.netfilter().execute("make a foreign chain", batch).expect("a foreign chain");
 }
 
 /// Runs async work to its end.
