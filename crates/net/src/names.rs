@@ -12,6 +12,11 @@ pub const BRIDGE_PREFIX: &str = "evb";
 /// The host's end of a local node's link: `evn`, 6 digits for the cluster, 6 for the node.
 pub const NODE_PREFIX: &str = "evn";
 
+/// A node's tunnel for pods of other nodes.
+pub const VXLAN_DEVICE: &str = "everynode-vxlan";
+/// The same, encrypted.
+pub const WIREGUARD_DEVICE: &str = "everynode-wg";
+
 pub fn pod_link(sandbox_id: &str) -> String {
     format!("{POD_PREFIX}{}", digits(sandbox_id, 12))
 }
@@ -54,6 +59,7 @@ mod tests {
         assert_eq!(bridge("a"), "evbca978112");
         assert_eq!(node_link("a", "b"), "evnca97813e23e8");
         assert_eq!(hardware_address("evbca978112")[0] & 3, 2);
-        assert!([pod_link("a"), bridge("a"), node_link("a", "b")].iter().all(|name| name.len() <= 15));
+        let names = [&pod_link("a"), &bridge("a"), &node_link("a", "b"), VXLAN_DEVICE, WIREGUARD_DEVICE];
+        assert!(names.iter().all(|name| name.len() <= 15));
     }
 }

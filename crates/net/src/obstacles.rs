@@ -1,4 +1,5 @@
-//! What on a host keeps forwarded packets from passing, whatever our own rules say.
+//! What on a host keeps forwarded packets, and those of tunnels, from passing, whatever our own
+//! rules say.
 //!
 //! All tables must let a packet pass: an accept in one does not overrule a drop in another. A
 //! forward chain that drops by default (as other container engines and firewalls set it up)
@@ -22,6 +23,19 @@ pub fn of_forwarding(netfilter: &mut Socket, own_table: &str, range: Ipv4Net) ->
         .map(|chain| {
             let (table, name) = (&chain.table, &chain.name);
             format!("chain {name} of table {table} drops forwarded packets that it does not accept: let it accept {range}")
+        })
+        .collect())
+}
+
+/// A sentence for each chain that drops packets to this host by default, and with them those of a
+/// tunnel.
+pub fn of_tunnel(netfilter: &mut Socket, udp_port: u16) -> Result<Vec<String>> {
+    let chains = nftables::base_chains(netfilter)?;
+    let dropping = chains.iter().filter(|chain| chain.is_input && chain.drops_by_default);
+    Ok(dropping
+        .map(|chain| {
+            let (table, name) = (&chain.table, &chain.name);
+            format!("chain {name} of table {table} drops packets to this node that it does not accept: let it accept UDP port {udp_port}")
         })
         .collect())
 }

@@ -117,7 +117,8 @@ fn start_logging(verbose: u8) {
         1 => "info",
         _ => "debug",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    // The library calls each peer that is silent for a while an error.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},boringtun=off")));
     // A log on a full disk cannot be written to. Saying so on stderr, which is that log, would
     // panic in whatever wanted to tell something.
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);

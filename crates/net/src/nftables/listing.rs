@@ -14,6 +14,7 @@ const GET_CHAIN: u16 = 4;
 const GET_RULE: u16 = 7;
 const GET_SET: u16 = 10;
 const GET_ELEMENTS: u16 = 13;
+const INPUT: u32 = 1;
 const FORWARD: u32 = 2;
 const NFGEN_BYTES: usize = 4;
 
@@ -22,6 +23,8 @@ const NFGEN_BYTES: usize = 4;
 pub struct BaseChain {
     pub table: String,
     pub name: String,
+    /// For packets to this host.
+    pub is_input: bool,
     pub is_forward: bool,
     /// Packets that no rule accepts are dropped.
     pub drops_by_default: bool,
@@ -137,6 +140,7 @@ fn base_chain(reply: &Reply) -> Option<BaseChain> {
     Some(BaseChain {
         table: text(reply, CHAIN_TABLE)?,
         name: text(reply, CHAIN_NAME)?,
+        is_input: hook == INPUT,
         is_forward: hook == FORWARD,
         drops_by_default: find(reply, CHAIN_POLICY).and_then(|policy| policy.network_u32()) == Some(0),
     })

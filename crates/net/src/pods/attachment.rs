@@ -16,15 +16,12 @@ use super::state::{Allocation, Allocations, normalize_ports};
 use super::{PodNetworkError, PodNetworkSettings, Result, addresses, rules};
 use crate::namespace::{self, Ipv6};
 use crate::netlink::{self, Address, DeviceSettings, Family, Pair, Route, RouteSocket, Socket, UdpPort, Veth};
-use crate::{names, nftables, obstacles};
+use crate::{mtu, names, nftables, obstacles};
 use containers::{PortMapping, Protocol};
 
 /// What pods send everything to. Link-local, so that it takes the address of no other machine; the
 /// same on all links, so that nothing has to be remembered.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-/// An address of a documentation range: only the default route leads there.
-const SOMEWHERE_OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const ETHERNET_MTU_BYTES: u32 = 1500;
 const ANYWHERE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
 const INSIDE: &str = "eth0";
 
@@ -112,7 +109,7 @@ impl Node {
 
     fn connect(&mut self, sandbox_id: &str, sandbox: &mut Sandbox, address: Ipv4Addr) -> Result<()> {
         let name = names::pod_link(sandbox_id);
-        let veth = Veth { outside: &name, inside: INSIDE, mtu: self.mtu()?, controller: None, hardware_address: None };
+        let veth = Veth { outside: &name, inside: INSIDE, mtu: mtu::of_pods(&mut self.route)?, controller: None, hardware_address: None };
         let pair = self.route.ensure_veth(&sandbox.namespace, &mut sandbox.inside, &veth)?;
         let close = |of: &File, interface: &str, how: Ipv6| {
             namespace::inside(of, || namespace::close_ipv6(interface, how))
@@ -122,12 +119,6 @@ impl Node {
         close(&self.namespace, &name, Ipv6::Off)?;
         configure_inside(&mut sandbox.inside, pair, address)?;
         self.configure_outside(pair, address)
-    }
-
-    /// Packets of a pod leave by the node's default interface, so larger ones would only be cut.
-    fn mtu(&mut self) -> Result<u32> {
-        let Some(index) = self.route.link_towards(SOMEWHERE_OUTSIDE)? else { return Ok(ETHERNET_MTU_BYTES) };
-        Ok(self.route.link_at(index)?.map_or(ETHERNET_MTU_BYTES, |link| link.mtu))
     }
 
     fn configure_outside(&mut self, pair: Pair, address: Ipv4Addr) -> Result<()> {

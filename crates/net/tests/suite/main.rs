@@ -5,6 +5,7 @@
 //! as long as files in this process do, so that nothing outlives a panic.
 
 mod local;
+mod peers;
 mod pods;
 mod rules;
 mod services;

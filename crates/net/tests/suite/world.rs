@@ -24,6 +24,7 @@ pub const CALM: DeviceSettings = DeviceSettings {
 };
 
 /// Hooks of the kernel.
+pub const INPUT: u32 = 1;
 pub const FORWARD: u32 = 2;
 
 /// A network namespace, gone with this value (and the sockets in it).
