@@ -56,6 +56,8 @@ impl RouteProtocol {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     pub destination: Ipv4Net,
+    /// Senders hear that there is no way; no other route is tried.
+    pub is_unreachable: bool,
     pub gateway: Option<Ipv4Addr>,
     pub link: u32,
     /// The address that this host uses towards the destination.
@@ -68,12 +70,22 @@ pub struct Route {
 
 impl Route {
     pub fn to_link(destination: Ipv4Net, link: u32) -> Self {
-        Self { destination, gateway: None, link, source: None, scope: RouteScope::Link, onlink: false, protocol: RouteProtocol::STATIC }
+        Self {
+            destination,
+            is_unreachable: false,
+            gateway: None,
+            link,
+            source: None,
+            scope: RouteScope::Link,
+            onlink: false,
+            protocol: RouteProtocol::STATIC,
+        }
     }
 
     pub fn via(destination: Ipv4Net, gateway: Ipv4Addr, link: u32) -> Self {
         Self {
             destination,
+            is_unreachable: false,
             gateway: Some(gateway),
             link,
             source: None,
@@ -81,6 +93,10 @@ impl Route {
             onlink: false,
             protocol: RouteProtocol::STATIC,
         }
+    }
+
+    pub fn unreachable(destination: Ipv4Net) -> Self {
+        Self { is_unreachable: true, scope: RouteScope::Universe, ..Self::to_link(destination, 0) }
     }
 
     pub fn is_default(&self) -> bool {
@@ -193,15 +209,16 @@ fn route_payload(route: &Route) -> Vec<u8> {
         RouteScope::Universe => libc::RT_SCOPE_UNIVERSE,
         RouteScope::Link => libc::RT_SCOPE_LINK,
     };
+    let kind = if route.is_unreachable { libc::RTN_UNREACHABLE } else { libc::RTN_UNICAST };
     let flags = if route.onlink { RTNH_F_ONLINK } else { 0 };
-    let mut header = vec![INET, route.destination.prefix_len(), 0, 0, libc::RT_TABLE_MAIN, route.protocol.0, scope, libc::RTN_UNICAST];
+    let mut header = vec![INET, route.destination.prefix_len(), 0, 0, libc::RT_TABLE_MAIN, route.protocol.0, scope, kind];
     header.extend(flags.to_ne_bytes());
     let octets = |kind: u16, address: Option<Ipv4Addr>| address.map(|ip| move |list: Attributes| list.bytes(kind, &ip.octets()));
     let payload = Attributes::after_header(&header)
         .optional(octets(RTA_DST, (!route.is_default()).then_some(route.destination.network())))
         .optional(octets(RTA_GATEWAY, route.gateway))
         .optional(octets(RTA_PREFSRC, route.source))
-        .native_u32(RTA_OIF, route.link);
+        .optional((!route.is_unreachable).then_some(|list: Attributes| list.native_u32(RTA_OIF, route.link)));
     payload.as_bytes().to_vec()
 }
 
@@ -224,6 +241,7 @@ fn parse_route(reply: &Reply) -> Option<Route> {
     let destination = find(RTA_DST).and_then(|attribute| attribute.ipv4()).unwrap_or(Ipv4Addr::UNSPECIFIED);
     Some(Route {
         destination: Ipv4Net::new(destination, header[1]).ok()?,
+        is_unreachable: header[7] == libc::RTN_UNREACHABLE,
         gateway: find(RTA_GATEWAY).and_then(|attribute| attribute.ipv4()),
         // Routes that refuse (blackhole) or spread over several links name none here.
         link: outgoing_link(reply).unwrap_or(0),

@@ -51,9 +51,19 @@ impl Neighbourhood {
 /// How packets leave for a peer's pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hop {
-    Neighbour { address: Ipv4Addr, link: u32 },
-    Vxlan { address: Ipv4Addr },
-    WireGuard { address: Ipv4Addr, public_key: WireGuardKey },
+    Neighbour {
+        address: Ipv4Addr,
+        link: u32,
+    },
+    Vxlan {
+        address: Ipv4Addr,
+    },
+    WireGuard {
+        address: Ipv4Addr,
+        public_key: WireGuardKey,
+    },
+    /// What cannot be encrypted must not find the default route, and leave in plain text.
+    Nowhere,
 }
 
 /// The devices of the tunnels, by index; None for one that is not there.
@@ -80,10 +90,12 @@ pub fn decide(settings: &PeerNetworkSettings, peers: &[Peer], neighbourhood: &Ne
     for peer in peers {
         let found = checked(settings, peer, &addresses)
             .and_then(|(address, range)| Ok((range, hop(peer.way, address, neighbourhood)?)))
-            .and_then(|(range, hop)| desired.room_for(range).map(|()| (range, hop)))
-            .and_then(|(range, hop)| is_new_key(&mut keys, &hop).map(|()| (range, hop)));
+            .and_then(|(range, hop)| desired.room_for(range).map(|()| (range, hop)));
         match found {
-            Ok((range, hop)) => drop(desired.hops.insert(range, (peer.name.clone(), hop))),
+            Ok((range, hop)) => {
+                desired.hops.insert(range, (peer.name.clone(), hop));
+                is_new_key(&mut keys, &hop).unwrap_or_else(|reason| desired.refuse(range, reason));
+            }
             Err(reason) => drop(desired.refused.insert(peer.name.clone(), reason)),
         }
     }
@@ -161,8 +173,10 @@ impl Desired {
 
     /// Reports the peer with this range.
     pub fn refuse(&mut self, range: Ipv4Net, reason: String) {
-        if let Some((name, _)) = self.hops.remove(&range) {
-            self.refused.insert(name, reason);
+        let Some((name, hop)) = self.hops.remove(&range) else { return };
+        self.refused.insert(name.clone(), reason);
+        if matches!(hop, Hop::WireGuard { .. }) {
+            self.hops.insert(range, (name, Hop::Nowhere));
         }
     }
 
@@ -171,6 +185,7 @@ impl Desired {
             Hop::Neighbour { address, link } => Some(Route::via(range, address, link)),
             Hop::Vxlan { .. } => Some(Route { onlink: true, ..Route::via(range, range.network(), devices.vxlan?) }),
             Hop::WireGuard { .. } => Some(Route::to_link(range, devices.wireguard?)),
+            Hop::Nowhere => Some(Route::unreachable(range)),
         };
         let routes = self.hops.iter().filter_map(|(range, (_, hop))| route(*range, hop));
         routes.map(|route| (route.destination, Route { protocol: ROUTE_PROTOCOL, ..route })).collect()
@@ -258,7 +273,8 @@ mod tests {
         for route in desired.routes(devices).values() {
             let gateway = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
             let onlink = if route.onlink { " onlink" } else { "" };
-            text += &format!("{}{gateway} dev {}{onlink} proto {}\n", route.destination, route.link, route.protocol.0);
+            let kind = if route.is_unreachable { "unreachable " } else { "" };
+            text += &format!("{kind}{}{gateway} dev {}{onlink} proto {}\n", route.destination, route.link, route.protocol.0);
         }
         for entry in desired.neighbours(devices) {
             text += &format!("{:?} {} is {} dev {}\n", entry.table, entry.address, hex::encode(entry.hardware_address), entry.link);
@@ -352,16 +368,17 @@ mod tests {
         check(
             &peers,
             expect![[r#"
-            10.244.2.0/24 dev 12 proto 101
-            10.244.3.0/24 via 10.244.3.0 dev 11 onlink proto 101
-            Addresses 10.244.3.0 is e6180af40300 dev 11
-            Forwarding 192.168.9.7 is e6180af40300 dev 11
-            peer 0101: 10.244.2.0/24 at 192.168.9.2:14790
-            not narrower: pod range 10.244.2.128/25 overlaps 10.244.2.0/24 of node a
-            not same key: another node has the same WireGuard key
-            not same range: pod range 10.244.2.0/24 overlaps 10.244.2.0/24 of node a
-            not wider: pod range 10.244.2.0/23 overlaps 10.244.2.0/24 of node a
-        "#]],
+                10.244.2.0/24 dev 12 proto 101
+                10.244.3.0/24 via 10.244.3.0 dev 11 onlink proto 101
+                unreachable 10.244.4.0/24 dev 0 proto 101
+                Addresses 10.244.3.0 is e6180af40300 dev 11
+                Forwarding 192.168.9.7 is e6180af40300 dev 11
+                peer 0101: 10.244.2.0/24 at 192.168.9.2:14790
+                not narrower: pod range 10.244.2.128/25 overlaps 10.244.2.0/24 of node a
+                not same key: another node has the same WireGuard key
+                not same range: pod range 10.244.2.0/24 overlaps 10.244.2.0/24 of node a
+                not wider: pod range 10.244.2.0/23 overlaps 10.244.2.0/24 of node a
+            "#]],
         );
     }
 
@@ -373,6 +390,16 @@ mod tests {
         ];
         let refused: Vec<String> = decided(&peers).refused.into_keys().collect();
         assert_eq!(refused, ["behind a gateway", "behind our own route"]);
+    }
+
+    /// Without a route of its own, the pods' traffic would follow the default route.
+    #[test]
+    fn what_cannot_be_encrypted_goes_nowhere() {
+        let mut desired = decided(&[peer("a", "192.168.9.2", "10.244.2.0/24", KEY)]);
+        desired.refuse_all("no device", |hop| matches!(hop, Hop::WireGuard { .. }));
+        assert!(desired.routes(Devices::default()).values().all(|route| route.is_unreachable));
+        assert_eq!((desired.routes(Devices::default()).len(), desired.has_wireguard()), (1, false));
+        assert_eq!(desired.refused.keys().collect::<Vec<_>>(), ["a"]);
     }
 
     #[test]

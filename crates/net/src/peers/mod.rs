@@ -165,7 +165,10 @@ impl PeerNetwork {
     }
 
     fn settle_wireguard(&mut self, desired: &mut Desired, devices: &mut Devices) -> Result<usize> {
-        if !desired.has_wireguard() && !self.is_key_known {
+        if !desired.has_wireguard() {
+            if self.is_key_known {
+                return self.wireguard.set_peers(&BTreeMap::new());
+            }
             self.wireguard.stop();
             return self.remove_device(devices::WIREGUARD_DEVICE);
         }
@@ -176,9 +179,6 @@ impl PeerNetwork {
             Ok(device.messages + self.wireguard.set_peers(&desired.wireguard_peers())?)
         });
         changed.or_else(|error| {
-            if !desired.has_wireguard() {
-                return Err(error);
-            }
             desired.refuse_all(&chain(&error), |hop| matches!(hop, Hop::WireGuard { .. }));
             Ok(0)
         })

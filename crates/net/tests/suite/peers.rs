@@ -254,6 +254,21 @@ fn vxlan_reaches_nodes_of_other_networks() {
     check_traffic(&world, 3, Kind::Vxlan, 1450);
 }
 
+/// Pods keep the size of their link. The node tells them what is too large.
+#[test]
+fn pods_from_before_the_tunnel_learn_its_size() {
+    if !can_run() {
+        return;
+    }
+    for kind in [Kind::Vxlan, Kind::WireGuard] {
+        let mut world = World::new(WireGuardDriver::Process);
+        let (near, far) = (world.nodes[0].pod("pod"), world.nodes[2].pod("pod"));
+        world.connect(3, kind);
+        assert_eq!(pour(&near.0, &far.0, &far.1, 1 << 20), 1 << 20, "{kind:?}");
+        assert_eq!(pour(&far.0, &near.0, &near.1, 1 << 20), 1 << 20, "{kind:?}");
+    }
+}
+
 #[test]
 fn wireguard_reaches_nodes_of_other_networks() {
     if !can_run() {
@@ -503,6 +518,8 @@ fn another_key_gets_nothing_and_a_new_one_is_followed() {
         assert!(far.0.ask(&near.1, 80).starts_with("tcp error"), "the session of the old key is gone");
         let own = Peer { way: back.way, ..right };
         assert_eq!(first.apply(&[own]).failed.into_values().collect::<Vec<_>>(), ["its WireGuard key is this node's own"]);
+        let route = first.namespace.route().routes().expect("routes").into_iter().find(|route| route.destination == third.pod_cidr);
+        assert!(route.is_some_and(|route| route.is_unreachable), "what cannot be encrypted does not leave by another route");
         // The node comes back with a new key, as one without a disk does.
         third.reopen();
         third.namespace.route().delete_link(WIREGUARD).expect("the kernel's device is removed");
