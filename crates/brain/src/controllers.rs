@@ -3,12 +3,23 @@
 use kinds::table::KINDS;
 
 use crate::controller::Controller;
+use crate::node_ipam::ClusterRanges;
 use crate::picture::Kind;
 use crate::request::{EVENTS, Resource};
 
-/// Those of a cluster of its own. `root_certificate_pem`: of the cluster's authority, for the
-/// ConfigMap `kube-root-ca.crt` of every namespace.
-pub fn all(root_certificate_pem: String) -> Vec<Box<dyn Controller>> {
+/// What the controllers of a cluster need to know besides its objects.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterSettings {
+    /// Certificate of the cluster's authority, for the ConfigMap `kube-root-ca.crt` of every
+    /// namespace.
+    pub root_certificate_pem: String,
+    /// What nodes get their ranges of pod addresses from; from none where it is empty.
+    pub pod_ranges: ClusterRanges,
+}
+
+/// Those of a cluster of its own.
+pub fn all(settings: ClusterSettings) -> Vec<Box<dyn Controller>> {
+    let ClusterSettings { root_certificate_pem, pod_ranges } = settings;
     vec![
         Box::new(crate::service_account::ServiceAccountController { root_certificate_pem }),
         Box::new(crate::namespace::NamespaceController),
@@ -26,6 +37,7 @@ pub fn all(root_certificate_pem: String) -> Vec<Box<dyn Controller>> {
         Box::new(crate::quota::QuotaController),
         Box::new(crate::cluster_roles::ClusterRoleAggregation),
         Box::new(crate::ttl::TtlController::default()),
+        Box::new(crate::node_ipam::NodeIpam::new(pod_ranges)),
     ]
 }
 

@@ -70,6 +70,7 @@ pub fn node(name: &str, words: &[&str]) -> Node {
                 let (key, value) = label.split_once('=').expect("label=KEY=VALUE");
                 node["metadata"]["labels"][key] = json!(value);
             }
+            Some(("podCIDR", range)) => node["spec"]["podCIDRs"] = json!([range]),
             _ => panic!("unknown word {word} of a node"),
         }
     }

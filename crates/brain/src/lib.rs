@@ -24,6 +24,7 @@ pub mod events;
 pub mod gc;
 pub mod history;
 pub mod namespace;
+pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod podgc;
 pub mod quota;
@@ -34,6 +35,7 @@ pub mod ttl;
 
 pub mod placement;
 
+pub mod pod_network;
 pub mod podsync;
 pub mod proxy;
 

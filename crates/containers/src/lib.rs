@@ -29,7 +29,7 @@ pub use container::{
 };
 pub use error::{Cause, Error, Result, chain};
 pub use image::{Credentials, Image, UnusedImage};
-pub use peer::{Peer, Way, WireGuardKey};
+pub use peer::{Peer, PodRange, Way, WireGuardKey};
 pub use process::{ExecOutput, StreamRequest, TerminalSize, Version};
 pub use sandbox::{DnsConfig, HostNamespaces, PodId, PortMapping, Protocol, SandboxConfig, SandboxState, SandboxStatus, UserNamespace};
 pub use service::{Backend, Backends, ServicePort, ServicePortName, SourceRanges};

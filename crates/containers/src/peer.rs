@@ -4,6 +4,15 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+/// What a node's pods get their addresses from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodRange {
+    /// Of this node, one for each family at most, the main one first.
+    pub own: Vec<IpNet>,
+    /// Of all nodes.
+    pub cluster: Vec<IpNet>,
+}
+
 /// Another node, and how its pods are reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {

@@ -11,21 +11,20 @@ mod report;
 mod send;
 mod watch;
 
+use brain::controllers::ClusterSettings;
 use kube::Client;
 
 /// What the controllers need to know besides the API.
 #[derive(Debug, Clone)]
 pub struct ControllerSettings {
-    /// The certificate of the cluster's authority, for the ConfigMap `kube-root-ca.crt` of every
-    /// namespace.
-    pub root_certificate_pem: String,
+    pub cluster: ClusterSettings,
     /// The machine, as events name it.
     pub host: String,
 }
 
 /// Runs all controllers until `shutdown` turns true.
 pub async fn run(client: Client, settings: ControllerSettings, shutdown: tokio::sync::watch::Receiver<bool>) {
-    let controllers = brain::controllers::all(settings.root_certificate_pem);
+    let controllers = brain::controllers::all(settings.cluster);
     engine::run(client, brain::controllers::followed(), controllers, settings.host, shutdown).await;
 }
 

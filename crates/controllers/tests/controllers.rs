@@ -9,6 +9,7 @@ use apiserver::auth::authenticate::Authenticator;
 use apiserver::auth::tokens::TokenKey;
 use apiserver::registry::Registry;
 use apiserver::request::{MASTERS, User};
+use brain::controllers::ClusterSettings;
 use kube::Client;
 use kube::core::Status;
 use serde_json::{Value, json};
@@ -34,11 +35,12 @@ impl Plane {
         let authenticator = Authenticator { tokens: Arc::new(TokenKey::from_pkcs8(key.as_ref()).unwrap()) };
         let registry = Arc::new(Registry::new(Arc::new(store::mem::open())).unwrap());
         let (stop, stopping) = watch::channel(false);
-        let admission = AdmissionSettings { service_account_admission: false };
+        let admission = AdmissionSettings::default();
         let server = ApiServer::new(registry, authenticator, admission, stopping.clone());
         apiserver::bootstrap::run(&server).await.unwrap();
         let client = |name: &str| Client::new(server.as_user(User::system(name, &[MASTERS])), "default");
-        let settings = controllers::ControllerSettings { root_certificate_pem: "a certificate".to_owned(), host: "here".to_owned() };
+        let cluster = ClusterSettings { root_certificate_pem: "a certificate".to_owned(), ..ClusterSettings::default() };
+        let settings = controllers::ControllerSettings { cluster, host: "here".to_owned() };
         let running = tokio::spawn(controllers::run(client("system:kube-controller-manager"), settings, stopping));
         Plane { client: client("kubernetes-admin"), stop, running }
     }

@@ -4,8 +4,12 @@
 //! pods run this program from the built-in image. The version in the template makes an upgrade of
 //! everynode a rolling update of them.
 
+use std::fmt;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 
+use brain::pod_network::Mode;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::builtin;
@@ -25,11 +29,100 @@ pub struct Site {
     pub server: String,
     /// The pods of all nodes.
     pub cluster_cidr: String,
+    pub pod_network: PodNetworkChoice,
+}
+
+/// What connects the pods of different nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum PodNetworkChoice {
+    /// The built-in DaemonSet `pod-network`.
+    BuiltIn(Mode),
+    /// Something else, that the user brings.
+    None,
+}
+
+impl Default for PodNetworkChoice {
+    fn default() -> PodNetworkChoice {
+        PodNetworkChoice::BuiltIn(Mode::default())
+    }
+}
+
+impl fmt::Display for PodNetworkChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PodNetworkChoice::BuiltIn(mode) => mode.fmt(f),
+            PodNetworkChoice::None => f.write_str("none"),
+        }
+    }
+}
+
+impl FromStr for PodNetworkChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<PodNetworkChoice, String> {
+        match text {
+            "none" => Ok(PodNetworkChoice::None),
+            mode => mode.parse().map(PodNetworkChoice::BuiltIn).map_err(|_| format!("{mode:?}: write direct, vxlan, wireguard or none")),
+        }
+    }
+}
+
+impl TryFrom<String> for PodNetworkChoice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<PodNetworkChoice, String> {
+        text.parse()
+    }
+}
+
+impl From<PodNetworkChoice> for String {
+    fn from(choice: PodNetworkChoice) -> String {
+        choice.to_string()
+    }
 }
 
 /// All objects, in the order in which they are applied.
 pub fn manifests(site: &Site) -> Vec<Value> {
-    [kube_proxy(site), node_dns(site)].concat()
+    let pod_network = match site.pod_network {
+        PodNetworkChoice::BuiltIn(mode) => pod_network(site, mode),
+        PodNetworkChoice::None => Vec::new(),
+    };
+    [pod_network, kube_proxy(site), node_dns(site)].concat()
+}
+
+fn pod_network(site: &Site, mode: Mode) -> Vec<Value> {
+    const NAME: &str = "pod-network";
+    const ROLE: &str = "everynode:pod-network";
+    // New interfaces are closed to routers that others on them could play.
+    const SYSCTLS: HostPath = HostPath { name: "sysctls", of_node: "/proc/sys/net", kind: "Directory", path: "/host/proc/sys/net" };
+    // Nodes whose kernels know no WireGuard encrypt in the program.
+    const TUN: HostPath = HostPath { name: "tun", of_node: "/dev/net/tun", kind: "CharDevice", path: "/dev/net/tun" };
+    let is_encrypted = mode == Mode::WireGuard;
+    let program = Program {
+        name: NAME,
+        arguments: [common_arguments(site, NAME), vec![format!("--mode={mode}")]].concat(),
+        // Links and routes of the node's own network.
+        capabilities: &["NET_ADMIN"],
+        ready: json!({"httpGet": {"path": "/readyz", "port": 10255}, "periodSeconds": 2}),
+        memory: "20Mi",
+        update: json!({"maxUnavailable": "10%"}),
+        host_paths: Some(SYSCTLS).into_iter().chain(is_encrypted.then_some(TUN)).collect(),
+    };
+    let mut rules = vec![
+        json!({"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}),
+        // Of its own node only: the server refuses others.
+        json!({"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]}),
+    ];
+    if is_encrypted {
+        // The node's public key is an annotation.
+        rules.push(json!({"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]}));
+    }
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": ROLE}, "rules": rules});
+    let mut objects = vec![account(NAME), role, binding(ROLE, ROLE, NAME)];
+    objects.extend(own_set_role(NAME));
+    objects.push(program.daemon_set());
+    objects
 }
 
 fn kube_proxy(site: &Site) -> Vec<Value> {
@@ -42,6 +135,7 @@ fn kube_proxy(site: &Site) -> Vec<Value> {
         ready: json!({"httpGet": {"path": "/healthz", "port": 10256}, "periodSeconds": 2}),
         memory: "20Mi",
         update: json!({"maxUnavailable": "10%"}),
+        host_paths: Vec::new(),
     };
     let mut objects = vec![account(NAME), binding("everynode:node-proxier", "system:node-proxier", NAME)];
     objects.extend(own_set_role(NAME));
@@ -83,6 +177,7 @@ fn node_dns(site: &Site) -> Vec<Value> {
         memory: "20Mi",
         // The old one answers until the new one does.
         update: json!({"maxSurge": "10%", "maxUnavailable": 0}),
+        host_paths: Vec::new(),
     };
     let read = |group: &str, resources: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": ["list", "watch"]});
     let role = json!({
@@ -133,10 +228,21 @@ struct Program {
     ready: Value,
     memory: &'static str,
     update: Value,
+    host_paths: Vec<HostPath>,
+}
+
+/// What the program gets of the node besides its network.
+struct HostPath {
+    name: &'static str,
+    of_node: &'static str,
+    /// The type of the volume.
+    kind: &'static str,
+    path: &'static str,
 }
 
 impl Program {
     fn container(&self) -> Value {
+        let mounts: Vec<Value> = self.host_paths.iter().map(|of| json!({"name": of.name, "mountPath": of.path})).collect();
         json!({
             "name": self.name,
             "image": builtin::IMAGE,
@@ -146,6 +252,7 @@ impl Program {
             "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
             "resources": {"requests": {"cpu": "10m", "memory": self.memory}},
             "readinessProbe": self.ready,
+            "volumeMounts": mounts,
             "securityContext": {
                 "capabilities": {"drop": ["ALL"], "add": self.capabilities}, "allowPrivilegeEscalation": false,
                 "readOnlyRootFilesystem": true, "seccompProfile": {"type": "RuntimeDefault"},
@@ -156,6 +263,8 @@ impl Program {
     /// On every node, whatever its taints, in the node's own network.
     fn daemon_set(&self) -> Value {
         let name = self.name;
+        let volume = |of: &HostPath| json!({"name": of.name, "hostPath": {"path": of.of_node, "type": of.kind}});
+        let volumes: Vec<Value> = self.host_paths.iter().map(volume).collect();
         json!({
             "apiVersion": "apps/v1", "kind": "DaemonSet",
             "metadata": meta(name),
@@ -173,6 +282,7 @@ impl Program {
                         "terminationGracePeriodSeconds": 5,
                         "dnsPolicy": "Default",
                         "containers": [self.container()],
+                        "volumes": volumes,
                     },
                 },
             },

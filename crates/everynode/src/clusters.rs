@@ -4,7 +4,6 @@
 //! time of the process distinguishes it from a later one with the same id.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,6 +14,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::data_dir;
+use crate::nodes::network::Network;
 use crate::nodes::process::Process;
 use crate::nodes::{Node, cgroups, network};
 use crate::server_lock::{self, ServerLock};
@@ -39,11 +39,11 @@ pub struct Record {
 }
 
 /// What the server of a cluster is started with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ServerOptions {
     pub simulated_nodes: usize,
-    /// Where nodes in namespaces of their own reach it.
-    pub node_facing: Option<SocketAddr>,
+    /// The addresses of nodes in namespaces of their own, and of their pods.
+    pub network: Option<Network>,
 }
 
 /// A local cluster by name.
@@ -144,7 +144,9 @@ impl Cluster {
                 "--data-dir",
             ])
             .arg(&self.dir)
-            .args(options.node_facing.iter().flat_map(|address| ["--also-listen".to_owned(), address.to_string()]))
+            .args(options.network.iter().flat_map(|network| {
+                ["--also-listen".to_owned(), network.server().to_string(), "--cluster-cidr".to_owned(), network.cluster_cidr()]
+            }))
             .env(server_lock::INHERITED, "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
@@ -18,9 +19,12 @@ pub fn of_process(pid: u32) -> io::Result<File> {
     File::open(format!("/proc/{pid}/ns/net"))
 }
 
-/// Runs `work` on a thread of its own inside the namespace. What it opens there (sockets) stays in
-/// that namespace.
+/// Runs `work` inside the namespace: on a thread of its own, unless the calling one is there
+/// already, which needs no rights. What it opens there (sockets) stays in that namespace.
 pub fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    if is_same(namespace, &current()?)? {
+        return work();
+    }
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
             setns(namespace, CloneFlags::CLONE_NEWNET)?;
@@ -30,14 +34,24 @@ pub fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> io::Result<T> + 
     })
 }
 
+fn is_same(one: &File, other: &File) -> io::Result<bool> {
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+}
+
+const SYSCTLS: &str = "/proc/sys/net";
+/// Where a container has them that may write them: its own /proc/sys is read-only.
+const SYSCTLS_IN_CONTAINER: &str = "/host/proc/sys/net";
+
 /// Sets a value below /proc/sys/net of the calling thread's namespace. A value that is there
 /// already is not written: the files may be read-only in a container whose runtime has already set
 /// them.
 pub fn set_sysctl(name: &str, value: &str) -> io::Result<()> {
-    let path = Path::new("/proc/sys/net").join(name);
-    if std::fs::read_to_string(&path)?.trim() == value {
+    if std::fs::read_to_string(Path::new(SYSCTLS).join(name))?.trim() == value {
         return Ok(());
     }
+    let mounted = Path::new(SYSCTLS_IN_CONTAINER).join(name);
+    let path = if mounted.exists() { mounted } else { Path::new(SYSCTLS).join(name) };
     std::fs::write(path, value)
 }
 

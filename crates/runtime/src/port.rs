@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use containers::{
-    ContainerConfig, ContainerStats, ContainerStatus, Credentials, ExecOutput, FilesystemUsage, Image, PortMapping, Resources, Result,
-    SandboxConfig, SandboxStats, SandboxStatus, StreamRequest, TerminalSize, UnusedImage, Version,
+    ContainerConfig, ContainerStats, ContainerStatus, Credentials, ExecOutput, FilesystemUsage, Image, PodRange, PortMapping, Resources,
+    Result, SandboxConfig, SandboxStats, SandboxStatus, StreamRequest, TerminalSize, UnusedImage, Version,
 };
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -40,6 +40,12 @@ pub trait Runtime: Send + Sync {
     fn has_user_namespaces(&self) -> bool {
         false
     }
+
+    /// Why pods get no network of their own on this node; None when they do. Asked every few
+    /// seconds.
+    fn network_problem(&self) -> BoxFuture<'_, Result<Option<String>>>;
+    /// Pods get addresses from this range from now on. Repeating it changes nothing.
+    fn use_pod_range<'a>(&'a self, range: &'a PodRange) -> BoxFuture<'a, Result<()>>;
 
     /// Makes the sandbox and its network; answers its id. Leaves nothing behind when it fails.
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<String>>;
@@ -112,6 +118,15 @@ pub trait SandboxNetwork: Send + Sync {
         namespace: &'a std::path::Path,
         ports: &'a [PortMapping],
     ) -> BoxFuture<'a, Result<Vec<IpAddr>>>;
+    /// Why nothing can be attached; None when it can.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+    /// Takes addresses from this range from now on. `live` are the ids of the sandboxes that there
+    /// are.
+    fn use_pod_range<'a>(&'a self, _range: &'a PodRange, _live: &'a [String]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
     /// Gives the addresses and host ports back; the namespace may be gone already.
     fn detach<'a>(&'a self, sandbox_id: &'a str) -> BoxFuture<'a, Result<()>>;
 }

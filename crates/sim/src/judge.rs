@@ -18,6 +18,8 @@ pub enum Finding {
     Crowd { set: String, node: String, pods: usize },
     /// A pod without an owner was changed or removed.
     StrangerTouched,
+    /// Two nodes have the same range of pod addresses.
+    SharedRange { range: String, nodes: [String; 2] },
     /// Two revisions of a set have the same number.
     SameNumber { set: String, number: i64 },
     /// It never came to rest.
@@ -31,6 +33,7 @@ impl fmt::Display for Finding {
         match self {
             Finding::Crowd { set, node, pods } => write!(f, "{pods} pods of {set} on {node}"),
             Finding::StrangerTouched => f.write_str("the pod without an owner was touched"),
+            Finding::SharedRange { range, nodes: [a, b] } => write!(f, "{a} and {b} have the same range {range}"),
             Finding::SameNumber { set, number } => write!(f, "two revisions of {set} have the number {number}"),
             Finding::Restless => f.write_str("the cluster does not come to rest"),
             Finding::Unsettled(what) => write!(f, "the cluster came to rest, but {what}"),
@@ -58,6 +61,13 @@ impl Judge {
             (None, now) => self.stranger = now,
             _ => {}
         }
+        let mut ranges = BTreeMap::new();
+        for (key, node) in server.list(NODES) {
+            let Some(range) = node["spec"]["podCIDR"].as_str() else { continue };
+            if let Some(other) = ranges.insert(range, &key.name) {
+                return Err(Finding::SharedRange { range: range.to_owned(), nodes: [other.to_string(), key.name.to_string()] });
+            }
+        }
         let mut crowds: BTreeMap<(String, String), usize> = BTreeMap::new();
         for (_, pod) in server.list(PODS).filter(|(_, pod)| is_live(pod)) {
             if let (Some(owner), Some(node)) = (owner_uid(pod), node_of(pod)) {
@@ -73,7 +83,7 @@ impl Judge {
     }
 
     /// At the end: every node that should run a pod runs exactly one, ready and of the current
-    /// template; no other node runs one.
+    /// template; no other node runs one. Every node has a range of pod addresses.
     pub fn settled(&self, server: &Server) -> Result<(), Finding> {
         let unsettled = |what: String| Err(Finding::Unsettled(what));
         for (key, set) in server.list(DAEMON_SETS) {
@@ -115,6 +125,9 @@ impl Judge {
             if set["status"]["desiredNumberScheduled"] != desired || set["status"]["observedGeneration"] != set["metadata"]["generation"] {
                 return unsettled(format!("the status of {key} is {}, with {desired} nodes to run on", set["status"]));
             }
+        }
+        if let Some((key, _)) = server.list(NODES).find(|(_, node)| node["spec"].get("podCIDR").is_none()) {
+            return unsettled(format!("{key} has no range of pod addresses"));
         }
         let owners: Vec<String> = server.list(DAEMON_SETS).map(|(_, set)| uid(set)).collect();
         match server.list(PODS).find(|(_, pod)| owner_uid(pod).is_some_and(|owner| !owners.contains(&owner))) {

@@ -4,22 +4,30 @@
 //! It does what the engine of the crate `controllers` does, one event at a time.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::vec;
 
 use brain::controller::Controller;
+use brain::controllers::ClusterSettings;
 use brain::execution::Execution;
 use brain::model::Key;
+use brain::node_ipam::{ClusterRange, ClusterRanges};
 use brain::picture::{Kind, Picture};
 use brain::pretend::Server;
 use brain::queue::{Outcome, Queue, Written};
 use brain::request::Request;
 use fastrand::Rng;
+use ipnet::{IpNet, Ipv4Net};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Report;
 
 /// Stands in for the certificate of the cluster's authority; nothing here reads it.
 const CERTIFICATE: &str = "certificate";
+
+/// Ranges for eight nodes: little more than there are.
+const POD_RANGE: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 21));
+const NODE_PREFIX: u8 = 24;
 
 /// A controller that crashed is back after this long.
 const RESTART: SignedDuration = SignedDuration::from_secs(3);
@@ -263,5 +271,8 @@ impl Process {
 }
 
 fn slots() -> Vec<(Box<dyn Controller>, Queue)> {
-    brain::controllers::all(CERTIFICATE.to_owned()).into_iter().map(|controller| (controller, Queue::default())).collect()
+    let range = ClusterRange::new(POD_RANGE, NODE_PREFIX).expect("the range can be divided");
+    let pod_ranges = ClusterRanges::new(vec![range]).expect("it is the only one");
+    let settings = ClusterSettings { root_certificate_pem: CERTIFICATE.to_owned(), pod_ranges };
+    brain::controllers::all(settings).into_iter().map(|controller| (controller, Queue::default())).collect()
 }

@@ -185,7 +185,7 @@ impl Server {
         let key = ring::signature::EcdsaKeyPair::generate_pkcs8(&ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING, &random);
         let tokens = Arc::new(TokenKey::from_pkcs8(key.expect("a key can be made").as_ref()).expect("a key that was just made"));
         let registry = Arc::new(Registry::new(Arc::new(store::mem::open())).expect("an empty store can be read"));
-        let admission = AdmissionSettings { service_account_admission: false };
+        let admission = AdmissionSettings::default();
         let server = ApiServer::new(registry, Authenticator { tokens }, admission, watch::channel(false).1);
         apiserver::bootstrap::run(&server).await.expect("an empty store takes what every cluster has");
         Server(server)

@@ -1,21 +1,23 @@
 //! The pod network as the container runtime asks for it.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use containers::{Error, PortMapping, Result};
+use containers::{Error, PodRange, PortMapping, Result};
 use futures::future::BoxFuture;
-use net::pods::PodNetwork;
+use ipnet::{IpNet, Ipv4Net};
+use net::pods::{PodNetwork, PodNetworkSettings};
 use runtime::port::SandboxNetwork;
 
-/// A node without a range for its pods: those in the node's own network run, others get the reason
-/// why they cannot.
+/// A node that connects no pods, by the choice of who runs it: those in the node's own network run,
+/// others get the reason why they cannot.
 #[derive(Debug)]
 pub struct NoNetwork;
 
 impl SandboxNetwork for NoNetwork {
     fn attach<'a>(&'a self, _: &'a str, _: &'a Path, _: &'a [PortMapping]) -> BoxFuture<'a, Result<Vec<IpAddr>>> {
-        let reason = "this node has no range of pod addresses (--pod-cidr): only pods with hostNetwork can run on it";
+        let reason = "this node connects no pods (--pod-network none): only pods with hostNetwork can run on it";
         Box::pin(async move { Err(Error::FailedPrecondition(reason.into())) })
     }
 
@@ -24,16 +26,86 @@ impl SandboxNetwork for NoNetwork {
     }
 }
 
-/// Addresses from the node's range, over links between the sandbox and the node.
-pub struct Routed(pub PodNetwork);
+/// What a node's network needs to know besides its range.
+#[derive(Debug, Clone)]
+pub struct RoutedSettings {
+    /// Remembers addresses and host ports.
+    pub state_file: PathBuf,
+    pub node_addresses: Vec<IpAddr>,
+    /// The table of rules; no other program may use that name.
+    pub table: String,
+}
+
+/// Addresses from the node's range, over links between the sandbox and the node. Until the range is
+/// known, pods wait.
+#[derive(Debug)]
+pub struct Routed {
+    settings: RoutedSettings,
+    network: OnceLock<PodNetwork>,
+}
+
+/// Why pods wait, in the kubelet's words.
+const NO_RANGE: &str = "NetworkReady=false reason:NetworkPluginNotReady message:this node has no range of pod addresses yet: \
+     the server gives it one if it runs with --cluster-cidr, or start the agent with --pod-cidr";
+
+impl Routed {
+    pub fn new(settings: RoutedSettings) -> Routed {
+        Routed { settings, network: OnceLock::new() }
+    }
+
+    fn network(&self) -> Result<&PodNetwork> {
+        self.network.get().ok_or_else(|| Error::FailedPrecondition(NO_RANGE.into()))
+    }
+
+    async fn open(&self, range: &PodRange, live: &[String]) -> Result<()> {
+        if self.network.get().is_some() {
+            return Ok(());
+        }
+        let pod_cidr = ipv4(&range.own).ok_or_else(|| Error::FailedPrecondition("the node has no range of IPv4 addresses".into()))?;
+        let network = PodNetwork::open(PodNetworkSettings {
+            state_file: self.settings.state_file.clone(),
+            pod_cidr,
+            cluster_cidr: ipv4(&range.cluster).unwrap_or(pod_cidr),
+            node_addresses: self.settings.node_addresses.clone(),
+            table: self.settings.table.clone(),
+        });
+        let network = network.map_err(failed)?;
+        // What belonged to sandboxes that are gone goes first: their addresses are free.
+        network.retain(live).await.map_err(failed)?;
+        // Another call that was as fast opened the same.
+        let _ = self.network.set(network);
+        Ok(())
+    }
+}
+
+fn ipv4(ranges: &[IpNet]) -> Option<Ipv4Net> {
+    ranges.iter().find_map(|range| match range {
+        IpNet::V4(range) => Some(*range),
+        IpNet::V6(_) => None,
+    })
+}
 
 impl SandboxNetwork for Routed {
     fn attach<'a>(&'a self, sandbox_id: &'a str, namespace: &'a Path, ports: &'a [PortMapping]) -> BoxFuture<'a, Result<Vec<IpAddr>>> {
-        Box::pin(async move { self.0.attach(sandbox_id, namespace, ports).await.map_err(failed) })
+        Box::pin(async move { self.network()?.attach(sandbox_id, namespace, ports).await.map_err(failed) })
     }
 
     fn detach<'a>(&'a self, sandbox_id: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.0.detach(sandbox_id).await.map_err(failed) })
+        Box::pin(async move {
+            match self.network.get() {
+                Some(network) => network.detach(sandbox_id).await.map_err(failed),
+                // What a sandbox of an earlier agent had is taken back when the range is known.
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.network.get().is_none().then(|| NO_RANGE.to_owned())
+    }
+
+    fn use_pod_range<'a>(&'a self, range: &'a PodRange, live: &'a [String]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.open(range, live))
     }
 }
 

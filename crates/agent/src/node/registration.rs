@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use brain::podsync::registration::{self, Now, Pressure, Site};
 use brain::request::EventType;
-use containers::Version;
+use containers::{PodRange, Version};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
 use kube::api::{Patch, PatchParams, PostParams};
@@ -26,6 +26,9 @@ const LEASE_PERIOD: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i64 = 40;
 const REPORT_PERIOD: Duration = Duration::from_secs(300);
 const LOOK_PERIOD: Duration = Duration::from_secs(10);
+/// How often a network that is not ready is looked at.
+const NETWORK_LOOK_PERIOD: Duration = Duration::from_secs(1);
+const RANGE_RETRY_PERIOD: Duration = Duration::from_secs(5);
 const RETRY_PERIOD: Duration = Duration::from_millis(500);
 
 /// What is known of the own Node object, and the pressures that the agent found.
@@ -33,12 +36,23 @@ pub struct Registration {
     runtime: Version,
     node: watch::Sender<Option<Node>>,
     pressure: Mutex<Pressure>,
+    /// Why pods get no network of their own, as the runtime said it last.
+    network_problem: Mutex<Option<String>>,
+    /// What pods get their addresses from, since it is known.
+    range: Mutex<Option<PodRange>>,
     wake: tokio::sync::Notify,
 }
 
 impl Registration {
     pub fn new(runtime: Version) -> Registration {
-        Registration { runtime, node: watch::channel(None).0, pressure: Mutex::default(), wake: tokio::sync::Notify::new() }
+        Registration {
+            runtime,
+            node: watch::channel(None).0,
+            pressure: Mutex::default(),
+            network_problem: Mutex::default(),
+            range: Mutex::default(),
+            wake: tokio::sync::Notify::new(),
+        }
     }
 
     /// The Node object as it was last seen; None before the first registration.
@@ -59,6 +73,20 @@ impl Registration {
         *self.pressure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn network_problem(&self) -> Option<String> {
+        self.network_problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn range(&self) -> Option<PodRange> {
+        self.range.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reported at once.
+    fn set_range(&self, range: PodRange) {
+        *self.range.lock().unwrap_or_else(PoisonError::into_inner) = Some(range);
+        self.wake.notify_one();
+    }
+
     /// Reported at once.
     pub fn set_pressure(&self, pressure: Pressure) {
         *self.pressure.lock().unwrap_or_else(PoisonError::into_inner) = pressure;
@@ -68,9 +96,10 @@ impl Registration {
 
 /// Registers the node, then keeps object and lease alive, forever.
 pub async fn run(context: &Context) {
+    look_at_network(context).await;
     register(context).await;
-    // Neither ends; dropping them drops requests that are repeated anyway.
-    tokio::join!(renew(context), report(context));
+    // None ends; dropping them drops requests that are repeated anyway.
+    tokio::join!(renew(context), report(context), follow_range(context));
 }
 
 async fn register(context: &Context) {
@@ -104,6 +133,8 @@ async fn adopt(context: &Context, nodes: &Api<Tree<Node>>) -> Result<Tree<Node>,
 /// What the agent knows of its node.
 fn with_site<T>(context: &Context, work: impl FnOnce(&Site<'_>) -> T) -> T {
     let settings = &context.settings;
+    let given = context.registration.range().map(|range| range.own.iter().map(ToString::to_string).collect());
+    let pod_cidrs: Vec<String> = given.unwrap_or_else(|| settings.pod_cidr.iter().cloned().collect());
     work(&Site {
         name: &settings.name,
         addresses: &context.node_addresses,
@@ -111,7 +142,7 @@ fn with_site<T>(context: &Context, work: impl FnOnce(&Site<'_>) -> T) -> T {
         taints: &settings.taints,
         port: settings.port,
         provider_id: settings.provider_id.as_deref(),
-        pod_cidr: settings.pod_cidr.as_deref(),
+        pod_cidrs: &pod_cidrs,
         capacity: &context.machine.capacity(),
         info: &context.machine.info,
         version: env!("CARGO_PKG_VERSION"),
@@ -121,13 +152,27 @@ fn with_site<T>(context: &Context, work: impl FnOnce(&Site<'_>) -> T) -> T {
 }
 
 fn new_node(context: &Context) -> Node {
-    let now = Now { now: Timestamp::now(), pressure: context.registration.pressure(), images: &[], before: None };
+    let network_problem = context.registration.network_problem();
+    let now = Now {
+        now: Timestamp::now(),
+        pressure: context.registration.pressure(),
+        network_problem: network_problem.as_deref(),
+        images: &[],
+        before: None,
+    };
     with_site(context, |site| registration::new_node(site, &now))
 }
 
 async fn status(context: &Context, before: Option<&NodeStatus>) -> NodeStatus {
     let images = context.images.list().await.unwrap_or_default();
-    let now = Now { now: Timestamp::now(), pressure: context.registration.pressure(), images: &images, before };
+    let network_problem = context.registration.network_problem();
+    let now = Now {
+        now: Timestamp::now(),
+        pressure: context.registration.pressure(),
+        network_problem: network_problem.as_deref(),
+        images: &images,
+        before,
+    };
     with_site(context, |site| registration::status(site, &now))
 }
 
@@ -136,6 +181,7 @@ async fn report(context: &Context) {
     let nodes: Api<Tree<Node>> = Api::all(context.client.clone());
     let mut told_at: Option<std::time::Instant> = None;
     loop {
+        look_at_network(context).await;
         let before = context.registration.node().and_then(|node| node.status);
         let now = status(context, before.as_ref()).await;
         let is_due = told_at.is_none_or(|at| at.elapsed() >= REPORT_PERIOD);
@@ -152,7 +198,36 @@ async fn report(context: &Context) {
             }
         }
         // The notifier keeps a wake that comes while the agent reports the status.
-        let _ = tokio::time::timeout(LOOK_PERIOD, context.registration.wake.notified()).await;
+        let period = if context.registration.network_problem().is_some() { NETWORK_LOOK_PERIOD } else { LOOK_PERIOD };
+        let _ = tokio::time::timeout(period, context.registration.wake.notified()).await;
+    }
+}
+
+/// Asks the runtime about its network. One that does not answer now is taken to be as it was.
+async fn look_at_network(context: &Context) {
+    match context.runtime.network_problem().await {
+        Ok(problem) => *context.registration.network_problem.lock().unwrap_or_else(PoisonError::into_inner) = problem,
+        Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the runtime does not say whether its network is ready"),
+    }
+}
+
+/// Gives the runtime the range that the cluster gave the node, once.
+async fn follow_range(context: &Context) {
+    let mut nodes = context.registration.node.subscribe();
+    loop {
+        let range = nodes.wait_for(|node| node.as_ref().and_then(registration::pod_range).is_some()).await;
+        let Ok(Some(range)) = range.map(|node| node.as_ref().and_then(registration::pod_range)) else { return };
+        if let Some(given) = context.settings.pod_cidr.as_ref().filter(|given| range.own.iter().all(|own| own.to_string() != **given)) {
+            let shown = range.own.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            tracing::warn!(given, shown, "the Node object shows another range of pod addresses than --pod-cidr: delete it to change it");
+        }
+        match context.runtime.use_pod_range(&range).await {
+            Ok(()) => return context.registration.set_range(range),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "pods cannot get addresses from the node's range; trying again");
+                tokio::time::sleep(RANGE_RETRY_PERIOD).await;
+            }
+        }
     }
 }
 

@@ -17,8 +17,7 @@ use tokio::sync::watch;
 
 use fleet::Fleet;
 
-/// The label of nodes that are simulated.
-pub const SIMULATED: &str = "everynode.dev/simulated";
+pub use brain::model::SIMULATED;
 
 /// Which nodes to simulate.
 #[derive(Debug, Clone)]

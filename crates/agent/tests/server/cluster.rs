@@ -149,7 +149,7 @@ async fn api_server(authority: &Authority, shutdown: watch::Receiver<bool>) -> A
     let key = ring::signature::EcdsaKeyPair::generate_pkcs8(&ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING, &rng).unwrap();
     let authenticator = Authenticator { tokens: Arc::new(TokenKey::from_pkcs8(key.as_ref()).unwrap()) };
     let registry = Arc::new(Registry::new(Arc::new(store::mem::open())).unwrap());
-    let admission = AdmissionSettings { service_account_admission: false };
+    let admission = AdmissionSettings::default();
     let server = ApiServer::new(registry, authenticator, admission, shutdown).with_nodes(connector(authority));
     apiserver::bootstrap::run(&server).await.unwrap();
     server

@@ -101,6 +101,14 @@ impl Runtime for Fake {
         now(Ok(Version { name: "fake".to_owned(), version: "1".to_owned() }))
     }
 
+    fn network_problem(&self) -> BoxFuture<'_, containers::Result<Option<String>>> {
+        now(Ok(None))
+    }
+
+    fn use_pod_range<'a>(&'a self, _: &'a PodRange) -> BoxFuture<'a, containers::Result<()>> {
+        now(Ok(()))
+    }
+
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, containers::Result<String>> {
         let id = format!("s{}", config.attempt);
         self.change(|state| {

@@ -9,6 +9,7 @@ mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod own_node;
 mod pod_security;
 mod priority;
 mod resource_quota;
@@ -18,6 +19,7 @@ mod taint_nodes;
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use kinds::rules::Part;
 use kinds::status::Status;
 use kinds::table::Kind;
@@ -31,11 +33,27 @@ use crate::registry::turns::WriteTurn;
 use crate::request::{Attributes, What, WriteRequest};
 
 /// What the operator chose.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct AdmissionSettings {
     /// Admission of ServiceAccounts (default account, token volume) can be switched off, as in
     /// Kubernetes.
     pub service_account_admission: bool,
+    /// What nodes may claim for their pods; anything where there is none.
+    pub pod_ranges: Vec<PodRange>,
+}
+
+/// A range of which each node has a share.
+#[derive(Debug, Clone, Copy)]
+pub struct PodRange {
+    pub range: IpNet,
+    /// Length of the prefix of a share.
+    pub node_prefix: u8,
+}
+
+impl PodRange {
+    fn has_share(&self, claim: &IpNet) -> bool {
+        claim.prefix_len() == self.node_prefix && self.range.contains(claim)
+    }
 }
 
 /// The plugins, with what they look at.
@@ -87,6 +105,8 @@ impl Plugins {
         let registry = &*self.registry;
         escalation::check(&self.authorizer, write, object, None)?;
         node_restriction::check(registry, write, object, None)?;
+        node_restriction::check_pod_ranges(&self.settings.pod_ranges, write, object)?;
+        own_node::check(write, object, None)?;
         certificates::check_subject(write, object)?;
         priority::check_class(registry, write, object)?;
         if is_core(write.kind, "Pod") {
@@ -105,6 +125,7 @@ impl Plugins {
             certificates::check_signing(&self.authorizer, write, object, old)?;
         }
         node_restriction::check(registry, write, object, Some(old))?;
+        own_node::check(write, object, Some(old))?;
         if is_limited_resize(write, old) {
             limit_ranger::check(registry, write, object)?;
         }

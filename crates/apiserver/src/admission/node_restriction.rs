@@ -8,7 +8,7 @@ use kinds::status::Status;
 use kinds::table;
 use serde_json::{Map, Value};
 
-use super::{certificates, is_core, refuse};
+use super::{PodRange, certificates, is_core, refuse};
 use crate::auth::authorize::Authorizer;
 use crate::auth::node::{self, MIRROR, node_of};
 use crate::registry::Registry;
@@ -37,6 +37,25 @@ pub fn check(registry: &Registry, write: &WriteRequest<'_>, object: &Value, old:
         Ok(())
     };
     checked.map_err(|why| refuse(write, object, &why))
+}
+
+/// Checks the ranges that a new node claims for its pods. One that took more than its share would
+/// get what is meant for pods of others, or leave nothing for nodes to come.
+pub fn check_pod_ranges(ranges: &[PodRange], write: &WriteRequest<'_>, object: &Value) -> Result<(), Status> {
+    let Some(node) = node_of(write.user).filter(|_| is_core(write.kind, "Node") && !ranges.is_empty()) else { return Ok(()) };
+    let spec = &object["spec"];
+    let claims = spec["podCIDRs"].as_array().into_iter().flatten().chain(Some(&spec["podCIDR"]).filter(|claim| !claim.is_null()));
+    for claim in claims {
+        let text = claim.as_str().unwrap_or_default();
+        let is_share = text.is_empty() || text.parse().is_ok_and(|claim| ranges.iter().any(|range| range.has_share(&claim)));
+        if !is_share {
+            let shares: Vec<String> = ranges.iter().map(|range| format!("a /{} of {}", range.node_prefix, range.range)).collect();
+            let why =
+                format!("node {node:?} is not allowed to have the pod range {text}: nodes of this cluster have {}", shares.join(" and "));
+            return Err(refuse(write, object, &why));
+        }
+    }
+    Ok(())
 }
 
 fn name_of(object: &Value) -> &str {

@@ -26,17 +26,25 @@ use crate::registry::Registry;
 use crate::request::{MASTERS, User};
 
 async fn server() -> ApiServer {
+    server_with(AdmissionSettings::default()).await
+}
+
+async fn server_with(admission: AdmissionSettings) -> ApiServer {
     let rng = ring::rand::SystemRandom::new();
     let key = ring::signature::EcdsaKeyPair::generate_pkcs8(&ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING, &rng).unwrap();
     let tokens = Arc::new(TokenKey::from_pkcs8(key.as_ref()).unwrap());
     let (stop, shutdown) = watch::channel(false);
     // Dropped, it would end all watches at once.
     std::mem::forget(stop);
-    serving(Registry::new(Arc::new(store::mem::open())).unwrap(), Authenticator { tokens }, shutdown).await
+    serving(Registry::new(Arc::new(store::mem::open())).unwrap(), Authenticator { tokens }, admission, shutdown).await
 }
 
-async fn serving(registry: Registry, authenticator: Authenticator, shutdown: watch::Receiver<bool>) -> ApiServer {
-    let admission = AdmissionSettings { service_account_admission: false };
+async fn serving(
+    registry: Registry,
+    authenticator: Authenticator,
+    admission: AdmissionSettings,
+    shutdown: watch::Receiver<bool>,
+) -> ApiServer {
     let server = ApiServer::new(Arc::new(registry), authenticator, admission, shutdown);
     crate::bootstrap::run(&server).await.unwrap();
     server
@@ -135,7 +143,8 @@ async fn a_cache_that_fell_behind_the_store_is_loaded_anew() {
     let rng = ring::rand::SystemRandom::new();
     let key = ring::signature::EcdsaKeyPair::generate_pkcs8(&ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING, &rng).unwrap();
     let tokens = Arc::new(TokenKey::from_pkcs8(key.as_ref()).unwrap());
-    let server = serving(Registry::new(store).unwrap(), Authenticator { tokens }, watch::channel(false).1).await;
+    let server =
+        serving(Registry::new(store).unwrap(), Authenticator { tokens }, AdmissionSettings::default(), watch::channel(false).1).await;
     let mut writers = tokio::task::JoinSet::new();
     for number in 0..200 {
         let server = server.clone();

@@ -8,8 +8,9 @@ use http::{Method, Request};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use super::{full, send, send_as, server};
+use super::{full, send, send_as, server, server_with};
 use crate::ApiServer;
+use crate::admission::{AdmissionSettings, PodRange};
 use crate::request::User;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -287,4 +288,78 @@ async fn only_a_selector_of_one_name_is_about_one_object() {
         let request = Request::get(path).body(Full::<Bytes>::default()).unwrap();
         assert_eq!(send_as(&server, &node("a"), request).await.0, 403, "{selector}");
     }
+}
+
+#[tokio::test]
+async fn a_node_claims_no_more_than_its_share_of_the_pod_addresses() {
+    let range = |range: &str, node_prefix| PodRange { range: range.parse().unwrap(), node_prefix };
+    let pod_ranges = vec![range("10.244.0.0/16", 24), range("fd00:10::/48", 64)];
+    let server = server_with(AdmissionSettings { pod_ranges, ..AdmissionSettings::default() }).await;
+    let register = async |name: &str, spec: Value| {
+        let new = json!({"metadata": {"name": name}, "spec": spec});
+        let (code, message, _) = ask(&server, &node(name), Method::POST, "/api/v1/nodes", &new).await;
+        (code, message)
+    };
+    for claims in [json!(["10.244.0.0/16"]), json!(["10.244.4.0/23"]), json!(["10.244.4.0/25"]), json!(["10.9.0.0/24"])] {
+        let (code, message) = register("greedy", json!({"podCIDRs": claims, "podCIDR": claims[0]})).await;
+        assert_eq!(code, 403, "{claims}: {message}");
+        assert!(message.contains("nodes of this cluster have a /24 of 10.244.0.0/16 and a /64 of fd00:10::/48"), "{message}");
+    }
+    let (code, message) = register("greedy", json!({"podCIDR": "10.244.4.0/24", "podCIDRs": ["10.244.4.0/24", "fd00::/16"]})).await;
+    assert_eq!(code, 403, "{message}");
+    assert_eq!(register("none", json!({})).await, (201, String::new()));
+    let both = json!({"podCIDR": "10.244.4.0/24", "podCIDRs": ["10.244.4.0/24", "fd00:10:0:4::/64"]});
+    assert_eq!(register("both", both).await, (201, String::new()));
+    // What an administrator writes is theirs to know.
+    let new = json!({"metadata": {"name": "set"}, "spec": {"podCIDR": "10.9.0.0/16"}});
+    assert_eq!(send(&server, Method::POST, "/api/v1/nodes", full(&new)).await.0, 201);
+}
+
+/// The account of the DaemonSet `pod-network` may write all nodes by its rights.
+#[tokio::test]
+async fn the_pod_network_writes_one_condition_of_its_own_node() {
+    let (server, _) = cluster().await;
+    let role = json!({"metadata": {"name": "pod-network"}, "rules": [
+        {"apiGroups": [""], "resources": ["nodes", "nodes/status"], "verbs": ["create", "patch", "update"]},
+    ]});
+    let binding = json!({
+        "metadata": {"name": "pod-network"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "pod-network"},
+        "subjects": [{"kind": "ServiceAccount", "name": "pod-network", "namespace": "kube-system"}],
+    });
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    for (plural, object) in [("clusterroles", role), ("clusterrolebindings", binding)] {
+        assert_eq!(send(&server, Method::POST, &format!("{rbac}/{plural}"), full(&object)).await.0, 201);
+    }
+    server.registry().caches.wait_for(server.registry().revision()).await;
+    let account = "system:serviceaccount:kube-system:pod-network";
+    let mut on_a = User::system(account, &["system:serviceaccounts", "system:authenticated"]);
+    let unbound = on_a.clone();
+    on_a.extra.insert("authentication.kubernetes.io/node-name".to_owned(), vec!["a".to_owned()]);
+    let condition = |kind: &str| json!({"status": {"conditions": [{"type": kind, "status": "False", "reason": "R", "message": "m"}]}});
+    let key = json!({"metadata": {"annotations": {"everynode.dev/wireguard-public-key": "k"}}});
+    let patch = async |user: &User, path: &str, patch: &Value| {
+        let (code, message, _) = ask(&server, user, Method::PATCH, &format!("/api/v1/nodes/{path}"), patch).await;
+        (code, message)
+    };
+    assert_eq!(patch(&on_a, "a/status", &condition("NetworkUnavailable")).await, (200, String::new()));
+    assert_eq!(patch(&on_a, "a", &key).await, (200, String::new()));
+    let refused = [
+        (&on_a, "b/status", condition("NetworkUnavailable"), "not allowed to modify other nodes"),
+        (&on_a, "b", key.clone(), "not allowed to modify other nodes"),
+        (&unbound, "a/status", condition("NetworkUnavailable"), "bound to a pod"),
+        (&on_a, "a/status", condition("Ready"), "may only change the condition"),
+        (&on_a, "a/status", json!({"status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}}), "may only change"),
+        (&on_a, "a", json!({"metadata": {"labels": {"x": "y"}}}), "may only change"),
+        (&on_a, "a", json!({"metadata": {"annotations": {"x": "y"}}}), "may only change"),
+        (&on_a, "a", json!({"spec": {"podCIDR": "10.0.0.0/8", "podCIDRs": ["10.0.0.0/8"]}}), "may only change"),
+        (&on_a, "a", json!({"spec": {"unschedulable": true}}), "may only change"),
+    ];
+    for (user, path, change, why) in refused {
+        let (code, message) = patch(user, path, &change).await;
+        assert!(code == 403 && message.contains(why), "{path} {change}: {code} {message}");
+    }
+    let new = json!({"metadata": {"name": "c"}});
+    let (code, message, _) = ask(&server, &on_a, Method::POST, "/api/v1/nodes", &new).await;
+    assert!(code == 403 && message.contains("does not create nodes"), "{message}");
 }

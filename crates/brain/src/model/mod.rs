@@ -25,7 +25,7 @@ pub use network::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Endpoints, Hint, Service, ServicePort, TargetRef,
     TrafficDistribution,
 };
-pub use node::{Node, NodeCondition, Taint};
+pub use node::{Node, NodeCondition, SIMULATED, Taint};
 pub use pod::{
     Held, HostName, HostPort, NodeRequirement, NodeTerm, Phase, Pod, PodAffinityTerm, PodSpec, PodStatus, Pull, Specs, SpreadConstraint,
     Toleration, Waiting, WeightedTerm,

@@ -2,16 +2,22 @@
 
 use std::fmt;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{Meta, Resources, absent_if_null};
+
+/// Label of nodes that play their pods without containers.
+pub const SIMULATED: &str = "everynode.dev/simulated";
 
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Node {
     pub meta: Meta,
     pub unschedulable: bool,
     pub taints: Vec<Taint>,
+    /// Ranges of the addresses of its pods, the main family first.
+    pub pod_cidrs: Vec<IpNet>,
     pub allocatable: Resources,
     pub conditions: Vec<NodeCondition>,
 }
@@ -19,6 +25,11 @@ pub struct Node {
 impl Node {
     pub fn condition(&self, kind: &str) -> Option<&NodeCondition> {
         self.conditions.iter().find(|condition| &*condition.kind == kind)
+    }
+
+    /// Does it only play its pods?
+    pub fn is_simulated(&self) -> bool {
+        self.meta.labels.get(SIMULATED) == Some("true")
     }
 
     /// Does the node say that it is well?
@@ -81,6 +92,8 @@ struct RawSpec {
     unschedulable: bool,
     #[serde(deserialize_with = "absent_if_null")]
     taints: Vec<Taint>,
+    #[serde(rename = "podCIDRs", deserialize_with = "absent_if_null")]
+    pod_cidrs: Vec<Box<str>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -99,6 +112,8 @@ impl<'de> Deserialize<'de> for Node {
             meta: raw.metadata,
             unschedulable: raw.spec.unschedulable,
             taints: raw.spec.taints,
+            // The API lets only ranges in.
+            pod_cidrs: raw.spec.pod_cidrs.iter().filter_map(|range| range.parse().ok()).collect(),
             allocatable: raw.status.allocatable,
             conditions: raw.status.conditions,
         })

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use containers::{Image, Version};
+use containers::{Image, PodRange, Version};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
@@ -15,6 +16,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
+
+use crate::node_ipam::CLUSTER_CIDR;
 
 /// Statuses list no more images than this, the largest first.
 const IMAGES_MAX: usize = 50;
@@ -32,8 +35,8 @@ pub struct Site<'a> {
     /// Where the agent's endpoints listen.
     pub port: u16,
     pub provider_id: Option<&'a str>,
-    /// Range of the pods' addresses.
-    pub pod_cidr: Option<&'a str>,
+    /// Ranges of the pods' addresses, the main family first; none before the cluster gave one.
+    pub pod_cidrs: &'a [String],
     pub capacity: &'a BTreeMap<String, Quantity>,
     /// Without the versions of agent and runtime.
     pub info: &'a NodeSystemInfo,
@@ -53,11 +56,18 @@ pub struct Pressure {
     pub shutting_down: bool,
 }
 
+/// The condition's text for a node whose pods get no network of their own.
+fn network_not_ready(problem: &str) -> String {
+    format!("container runtime network not ready: {problem}")
+}
+
 /// What changes while the agent runs.
 #[derive(Debug, Clone, Copy)]
 pub struct Now<'a> {
     pub now: Timestamp,
     pub pressure: Pressure,
+    /// Why pods get no network of their own, as the runtime says it.
+    pub network_problem: Option<&'a str>,
     pub images: &'a [Image],
     /// As it was last seen.
     pub before: Option<&'a NodeStatus>,
@@ -76,12 +86,22 @@ pub fn new_node(site: &Site<'_>, now: &Now<'_>) -> Node {
         spec: Some(NodeSpec {
             taints: if taints.is_empty() { None } else { Some(taints) },
             provider_id: site.provider_id.map(str::to_owned),
-            pod_cidr: site.pod_cidr.map(str::to_owned),
-            pod_cidrs: site.pod_cidr.map(|range| vec![range.to_owned()]),
+            pod_cidr: site.pod_cidrs.first().cloned(),
+            pod_cidrs: Some(site.pod_cidrs.to_vec()).filter(|ranges| !ranges.is_empty()),
             ..NodeSpec::default()
         }),
         status: Some(status(site, now)),
     }
+}
+
+/// What the cluster gave the node for its pods; None before it gave anything. Without the cluster's
+/// range, which the server's controller writes down, pods of other nodes are as strangers.
+pub fn pod_range(node: &Node) -> Option<PodRange> {
+    let parse = |texts: &mut dyn Iterator<Item = &str>| texts.filter_map(|text| text.trim().parse().ok()).collect::<Vec<IpNet>>();
+    let own = parse(&mut node.spec.as_ref()?.pod_cidrs.iter().flatten().map(String::as_str));
+    let cluster = node.metadata.annotations.as_ref().and_then(|annotations| annotations.get(CLUSTER_CIDR));
+    let cluster = parse(&mut cluster.iter().flat_map(|text| text.split(',')));
+    (!own.is_empty()).then_some(PodRange { own, cluster })
 }
 
 /// A merge patch for a node of that name that is there from an earlier life: its labels are brought
@@ -121,7 +141,7 @@ pub fn status(site: &Site<'_>, now: &Now<'_>) -> NodeStatus {
         allocatable: Some(capacity.clone()),
         capacity: Some(capacity),
         addresses: Some(addresses),
-        conditions: Some(conditions(now.pressure, now.before, now.now)),
+        conditions: Some(conditions(now)),
         daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(site.port) }) }),
         images: Some(images(now.images)),
         features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
@@ -175,7 +195,9 @@ pub fn patch(before: Option<&NodeStatus>, now: &NodeStatus) -> Value {
     patch
 }
 
-fn conditions(pressure: Pressure, before: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition> {
+fn conditions(now: &Now<'_>) -> Vec<NodeCondition> {
+    let Now { pressure, before, now, network_problem, .. } = *now;
+    let no_network = network_problem.map(network_not_ready);
     let judge = |holds: bool, kind: &str, yes: (&str, &str), no: (&str, &str)| {
         let (reason, message) = if holds { yes } else { no };
         (kind.to_owned(), holds, reason.to_owned(), message.to_owned())
@@ -200,10 +222,10 @@ fn conditions(pressure: Pressure, before: Option<&NodeStatus>, now: Timestamp) -
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ),
         judge(
-            !pressure.shutting_down,
+            !pressure.shutting_down && no_network.is_none(),
             "Ready",
             ("KubeletReady", "kubelet is posting ready status"),
-            ("KubeletNotReady", "node is shutting down"),
+            ("KubeletNotReady", no_network.as_deref().filter(|_| !pressure.shutting_down).unwrap_or("node is shutting down")),
         ),
     ];
     let old = before.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
@@ -280,7 +302,7 @@ mod tests {
             taints: &["dedicated=x:NoSchedule".to_owned(), "bare:NoExecute".to_owned(), "malformed".to_owned()],
             port: 10250,
             provider_id: None,
-            pod_cidr: Some("10.244.0.0/24"),
+            pod_cidrs: &["10.244.0.0/24".to_owned()],
             capacity: &quantities(&[("cpu", "2")]),
             info: &NodeSystemInfo { architecture: "amd64".to_owned(), ..NodeSystemInfo::default() },
             version: "0",
@@ -291,7 +313,7 @@ mod tests {
     }
 
     fn now(seconds: i64, pressure: Pressure, before: Option<&NodeStatus>) -> Now<'_> {
-        Now { now: Timestamp::from_second(seconds).unwrap(), pressure, images: &[], before }
+        Now { now: Timestamp::from_second(seconds).unwrap(), pressure, network_problem: None, images: &[], before }
     }
 
     #[test]

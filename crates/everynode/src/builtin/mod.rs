@@ -10,6 +10,7 @@ mod http;
 mod in_cluster;
 mod kube_proxy;
 mod node_dns;
+mod pod_network;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -21,8 +22,23 @@ use runtime::images::builtin::Builtin;
 pub const IMAGE: &str = "everynode.dev/agent:builtin";
 
 /// Names in the image's /bin.
-pub const TOOLS: &[&str] =
-    &["agent", "cat", "echo", "env", "false", "follow", "get", "hostname", "id", "kube-proxy", "ls", "node-dns", "sleep", "true"];
+pub const TOOLS: &[&str] = &[
+    "agent",
+    "cat",
+    "echo",
+    "env",
+    "false",
+    "follow",
+    "get",
+    "hostname",
+    "id",
+    "kube-proxy",
+    "ls",
+    "node-dns",
+    "pod-network",
+    "sleep",
+    "true",
+];
 
 /// The image of this program.
 pub fn image<'a>(program: &'a Path, libraries: &'a [PathBuf]) -> Builtin<'a> {
@@ -69,6 +85,7 @@ fn run(arguments: &[String]) -> ExitCode {
         "id" => tools::id(),
         "kube-proxy" => kube_proxy::run(rest),
         "node-dns" => node_dns::run(rest),
+        "pod-network" => pod_network::run(rest),
         "ls" => tools::ls(rest),
         "sleep" => tools::sleep(rest),
         other => Err(format!("{other} is no tool of this image; there are: {}", TOOLS.join(" "))),

@@ -9,9 +9,9 @@ use clap::Args;
 use ipnet::Ipv4Net;
 use serde_json::json;
 
-use crate::addons::{self, Site};
+use crate::addons::{self, PodNetworkChoice, Site};
 
-/// Print the manifests of kube-proxy and node-dns, for `kubectl apply -f -`.
+/// Print the manifests of pod-network, kube-proxy and node-dns, for `kubectl apply -f -`.
 ///
 /// `everynode up` applies them to local clusters by itself. The agents of a fleet also need
 /// `--cluster-dns 10.96.0.10`.
@@ -24,6 +24,12 @@ pub struct Addons {
     /// Range of the pods of all nodes.
     #[arg(long, value_name = "RANGE")]
     cluster_cidr: Ipv4Net,
+
+    /// What connects the pods of different nodes. direct: routes between nodes of one network,
+    /// VXLAN to others; vxlan: VXLAN only; wireguard: all of it encrypted; none: something else,
+    /// that you bring.
+    #[arg(long, default_value_t = PodNetworkChoice::default(), value_name = "direct|vxlan|wireguard|none")]
+    pod_network: PodNetworkChoice,
 }
 
 impl Addons {
@@ -32,7 +38,7 @@ impl Addons {
         if !self.server.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && !host.contains('/') && is_port(port)) {
             bail!("--server {:?} is no host and port, as in 192.0.2.10:6443", self.server);
         }
-        let site = Site { server: self.server, cluster_cidr: self.cluster_cidr.to_string() };
+        let site = Site { server: self.server, cluster_cidr: self.cluster_cidr.to_string(), pod_network: self.pod_network };
         let list = json!({"apiVersion": "v1", "kind": "List", "items": addons::manifests(&site)});
         let text = serde_json::to_string_pretty(&list).context("the manifests cannot be written")?;
         writeln!(std::io::stdout(), "{text}").context("cannot print the manifests")?;

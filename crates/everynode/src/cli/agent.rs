@@ -47,13 +47,19 @@ pub struct Agent {
     #[arg(long)]
     provider_id: Option<String>,
 
-    /// Range of this node's pod addresses.
+    /// Range of this node's pod addresses; by default the one that the server gives it.
     #[arg(long)]
     pod_cidr: Option<String>,
 
-    /// Range of all pods of the cluster: what goes there keeps its sender's address.
-    #[arg(long)]
+    /// Range of all pods of the cluster: what goes there keeps its sender's address. For nodes with
+    /// --pod-cidr; the others learn it from the server.
+    #[arg(long, requires = "pod_cidr")]
     cluster_cidr: Option<String>,
+
+    /// `none` for a node that connects no pods itself: only pods with hostNetwork run on it, or
+    /// containerd connects them with plugins of its own.
+    #[arg(long, default_value = "routed", value_parser = ["routed", "none"], conflicts_with = "pod_cidr")]
+    pod_network: String,
 
     /// Volumes and files of pods.
     #[arg(long, default_value = "/var/lib/kubelet")]
@@ -215,6 +221,7 @@ impl Agent {
             node,
             kubeconfig: self.kubeconfig,
             cluster_cidr: self.cluster_cidr,
+            has_pod_network: self.pod_network != "none",
             data_dir: self.data_dir,
             state_dir: self.state_dir,
             registries: self.registries,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use agent::tree::Tree;
 use anyhow::{Context, bail};
+use brain::model::SIMULATED;
 use clap::{Args, Subcommand};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
@@ -17,8 +18,7 @@ use crate::nodes::{self, Node};
 
 type ApiNode = Tree<k8s_openapi::api::core::v1::Node>;
 
-/// The label of simulated nodes, and the annotation of those that play dead.
-const SIMULATED: &str = "everynode.dev/simulated";
+/// The annotation of simulated nodes that play dead.
 const STOPPED: &str = "sim.everynode.dev/stopped";
 
 /// Add, remove, stop and start nodes of a local cluster.

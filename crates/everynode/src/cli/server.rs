@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use apiserver::audit::Rotation;
+use brain::node_ipam::{ClusterRange, ClusterRanges, RangeError};
 use clap::Args;
+use ipnet::IpNet;
 
 use crate::roles;
 
@@ -45,6 +47,19 @@ pub struct Server {
     /// Name of the cluster, with which the names of simulated nodes begin.
     #[arg(long, default_value = "everynode")]
     cluster_name: String,
+
+    /// Range of the pods of all nodes: each node that comes without a range gets its own out of it.
+    /// Two, separated by a comma, for IPv4 and IPv6. None: nodes bring their ranges.
+    #[arg(long, value_delimiter = ',')]
+    cluster_cidr: Vec<IpNet>,
+
+    /// Length of the prefix of a node's range: 24 for 256 addresses.
+    #[arg(long, default_value_t = 24)]
+    node_cidr_mask_size: u8,
+
+    /// The same for IPv6.
+    #[arg(long, default_value_t = 64)]
+    node_cidr_mask_size_ipv6: u8,
 
     /// Admission plugins to leave out; only ServiceAccount can be.
     #[arg(long, value_delimiter = ',', value_parser = ["ServiceAccount"])]
@@ -94,7 +109,11 @@ impl Audit {
 
 impl Server {
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        let prefix = |range: &IpNet| if range.addr().is_ipv4() { self.node_cidr_mask_size } else { self.node_cidr_mask_size_ipv6 };
+        let ranges: Result<Vec<ClusterRange>, RangeError> =
+            self.cluster_cidr.iter().map(|range| ClusterRange::new(*range, prefix(range))).collect();
         let options = roles::server::Options {
+            pod_ranges: ranges.and_then(ClusterRanges::new).context("--cluster-cidr")?,
             data_dir: self.data_dir,
             listen: self.listen,
             also_listen: self.also_listen,

@@ -17,8 +17,10 @@ use super::apply::{self, Manifest};
 use super::live;
 use super::local::Local;
 use super::progress::Progress;
+use crate::addons::PodNetworkChoice;
 use crate::clusters::{Cluster, Record, ServerOptions};
 use crate::nodes::network::Network;
+use crate::nodes::setup::NodeAddons;
 use crate::{addons, data_dir, kubeconfig, nodes, program};
 
 /// What there is when nothing is asked for: with root, and without.
@@ -65,9 +67,14 @@ pub struct Up {
     files: Vec<PathBuf>,
 
     /// Make a new cluster without the DaemonSets that clusters with real nodes have in kube-system:
-    /// kube-proxy and node-dns.
+    /// pod-network, kube-proxy and node-dns.
     #[arg(long)]
     without_addons: bool,
+
+    /// What connects the pods of a new cluster's nodes: direct, vxlan, wireguard, or none for
+    /// routes of this machine.
+    #[arg(long, default_value_t = PodNetworkChoice::default(), value_name = "direct|vxlan|wireguard|none")]
+    pod_network: PodNetworkChoice,
 
     /// Give up waiting after this many seconds.
     #[arg(long, default_value_t = 300)]
@@ -150,7 +157,11 @@ impl Up {
 /// for one that was made without them.
 fn addons(nodes: &[nodes::Node]) -> anyhow::Result<Vec<Manifest>> {
     let Some(node) = nodes.iter().find(|node| node.spec.has_addons) else { return Ok(Vec::new()) };
-    let site = addons::Site { server: Network { slot: node.spec.slot }.server().to_string(), cluster_cidr: node.spec.cluster_cidr.clone() };
+    let site = addons::Site {
+        server: Network { slot: node.spec.slot }.server().to_string(),
+        cluster_cidr: node.spec.cluster_cidr.clone(),
+        pod_network: node.spec.pod_network,
+    };
     addons::manifests(&site).into_iter().map(apply::of_object).collect()
 }
 
@@ -202,14 +213,15 @@ impl Up {
     fn start(&self, cluster: &Cluster, progress: &Progress) -> anyhow::Result<Record> {
         let mix = self.mix(progress)?;
         data_dir::prepare(&cluster.dir)?;
-        let mut options = ServerOptions { simulated_nodes: mix.simulated as usize, node_facing: None };
+        let mut options = ServerOptions { simulated_nodes: mix.simulated as usize, network: None };
         if let Some(path) = &self.registries {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             crate::private_file::write(&cluster.dir.join("registries.yaml"), &text)?;
         }
         if let Some(workers) = mix.workers {
-            nodes::setup::prepare(cluster, workers, &self.node_names, !self.without_addons)?;
-            options.node_facing = Some(Network::ensure(cluster)?.server());
+            let addons = if self.without_addons { NodeAddons::none() } else { NodeAddons::with(self.pod_network) };
+            nodes::setup::prepare(cluster, workers, &self.node_names, addons)?;
+            options.network = Network::read(cluster);
         }
         cluster.start(options)
     }

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::addons::PodNetworkChoice;
 use process::Process;
 use runtime::trees;
 use rustix::process::Signal;
@@ -51,9 +52,17 @@ pub struct Spec {
     /// The cluster has the built-in DaemonSets, and its pods ask their resolver.
     #[serde(default)]
     pub has_addons: bool,
+    /// What connects its pods with those of other nodes. Clusters from before the built-in network
+    /// have the machine's routes.
+    #[serde(default = "none")]
+    pub pod_network: PodNetworkChoice,
     /// Removed from the cluster on purpose: not started again.
     #[serde(default)]
     pub is_stopped: bool,
+}
+
+fn none() -> PodNetworkChoice {
+    PodNetworkChoice::None
 }
 
 impl Spec {

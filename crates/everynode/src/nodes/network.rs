@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use ipnet::Ipv4Net;
-use net::local::{Bridge, NodeLink};
+use net::local::{Bridge, NodeLink, PodRoutes};
 use serde::{Deserialize, Serialize};
 
 use super::Spec;
+use crate::addons::PodNetworkChoice;
 use crate::clusters::Cluster;
 
 /// The port at which nodes reach the server; the address is the cluster's own.
@@ -42,7 +43,7 @@ impl Network {
     }
 
     /// The cluster's network, chosen the first time, made if it is not there.
-    pub fn ensure(cluster: &Cluster) -> anyhow::Result<Network> {
+    pub fn ensure(cluster: &Cluster, pods: PodNetworkChoice) -> anyhow::Result<Network> {
         // Two clusters that start at the same time must not choose the same addresses.
         let lock = std::fs::File::create(LOCK).with_context(|| format!("cannot make {LOCK}"))?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).with_context(|| format!("cannot lock {LOCK}"))?;
@@ -55,14 +56,18 @@ impl Network {
                 network
             }
         };
-        network.bridge(&cluster.name)?;
+        network.bridge(&cluster.name, pods)?;
         Ok(network)
     }
 
-    fn bridge(&self, cluster: &str) -> anyhow::Result<Bridge> {
+    fn bridge(&self, cluster: &str, between: PodNetworkChoice) -> anyhow::Result<Bridge> {
+        let between = match between {
+            PodNetworkChoice::BuiltIn(_) => PodRoutes::OfNodes,
+            PodNetworkChoice::None => PodRoutes::OfThisHost,
+        };
         let gateway = Ipv4Net::new(self.gateway(), PREFIX).context("the prefix is valid")?;
         let pods = Ipv4Net::new(Ipv4Addr::new(10, self.pod_octet(), 0, 0), 16).context("the prefix is valid")?;
-        Bridge::ensure(cluster, gateway, pods).context("cannot make the bridge that connects the nodes")
+        Bridge::ensure(cluster, gateway, pods, between).context("cannot make the bridge that connects the nodes")
     }
 
     pub fn gateway(&self) -> Ipv4Addr {
@@ -96,14 +101,14 @@ pub fn connect(spec: &Spec, pid: u32) -> anyhow::Result<()> {
     let network = Network { slot: spec.slot };
     let pod_cidr = spec.pod_cidr.parse().with_context(|| format!("{} is no range of addresses", spec.pod_cidr))?;
     let link = NodeLink { pid, name: spec.name.clone(), address: spec.address, pod_cidr };
-    let connected = network.bridge(&spec.cluster)?.connect(&link);
+    let connected = network.bridge(&spec.cluster, spec.pod_network)?.connect(&link);
     connected.with_context(|| format!("cannot connect node {} to the network", spec.name))
 }
 
 /// Takes a node's link and route away.
 pub fn disconnect(spec: &Spec) -> anyhow::Result<()> {
     let network = Network { slot: spec.slot };
-    let disconnected = network.bridge(&spec.cluster)?.disconnect(&spec.name, spec.address);
+    let disconnected = network.bridge(&spec.cluster, spec.pod_network)?.disconnect(&spec.name, spec.address);
     disconnected.with_context(|| format!("cannot disconnect node {}", spec.name))
 }
 

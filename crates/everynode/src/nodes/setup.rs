@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 
 use super::network::Network;
 use super::{Node, Spec, name};
+use crate::addons::PodNetworkChoice;
 use crate::certificates::{self, Authority};
 use crate::clusters::Cluster;
 use crate::kubeconfig;
@@ -21,15 +22,15 @@ const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
 /// Makes what is missing of a cluster with a control plane and so many workers; nodes that are
 /// there stay as they are.
-pub fn prepare(cluster: &Cluster, workers: u8, names: &[String], has_addons: bool) -> anyhow::Result<Vec<Node>> {
+pub fn prepare(cluster: &Cluster, workers: u8, names: &[String], addons: NodeAddons) -> anyhow::Result<Vec<Node>> {
     let mut nodes = cluster.nodes()?;
     if !nodes.is_empty() {
         return Ok(nodes);
     }
-    let network = Network::ensure(cluster)?;
+    let network = Network::ensure(cluster, addons.pod_network)?;
     for index in 0..=workers {
         let name = names.get(usize::from(index)).cloned().unwrap_or_else(|| name(&cluster.name, index));
-        nodes.push(make(cluster, &network, &New { index, name: &name, has_workers: workers > 0, has_addons })?);
+        nodes.push(make(cluster, &network, &New { index, name: &name, has_workers: workers > 0, addons })?);
     }
     Ok(nodes)
 }
@@ -47,8 +48,8 @@ pub fn add(cluster: &Cluster, wanted: Option<String>) -> anyhow::Result<Node> {
     if nodes.iter().any(|node| node.spec.name == name) {
         bail!("there is a node {name} already");
     }
-    let has_addons = nodes.iter().any(|node| node.spec.has_addons);
-    make(cluster, &Network::ensure(cluster)?, &New { index, name: &name, has_workers: true, has_addons })
+    let addons = NodeAddons::of(&nodes);
+    make(cluster, &Network::ensure(cluster, addons.pod_network)?, &New { index, name: &name, has_workers: true, addons })
 }
 
 /// A node to make.
@@ -57,11 +58,37 @@ struct New<'a> {
     name: &'a str,
     /// The cluster has other nodes than the control plane.
     has_workers: bool,
+    addons: NodeAddons,
+}
+
+/// What the cluster gives its nodes, besides the API.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeAddons {
+    /// The cluster has the built-in DaemonSets.
     has_addons: bool,
+    pod_network: PodNetworkChoice,
+}
+
+impl NodeAddons {
+    /// All of them, with that network.
+    pub fn with(pod_network: PodNetworkChoice) -> NodeAddons {
+        NodeAddons { has_addons: true, pod_network }
+    }
+
+    pub fn none() -> NodeAddons {
+        NodeAddons { has_addons: false, pod_network: PodNetworkChoice::None }
+    }
+
+    /// As the nodes that are there have it.
+    fn of(nodes: &[Node]) -> NodeAddons {
+        let has_addons = nodes.iter().any(|node| node.spec.has_addons);
+        let pod_network = nodes.first().map_or(PodNetworkChoice::None, |node| node.spec.pod_network);
+        NodeAddons { has_addons, pod_network }
+    }
 }
 
 fn make(cluster: &Cluster, network: &Network, new: &New<'_>) -> anyhow::Result<Node> {
-    let New { index, name, has_workers, has_addons } = *new;
+    let New { index, name, has_workers, addons } = *new;
     let mut labels = BTreeMap::new();
     let mut taints = Vec::new();
     if index == 0 {
@@ -84,7 +111,8 @@ fn make(cluster: &Cluster, network: &Network, new: &New<'_>) -> anyhow::Result<N
         taints,
         image_dir: cluster.image_dir(),
         registries: Some(cluster.dir.join("registries.yaml")).filter(|path| path.exists()),
-        has_addons,
+        has_addons: addons.has_addons,
+        pod_network: addons.pod_network,
         is_stopped: false,
     };
     let node = Node::create(&cluster.nodes_dir(), spec)?;

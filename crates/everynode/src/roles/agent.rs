@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agent::node::network::{NoNetwork, Routed};
+use agent::node::network::{NoNetwork, Routed, RoutedSettings};
 use agent::node::shutdown::Periods;
 use agent::node::{Agent, Settings};
 use agent::server::auth::Auth;
 use anyhow::Context;
-use net::pods::PodNetwork;
+use containers::PodRange;
+use ipnet::IpNet;
 use runtime::images::registries::Registries;
 use runtime::images::{Service as ImageService, Store};
 use runtime::port::{Images, Runtime, SandboxNetwork};
@@ -25,11 +26,15 @@ use crate::roles::signalled;
 /// What the node is to be.
 #[derive(Debug)]
 pub struct Options {
-    /// The agent's settings. Without a range of pod addresses, the agent refuses pods in a network
-    /// of their own.
+    /// The agent's settings. Without a range of pod addresses, pods in a network of their own wait
+    /// until the cluster gives the node one.
     pub node: Settings,
     pub kubeconfig: PathBuf,
+    /// The range of all pods, for a node that brings its own range.
     pub cluster_cidr: Option<String>,
+    /// False: pods in a network of their own are refused. Not for containerd and CRI-O, which
+    /// connect pods themselves.
+    pub has_pod_network: bool,
     pub data_dir: PathBuf,
     pub state_dir: PathBuf,
     pub registries: Option<PathBuf>,
@@ -128,41 +133,40 @@ async fn embedded(options: &Options) -> anyhow::Result<Parts> {
         tracing::warn!(error = error.chain(), "cannot make the built-in image");
     }
     let images = Arc::new(ImageService { store: Arc::new(store), registries: registries(options.registries.as_ref())? });
-    let network = network(options)?;
-    let port: Arc<dyn SandboxNetwork> = match &network {
-        Some(network) => Arc::new(Routed(network.clone())),
-        None => Arc::new(NoNetwork),
-    };
+    std::fs::create_dir_all(&options.state_dir).with_context(|| format!("cannot make {}", options.state_dir.display()))?;
     let settings = runtime::embedded::Settings {
         state_dir: options.state_dir.clone(),
         root_dir: options.data_dir.clone(),
         helper: program,
         contents: images.clone(),
-        network: port,
+        network: network(options),
         cgroup_root: String::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let runtime = runtime::embedded::Runtime::open(settings).await.context("cannot start the container runtime")?;
-    if let Some(network) = network {
-        let sandboxes = runtime.sandboxes().await.context("cannot list sandboxes")?;
-        let live: Vec<String> = sandboxes.into_iter().map(|sandbox| sandbox.id).collect();
-        network.retain(&live).await.context("cannot tidy up the pod network")?;
+    if let Some(range) = pod_range(options)? {
+        runtime.use_pod_range(&range).await.context("cannot prepare the pod network")?;
     }
     Ok((Arc::new(runtime), images))
 }
 
-/// The pods' network; after a restart of the agent without what belonged to sandboxes that are
-/// gone.
-fn network(options: &Options) -> anyhow::Result<Option<PodNetwork>> {
-    let Some(range) = &options.node.pod_cidr else { return Ok(None) };
-    let parse = |text: &String| text.parse().with_context(|| format!("{text:?} is no range of addresses"));
-    let settings = net::pods::PodNetworkSettings {
+/// What connects pods in a network of their own.
+fn network(options: &Options) -> Arc<dyn SandboxNetwork> {
+    if !options.has_pod_network {
+        return Arc::new(NoNetwork);
+    }
+    Arc::new(Routed::new(RoutedSettings {
         state_file: options.state_dir.join("network.json"),
-        pod_cidr: parse(range)?,
-        cluster_cidr: parse(options.cluster_cidr.as_ref().unwrap_or(range))?,
         node_addresses: options.node.addresses.clone(),
         table: "everynode".to_owned(),
+    }))
+}
+
+/// The range that the node brings.
+fn pod_range(options: &Options) -> anyhow::Result<Option<PodRange>> {
+    let Some(own) = options.node.pod_cidr.as_ref().filter(|_| options.has_pod_network) else { return Ok(None) };
+    let parse = |text: &String| -> anyhow::Result<Vec<IpNet>> {
+        Ok(vec![text.parse().with_context(|| format!("{text:?} is no range of addresses"))?])
     };
-    std::fs::create_dir_all(&options.state_dir).with_context(|| format!("cannot make {}", options.state_dir.display()))?;
-    PodNetwork::open(settings).context("cannot prepare the pod network").map(Some)
+    Ok(Some(PodRange { own: parse(own)?, cluster: parse(options.cluster_cidr.as_ref().unwrap_or(own))? }))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use apiserver::admission::AdmissionSettings;
+use apiserver::admission::{AdmissionSettings, PodRange};
 use apiserver::audit::{self, Audit, Rotation};
 use apiserver::auth::authenticate::Authenticator;
 use apiserver::auth::tokens::TokenKey;
@@ -15,6 +15,8 @@ use apiserver::nodes::NodeConnector;
 use apiserver::registry::Registry;
 use apiserver::request::{MASTERS, User};
 use apiserver::{ApiServer, bootstrap, http};
+use brain::controllers::ClusterSettings;
+use brain::node_ipam::ClusterRanges;
 use store::{Backend, CommitError, Txn};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -37,6 +39,8 @@ pub struct Options {
     /// Names of the simulated nodes to run in this process.
     pub simulated_nodes: Vec<String>,
     pub service_account_admission: bool,
+    /// Nodes get their ranges of pod addresses out of these.
+    pub pod_ranges: ClusterRanges,
     /// None: no audit log.
     pub audit: Option<AuditOptions>,
 }
@@ -91,7 +95,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let token_key = TokenKey::from_pkcs8(&Authority::token_key(&options.data_dir.join("pki"))?).context("sa.key is not usable")?;
     let pods = agent::unverified::client_config().context("cannot set up TLS")?;
     let nodes = NodeConnector::new(authority.client_config("kube-apiserver-kubelet-client", &[MASTERS])?, pods);
-    let admission = AdmissionSettings { service_account_admission: options.service_account_admission };
+    let pod_ranges = options.pod_ranges.iter().map(|range| PodRange { range: range.range(), node_prefix: range.node_prefix() }).collect();
+    let admission = AdmissionSettings { service_account_admission: options.service_account_admission, pod_ranges };
     let authenticator = Authenticator { tokens: Arc::new(token_key) };
     let mut server = ApiServer::new(registry, authenticator, admission, shutdown.clone()).with_nodes(nodes);
     if let Some(audit) = audit {
@@ -112,7 +117,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     let mut controlling = options.controllers.then(|| {
         let client = local_client(&server, User::system("system:kube-controller-manager", &[MASTERS]));
-        let settings = controllers::ControllerSettings { root_certificate_pem: authority.certificate_pem.clone(), host: hostname() };
+        let cluster = ClusterSettings { root_certificate_pem: authority.certificate_pem.clone(), pod_ranges: options.pod_ranges.clone() };
+        let settings = controllers::ControllerSettings { cluster, host: hostname() };
         tokio::spawn(controllers::run(client, settings, shutdown.clone()))
     });
     let mut simulating = (!options.simulated_nodes.is_empty()).then(|| {

@@ -16,6 +16,15 @@ const ANYWHERE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
 const INSIDE: &str = "eth0";
 const MTU_BYTES: u32 = 1500;
 
+/// Who connects pods of different nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodRoutes {
+    /// This host, which is the nodes' router.
+    OfThisHost,
+    /// The nodes: as on a real network, the router leads from one pod to another nowhere.
+    OfNodes,
+}
+
 /// A node to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeLink {
@@ -38,13 +47,14 @@ pub struct Bridge {
 
 impl Bridge {
     /// Makes what is missing of the bridge, its address and its rules. `gateway` is its address
-    /// with the nodes' prefix length, `pods` the range of the pods of all nodes.
-    pub fn ensure(cluster: &str, gateway: Ipv4Net, pods: Ipv4Net) -> Result<Self> {
+    /// with the nodes' prefix length, `pods` the range of the pods of all nodes, `between` who
+    /// connects pods of different nodes.
+    pub fn ensure(cluster: &str, gateway: Ipv4Net, pods: Ipv4Net, between: PodRoutes) -> Result<Self> {
         namespace::set_sysctl("ipv4/ip_forward", "1").map_err(LocalNetworkError::Forwarding)?;
         let mut route = RouteSocket::open().map_err(LocalNetworkError::Socket)?;
         let mut netfilter = Socket::open(Family::Netfilter).map_err(LocalNetworkError::Socket)?;
         let name = names::bridge(cluster);
-        nftables::replace(&mut netfilter, &desired(&name, gateway.trunc(), pods))?;
+        nftables::replace(&mut netfilter, &desired(&name, gateway.trunc(), pods, between))?;
         let index = route.ensure_bridge(&name, names::hardware_address(&name))?;
         close_ipv6(&name)?;
         // Nodes send packets for each other's pods here although they are neighbours: that is as it
@@ -134,17 +144,22 @@ fn table(bridge: &str) -> String {
 }
 
 /// The host's rules for one cluster.
-fn desired(bridge: &str, nodes: Ipv4Net, pods: Ipv4Net) -> Ruleset {
+fn desired(bridge: &str, nodes: Ipv4Net, pods: Ipv4Net, between: PodRoutes) -> Ruleset {
     let leaves = |from: Ipv4Net| {
         Rule::new([Match::SourceIn(from), Match::DestinationNotIn(nodes), Match::DestinationNotIn(pods)], Action::Masquerade)
     };
     // Accepting ends this chain only: another program's chain that drops still drops.
     let accept = |interface: Match| Rule::new([interface], Action::Accept);
+    // What one node sends another by the bridge is not meant for the host, and goes on.
+    let routed_here = Match::DestinationHardwareAddress(names::hardware_address(bridge));
+    let between_pods = [Match::Input(bridge.to_string()), routed_here, Match::SourceIn(pods), Match::DestinationIn(pods)];
+    let not_here = (between == PodRoutes::OfNodes).then(|| Rule::new(between_pods, Action::Drop));
+    let accepted = [accept(Match::Input(bridge.to_string())), accept(Match::Output(bridge.to_string()))];
     let chains = vec![
         Chain {
             name: "forward".to_string(),
             kind: ChainKind::Filter { hook: Hook::Forward, priority: FILTER },
-            rules: vec![accept(Match::Input(bridge.to_string())), accept(Match::Output(bridge.to_string()))],
+            rules: not_here.into_iter().chain(accepted).collect(),
         },
         Chain {
             name: "leaving".to_string(),
@@ -178,6 +193,10 @@ mod tests {
               }
             }
         "#]]
-        .assert_eq(&desired("evb12345678", nodes, pods).to_string());
+        .assert_eq(&desired("evb12345678", nodes, pods, PodRoutes::OfThisHost).to_string());
+        let forward = desired("evb12345678", nodes, pods, PodRoutes::OfNodes).to_string();
+        let dropped = forward.lines().find(|line| line.ends_with("drop")).expect("a rule that drops");
+        let mac = names::hardware_address("evb12345678").map(|byte| format!("{byte:02x}")).join(":");
+        assert_eq!(dropped.trim(), format!("iifname \"evb12345678\" ether daddr {mac} ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 drop"));
     }
 }

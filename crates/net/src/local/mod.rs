@@ -15,7 +15,7 @@ use std::io;
 
 use ipnet::Ipv4Net;
 
-pub use bridge::{Bridge, NodeLink};
+pub use bridge::{Bridge, NodeLink, PodRoutes};
 pub use subnet::{Subnet, choose_subnet, plan_subnet};
 
 use crate::netlink::NetlinkError;

@@ -14,6 +14,7 @@ use crate::netlink::Attributes;
 const REGISTER: u32 = 1;
 const REGISTER_PARTS: u32 = 8;
 const VERDICT_REGISTER: u32 = 0;
+const LINK_HEADER: u32 = 0;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 const META_MARK: u32 = 3;
@@ -46,6 +47,7 @@ const ICMP_PORT_UNREACHABLE: u8 = 3;
 const MILLISECONDS: u64 = 1000;
 
 const ADDRESS_BYTES: u32 = 4;
+const HARDWARE_ADDRESS_BYTES: u32 = 6;
 const PORT_BYTES: u32 = 2;
 /// The same place in TCP, UDP and SCTP.
 const DESTINATION_PORT_OFFSET: u32 = 2;
@@ -70,6 +72,9 @@ impl Expressions {
             Match::SourceNotIn(range) => self.address_in(SOURCE_OFFSET, range, true),
             Match::DestinationIn(range) => self.address_in(DESTINATION_OFFSET, range, false),
             Match::DestinationNotIn(range) => self.address_in(DESTINATION_OFFSET, range, true),
+            Match::DestinationHardwareAddress(address) => {
+                self.payload(REGISTER, LINK_HEADER, 0, HARDWARE_ADDRESS_BYTES).compare(address, false)
+            }
             Match::DestinationIsLocal => self.address_is_local(FIB_OF_DESTINATION, false),
             Match::DestinationIsNotLocal => self.address_is_local(FIB_OF_DESTINATION, true),
             Match::SourceIsLocal => self.address_is_local(FIB_OF_SOURCE, false),

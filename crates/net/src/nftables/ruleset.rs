@@ -144,6 +144,8 @@ pub enum Match {
     SourceNotIn(Ipv4Net),
     DestinationIn(Ipv4Net),
     DestinationNotIn(Ipv4Net),
+    /// Of a packet that came over Ethernet: whom the sender of the frame meant.
+    DestinationHardwareAddress([u8; 6]),
     /// The destination is an address of this host.
     DestinationIsLocal,
     DestinationIsNotLocal,

@@ -86,6 +86,9 @@ impl fmt::Display for Match {
             Match::IsRemembered(clients) => write!(f, "ip saddr map @{clients} != 0.0.0.0 . 0"),
             Match::HasMark(bits) => write!(f, "meta mark & {bits:#x} != 0"),
             Match::DestinationWasChanged => write!(f, "ct status dnat"),
+            Match::DestinationHardwareAddress([a, b, c, d, e, g]) => {
+                write!(f, "ether daddr {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+            }
             Match::InputBegins(name) => write!(f, "iifname \"{name}*\""),
             Match::OutputBegins(name) => write!(f, "oifname \"{name}*\""),
             Match::Input(name) => write!(f, "iifname \"{name}\""),

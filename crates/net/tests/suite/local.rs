@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::mpsc;
 
-use net::local::{Bridge, NodeLink, choose_subnet};
+use net::local::{Bridge, NodeLink, PodRoutes, choose_subnet};
 use net::pods::{PodNetwork, PodNetworkSettings};
 
 use crate::NEEDS;
@@ -72,7 +72,7 @@ fn ensure(host: &Namespace) -> Bridge {
     let made = host.inside(|| {
         let gateway = "172.30.0.1/24".parse().expect("an address");
         let pods = "10.244.0.0/16".parse().expect("a range");
-        Bridge::ensure("test", gateway, pods).map_err(std::io::Error::other)
+        Bridge::ensure("test", gateway, pods, PodRoutes::OfThisHost).map_err(std::io::Error::other)
     });
     made.expect("the bridge is made")
 }
@@ -162,7 +162,7 @@ fn what_a_crash_left_is_removed_and_other_clusters_stay() {
     drop(bridge);
     let other = host.inside(|| {
         let gateway = "172.30.1.1/24".parse().expect("an address");
-        Bridge::ensure("other", gateway, "10.243.0.0/16".parse().expect("a range")).map_err(std::io::Error::other)
+        Bridge::ensure("other", gateway, "10.243.0.0/16".parse().expect("a range"), PodRoutes::OfThisHost).map_err(std::io::Error::other)
     });
     let other = other.expect("another bridge is made");
     remove(&host);

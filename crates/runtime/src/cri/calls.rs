@@ -33,6 +33,8 @@ pub fn longer<Q, A>(method: Method<Q, A>, by: Duration) -> Method<Q, A> {
 
 pub const VERSION: Method<cri::VersionRequest, cri::VersionResponse> = read("runtime.v1.RuntimeService/Version");
 pub const STATUS: Method<cri::StatusRequest, cri::StatusResponse> = read("runtime.v1.RuntimeService/Status");
+pub const UPDATE_RUNTIME_CONFIG: Method<cri::UpdateRuntimeConfigRequest, cri::Empty> =
+    change("runtime.v1.RuntimeService/UpdateRuntimeConfig", CHANGE_SECONDS_MAX);
 
 pub const RUN_SANDBOX: Method<cri::RunPodSandboxRequest, cri::RunPodSandboxResponse> =
     change("runtime.v1.RuntimeService/RunPodSandbox", SANDBOX_SECONDS_MAX);

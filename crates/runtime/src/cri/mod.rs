@@ -38,8 +38,8 @@ use tokio::sync::watch;
 use self::errors::Failure;
 use crate::port::{self, Reader, Session, Writer};
 use ::containers::{
-    ContainerConfig, ContainerStats, ContainerStatus, Credentials, ExecOutput, FilesystemUsage, Image, Resources, Result, SandboxConfig,
-    SandboxStats, SandboxStatus, StreamRequest, UnusedImage, Version,
+    ContainerConfig, ContainerStats, ContainerStatus, Credentials, ExecOutput, FilesystemUsage, Image, PodRange, Resources, Result,
+    SandboxConfig, SandboxStats, SandboxStatus, StreamRequest, UnusedImage, Version,
 };
 
 /// Cheap to clone; all clones are one.
@@ -89,6 +89,14 @@ async fn blocking<T: Send + 'static>(task: impl FnOnce() -> Result<T> + Send + '
 impl port::Runtime for Client {
     fn version(&self) -> BoxFuture<'_, Result<Version>> {
         self.ask_version().boxed()
+    }
+
+    fn network_problem(&self) -> BoxFuture<'_, Result<Option<String>>> {
+        self.ask_network_problem().boxed()
+    }
+
+    fn use_pod_range<'a>(&'a self, range: &'a PodRange) -> BoxFuture<'a, Result<()>> {
+        self.tell_pod_range(range).boxed()
     }
 
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<String>> {

@@ -8,7 +8,7 @@ use super::messages as cri;
 use super::{Client, blocking, calls, configs, errors, statuses};
 use crate::cgroup::Cgroup;
 use crate::words::failed;
-use containers::{Error, Resources, Result, SandboxConfig, SandboxStatus, Version};
+use containers::{Error, PodRange, Resources, Result, SandboxConfig, SandboxStatus, Version};
 
 /// Finds the pod's cgroup again when only the sandbox's id is known. Not among the annotations that
 /// the port shows.
@@ -22,6 +22,21 @@ impl Client {
         let question = cri::VersionRequest { version: "v1".to_owned() };
         let answer = self.shared.channel.call(calls::VERSION, &question).await.map_err(errors::general)?;
         Ok(Version { name: answer.runtime_name, version: statuses::version(&answer.runtime_version) })
+    }
+
+    pub(super) async fn ask_network_problem(&self) -> Result<Option<String>> {
+        let answer = self.shared.channel.call(calls::STATUS, &cri::StatusRequest { verbose: false }).await.map_err(errors::general)?;
+        Ok(statuses::network_problem(&answer.status.unwrap_or_default()))
+    }
+
+    /// containerd makes its network configuration from a template with this range, where it has
+    /// one.
+    pub(super) async fn tell_pod_range(&self, range: &PodRange) -> Result<()> {
+        let ranges: Vec<String> = range.own.iter().map(ToString::to_string).collect();
+        let network = cri::NetworkConfig { pod_cidr: ranges.join(",") };
+        let config = cri::RuntimeConfig { network_config: Some(network) };
+        let request = cri::UpdateRuntimeConfigRequest { runtime_config: Some(config) };
+        self.shared.channel.call(calls::UPDATE_RUNTIME_CONFIG, &request).await.map_err(errors::general).map(drop)
     }
 
     pub(super) async fn make_sandbox(&self, config: &SandboxConfig) -> Result<String> {

@@ -14,6 +14,16 @@ pub fn time(nanoseconds: i64) -> Option<Timestamp> {
     Timestamp::from_nanosecond(nanoseconds.into()).ok().filter(|_| nanoseconds > 0)
 }
 
+/// What the runtime says about its network, in the kubelet's words; None when it is ready.
+pub fn network_problem(status: &cri::RuntimeStatus) -> Option<String> {
+    let network = status.conditions.iter().find(|condition| condition.r#type == "NetworkReady");
+    match network {
+        Some(network) if network.status => None,
+        Some(network) => Some(format!("NetworkReady=false reason:{} message:{}", network.reason, network.message)),
+        None => Some("runtime network is not ready: no NetworkReady condition".to_owned()),
+    }
+}
+
 pub fn sandbox(status: cri::PodSandboxStatus) -> SandboxStatus {
     let metadata = status.metadata.unwrap_or_default();
     let network = status.network.unwrap_or_default();
@@ -140,6 +150,21 @@ mod tests {
     #[test]
     fn versions_as_the_kubelet_shows_them() {
         assert_eq!(["1.6.20~ds1", "v2.0.1", "1.7.0-rc.1", "1.30.4"].map(version), ["1.6.20", "2.0.1", "1.7.0-rc.1", "1.30.4"]);
+    }
+
+    #[test]
+    fn the_network_is_ready_when_the_runtime_says_so() {
+        let condition = |kind: &str, status, message: &str| cri::RuntimeCondition {
+            r#type: kind.to_owned(),
+            status,
+            reason: "NetworkPluginNotReady".to_owned(),
+            message: message.to_owned(),
+        };
+        let problem = |conditions| network_problem(&cri::RuntimeStatus { conditions });
+        assert_eq!(problem(vec![condition("RuntimeReady", true, ""), condition("NetworkReady", true, "")]), None);
+        let told = problem(vec![condition("NetworkReady", false, "cni plugin not initialized")]);
+        assert_eq!(told.as_deref(), Some("NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized"));
+        assert!(problem(vec![condition("RuntimeReady", true, "")]).is_some());
     }
 
     #[test]

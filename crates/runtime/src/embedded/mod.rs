@@ -61,7 +61,7 @@ use crate::images::Contents;
 use crate::port::{self, Reader, SandboxNetwork, Session, Writer};
 use crate::words;
 use containers::{
-    ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, Resources, Result, SandboxConfig, SandboxStats, SandboxStatus,
+    ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, PodRange, Resources, Result, SandboxConfig, SandboxStats, SandboxStatus,
     StreamRequest, Version,
 };
 
@@ -172,6 +172,19 @@ impl port::Runtime for Runtime {
 
     fn has_user_namespaces(&self) -> bool {
         self.shared.has_user_namespaces
+    }
+
+    fn network_problem(&self) -> BoxFuture<'_, Result<Option<String>>> {
+        let problem = self.shared.network.problem();
+        async move { Ok(problem) }.boxed()
+    }
+
+    fn use_pod_range<'a>(&'a self, range: &'a PodRange) -> BoxFuture<'a, Result<()>> {
+        async move {
+            let live: Vec<String> = self.sandboxes().await?.into_iter().map(|sandbox| sandbox.id).collect();
+            self.shared.network.use_pod_range(range, &live).await
+        }
+        .boxed()
     }
 
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<String>> {

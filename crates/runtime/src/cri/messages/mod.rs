@@ -43,7 +43,45 @@ pub struct StatusRequest {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+pub struct RuntimeCondition {
+    #[prost(string, tag = "1")]
+    pub r#type: String,
+    #[prost(bool, tag = "2")]
+    pub status: bool,
+    #[prost(string, tag = "3")]
+    pub reason: String,
+    #[prost(string, tag = "4")]
+    pub message: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RuntimeStatus {
+    #[prost(message, repeated, tag = "1")]
+    pub conditions: Vec<RuntimeCondition>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NetworkConfig {
+    #[prost(string, tag = "1")]
+    pub pod_cidr: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RuntimeConfig {
+    #[prost(message, optional, tag = "1")]
+    pub network_config: Option<NetworkConfig>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct UpdateRuntimeConfigRequest {
+    #[prost(message, optional, tag = "1")]
+    pub runtime_config: Option<RuntimeConfig>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct StatusResponse {
+    #[prost(message, optional, tag = "1")]
+    pub status: Option<RuntimeStatus>,
     #[prost(btree_map = "string, string", tag = "2")]
     pub info: std::collections::BTreeMap<String, String>,
 }

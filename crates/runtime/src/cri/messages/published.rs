@@ -181,6 +181,7 @@ fn ours() -> BTreeMap<String, Vec<Field>> {
 fn our_field(attribute: &str, declaration: &str) -> Field {
     let (shape, tag) = attribute.rsplit_once(", tag = ").expect("fields have numbers");
     let (name, of) = declaration.strip_prefix("pub ").and_then(|rest| rest.split_once(": ")).expect("fields are public");
+    let name = name.trim_start_matches("r#");
     let inner = of.split_once('<').map_or(of, |(_, rest)| rest.trim_end_matches([',', '>']));
     let kind = match shape {
         "message, optional" => inner.to_owned(),
@@ -269,6 +270,7 @@ fn methods_have_the_published_messages() {
     let rows = [
         row(calls::VERSION),
         row(calls::STATUS),
+        row(calls::UPDATE_RUNTIME_CONFIG),
         row(calls::RUN_SANDBOX),
         row(calls::STOP_SANDBOX),
         row(calls::REMOVE_SANDBOX),
