@@ -86,18 +86,13 @@ impl WireGuardSocket {
 
     pub fn device(&mut self, name: &str) -> Result<WireGuardDevice> {
         let request = Message { kind: self.family, flags: 0, payload: of_device(GET_DEVICE, name).as_bytes().to_vec() };
-        let mut device = WireGuardDevice::default();
-        // A long list of peers comes in several messages, each with the device's own attributes
-        // once more, or without them.
-        for reply in self.socket.dump(&format!("read WireGuard device {name}"), &request)? {
-            device.public_key = find(&reply, DEVICE_PUBLIC_KEY).and_then(|key| parse_key(&key)).or(device.public_key);
-            device.listen_port = find(&reply, DEVICE_LISTEN_PORT).and_then(|port| port.native_u16()).unwrap_or(device.listen_port);
-            for (key, peer) in find(&reply, DEVICE_PEERS).iter().flat_map(|peers| peers.nested()).filter_map(|peer| parse_peer(&peer)) {
-                // One that goes on from the message before has more ranges than one.
-                device.peers.entry(key).and_modify(|known| *known = None).or_insert(peer);
-            }
-        }
-        Ok(device)
+        let replies = self.socket.dump(&format!("read WireGuard device {name}"), &request)?;
+        let first = |kind: u16| replies.iter().find_map(|reply| find(reply, kind));
+        Ok(WireGuardDevice {
+            public_key: first(DEVICE_PUBLIC_KEY).and_then(|key| parse_key(&key)),
+            listen_port: first(DEVICE_LISTEN_PORT).and_then(|port| port.native_u16()).unwrap_or(0),
+            peers: parse_peers(replies.iter().filter_map(|reply| find(reply, DEVICE_PEERS))),
+        })
     }
 
     pub fn configure(&mut self, name: &str, private_key: Option<&[u8; 32]>, listen_port: u16) -> Result<()> {
@@ -160,12 +155,35 @@ fn parse_socket_address(attribute: &Attribute) -> Option<SocketAddrV4> {
     Some(SocketAddrV4::new(Ipv4Addr::new(bytes[4], bytes[5], bytes[6], bytes[7]), u16::from_be_bytes([bytes[2], bytes[3]])))
 }
 
-fn parse_peer(peer: &Attribute) -> Option<(WireGuardKey, Option<WireGuardPeer>)> {
-    let key = parse_key(&peer.find(PEER_PUBLIC_KEY)?)?;
-    let endpoint = peer.find(PEER_ENDPOINT).and_then(|endpoint| parse_socket_address(&endpoint));
-    let mut allowed = peer.find(PEER_ALLOWED).into_iter().flat_map(|list| list.nested());
-    let only = allowed.next().filter(|_| allowed.next().is_none()).and_then(|range| parse_range(&range));
-    Some((key, endpoint.zip(only).map(|(endpoint, allowed)| WireGuardPeer { endpoint, allowed })))
+/// What is said of one peer.
+#[derive(Default)]
+struct Parts {
+    endpoint: Option<SocketAddrV4>,
+    /// None for a range of IPv6.
+    allowed: Vec<Option<Ipv4Net>>,
+}
+
+/// A long list comes in several messages. A peer whose ranges do not fit the one is in the next one
+/// again, with its key and the other ranges alone.
+fn parse_peers<'a>(lists: impl Iterator<Item = Attribute<'a>>) -> BTreeMap<WireGuardKey, Option<WireGuardPeer>> {
+    let mut peers: BTreeMap<WireGuardKey, Parts> = BTreeMap::new();
+    for peer in lists.flat_map(|list| list.nested()) {
+        let Some(key) = peer.find(PEER_PUBLIC_KEY).and_then(|key| parse_key(&key)) else { continue };
+        let parts = peers.entry(key).or_default();
+        parts.endpoint = peer.find(PEER_ENDPOINT).and_then(|endpoint| parse_socket_address(&endpoint)).or(parts.endpoint);
+        let ranges = peer.find(PEER_ALLOWED).into_iter().flat_map(|list| list.nested());
+        parts.allowed.extend(ranges.map(|range| parse_range(&range)));
+    }
+    peers.into_iter().map(|(key, parts)| (key, parts.whole())).collect()
+}
+
+impl Parts {
+    fn whole(&self) -> Option<WireGuardPeer> {
+        match (self.endpoint, self.allowed.as_slice()) {
+            (Some(endpoint), [Some(allowed)]) => Some(WireGuardPeer { endpoint, allowed: *allowed }),
+            _ => None,
+        }
+    }
 }
 
 fn parse_range(range: &Attribute) -> Option<Ipv4Net> {
@@ -190,12 +208,31 @@ mod tests {
         WireGuardPeer { endpoint, allowed: allowed.parse().expect("a range") }
     }
 
+    fn read(lists: &[Attributes]) -> BTreeMap<WireGuardKey, Option<WireGuardPeer>> {
+        parse_peers(lists.iter().map(|list| Attribute { kind: DEVICE_PEERS, value: list.as_bytes() }))
+    }
+
     #[test]
     fn what_is_written_is_read() {
         let key = WireGuardKey([7; 32]);
         let list = Attributes::new().nested(ELEMENT, addition(&key, &peer("10.244.1.0/24")));
-        let read: Vec<_> = attributes(list.as_bytes()).filter_map(|peer| parse_peer(&peer)).collect();
-        assert_eq!(read, [(key, Some(peer("10.244.1.0/24")))]);
+        assert_eq!(read(&[list]), BTreeMap::from([(key, Some(peer("10.244.1.0/24")))]));
+    }
+
+    /// The kernel's answer for a peer at the end of a message.
+    #[test]
+    fn a_peer_in_two_messages_is_one() {
+        let key = WireGuardKey([7; 32]);
+        let whole = addition(&key, &peer("10.244.1.0/24"));
+        let part = |kinds: &[u16]| {
+            let kept = attributes(whole.as_bytes()).filter(|attribute| kinds.contains(&attribute.kind));
+            Attributes::new().nested(ELEMENT, kept.fold(Attributes::new(), |list, attribute| list.bytes(attribute.kind, attribute.value)))
+        };
+        let lists = [part(&[PEER_PUBLIC_KEY, PEER_ENDPOINT]), part(&[PEER_PUBLIC_KEY, PEER_ALLOWED])];
+        assert_eq!(read(&lists), BTreeMap::from([(key, Some(peer("10.244.1.0/24")))]));
+        // Two ranges are not what this project would set.
+        let lists = [part(&[PEER_PUBLIC_KEY, PEER_ENDPOINT, PEER_ALLOWED]), part(&[PEER_PUBLIC_KEY, PEER_ALLOWED])];
+        assert_eq!(read(&lists), BTreeMap::from([(key, None)]));
     }
 
     #[test]

@@ -136,7 +136,9 @@ impl PeerNetwork {
         Ok(self.ensure_wireguard()?.public_key)
     }
 
-    /// Makes these the peers that are reached. Sends only what differs from what the kernel has.
+    /// Makes these the peers that are reached. Sends only what differs from what the kernel has. To
+    /// be called again when peers change, and now and then: a link that goes down takes its routes
+    /// with it, and other programs make mistakes.
     pub fn apply(&mut self, peers: &[Peer]) -> Result<Applied> {
         let neighbourhood = Neighbourhood::of_routes(&self.route.routes()?);
         let mut desired = desired::decide(&self.settings, peers, &neighbourhood);
@@ -234,6 +236,11 @@ impl PeerNetwork {
     /// from being forwarded is [`crate::pods::PodNetwork::obstacles`].
     pub fn obstacles(&mut self) -> Result<Vec<String>> {
         let mut found = Vec::new();
+        let address = self.settings.node_address;
+        let has_address = self.route.addresses()?.iter().any(|own| own.address.addr() == address);
+        if !has_address && self.route.link(devices::VXLAN_DEVICE)?.is_some() {
+            found.push(format!("no interface of this node has its address {address}: VXLAN packets cannot leave with it"));
+        }
         for (device, port) in [(devices::VXLAN_DEVICE, VXLAN_PORT), (devices::WIREGUARD_DEVICE, WIREGUARD_PORT)] {
             if self.route.link(device)?.is_some() {
                 found.extend(obstacles::of_tunnel(&mut self.netfilter, port)?);
