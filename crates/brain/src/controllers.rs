@@ -26,6 +26,8 @@ pub fn all(root_certificate_pem: String) -> Vec<Box<dyn Controller>> {
         Box::new(crate::quota::QuotaController),
         Box::new(crate::cluster_roles::ClusterRoleAggregation),
         Box::new(crate::ttl::TtlController::default()),
+        Box::new(crate::service_cidr::ServiceCidrController),
+        Box::new(crate::service_cidr::repair::IpAddressRepair::default()),
     ]
 }
 
