@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("runtime", &["containers", "wire"]),
     ("agent", &["brain", "containers", "kinds", "net", "runtime", "wire"]),
     ("addons", &["brain", "containers", "net", "wire"]),
-    ("everynode", &["addons", "agent", "apiserver", "brain", "controllers", "kinds", "net", "runtime", "store"]),
+    ("everynode", &["addons", "agent", "apiserver", "brain", "containers", "controllers", "kinds", "net", "runtime", "store"]),
     ("sim", &["brain"]),
     ("xtask", &["addons", "apiserver", "brain", "containers", "kinds", "net", "runtime", "sim", "store", "testing"]),
 ];

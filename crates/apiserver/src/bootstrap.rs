@@ -1,5 +1,5 @@
 //! Objects that every cluster has: namespaces, default roles, priority classes, the Service
-//! `kubernetes`.
+//! `kubernetes` and the range of its address.
 
 use jiff::Timestamp;
 use kinds::rules::Part;
@@ -12,6 +12,9 @@ use crate::http::server::ApiServer;
 use crate::request::options::WriteOptions;
 use crate::request::{MASTERS, User, WriteRequest};
 
+/// Kubernetes' range on most clusters.
+const DEFAULT_RANGE: &str = "10.96.0.0/12";
+
 /// Makes what is missing; leaves alone what is there. Everything at once, so that the writes share
 /// their syncs.
 pub async fn run(server: &ApiServer) -> Result<(), Status> {
@@ -20,7 +23,11 @@ pub async fn run(server: &ApiServer) -> Result<(), Status> {
     let roles = ensure_all(server, "rbac.authorization.k8s.io", "ClusterRole", "", default_roles::cluster_roles());
     let bindings = ensure_all(server, "rbac.authorization.k8s.io", "ClusterRoleBinding", "", default_roles::cluster_role_bindings());
     let classes = ensure_all(server, "scheduling.k8s.io", "PriorityClass", "", priority_classes());
-    let service = ensure(server, "", "Service", "default", kubernetes_service());
+    // The Service gets its address from the range.
+    let service = async {
+        ensure(server, "networking.k8s.io", "ServiceCIDR", "", kubernetes_service_cidr()).await?;
+        ensure(server, "", "Service", "default", kubernetes_service()).await
+    };
     futures::try_join!(roles, bindings, classes, service).map(|_| ())
 }
 
@@ -31,6 +38,14 @@ fn priority_classes() -> Vec<Value> {
         json!({"metadata": {"name": "system-cluster-critical"}, "value": 2_000_000_000, "description": cluster}),
         json!({"metadata": {"name": "system-node-critical"}, "value": 2_000_001_000, "description": node}),
     ]
+}
+
+/// The range from which Services get their addresses; other ServiceCIDRs add to it.
+fn kubernetes_service_cidr() -> Value {
+    let message = "Kubernetes default Service CIDR is ready";
+    let since = kinds::decode::format_time(Timestamp::now());
+    let ready = json!({"type": "Ready", "status": "True", "reason": "", "message": message, "lastTransitionTime": since});
+    json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [DEFAULT_RANGE]}, "status": {"conditions": [ready]}})
 }
 
 /// The Service by which pods find the API; it has the first address of the range.

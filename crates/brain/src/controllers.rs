@@ -38,6 +38,8 @@ pub fn all(settings: ClusterSettings) -> Vec<Box<dyn Controller>> {
         Box::new(crate::cluster_roles::ClusterRoleAggregation),
         Box::new(crate::ttl::TtlController::default()),
         Box::new(crate::node_ipam::NodeIpam::new(pod_ranges)),
+        Box::new(crate::service_cidr::ServiceCidrController),
+        Box::new(crate::service_cidr::repair::IpAddressRepair::default()),
     ]
 }
 

@@ -30,6 +30,7 @@ pub mod podgc;
 pub mod quota;
 pub mod scheduler;
 pub mod service_account;
+pub mod service_cidr;
 pub mod taint_eviction;
 pub mod ttl;
 

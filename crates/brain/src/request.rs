@@ -45,6 +45,13 @@ pub const QUOTAS: Resource = core("resourcequotas", "ResourceQuota");
 pub const CLUSTER_ROLES: Resource =
     Resource { group: "rbac.authorization.k8s.io", version: "v1", plural: "clusterroles", kind: "ClusterRole" };
 
+pub const SERVICE_CIDRS: Resource = networking("servicecidrs", "ServiceCIDR");
+pub const IP_ADDRESSES: Resource = networking("ipaddresses", "IPAddress");
+
+const fn networking(plural: &'static str, kind: &'static str) -> Resource {
+    Resource { group: "networking.k8s.io", version: "v1", plural, kind }
+}
+
 impl Resource {
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }

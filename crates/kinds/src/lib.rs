@@ -12,6 +12,7 @@ pub mod yaml;
 
 mod settle;
 
+pub mod address_range;
 pub mod cursor;
 pub mod field;
 pub mod names;

@@ -140,6 +140,7 @@ const COORDINATION: &str = "coordination.k8s.io";
 const DISCOVERY: &str = "discovery.k8s.io";
 const EVENTS: &str = "events.k8s.io";
 const METRICS: &str = "metrics.k8s.io";
+const NETWORKING: &str = "networking.k8s.io";
 const NODE: &str = "node.k8s.io";
 const POLICY: &str = "policy";
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -300,6 +301,16 @@ pub static KINDS: &[Kind] = &[
         subresources: &[sub("approval", "CertificateSigningRequest", STATUS_VERBS), status_of("CertificateSigningRequest")],
         selectable: Selectable::Fields(&["spec.signerName"]),
         ..kind(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests", "certificatesigningrequest", &rules::csr::RULES)
+    },
+    Kind {
+        short_names: &["ip"],
+        namespaced: false,
+        ..kind(NETWORKING, "IPAddress", "ipaddresses", "ipaddress", &rules::ip_address::RULES)
+    },
+    Kind {
+        namespaced: false,
+        subresources: &[status_of("ServiceCIDR")],
+        ..kind(NETWORKING, "ServiceCIDR", "servicecidrs", "servicecidr", &rules::service_cidr::RULES)
     },
     Kind {
         short_names: &["pdb"],

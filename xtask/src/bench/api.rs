@@ -24,6 +24,9 @@ use super::{objects, process};
 use crate::server::Server;
 
 const PODS: &str = "/api/v1/namespaces/bench/pods";
+const SERVICES: &str = "/api/v1/namespaces/bench/services";
+/// As many as large clusters have.
+const SERVICES_MAX: usize = 5_000;
 const CONFIG_MAPS: &str = "/api/v1/namespaces/bench/configmaps";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
@@ -75,6 +78,7 @@ impl Api {
         self.gets(&connection, pods).await?;
         self.status_patches(&connection, pods).await?;
         lists(&connection, pods).await?;
+        self.services(&connection, server).await?;
         self.watches(&connector, &connection).await?;
         line("resident after the watches", &format!("{:>9.1} MB", process::resident_mb(server.pid())?));
         Ok(())
@@ -98,6 +102,20 @@ impl Api {
         let cpu = (process::cpu_seconds(server.pid())? - cpu_before) * 1000.0 / many.count() as f64;
         line("CPU of the server for 1,000 creates", &format!("{cpu:>9.2} s"));
         Ok(alone.count() + many.count())
+    }
+
+    /// Services, each of which gets an address.
+    async fn services(&self, connection: &Connection, server: &Server) -> anyhow::Result<()> {
+        let create = |number: usize| {
+            let connection = connection.clone();
+            async move { connection.create(SERVICES, &objects::service(number)).await.map(drop) }
+        };
+        let cpu_before = process::cpu_seconds(server.pid())?;
+        let many = drive(IN_FLIGHT, 0..SERVICES_MAX, PHASE_MAX, create).await?;
+        many.print(&format!("create a Service, {IN_FLIGHT} in flight"));
+        let cpu = (process::cpu_seconds(server.pid())? - cpu_before) * 1000.0 / many.count() as f64;
+        line("CPU of the server for 1,000 Services", &format!("{cpu:>9.2} s"));
+        Ok(())
     }
 
     async fn gets(&self, connection: &Connection, pods: usize) -> anyhow::Result<()> {

@@ -35,6 +35,16 @@ pub fn pod(number: usize) -> Value {
     })
 }
 
+/// A Service as people write it.
+pub fn service(number: usize) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": format!("web-{number:06}"), "labels": {"app.kubernetes.io/name": "web"}},
+        "spec": {"selector": {"app.kubernetes.io/name": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
+    })
+}
+
 fn toleration(taint: &&str) -> Value {
     json!({"key": format!("node.kubernetes.io/{taint}"), "operator": "Exists", "effect": "NoExecute"})
 }

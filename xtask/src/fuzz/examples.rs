@@ -56,6 +56,10 @@ fn particular(kind: &Kind) -> Value {
         "PodDisruptionBudget" => {
             json!({"spec": {"minAvailable": "50%", "selector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}})
         }
+        "IPAddress" => {
+            json!({"metadata": {"name": "192.0.2.7"}, "spec": {"parentRef": {"resource": "gateways", "group": "a.b", "namespace": "d", "name": "g"}}})
+        }
+        "ServiceCIDR" => json!({"spec": {"cidrs": ["192.0.2.0/24", "2001:db8::/64"]}}),
         "RuntimeClass" => json!({"handler": "h", "overhead": {"podFixed": {"cpu": "10m"}}, "scheduling": {"nodeSelector": {"a": "b"}}}),
         "CertificateSigningRequest" => json!({"spec": {"request": "AAEC", "signerName": "a.b/c", "usages": ["client auth"]}}),
         "Event" if kind.group.is_empty() => {

@@ -1,8 +1,8 @@
 //! kube-proxy: the rules for addresses of Services on the node whose network it runs in.
 //!
-//! It follows Services, EndpointSlices and its Node. [`view`] is what it knows (pure);
-//! `brain::proxy` decides for each Service; [`net::services`] writes what changed. Rules stay when
-//! it ends, so that traffic goes on while a new version takes its place.
+//! It follows Services, EndpointSlices, ServiceCIDRs and its Node. [`view`] is what it knows
+//! (pure); `brain::proxy` decides for each Service; [`net::services`] writes what changed. Rules
+//! stay when it ends, so that traffic goes on while a new version takes its place.
 
 mod health;
 mod view;
@@ -42,7 +42,7 @@ pub struct Settings {
     pub table: String,
     /// The pods of all nodes.
     pub cluster_cidr: Ipv4Net,
-    /// Where addresses of Services come from.
+    /// Where addresses of Services come from, until the cluster's ServiceCIDRs are known.
     pub service_cidrs: Vec<Ipv4Net>,
     /// Where `/healthz` and `/livez` answer.
     pub healthz: Option<SocketAddr>,
@@ -119,6 +119,7 @@ fn followed(node: &str) -> Vec<Followed<Kind>> {
             labels: without("service.kubernetes.io/service-proxy-name service.kubernetes.io/headless"),
             ..all(Kind::EndpointSlice, resource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"))
         },
+        all(Kind::ServiceCidr, resource("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs")),
         Followed { fields: Some(format!("metadata.name={node}")), ..all(Kind::Node, resource("", "v1", "Node", "nodes")) },
     ]
 }
@@ -153,7 +154,7 @@ impl Proxy {
         let wanted = ServiceSettings {
             table: self.settings.table.clone(),
             cluster_cidr: self.settings.cluster_cidr,
-            service_cidrs: self.settings.service_cidrs.clone(),
+            service_cidrs: self.view.service_cidrs(self.settings.cluster_cidr).unwrap_or_else(|| self.settings.service_cidrs.clone()),
             node_addresses: self.view.node_addresses(),
         };
         let done = match &mut self.written {

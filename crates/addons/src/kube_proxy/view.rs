@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use brain::model::{EndpointSlice, Key};
 use brain::proxy::{Decision, Node, Service, decide};
+use ipnet::Ipv4Net;
 use serde_json::Value;
 
 use crate::follow::Change;
@@ -19,6 +20,7 @@ pub enum Kind {
     Service,
     EndpointSlice,
     Node,
+    ServiceCidr,
 }
 
 #[derive(Debug)]
@@ -30,6 +32,7 @@ pub struct View {
     of_service: BTreeMap<Key, BTreeSet<Key>>,
     /// None until it was seen.
     node: Option<SeenNode>,
+    service_cidrs: BTreeMap<Key, Vec<Ipv4Net>>,
     listed: BTreeSet<Kind>,
     changed: BTreeSet<Key>,
 }
@@ -48,6 +51,7 @@ impl View {
             slices: BTreeMap::new(),
             of_service: BTreeMap::new(),
             node: None,
+            service_cidrs: BTreeMap::new(),
             listed: BTreeSet::new(),
             changed: BTreeSet::new(),
         }
@@ -69,6 +73,7 @@ impl View {
         match kind {
             Kind::Service => Box::new(self.services.keys()),
             Kind::EndpointSlice => Box::new(self.slices.keys()),
+            Kind::ServiceCidr => Box::new(self.service_cidrs.keys()),
             // A node that is not listed any more is one that was deleted while this program runs on
             // it.
             Kind::Node => Box::new(std::iter::empty()),
@@ -100,6 +105,10 @@ impl View {
                 }
                 self.node = Some(seen);
             }
+            Kind::ServiceCidr => {
+                let cidrs = object["spec"]["cidrs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                self.service_cidrs.insert(key, cidrs.filter_map(|text| text.parse().ok()).collect());
+            }
         }
     }
 
@@ -121,6 +130,7 @@ impl View {
             }
             // It keeps its rules.
             Kind::Node => {}
+            Kind::ServiceCidr => drop(self.service_cidrs.remove(key)),
         }
     }
 
@@ -134,6 +144,17 @@ impl View {
 
     pub fn node_addresses(&self) -> Vec<Ipv4Addr> {
         self.node.as_ref().map(|node| node.addresses.clone()).unwrap_or_default()
+    }
+
+    /// Where addresses of Services come from, each address in one range. None until the ranges were
+    /// listed: servers before Kubernetes 1.33 have no list of them.
+    ///
+    /// A range that has addresses of pods is left out: what no Service has is dropped, and pods
+    /// would not be reached any more.
+    pub fn service_cidrs(&self, pods: Ipv4Net) -> Option<Vec<Ipv4Net>> {
+        let is_apart = |range: &&Ipv4Net| !range.contains(&pods) && !pods.contains(*range);
+        let ranges: Vec<Ipv4Net> = self.service_cidrs.values().flatten().filter(is_apart).copied().collect();
+        self.listed.contains(&Kind::ServiceCidr).then(|| Ipv4Net::aggregate(&ranges))
     }
 
     pub fn forget_what_changed(&mut self) {
@@ -218,6 +239,25 @@ mod tests {
         view.take(Kind::Node, Change::Listed(BTreeSet::from([key("n")])));
         assert_eq!(view.node(), Some(Node { name: "n".to_owned(), zone: String::new() }));
         assert_eq!(view.node_addresses(), ["192.168.0.1".parse::<Ipv4Addr>().expect("an address")]);
+    }
+
+    #[test]
+    fn ranges_of_services_are_followed_where_there_are_any() {
+        let mut view = listed();
+        let pods: Ipv4Net = "10.244.0.0/16".parse().expect("a range");
+        assert_eq!(view.service_cidrs(pods), None);
+        let range = |cidrs: &[&str]| json!({"metadata": {"name": "r"}, "spec": {"cidrs": cidrs}});
+        view.take(Kind::ServiceCidr, Change::Put(key("kubernetes"), range(&["10.96.0.0/12", "2001:db8::/64"])));
+        view.take(Kind::ServiceCidr, Change::Put(key("inside"), range(&["10.97.0.0/16"])));
+        view.take(Kind::ServiceCidr, Change::Put(key("pods"), range(&["10.0.0.0/8"])));
+        view.take(Kind::ServiceCidr, Change::Put(key("more"), range(&["192.168.0.0/24"])));
+        let all = BTreeSet::from(["kubernetes", "inside", "pods", "more"].map(key));
+        view.take(Kind::ServiceCidr, Change::Listed(all));
+        let shown = |view: &View| view.service_cidrs(pods).map(|ranges| ranges.iter().map(Ipv4Net::to_string).collect::<Vec<_>>());
+        assert_eq!(shown(&view), Some(vec!["10.96.0.0/12".to_owned(), "192.168.0.0/24".to_owned()]));
+        view.take(Kind::ServiceCidr, Change::Gone(key("kubernetes")));
+        view.take(Kind::ServiceCidr, Change::Listed(BTreeSet::from([key("inside")])));
+        assert_eq!(shown(&view), Some(vec!["10.97.0.0/16".to_owned()]));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::default_roles::{APPS, CORE, RBAC, READ, binding, events, role, rule};
 const PREFIX: &str = "system:controller:";
 
 const DISCOVERY: &str = "discovery.k8s.io";
+const NETWORKING: &str = "networking.k8s.io";
 const POLICY: &str = "policy";
 const ANY: &[&str] = &["*"];
 
@@ -96,6 +97,15 @@ fn controllers() -> Vec<(&'static str, Vec<Value>)> {
         ),
         ("root-ca-cert-publisher", vec![rule(CORE, &["configmaps"], &["create", "update"]), report()]),
         ("service-account-controller", vec![rule(CORE, &["serviceaccounts"], &["create"]), report()]),
+        (
+            "service-cidrs-controller",
+            vec![
+                rule(NETWORKING, &["servicecidrs"], &["get", "list", "patch", "update", "watch"]),
+                rule(NETWORKING, &["servicecidrs/finalizers", "servicecidrs/status"], &["patch", "update"]),
+                rule(NETWORKING, &["ipaddresses"], READ),
+                report(),
+            ],
+        ),
         ("ttl-controller", vec![rule(CORE, &["nodes"], &["list", "patch", "update", "watch"]), report()]),
     ]
 }

@@ -162,6 +162,7 @@ pub fn cluster_roles() -> Vec<Value> {
             vec![
                 rule(CORE, &["services", "endpoints", "nodes"], READ),
                 rule("discovery.k8s.io", &["endpointslices"], READ),
+                rule("networking.k8s.io", &["servicecidrs"], &["list", "watch"]),
                 events(&["create", "patch", "update"]),
             ],
         ),

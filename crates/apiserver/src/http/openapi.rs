@@ -233,6 +233,8 @@ impl Descriptions {
             api::core::v1::ServiceAccount,
             api::discovery::v1::EndpointSlice,
             api::events::v1::Event,
+            api::networking::v1::IPAddress,
+            api::networking::v1::ServiceCIDR,
             api::node::v1::RuntimeClass,
             api::policy::v1::Eviction,
             api::policy::v1::PodDisruptionBudget,

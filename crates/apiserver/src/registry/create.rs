@@ -2,7 +2,7 @@
 
 use kinds::status::Status;
 use serde_json::Value;
-use store::{CommitError, Expect, Txn, Write};
+use store::{CommitError, Expect, Write};
 
 use super::allocate;
 use super::encoding::{dry_run_answer, normalized, parse_stored, to_store};
@@ -92,7 +92,7 @@ impl Registry {
                 Some(turn)
             }
         };
-        let allocation = allocate::on_create(self, write, &mut object)?;
+        let mut allocation = allocate::on_create(self, write, &mut object)?;
         kind.rules.canonicalize(&mut object);
         let mut warnings = kind.rules.warnings_create(&object);
         warnings.extend(remarks.warnings);
@@ -103,14 +103,19 @@ impl Registry {
             }
             return Ok(Written { bytes: dry_run_answer(kind, &object), created: true, warnings, annotations });
         }
-        let put = Write::Put { key: store_key(kind, write.namespace, &name), value: to_store(kind, &object)? };
+        let key = store_key(kind, write.namespace, &name);
+        let put = Write::Put { key: key.clone(), value: to_store(kind, &object)? };
         // Trees are dropped before the wait for the disk; see `plan_update`.
         drop(object);
-        match self.store.commit(Txn::one(Some(Expect::Absent), put)).await {
+        match self.store.commit(allocation.transaction(Expect::Absent, put)).await {
             Ok(mut committed) => {
                 allocation.keep();
                 let bytes = committed.values.pop().flatten().expect("a put yields its bytes");
                 Ok(Written { bytes, created: true, warnings, annotations })
+            }
+            // A client made, changed or deleted the IPAddress of the Service in the meantime.
+            Err(CommitError::Conflict { key: lost, .. }) if lost != key => {
+                Err(Status::too_many_requests("the address of the Service is being changed, please try again later", 1))
             }
             Err(CommitError::Conflict { .. }) => Err(self.taken(write, &name)),
             Err(error) => Err(commit_failed(error)),

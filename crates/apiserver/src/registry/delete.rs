@@ -86,12 +86,13 @@ impl Registry {
         if matches!(&change, Write::Put { value, .. } if value.bytes == to_store_again(kind, entry)?.bytes) {
             return Ok(Some(Deleted::Pending(entry.value.clone())));
         }
-        let answer = removes.then(|| (deletion_answer(kind, &object), allocate::on_delete(self, write, &object)));
+        let answer = removes.then(|| deletion_answer(kind, &object));
+        let mut allocation = if removes { allocate::on_delete(self, write, &object)? } else { allocate::unchanged(self) };
         // Trees are dropped before the wait for the disk; see `plan_update`.
         drop(object);
-        match self.store.commit(Txn::one(Some(Expect::Modified(entry.modified)), change)).await {
+        match self.store.commit(allocation.transaction(Expect::Modified(entry.modified), change)).await {
             Ok(mut committed) => match answer {
-                Some((answer, allocation)) => {
+                Some(answer) => {
                     allocation.keep();
                     Ok(Some(Deleted::Gone { bytes: answer.at_revision(committed.revision.0).into(), uid }))
                 }
@@ -134,7 +135,7 @@ fn check_preconditions(kind: &Kind, name: &str, options: &DeleteOptions, object:
 }
 
 /// Makes of the object what the deletion makes of it. True if nothing holds it any more.
-fn mark(kind: &Kind, options: &DeleteOptions, object: &mut Value, now: Timestamp) -> bool {
+pub(super) fn mark(kind: &Kind, options: &DeleteOptions, object: &mut Value, now: Timestamp) -> bool {
     if kind.kind == "Namespace" && kind.group.is_empty() {
         return mark_namespace(object, now);
     }

@@ -31,7 +31,7 @@ use kinds::status::Status;
 use kinds::table::Kind;
 use store::{Backend, CommitError, Entry, StoreError};
 
-use allocate::Allocations;
+use allocate::{Allocations, KnownRanges};
 use cache::Caches;
 use object::store_key;
 use turns::WriteTurns;
@@ -45,6 +45,7 @@ pub struct Registry {
     store: Arc<dyn Backend>,
     pub caches: Arc<Caches>,
     allocations: Allocations,
+    ranges: KnownRanges,
     turns: WriteTurns,
 }
 
@@ -63,8 +64,8 @@ pub struct Written {
 impl Registry {
     pub fn new(store: Arc<dyn Backend>) -> Result<Registry, StoreError> {
         let caches = Caches::start(store.clone())?;
-        let allocations = Allocations::load(&caches);
-        Ok(Registry { store, caches, allocations, turns: WriteTurns::default() })
+        let allocations = allocate::load(&caches);
+        Ok(Registry { store, caches, allocations, ranges: KnownRanges::default(), turns: WriteTurns::default() })
     }
 
     /// Does the store still take and give objects? After it has failed, nothing but a new start

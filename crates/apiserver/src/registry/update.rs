@@ -7,7 +7,7 @@ use kinds::patch::managed_fields;
 use kinds::rules::Part;
 use kinds::status::Status;
 use serde_json::{Map, Value};
-use store::{CommitError, Entry, Expect, Txn, Write};
+use store::{CommitError, Entry, Expect, Write};
 
 use super::allocate;
 use super::create::set_namespace;
@@ -139,23 +139,25 @@ impl Registry {
         let mut turn = None;
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let entry = self.get(kind, write.namespace, write.name)?;
-            let Plan { change, last_answer, allocation, warnings, annotations, insists } =
+            let Plan { change, last_answer, mut allocation, warnings, annotations, insists } =
                 match self.plan_update(admission, write, &parse(&entry.value), &mut change, &entry, turn.as_ref())? {
                     Planned::Settled(written) => return Ok(written),
                     Planned::AwaitsTurn => {
                         turn = Some(self.take_turn(write.namespace).await);
                         continue;
                     }
-                    Planned::Commit(plan) => plan,
+                    Planned::Commit(plan) => *plan,
                 };
-            match self.store.commit(Txn::one(Some(Expect::Modified(entry.modified)), change)).await {
+            match self.store.commit(allocation.transaction(Expect::Modified(entry.modified), change)).await {
                 Ok(mut committed) => {
                     allocation.keep();
                     let stored = committed.values.pop().flatten().expect("a put, and a delete with a last state, yield bytes");
                     let bytes = last_answer.map_or(stored, |answer| answer.at_revision(committed.revision.0).into());
                     return Ok(Written { bytes, created: false, warnings, annotations });
                 }
-                Err(CommitError::Conflict { .. }) if insists => return Err(Status::stale(kind.resource(), write.name)),
+                Err(CommitError::Conflict { key, .. }) if insists && key == store_key(kind, write.namespace, write.name) => {
+                    return Err(Status::stale(kind.resource(), write.name));
+                }
                 Err(CommitError::Conflict { .. }) => {}
                 Err(error) => return Err(commit_failed(error)),
             }
@@ -233,7 +235,7 @@ impl Registry {
             false => Write::Put { key, value: to_store(kind, &object)? },
         };
         let last_answer = finished.then(|| deletion_answer(kind, &object));
-        Ok(Planned::Commit(Plan { change, last_answer, allocation, warnings, annotations, insists }))
+        Ok(Planned::Commit(Box::new(Plan { change, last_answer, allocation, warnings, annotations, insists })))
     }
 }
 
@@ -243,7 +245,7 @@ enum Planned {
     Settled(Written),
     /// Quotas limit it: to be planned again in the turn of the namespace.
     AwaitsTurn,
-    Commit(Plan),
+    Commit(Box<Plan>),
 }
 
 struct Plan {

@@ -6,6 +6,7 @@ mod escalation;
 mod nodes;
 mod pod_security;
 mod resize;
+mod service_cidrs;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,17 +27,21 @@ use crate::registry::Registry;
 use crate::request::{MASTERS, User};
 
 async fn server() -> ApiServer {
-    server_with(AdmissionSettings::default()).await
+    serving_store(Arc::new(store::mem::open()), AdmissionSettings::default()).await
 }
 
 async fn server_with(admission: AdmissionSettings) -> ApiServer {
+    serving_store(Arc::new(store::mem::open()), admission).await
+}
+
+async fn serving_store(store: Arc<dyn store::Backend>, admission: AdmissionSettings) -> ApiServer {
     let rng = ring::rand::SystemRandom::new();
     let key = ring::signature::EcdsaKeyPair::generate_pkcs8(&ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING, &rng).unwrap();
     let tokens = Arc::new(TokenKey::from_pkcs8(key.as_ref()).unwrap());
     let (stop, shutdown) = watch::channel(false);
     // Dropped, it would end all watches at once.
     std::mem::forget(stop);
-    serving(Registry::new(Arc::new(store::mem::open())).unwrap(), Authenticator { tokens }, admission, shutdown).await
+    serving(Registry::new(store).unwrap(), Authenticator { tokens }, admission, shutdown).await
 }
 
 async fn serving(

@@ -9,6 +9,7 @@ mod daemonset;
 mod network;
 mod node;
 mod pod;
+mod ranges;
 mod raw;
 mod resources;
 mod small;
@@ -30,6 +31,7 @@ pub use pod::{
     Held, HostName, HostPort, NodeRequirement, NodeTerm, Phase, Pod, PodAffinityTerm, PodSpec, PodStatus, Pull, Specs, SpreadConstraint,
     Toleration, Waiting, WeightedTerm,
 };
+pub use ranges::{IpAddress, ReadyCondition, ServiceCidr};
 pub(crate) use raw::absent_if_null;
 pub use resources::Resources;
 pub use small::{ClusterRole, ConfigMap, Lease, Namespace, PodDisruptionBudget, PriorityClass, ResourceQuota};

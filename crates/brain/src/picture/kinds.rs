@@ -32,6 +32,8 @@ macro_rules! for_each_followed_kind {
             Endpoints, Endpoints, endpoints, ENDPOINTS;
             ResourceQuota, ResourceQuota, quotas, QUOTAS;
             ClusterRole, ClusterRole, cluster_roles, CLUSTER_ROLES;
+            ServiceCidr, ServiceCidr, service_cidrs, SERVICE_CIDRS;
+            IpAddress, IpAddress, ip_addresses, IP_ADDRESSES;
             RootCertificate, ConfigMap, root_certificates, CONFIG_MAPS;
         }
     };

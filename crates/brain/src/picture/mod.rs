@@ -12,8 +12,8 @@ mod kinds;
 pub use kinds::{Kind, Object, Shelf};
 
 use crate::model::{
-    ClusterRole, ConfigMap, ControllerRevision, DaemonSet, EndpointSlice, Endpoints, Key, Lease, Meta, Namespace, Node, Pod,
-    PodDisruptionBudget, PriorityClass, ResourceQuota, Service, Specs,
+    ClusterRole, ConfigMap, ControllerRevision, DaemonSet, EndpointSlice, Endpoints, IpAddress, Key, Lease, Meta, Namespace, Node, Pod,
+    PodDisruptionBudget, PriorityClass, ResourceQuota, Service, ServiceCidr, Specs,
 };
 use crate::request::Resource;
 
@@ -58,6 +58,8 @@ pub struct Picture {
     pub endpoints: Shelf<Key, Endpoints>,
     pub quotas: Shelf<Key, ResourceQuota>,
     pub cluster_roles: Shelf<Arc<str>, ClusterRole>,
+    pub service_cidrs: Shelf<Arc<str>, ServiceCidr>,
+    pub ip_addresses: Shelf<Arc<str>, IpAddress>,
     /// The root certificates of the namespaces.
     pub root_certificates: Shelf<Key, ConfigMap>,
     /// Kinds of which only the metadata is followed.

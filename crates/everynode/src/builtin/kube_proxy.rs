@@ -16,7 +16,7 @@ struct Arguments {
     #[command(flatten)]
     cluster: in_cluster::Connection,
 
-    /// Ranges from which Services get their addresses.
+    /// Ranges from which Services get their addresses, where the server has no ServiceCIDRs.
     #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/12")]
     service_cidr: Vec<Ipv4Net>,
 

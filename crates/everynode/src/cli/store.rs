@@ -114,7 +114,9 @@ fn write_all(export: &Export) -> anyhow::Result<ExitCode> {
     let mut is_whole = survey.problems.is_empty();
     for (key, entry) in &survey.records {
         match serde_json::from_slice::<Value>(&entry.value) {
-            Ok(object) => objects.push((rank(&object), if export.raw { object.to_string() } else { applicable(object).to_string() })),
+            Ok(object) if export.raw => objects.push((rank(&object), object.to_string())),
+            Ok(object) if is_made_with_another(&object) => {}
+            Ok(object) => objects.push((rank(&object), applicable(object).to_string())),
             Err(_) => {
                 is_whole = false;
                 eprintln!("{}: the value is no JSON, and is left out", key.escape_ascii());
@@ -130,11 +132,16 @@ fn write_all(export: &Export) -> anyhow::Result<ExitCode> {
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// The IPAddress of a Service comes with the Service, and would keep its address from it.
+fn is_made_with_another(object: &Value) -> bool {
+    object["kind"] == "IPAddress" && object["metadata"]["labels"]["ipaddress.kubernetes.io/managed-by"] == "ipallocator.k8s.io"
+}
+
 /// What others need comes first, and what runs comes last.
 fn rank(object: &Value) -> u8 {
     match object["kind"].as_str().unwrap_or_default() {
         "Namespace" => 0,
-        "PriorityClass" | "RuntimeClass" | "ServiceAccount" | "ConfigMap" | "Secret" | "Node" => 1,
+        "PriorityClass" | "RuntimeClass" | "ServiceCIDR" | "IPAddress" | "ServiceAccount" | "ConfigMap" | "Secret" | "Node" => 1,
         "Pod" => 3,
         "Event" => 4,
         _ => 2,

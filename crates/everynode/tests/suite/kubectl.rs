@@ -49,6 +49,35 @@ fn create_makes_the_objects_of_its_generators() {
     expect!["Error from server (AlreadyExists): namespaces \"team\" already exists\n"].assert_eq(&kubectl.fails("create namespace team"));
 }
 
+/// The controllers run here: they hold the range, and let it go when its last address is free.
+#[test]
+fn ranges_and_addresses_of_services_are_objects() {
+    let Some(server) = kubectl_or_skip(NO_NODES) else { return };
+    let kubectl = server.kubectl();
+    assert_eq!(columns(&kubectl.run("get servicecidrs"), &[0, 1]), "NAME CIDRS\nkubernetes 10.96.0.0/12\n");
+    assert_eq!(columns(&kubectl.run("get ip"), &[0, 1]), "NAME PARENTREF\n10.96.0.1 services/default/kubernetes\n");
+    assert!(kubectl.run("explain ipaddress.spec.parentRef.group").contains("Group is the group of the object being referenced"));
+
+    let range = r#"{"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "more"}, "spec": {"cidrs": ["10.9.0.0/28"]}}"#;
+    assert_eq!(kubectl.stdin("apply -f -", range), "servicecidr.networking.k8s.io/more created\n");
+    kubectl.run("wait servicecidr/more servicecidr/kubernetes --for=condition=Ready --timeout=60s");
+    kubectl.run("create service clusterip web --tcp=80 --clusterip=10.9.0.5");
+    assert_eq!(kubectl.run("get ipaddress 10.9.0.5 -o jsonpath={.spec.parentRef.name}"), "web");
+
+    kubectl.run("delete servicecidr more --wait=false");
+    kubectl.run("wait servicecidr/more --for=condition=Ready=false --timeout=60s");
+    assert_eq!(kubectl.run("get servicecidr more -o jsonpath={.status.conditions[0].reason}"), "Terminating");
+    assert!(kubectl.fails("create service clusterip more --tcp=80 --clusterip=10.9.0.6").contains("does not match the current range"));
+    kubectl.run("delete service web");
+    kubectl.run("wait servicecidr/more --for=delete --timeout=60s");
+    assert_eq!(kubectl.run("get ip -o name"), "ipaddress.networking.k8s.io/10.96.0.1\n");
+
+    // What a client takes away comes back.
+    kubectl.run("delete ip 10.96.0.1");
+    kubectl.run("wait ipaddress/10.96.0.1 --for=create --timeout=60s");
+    assert_eq!(kubectl.run("get ip 10.96.0.1 -o jsonpath={.spec.parentRef.name}"), "kubernetes");
+}
+
 #[test]
 fn get_shows_nodes_in_every_form() {
     let Some(server) = kubectl_or_skip(THREE_NODES) else { return };

@@ -114,6 +114,8 @@ fn printer(kind: &Kind) -> &'static Printer {
         ("certificates.k8s.io", "certificatesigningrequests") => &certificates::SIGNING_REQUESTS,
         ("coordination.k8s.io", "leases") => &config::LEASES,
         ("discovery.k8s.io", "endpointslices") => &network::ENDPOINT_SLICES,
+        ("networking.k8s.io", "ipaddresses") => &network::IP_ADDRESSES,
+        ("networking.k8s.io", "servicecidrs") => &network::SERVICE_CIDRS,
         ("node.k8s.io", "runtimeclasses") => &config::RUNTIME_CLASSES,
         ("policy", "poddisruptionbudgets") => &policy::DISRUPTION_BUDGETS,
         ("rbac.authorization.k8s.io", "clusterrolebindings" | "rolebindings") => &rbac::BINDINGS,

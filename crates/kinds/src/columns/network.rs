@@ -34,6 +34,31 @@ pub static ENDPOINT_SLICES: Printer = Printer::new(
     endpoint_slice,
 );
 
+pub static SERVICE_CIDRS: Printer =
+    Printer::new(&[NAME, text("CIDRs", "Ranges from which Services get their addresses."), AGE], service_cidr);
+
+/// Kubernetes' rows have a cell for the age, too, which no column is declared for and no client
+/// shows.
+pub static IP_ADDRESSES: Printer = Printer::new(&[NAME, text("ParentRef", "The object that has the address.")], ip_address);
+
+fn service_cidr(object: &Subject<'_>) -> Vec<Value> {
+    let cidrs: Vec<&str> = object.spec().field("cidrs").strs().collect();
+    vec![object.name(), json!(cidrs.join(",")), object.age()]
+}
+
+fn ip_address(object: &Subject<'_>) -> Vec<Value> {
+    let parent = object.spec().field("parentRef");
+    let text = |name| parent.field(name).str();
+    let mut shown = text("resource").to_lowercase();
+    if !text("group").is_empty() {
+        shown = format!("{shown}.{}", text("group").to_lowercase());
+    }
+    for part in [text("namespace"), text("name")].into_iter().filter(|part| !part.is_empty()) {
+        shown = format!("{shown}/{part}");
+    }
+    vec![object.name(), or_none(&shown)]
+}
+
 fn service(object: &Subject<'_>) -> Vec<Value> {
     let spec = object.spec();
     vec![

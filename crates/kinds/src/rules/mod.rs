@@ -15,6 +15,7 @@ pub mod daemonset;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod event;
+pub mod ip_address;
 pub mod lease;
 pub mod limitrange;
 pub mod meta;
@@ -29,6 +30,7 @@ pub mod review;
 pub mod runtimeclass;
 pub mod secret;
 pub mod service;
+pub mod service_cidr;
 pub mod serviceaccount;
 
 #[cfg(test)]

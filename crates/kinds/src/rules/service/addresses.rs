@@ -36,21 +36,49 @@ fn strictness(text: &str) -> Option<&'static str> {
 
 /// A network that is not among those the old object has. `shown` carries the path and the text.
 pub fn validate_cidr(cidr: &Cursor<'_>, text: &str, known: &BTreeSet<&str>) -> Errors {
-    let refuse = |detail: &str| vec![cidr.invalid_value(text, detail)];
-    let Some((ip, bits)) = names::parse_cidr(text) else {
-        return names::cidr(text).into_iter().map(|finding| cidr.invalid_value(text, finding)).collect();
-    };
+    let findings = names::cidr(text);
+    if !findings.is_empty() {
+        return findings.into_iter().map(|finding| cidr.invalid_value(text, finding)).collect();
+    }
     if known.contains(text) {
         return Vec::new();
     }
+    cidr_strictness(text).map(|finding| cidr.invalid_value(text, finding)).into_iter().collect()
+}
+
+/// Of a text that is a network.
+fn cidr_strictness(text: &str) -> Option<&'static str> {
+    let (ip, bits) = names::parse_cidr(text)?;
     let (address, length) = text.split_once('/').unwrap_or_default();
     match strictness(address) {
-        None if length.len() > 1 && length.starts_with('0') => refuse("must not have leading 0s in IP or prefix length"),
-        None if masked(ip, bits) != ip => refuse("must not have bits set beyond the prefix length"),
-        None => Vec::new(),
-        Some(finding) if finding.contains("leading") => refuse("must not have leading 0s in IP or prefix length"),
-        Some(_) => refuse("must not have an IPv4-mapped IPv6 address"),
+        None if length.len() > 1 && length.starts_with('0') => Some("must not have leading 0s in IP or prefix length"),
+        None => (masked(ip, bits) != ip).then_some("must not have bits set beyond the prefix length"),
+        Some(finding) if finding.contains("leading") => Some("must not have leading 0s in IP or prefix length"),
+        Some(_) => Some("must not have an IPv4-mapped IPv6 address"),
     }
+}
+
+/// What is wrong with an address in a field that never had a laxer rule.
+pub fn canonical_ip(text: &str) -> Vec<String> {
+    match names::parse_ip(text) {
+        None => names::ip(text),
+        Some(ip) => strictness(text).map(str::to_owned).or_else(|| other_form(text, ip.to_string())).into_iter().collect(),
+    }
+}
+
+/// Same for a network.
+pub fn canonical_cidr(text: &str) -> Vec<String> {
+    match names::parse_cidr(text) {
+        None => names::cidr(text),
+        Some((ip, bits)) => {
+            let finding = cidr_strictness(text).map(str::to_owned);
+            finding.or_else(|| other_form(text, format!("{ip}/{bits}"))).into_iter().collect()
+        }
+    }
+}
+
+fn other_form(text: &str, canonical: String) -> Option<String> {
+    (text != canonical).then(|| format!("must be in canonical form ({})", go_quote(&canonical)))
 }
 
 fn masked(ip: IpAddr, bits: u8) -> IpAddr {
