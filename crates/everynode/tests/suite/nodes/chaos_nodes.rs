@@ -55,7 +55,7 @@ fn off_and_on(cluster: &Cluster, node: &str) {
 }
 
 /// The machine's end of a node's link: the one whose other end is the node's `eth0`.
-fn link_of(cluster: &Cluster, node: &str) -> String {
+pub(super) fn link_of(cluster: &Cluster, node: &str) -> String {
     // As the node's own process sees it: its mounts have a view of /sys with its own devices.
     let path = format!("/proc/{}/root/sys/class/net/eth0/iflink", cluster.keeper(node));
     let index = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -65,7 +65,7 @@ fn link_of(cluster: &Cluster, node: &str) -> String {
     found.file_name().expect("devices have names").to_string_lossy().into_owned()
 }
 
-fn set_link(link: &str, state: &str) {
+pub(super) fn set_link(link: &str, state: &str) {
     let status = Command::new("ip").args(["link", "set", "dev", link, state]).status().expect("iproute2 is installed");
     assert!(status.success(), "ip link set {link} {state}");
 }

@@ -18,6 +18,7 @@ mod leaks;
 mod limits;
 mod local_clusters;
 mod many;
+mod pod_network;
 mod pod_proxy;
 mod recorded;
 mod registry;
