@@ -1,6 +1,8 @@
 //! The built-in DaemonSet `pod-network`: pods of different nodes reach each other by every way,
 //! while parts of it end, and no longer when it is deleted; Services go on while nodes are away.
 
+use std::process::{Child, Command, Stdio};
+
 use serde_json::{Value, json};
 
 use super::chaos_nodes::{link_of, set_link};
@@ -186,4 +188,119 @@ fn services_go_on_while_nodes_are_away() {
     network.wait_for_sets();
     wait_for_answers_of(&network.pods().into_iter().map(|(name, _)| name).collect());
     network.check_all_pairs();
+}
+
+/// A machine of its own for one more agent: a network namespace on the cluster's bridge.
+struct Machine {
+    name: String,
+    agent: Option<Child>,
+}
+
+impl Machine {
+    fn plug_in(cluster: &Cluster, address: &str) -> Machine {
+        let name = format!("{}-machine", cluster.name);
+        let bridge = std::fs::read_link(format!("/sys/class/net/{}/master", link_of(cluster, &cluster.worker())));
+        let bridge = bridge.expect("nodes are on a bridge").file_name().expect("links have names").to_string_lossy().into_owned();
+        let gateway = cluster.gateway();
+        let link = format!("evt{}", std::process::id());
+        let machine = Machine { name, agent: None };
+        for command in [
+            format!("netns add {}", machine.name),
+            format!("link add {link} type veth peer name eth0 netns {}", machine.name),
+            format!("link set {link} master {bridge} up"),
+            format!("-n {} link set lo up", machine.name),
+            format!("-n {} link set eth0 up", machine.name),
+            format!("-n {} address add {address}/24 dev eth0", machine.name),
+            format!("-n {} route add default via {gateway}", machine.name),
+        ] {
+            let status = Command::new("ip").args(command.split(' ')).status().expect("iproute2 is installed");
+            assert!(status.success(), "ip {command}");
+        }
+        machine
+    }
+
+    fn start_agent(&mut self, cluster: &Cluster, node: &str, address: &str) {
+        let (dir, credentials) = (cluster.home.path("machine"), cluster.node_dir(node));
+        let file = |name: &str| credentials.join(name).display().to_string();
+        let below = |name: &str| dir.join(name).display().to_string();
+        // With mounts of its own: they go with its last container, which `down` ends.
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "nsenter", &format!("--net=/run/netns/{}", self.name), env!("CARGO_BIN_EXE_everynode")]);
+        command.args(["agent", "--node-name", node, "--node-ip", address, "--kubeconfig", &file("kubeconfig")]);
+        command.args([
+            "--tls-cert-file",
+            &file("kubelet.crt"),
+            "--tls-private-key-file",
+            &file("kubelet.key"),
+            "--client-ca-file",
+            &file("ca.crt"),
+        ]);
+        command.args([
+            "--root-dir",
+            &below("kubelet"),
+            "--data-dir",
+            &below("data"),
+            "--state-dir",
+            &below("run"),
+            "--log-dir",
+            &below("log"),
+        ]);
+        command.args(["--image-dir", &cluster.dir().join("images").display().to_string(), "--first-user-id", "0"]);
+        let group = cluster.group(node).display().to_string();
+        command.args(["--cgroup-root", group.trim_start_matches('/'), "--eviction-hard", "nodefs.available<256Mi,imagefs.available<256Mi"]);
+        self.agent = Some(command.stdout(Stdio::null()).spawn().expect("the agent can be started"));
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+    }
+}
+
+#[test]
+fn a_node_gets_its_range_from_the_server() {
+    let Some(network) = Network::start_or_skip("netrange", "direct", 1) else { return };
+    let cluster = &network.cluster;
+    let node = format!("{}-more", cluster.name);
+    // Stopped again and deleted: what is wanted of it are its credentials.
+    cluster.succeed(&["node", "add", &node]);
+    cluster.wait_node(&node, "True");
+    let address = text(&cluster.node(&node)["status"]["addresses"][0]["address"]);
+    cluster.succeed(&["node", "stop", &node]);
+    cluster.kubectl().run(&format!("delete node {node}"));
+    let mut machine = Machine::plug_in(cluster, &address);
+    machine.start_agent(cluster, &node, &address);
+    cluster.wait_node(&node, "True");
+    let shown = cluster.node(&node);
+    let range: ipnet::IpNet = text(&shown["spec"]["podCIDR"]).parse().expect("the server gave it a range");
+    assert_eq!(shown["metadata"]["annotations"]["everynode.dev/cluster-cidr"], json!(cluster_range(&range)));
+    let others: Vec<ipnet::IpNet> = network
+        .nodes()
+        .iter()
+        .filter(|other| other["metadata"]["name"] != node.as_str())
+        .map(|other| text(&other["spec"]["podCIDR"]).parse().expect("all nodes have ranges"))
+        .collect();
+    assert!(others.iter().all(|other| !other.contains(&range)), "{range} is one of {others:?}");
+    network.wait_for_sets();
+    let pods = network.pods();
+    let inside = pods.iter().filter(|(_, address)| range.contains(&address.parse::<std::net::IpAddr>().expect("an address")));
+    assert_eq!((inside.count(), pods.len()), (1, 3));
+    network.check_all_pairs();
+    // It keeps the range when its object is deleted while the agent runs.
+    cluster.kubectl().run(&format!("delete node {node}"));
+    wait_long("the node that registers again", || {
+        let back = cluster.node(&node);
+        (back["metadata"]["uid"].is_string() && back["metadata"]["uid"] != shown["metadata"]["uid"]).then_some(back)
+    });
+    assert_eq!(text(&cluster.node(&node)["spec"]["podCIDR"]), range.to_string());
+}
+
+/// The /16 that local clusters divide.
+fn cluster_range(of: &ipnet::IpNet) -> String {
+    ipnet::IpNet::new(of.addr(), 16).expect("a prefix of IPv4").trunc().to_string()
 }
