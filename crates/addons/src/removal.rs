@@ -17,6 +17,9 @@ const DEADLINE: Duration = Duration::from_secs(2);
 
 const FORBIDDEN: u16 = 403;
 
+/// The metadata of sets: a program looks at no more.
+type Sets = Api<PartialObjectMeta<DaemonSet>>;
+
 /// The set that this program's pod belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnSet {
@@ -27,7 +30,7 @@ pub struct OwnSet {
 impl OwnSet {
     /// Follows the set as long as the answer lives: at the end it may be too late to ask.
     pub fn follow(self, client: &Client) -> FollowedSet {
-        let sets: Api<DaemonSet> = Api::namespaced(client.clone(), &self.namespace);
+        let sets: Sets = Api::namespaced(client.clone(), &self.namespace);
         let is_deleted = Arc::new(AtomicBool::new(false));
         let mut watch = JoinSet::new();
         watch.spawn(follow(sets.clone(), self.name.clone(), is_deleted.clone()));
@@ -39,7 +42,7 @@ impl OwnSet {
 #[derive(Debug)]
 pub struct FollowedSet {
     name: String,
-    sets: Api<DaemonSet>,
+    sets: Sets,
     is_deleted: Arc<AtomicBool>,
     _watch: JoinSet<()>,
 }
@@ -53,8 +56,8 @@ impl FollowedSet {
         if self.is_deleted.load(Ordering::Acquire) {
             return true;
         }
-        match tokio::time::timeout(DEADLINE, self.sets.get_metadata_opt(&self.name)).await {
-            Ok(Ok(set)) => set.is_none_or(|set: PartialObjectMeta<DaemonSet>| is_marked(&set)),
+        match tokio::time::timeout(DEADLINE, self.sets.get_opt(&self.name)).await {
+            Ok(Ok(set)) => set.is_none_or(|set| is_marked(&set)),
             Ok(Err(kube::Error::Api(refused))) => refused.code == FORBIDDEN,
             Ok(Err(_)) | Err(_) => false,
         }
@@ -65,9 +68,9 @@ fn is_marked(set: &PartialObjectMeta<DaemonSet>) -> bool {
     set.metadata.deletion_timestamp.is_some()
 }
 
-async fn follow(sets: Api<DaemonSet>, name: String, is_deleted: Arc<AtomicBool>) {
+async fn follow(sets: Sets, name: String, is_deleted: Arc<AtomicBool>) {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut events = std::pin::pin!(watcher::metadata_watcher(sets, config).default_backoff());
+    let mut events = std::pin::pin!(watcher::watcher(sets, config).default_backoff());
     let mut seen = Seen::default();
     while let Some(event) = events.next().await {
         match event {
