@@ -154,7 +154,7 @@ fn common_arguments(site: &Site, name: &str) -> Vec<String> {
 /// The right to see whether the program's own set is still there.
 fn own_set_role(name: &str) -> [Value; 2] {
     const RBAC: &str = "rbac.authorization.k8s.io";
-    let rule = json!({"apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": [name], "verbs": ["get"]});
+    let rule = json!({"apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": [name], "verbs": ["get", "list", "watch"]});
     [
         json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta(name), "rules": [rule]}),
         json!({

@@ -68,6 +68,7 @@ pub enum ProxyError {
 /// Runs until `shutdown` turns true. Leaves the rules as they are, unless the program's set is
 /// gone.
 pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiver<bool>) -> Result<(), ProxyError> {
+    let own_set = settings.own_set.clone().map(|set| set.follow(&client));
     let health = Health::start(&settings, &shutdown).await?;
     let (sender, mut changes) = mpsc::channel(CHANGES_MAX);
     let mut watches = JoinSet::new();
@@ -92,8 +93,8 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
             _ = shutdown.wait_for(|&stopping| stopping) => break,
         }
     }
-    if let Some(set) = &proxy.settings.own_set
-        && set.is_gone(&client).await
+    if let Some(set) = own_set
+        && set.is_gone().await
     {
         tracing::info!("the DaemonSet is gone, and the rules of Services with it");
         remove(&proxy.settings.table)?;

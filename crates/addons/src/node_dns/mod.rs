@@ -88,6 +88,7 @@ enum Kind {
 pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiver<bool>) -> Result<(), DnsError> {
     let zone_settings = ZoneSettings { domain: settings.domain.clone(), server: settings.address.into(), ranges: settings.ranges.clone() };
     let zone = Arc::new(RwLock::new(Zone::new(zone_settings)));
+    let own_set = settings.own_set.clone().map(|set| set.follow(&client));
     if let Some(table) = &settings.table {
         address::ensure(settings.address, table)?;
     }
@@ -131,8 +132,8 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
         }
     }
     while serving.join_next().await.is_some() {}
-    if let (Some(set), Some(table)) = (&settings.own_set, &settings.table)
-        && set.is_gone(&client).await
+    if let (Some(set), Some(table)) = (own_set, &settings.table)
+        && set.is_gone().await
     {
         tracing::info!("the DaemonSet is gone, and the node's address for names with it");
         address::remove(settings.address, table)?;

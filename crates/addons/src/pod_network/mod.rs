@@ -79,6 +79,7 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
         let is_up = is_up.clone();
         tokio::spawn(plain::serve(listener, shutdown.clone(), move |path| answer(&is_up, path)));
     }
+    let own_set = settings.own_set.clone().map(|set| set.follow(&client));
     let (sender, mut changes) = mpsc::channel(CHANGES_MAX);
     let mut tasks = JoinSet::new();
     let nodes = Followed { kind: (), resource: resource("", "v1", "Node", "nodes"), labels: None, fields: None };
@@ -116,8 +117,8 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
         }
     }
     drop(tasks);
-    if let Some(set) = &network.settings.own_set
-        && set.is_gone(&client).await
+    if let Some(set) = own_set
+        && set.is_gone().await
     {
         tracing::info!("the DaemonSet is gone, and the routes to other nodes' pods with it");
         let reporter = Reporter { client, node: network.settings.node_name.clone() };

@@ -46,8 +46,6 @@ pub fn sandbox(site: &Site<'_>, pod: &Pod, attempt: u32, users: Option<UserNames
         pid: spec.host_pid.unwrap_or(false),
         ipc: spec.host_ipc.unwrap_or(false),
     };
-    // Where no pod has the cluster's resolver, an event would tell users nothing to act on.
-    let (dns, _) = files::dns(pod, site.dns);
     let own_name = files::kernel_name(pod, &site.dns.cluster_domain)?;
     let wanted_sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.as_ref());
     Ok(SandboxConfig {
@@ -55,7 +53,7 @@ pub fn sandbox(site: &Site<'_>, pod: &Pod, attempt: u32, users: Option<UserNames
         hostname: if host.network { site.hostname.to_owned() } else { own_name },
         handler: String::new(),
         log_dir: log_dir(site.logs, &pod_id),
-        dns,
+        dns: files::dns(pod, site.dns).config,
         port_mappings: if host.network { Vec::new() } else { port_mappings(pod) },
         host,
         share_process_namespace: spec.share_process_namespace.unwrap_or(false) && !host.pid,

@@ -2,12 +2,19 @@
 
 use containers::DnsConfig;
 use k8s_openapi::api::core::v1::Pod;
+use kinds::field::go_quote;
 
-use super::is_host_network;
+use super::{full_name, is_host_network};
 
 /// A name's longest form that the kernel takes.
 const HOSTNAME_MAX: usize = 63;
 const KERNEL_NAME_MAX: usize = 64;
+
+/// What resolvers of C libraries take, after `MaxDNS…` of Kubernetes' validation.
+const SERVERS_MAX: usize = 3;
+const SEARCHES_MAX: usize = 32;
+const SEARCH_BYTES_MAX: usize = 253;
+const SEARCH_LINE_BYTES_MAX: usize = 2048;
 
 /// What the node knows about names.
 #[derive(Debug, Clone, Default)]
@@ -90,9 +97,24 @@ pub fn hosts(pod: &Pod, addresses: &[String], cluster_domain: &str, node_hosts: 
     out
 }
 
-/// By `dnsPolicy` and `dnsConfig`; the second part says that the cluster's resolver was asked for
-/// and is not there.
-pub fn dns(pod: &Pod, settings: &DnsSettings) -> (DnsConfig, bool) {
+/// How a pod resolves names, and what it should have had.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PodDns {
+    pub config: DnsConfig,
+    pub warnings: Vec<DnsWarning>,
+}
+
+/// An event about a pod's names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DnsWarning {
+    pub reason: &'static str,
+    pub message: String,
+    /// For the node, where it is the one that lacks something.
+    pub of_node: Option<String>,
+}
+
+/// By `dnsPolicy` and `dnsConfig`, within what resolvers take.
+pub fn dns(pod: &Pod, settings: &DnsSettings) -> PodDns {
     let spec = pod.spec.as_ref();
     let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
     let wants_cluster = policy == "ClusterFirstWithHostNet" || (policy == "ClusterFirst" && !is_host_network(pod));
@@ -114,13 +136,55 @@ pub fn dns(pod: &Pod, settings: &DnsSettings) -> (DnsConfig, bool) {
             });
         }
     }
-    (dns, is_missing)
+    let mut warnings: Vec<DnsWarning> = is_missing.then(|| missing_cluster_dns(pod)).into_iter().collect();
+    warnings.extend(limit_servers(&mut dns.servers));
+    warnings.extend(limit_searches(&mut dns.searches));
+    PodDns { config: dns, warnings }
+}
+
+/// The pod gets what the policy Default gives.
+fn missing_cluster_dns(pod: &Pod) -> DnsWarning {
+    let of_node = "kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. Falling back to \"Default\" policy.";
+    let message = format!("pod: {}. {of_node}", go_quote(&full_name(pod)));
+    DnsWarning { reason: "MissingClusterDNS", message, of_node: Some(of_node.to_owned()) }
+}
+
+fn limit_servers(servers: &mut Vec<String>) -> Option<DnsWarning> {
+    let is_too_long = servers.len() > SERVERS_MAX;
+    servers.truncate(SERVERS_MAX);
+    is_too_long.then(|| {
+        let applied = servers.join(" ");
+        left_out(format!("Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {applied}"))
+    })
+}
+
+fn limit_searches(searches: &mut Vec<String>) -> Option<DnsWarning> {
+    let count = searches.len();
+    searches.truncate(SEARCHES_MAX);
+    // Some resolvers abort when a path is longer.
+    searches.retain(|path| path.len() <= SEARCH_BYTES_MAX);
+    let mut line_bytes = searches.iter().map(|path| path.len() + 1).sum::<usize>().saturating_sub(1);
+    while line_bytes > SEARCH_LINE_BYTES_MAX {
+        let Some(last) = searches.pop() else { break };
+        line_bytes -= last.len() + 1;
+    }
+    (searches.len() < count).then(|| {
+        let applied = searches.join(" ");
+        left_out(format!("Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {applied}"))
+    })
+}
+
+fn left_out(message: String) -> DnsWarning {
+    DnsWarning { reason: "DNSConfigForming", message, of_node: None }
 }
 
 fn cluster_dns(pod: &Pod, settings: &DnsSettings) -> DnsConfig {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let domain = &settings.cluster_domain;
-    let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+    let mut searches = match domain.as_str() {
+        "" => Vec::new(),
+        domain => vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()],
+    };
     append_new(&mut searches, &settings.node.searches);
     DnsConfig { servers: settings.cluster_servers.clone(), searches, options: vec!["ndots:5".to_owned()] }
 }
@@ -141,8 +205,8 @@ pub fn parse_resolv_conf(text: &str) -> DnsConfig {
         match words.next() {
             Some("nameserver") => dns.servers.extend(words.next().map(str::to_owned)),
             // The last of several lines counts.
-            Some("search") => dns.searches = words.map(str::to_owned).collect(),
-            Some("options") => dns.options.extend(words.map(str::to_owned)),
+            Some("search") => dns.searches = words.map(|path| path.strip_suffix('.').unwrap_or(path).to_owned()).collect(),
+            Some("options") => dns.options = words.map(str::to_owned).collect(),
             _ => {}
         }
     }

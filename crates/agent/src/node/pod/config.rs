@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use brain::podsync::config::{self, Parts, Site};
-use brain::podsync::files::{self, DnsSettings, NameTooLong};
+use brain::podsync::files::{self, DnsSettings, DnsWarning, NameTooLong};
 use brain::podsync::{pod_id, security};
 use containers::{ContainerConfig, SandboxConfig, UserNamespace};
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -27,6 +27,11 @@ pub enum Error {
 pub fn sandbox(context: &Context, pod: &Pod, attempt: u32) -> Result<SandboxConfig, Error> {
     let users = user_namespace(context, pod)?;
     Ok(with_site(context, |site| config::sandbox(site, pod, attempt, users))?)
+}
+
+/// What the pod should have had to resolve names.
+pub fn dns_warnings(context: &Context, pod: &Pod) -> Vec<DnsWarning> {
+    with_site(context, |site| files::dns(pod, site.dns).warnings)
 }
 
 fn user_namespace(context: &Context, pod: &Pod) -> Result<Option<UserNamespace>, Error> {

@@ -311,6 +311,12 @@ impl Worker {
         let pod = || brain::podsync::full_name(&self.pod);
         let made = config::sandbox(&self.context, &self.pod, attempt);
         let mut config = made.map_err(|source| SandboxError::Config { pod: pod(), source })?;
+        for warning in config::dns_warnings(&self.context, &self.pod) {
+            if let Some(message) = warning.of_node {
+                self.context.events.node(EventType::Warning, warning.reason, message);
+            }
+            self.context.events.pod(&self.pod, EventType::Warning, warning.reason, warning.message);
+        }
         if let Some(class) = self.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_ref()) {
             let handler = self.context.objects.runtime_handler(class).await;
             config.handler = handler.map_err(|source| SandboxError::Handler { pod: pod(), source })?;

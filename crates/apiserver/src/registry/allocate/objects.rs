@@ -2,6 +2,7 @@
 //! Service's own transaction.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::LazyLock;
 
 use kinds::address_range::{family, ipv4_text};
 use kinds::cursor::Cursor;
@@ -11,7 +12,7 @@ use kinds::patch::managers::{ManagerEntry, Operation};
 use kinds::status::Status;
 use kinds::table::{self, Kind};
 use serde_json::{Value, json};
-use store::{Expect, Write};
+use store::{Expect, Template, Write};
 
 use super::taken::Pending;
 use crate::registry::Registry;
@@ -53,35 +54,113 @@ pub(super) fn create(
         pending.also(key, Expect::Modified(entry.modified), None);
         return Ok(());
     }
-    let value = to_store(kind, &new_object(write, service, address)?)?;
+    let value = stored(write, service, &name);
     pending.gain(address);
     pending.also(key.clone(), Expect::Absent, Some(Write::Put { key, value }));
     Ok(())
 }
 
-fn new_object(write: &WriteRequest<'_>, service: &Value, address: u32) -> Result<Value, Status> {
+/// What differs between IPAddresses of Services. None of the texts has a character that JSON
+/// escapes.
+struct Texts<'a> {
+    name: &'a str,
+    uid: &'a str,
+    time: &'a str,
+    namespace: &'a str,
+    service: &'a str,
+}
+
+impl<'a> Texts<'a> {
+    fn all(&self) -> [&'a str; 5] {
+        [self.name, self.uid, self.time, self.namespace, self.service]
+    }
+}
+
+/// Texts that occur nowhere else in an IPAddress.
+const MARKS: Texts<'_> =
+    Texts { name: "203.0.113.254", uid: "the-uid", time: "2001-02-03T04:05:06Z", namespace: "the-namespace", service: "the-service" };
+
+/// The stored bytes of an IPAddress, in pieces between what differs. Every Service makes one, and
+/// as a tree it would cost half as much as the Service.
+struct Form {
+    /// Each with the number of the text that follows it.
+    pieces: Vec<(Vec<u8>, Option<usize>)>,
+    /// The piece, and the place in it, where the store puts the revision.
+    revision_at: (usize, usize),
+}
+
+static FORM: LazyLock<Form> = LazyLock::new(|| Form::of(&new_object(&MARKS)));
+
+impl Form {
+    fn of(object: &Value) -> Form {
+        let Template { bytes, revision_at } = to_store(ip_addresses(), object).expect("it is small");
+        let revision_at = revision_at.expect("objects carry their revision");
+        let (mut pieces, mut at, mut start) = (Vec::new(), 0, 0);
+        let mut place = None;
+        while at < bytes.len() {
+            if at == revision_at {
+                place = Some((pieces.len(), at - start));
+            }
+            match MARKS.all().iter().position(|mark| bytes[at..].starts_with(mark.as_bytes())) {
+                Some(which) => {
+                    pieces.push((bytes[start..at].to_vec(), Some(which)));
+                    at += MARKS.all()[which].len();
+                    start = at;
+                }
+                None => at += 1,
+            }
+        }
+        pieces.push((bytes[start..].to_vec(), None));
+        Form { pieces, revision_at: place.expect("it is in a piece") }
+    }
+
+    fn fill(&self, texts: &Texts<'_>) -> Template {
+        let texts = texts.all();
+        let mut bytes = Vec::with_capacity(1024);
+        let mut revision_at = None;
+        for (number, (piece, next)) in self.pieces.iter().enumerate() {
+            if number == self.revision_at.0 {
+                revision_at = Some(bytes.len() + self.revision_at.1);
+            }
+            bytes.extend_from_slice(piece);
+            if let Some(text) = next {
+                bytes.extend_from_slice(texts[*text].as_bytes());
+            }
+        }
+        Template { bytes, revision_at }
+    }
+}
+
+fn stored(write: &WriteRequest<'_>, service: &Value, name: &str) -> Template {
+    FORM.fill(&Texts {
+        name,
+        uid: &uuid::Uuid::new_v4().to_string(),
+        time: &kinds::decode::format_time(write.now),
+        namespace: metadata_text(service, "namespace"),
+        service: metadata_text(service, "name"),
+    })
+}
+
+fn new_object(texts: &Texts<'_>) -> Value {
     let kind = ip_addresses();
-    let now = kinds::decode::format_time(write.now);
-    let text = |field: &str| metadata_text(service, field);
-    let family = family(IpAddr::V4(Ipv4Addr::from(address)));
     let mut object = json!({
         "metadata": {
-            "name": ipv4_text(address),
-            "labels": {FAMILY_LABEL: family, MANAGER_LABEL: MANAGER},
+            "name": texts.name,
+            "labels": {FAMILY_LABEL: family(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), MANAGER_LABEL: MANAGER},
         },
-        "spec": {"parentRef": {"resource": "services", "namespace": text("namespace"), "name": text("name")}},
+        "spec": {"parentRef": {"resource": "services", "namespace": texts.namespace, "name": texts.service}},
     });
     let manager = ManagerEntry {
         manager: "kube-apiserver".to_owned(),
         operation: Operation::Update,
         api_version: kind.api_version(),
         subresource: String::new(),
-        time: now.clone(),
+        time: texts.time.to_owned(),
     };
     managed_fields::record_update(kind, None, &mut object, &manager);
-    object["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
-    object["metadata"]["creationTimestamp"] = now.into();
-    normalized(kind, object)
+    object["metadata"]["uid"] = texts.uid.into();
+    object["metadata"]["creationTimestamp"] = texts.time.into();
+    normalized(kind, object).expect("it fits the schema")
 }
 
 /// Deletes the IPAddress of a Service with it, or marks it where finalizers hold it. One of another
@@ -122,4 +201,26 @@ fn is_parent(service: &Value, ip_address: &Value) -> bool {
         ("name", metadata_text(service, "name")),
     ];
     wanted.iter().all(|(field, text)| parent.field(field).str() == *text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_gives_the_bytes_that_the_tree_gives() {
+        let service = "s".repeat(63);
+        let texts = [
+            Texts { name: "10.96.0.1", uid: "u", time: "2026-01-02T03:04:05Z", namespace: "default", service: "kubernetes" },
+            Texts { name: "10.111.255.254", uid: "0-1", time: "2026-01-02T03:04:06Z", namespace: "n", service: &service },
+            // A Service may have a name that the form itself uses.
+            Texts { namespace: MARKS.service, service: MARKS.namespace, ..MARKS },
+        ];
+        for texts in texts {
+            let whole = to_store(ip_addresses(), &new_object(&texts)).unwrap();
+            let filled = FORM.fill(&texts);
+            assert_eq!(String::from_utf8_lossy(&filled.bytes), String::from_utf8_lossy(&whole.bytes));
+            assert_eq!(filled.revision_at, whole.revision_at);
+        }
+    }
 }

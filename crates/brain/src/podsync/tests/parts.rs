@@ -13,7 +13,7 @@ use super::pretended::pod;
 use crate::podsync::env_file::EnvFileError;
 use crate::podsync::environment::{Environment, Sources, environment, expand, expand_strictly};
 use crate::podsync::eviction::{self, ContainerUsage, Disk, Figures, Room, Thresholds, Usage};
-use crate::podsync::files::{DnsSettings, dns, hosts, parse_resolv_conf};
+use crate::podsync::files::{DnsSettings, PodDns, dns, hosts, parse_resolv_conf};
 use crate::podsync::probe::{Kind, Outcome, Worker};
 use crate::podsync::pull::{Decision, decide};
 use crate::podsync::{limits, payload, qos, security, termination};
@@ -134,16 +134,59 @@ fn names_resolve_by_policy_and_config() {
     let node = parse_resolv_conf("nameserver 1.1.1.1\nsearch old\nsearch corp\noptions timeout:1\n");
     let settings = DnsSettings { cluster_servers: vec!["10.96.0.10".to_owned()], cluster_domain: "cluster.local".to_owned(), node };
     let show = |spec: Value| {
-        let (dns, missing) = dns(&pod(spec), &settings);
-        format!("{} | {} | {} | {missing}", dns.servers.join(" "), dns.searches.join(" "), dns.options.join(" "))
+        let PodDns { config, warnings } = dns(&pod(spec), &settings);
+        assert_eq!(warnings, []);
+        format!("{} | {} | {}", config.servers.join(" "), config.searches.join(" "), config.options.join(" "))
     };
-    expect!["10.96.0.10 | n.svc.cluster.local svc.cluster.local cluster.local corp | ndots:5 | false"]
+    expect!["10.96.0.10 | n.svc.cluster.local svc.cluster.local cluster.local corp | ndots:5"]
         .assert_eq(&show(json!({"containers": [{"name": "c"}]})));
-    expect!["1.1.1.1 | corp | timeout:1 | false"].assert_eq(&show(json!({"hostNetwork": true, "containers": [{"name": "c"}]})));
-    expect!["9.9.9.9 | a | ndots:2 | false"].assert_eq(&show(json!({"dnsPolicy": "None",
+    expect!["1.1.1.1 | corp | timeout:1"].assert_eq(&show(json!({"hostNetwork": true, "containers": [{"name": "c"}]})));
+    expect!["9.9.9.9 | a | ndots:2"].assert_eq(&show(json!({"dnsPolicy": "None",
         "dnsConfig": {"nameservers": ["9.9.9.9"], "searches": ["a"], "options": [{"name": "ndots", "value": "2"}]}, "containers": [{"name": "c"}]})));
-    let bare = DnsSettings { cluster_servers: Vec::new(), ..settings };
-    assert!(dns(&pod(json!({"containers": [{"name": "c"}]})), &bare).1, "the cluster's resolver was asked for and is not there");
+}
+
+/// A node without the cluster's resolver gives its own, and says so.
+#[test]
+fn pods_without_the_clusters_resolver_get_that_of_the_node() {
+    let settings = DnsSettings { node: parse_resolv_conf("nameserver 1.1.1.1\nsearch corp.\n"), ..DnsSettings::default() };
+    let of = |spec: Value| dns(&pod(spec), &settings);
+    let PodDns { config, warnings } = of(json!({"containers": [{"name": "c"}]}));
+    assert_eq!((config.servers, config.searches, config.options), (vec!["1.1.1.1".to_owned()], vec!["corp".to_owned()], vec![]));
+    let [warning] = &warnings[..] else { panic!("one warning: {warnings:?}") };
+    assert_eq!(warning.reason, "MissingClusterDNS");
+    expect![[r#"pod: "p_n(u)". kubelet does not have ClusterDNS IP configured and cannot create Pod using "ClusterFirst" policy. Falling back to "Default" policy."#]]
+        .assert_eq(&warning.message);
+    assert!(warning.of_node.as_ref().is_some_and(|message| warning.message.ends_with(message)));
+    for unconcerned in [
+        json!({"dnsPolicy": "Default"}),
+        json!({"hostNetwork": true}),
+        json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["9.9.9.9"]}}),
+    ] {
+        assert_eq!(of(unconcerned).warnings, []);
+    }
+    assert_eq!(of(json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})).warnings.len(), 1);
+}
+
+#[test]
+fn resolvers_get_no_more_than_they_take() {
+    let servers: Vec<String> = (1..=5).map(|number| format!("10.0.0.{number}")).collect();
+    let of = |searches: Vec<String>| {
+        let config = json!({"nameservers": servers, "searches": searches});
+        dns(&pod(json!({"dnsPolicy": "None", "dnsConfig": config})), &DnsSettings::default())
+    };
+    let PodDns { config, warnings } = of(vec!["a".to_owned()]);
+    assert_eq!((config.servers.join(" ").as_str(), config.searches.len()), ("10.0.0.1 10.0.0.2 10.0.0.3", 1));
+    expect!["DNSConfigForming: Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: 10.0.0.1 10.0.0.2 10.0.0.3"]
+        .assert_eq(&format!("{}: {}", warnings[0].reason, warnings[0].message));
+    let many = of((0..33).map(|number| format!("p{number}")).collect());
+    assert_eq!((many.config.searches.len(), many.warnings.len()), (32, 2));
+    assert!(many.warnings[1].message.ends_with(" p30 p31"));
+    let long = of(vec!["a".repeat(254), "b".to_owned()]);
+    assert_eq!((long.config.searches, long.warnings.len()), (vec!["b".to_owned()], 2));
+    // 2048 bytes and no more: eight paths of 253 with seven spaces, and one of 16 with its space.
+    let line = |last: usize| of((0..8).map(|number| format!("{number}{}", "a".repeat(252))).chain(["b".repeat(last)]).collect());
+    assert_eq!((line(16).config.searches.len(), line(16).warnings.len()), (9, 1));
+    assert_eq!((line(17).config.searches.len(), line(17).warnings.len()), (8, 2));
 }
 
 #[test]

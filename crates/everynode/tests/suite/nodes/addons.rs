@@ -233,8 +233,9 @@ fn a_set_that_is_deleted_takes_what_it_did_along() {
     addons.wait_until_all_answer();
     let address = text(&addons.cluster.api().get("/api/v1/namespaces/default/services/web").json()["spec"]["clusterIP"]);
     assert!(addons.get(&format!("http://{address}/")).is_some());
-    // As `kubectl delete -f` does with all of it: the rights go first.
+    // As `kubectl delete -f` does with all of it: rights and accounts go first.
     addons.kubectl().run("-n kube-system delete rolebinding kube-proxy");
+    addons.kubectl().run("-n kube-system delete serviceaccount kube-proxy node-dns");
     addons.kubectl().run("-n kube-system delete daemonset kube-proxy --wait");
     wait_long("the end of the rules", || addons.get(&format!("http://{address}/")).is_none().then_some(()));
     assert!(addons.look_up("web.default.svc.cluster.local").is_some(), "names are the other set's");

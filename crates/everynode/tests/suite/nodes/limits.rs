@@ -127,6 +127,8 @@ fn check_storage(cluster: &Cluster) {
     assert_eq!(volume["status"]["message"], "Usage of EmptyDir volume \"v\" exceeds the limit \"4Mi\". ");
     let root = cluster.wait_pod("full-root", "evicted", evicted);
     assert_eq!(root["status"]["message"], "Pod ephemeral local storage usage exceeds the total limit of containers 4Mi. ");
+    // The cluster has no resolver of its own.
+    assert!(cluster.events("full-root").iter().any(|event| event.starts_with("MissingClusterDNS: pod: \"full-root_default(")));
     cluster.wait_pod("full-root", "told of", |_| cluster.events("full-root").iter().any(|event| event.starts_with("Evicted: ")));
     let memory = cluster.wait_ready("full-memory");
     assert!(cluster.log(&memory, "c", 0).contains("No space left on device"), "{}", cluster.log(&memory, "c", 0));
