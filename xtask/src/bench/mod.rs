@@ -3,6 +3,7 @@
 
 mod api;
 mod client;
+mod cluster;
 mod containers;
 mod figures;
 mod net;
@@ -29,7 +30,7 @@ pub enum Bench {
     Pods(pods::Pods),
     /// Containers alone, beside crun and runc. Needs root.
     Containers(containers::Containers),
-    /// Rules of Services, traffic through them, and names. Needs root.
+    /// Rules of Services, traffic through them and between nodes, and names. Needs root.
     Net(net::Net),
 }
 

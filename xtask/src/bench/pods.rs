@@ -4,19 +4,17 @@
 //! One node of a local cluster, pods of the built-in image, created with `nodeName` set: bound from
 //! the beginning. The clock is that of a client that watches over TLS.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Args;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::client::{Connection, Connector};
+use super::client::Connection;
+use super::cluster::Cluster;
 use super::figures::{Latencies, line};
 use super::{process, watched};
-use crate::server::release_folder;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const IMAGE: &str = "everynode.dev/agent:builtin";
@@ -39,16 +37,17 @@ pub struct Pods {
 
 impl Pods {
     pub fn run(self) -> anyhow::Result<()> {
-        let program = release_folder()?.join("everynode");
-        let cluster = Cluster::up(&program)?;
+        let begun = Instant::now();
+        let cluster = Cluster::up("bench-pods", 0)?;
+        line("up: one node Ready", &format!("{:>9.0} ms", begun.elapsed().as_secs_f64() * 1000.0));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
         runtime.block_on(self.measure(&cluster))
     }
 
     async fn measure(&self, cluster: &Cluster) -> anyhow::Result<()> {
-        let connection = Connector::new(&cluster.dir.path.join("admin.kubeconfig"), &cluster.address)?.connect().await?;
+        let connection = cluster.connect().await?;
         let mut pods = watched::Pods::watch(&connection).await?;
-        let agent = cluster.agent()?;
+        let agent = cluster.agent(&cluster.control_plane())?;
         line("agent, idle: resident", &format!("{:>9.1} MB", process::resident_mb(agent)?));
 
         let mut latencies = Vec::new();
@@ -56,7 +55,7 @@ impl Pods {
         for number in 0..self.single {
             let before = pods.ready(IMAGE);
             let start = Instant::now();
-            connection.create(PODS, &pod(&cluster.node, &format!("single-{number}"))).await?;
+            connection.create(PODS, &pod(&cluster.control_plane(), &format!("single-{number}"))).await?;
             pods.until(|pods| pods.ready(IMAGE) > before).await?;
             latencies.push(start.elapsed());
         }
@@ -67,7 +66,7 @@ impl Pods {
 
         let start = Instant::now();
         for number in 0..self.together {
-            connection.create(PODS, &pod(&cluster.node, &format!("many-{number}"))).await?;
+            connection.create(PODS, &pod(&cluster.control_plane(), &format!("many-{number}"))).await?;
         }
         let mut latencies = Vec::new();
         for count in 1..=self.together {
@@ -122,89 +121,5 @@ async fn remove_all(connection: &Connection, pods: &mut watched::Pods) -> anyhow
         }
         ensure!(begun.elapsed() < Duration::from_secs(120), "the pods do not go");
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// A cluster of one node; it ends with this value.
-struct Cluster {
-    program: PathBuf,
-    dir: Folder,
-    address: String,
-    node: String,
-}
-
-const NAME: &str = "bench-pods";
-
-impl Cluster {
-    fn up(program: &Path) -> anyhow::Result<Cluster> {
-        let dir = Folder::new()?;
-        let mut cluster = Cluster { program: program.to_owned(), dir, address: String::new(), node: format!("{NAME}-control-plane") };
-        let begun = Instant::now();
-        cluster.everynode(&["up", "--workers", "0"])?;
-        line("up: one node Ready", &format!("{:>9.0} ms", begun.elapsed().as_secs_f64() * 1000.0));
-        let record = std::fs::read(cluster.dir.path.join("cluster.json")).context("the cluster has no record")?;
-        let record: Value = serde_json::from_slice(&record).context("the record is no JSON")?;
-        let address = record["address"].as_str().and_then(|address| address.strip_prefix("https://")).context("no address")?;
-        address.clone_into(&mut cluster.address);
-        Ok(cluster)
-    }
-
-    fn everynode(&self, arguments: &[&str]) -> anyhow::Result<()> {
-        let mut command = Command::new(&self.program);
-        command
-            .args(arguments)
-            .args(["--name", NAME, "--data-dir"])
-            .arg(&self.dir.path)
-            .env("KUBECONFIG", self.dir.path.with_extension("kubeconfig"));
-        let output = command.output().with_context(|| format!("cannot run {}", self.program.display()))?;
-        if output.status.success() { Ok(()) } else { bail!("everynode {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)) }
-    }
-
-    /// The agent's process: the one of the node's that was started as `agent`.
-    fn agent(&self) -> anyhow::Result<u32> {
-        self.processes("agent").first().copied().context("there is no agent")
-    }
-
-    /// Processes of the node whose first argument is that one.
-    fn processes(&self, mode: &str) -> Vec<u32> {
-        let roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup/memory", "/sys/fs/cgroup"];
-        let path = format!("everynode/{NAME}/{}/agent/cgroup.procs", self.node);
-        let text = roots.iter().find_map(|root| std::fs::read_to_string(Path::new(root).join(&path)).ok()).unwrap_or_default();
-        let pids = text.lines().filter_map(|line| line.parse::<u32>().ok());
-        let is_wanted = |pid: &u32| {
-            let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            arguments.split(|byte| *byte == 0).nth(1).is_some_and(|first| first == mode.as_bytes())
-        };
-        pids.filter(is_wanted).collect()
-    }
-
-    fn memory(&self, agent: u32) -> anyhow::Result<String> {
-        let shims = self.processes("everynode-shim");
-        let private: Vec<f64> = shims.iter().filter_map(|pid| process::private_mb(*pid).ok()).collect();
-        let each = private.iter().sum::<f64>() / private.len().max(1) as f64;
-        let agent = process::resident_mb(agent)?;
-        Ok(format!("{agent:>9.1} MB   resident; {} shims, {each:.2} MB private each", shims.len()))
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if let Err(error) = self.everynode(&["down"]) {
-            eprintln!("{error:#}");
-        }
-        let _ = std::fs::remove_file(self.dir.path.with_extension("kubeconfig"));
-    }
-}
-
-/// A folder of this measurement's own.
-struct Folder {
-    path: PathBuf,
-}
-
-impl Folder {
-    fn new() -> anyhow::Result<Folder> {
-        let path = std::env::temp_dir().join(format!("everynode-bench-{}", std::process::id()));
-        ensure!(!path.exists(), "{} is there already", path.display());
-        Ok(Folder { path })
     }
 }

@@ -1,10 +1,13 @@
 //! `cargo xtask bench net`: addresses and names of Services. [`rules`]: writing and changing the
-//! kernel's rules; [`traffic`]: packets through them; [`names`]: questions to node-dns. Beside
-//! each, what others do the same with on this machine, in the same run.
+//! kernel's rules; [`traffic`]: packets through them; [`peers`]: ways to pods of other nodes;
+//! [`names`]: questions to node-dns; [`reach`]: from Ready to reached. Beside each, what others do
+//! the same with on this machine, in the same run, where there is something.
 
 mod cluster;
 mod names;
+mod peers;
 mod proxy_rules;
+mod reach;
 mod rules;
 mod traffic;
 mod world;
@@ -34,7 +37,9 @@ pub struct Net {
 enum Part {
     Rules,
     Traffic,
+    Peers,
     Names,
+    Reach,
     /// The server that is measured, alone; the measurement starts it.
     #[value(hide = true)]
     NamesServer,
@@ -56,8 +61,14 @@ impl Net {
         if wants(Part::Traffic) {
             traffic::measure(self.services, has_nft)?;
         }
+        if wants(Part::Peers) {
+            peers::measure()?;
+        }
         if wants(Part::Names) {
             names::measure(self.services)?;
+        }
+        if wants(Part::Reach) {
+            reach::measure()?;
         }
         Ok(())
     }

@@ -273,7 +273,7 @@ impl Client {
 }
 
 /// For an address (type A), as libraries ask without EDNS.
-fn question(id: u16, name: &str) -> Vec<u8> {
+pub fn question(id: u16, name: &str) -> Vec<u8> {
     let mut bytes = id.to_be_bytes().to_vec();
     bytes.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     for label in name.split('.') {

@@ -41,7 +41,12 @@ pub fn measure(services: usize, has_nft: bool) -> anyhow::Result<()> {
         worlds.push(World::new(Rules::Proxy(1))?);
         worlds.push(World::new(Rules::Proxy(services))?);
     }
-    let mut ways = ways(&worlds);
+    compare(ways(&worlds))
+}
+
+/// Measures all ways in turns, and prints each with its ratio to the first.
+pub fn compare(ways: Vec<Way<'_>>) -> anyhow::Result<()> {
+    let mut ways: Vec<(Way<'_>, Figures)> = ways.into_iter().map(|way| (way, Figures::default())).collect();
     for _ in 0..ROUNDS {
         for (way, figures) in &mut ways {
             figures.bytes_per_second += way.throughput().with_context(|| way.failed())? / f64::from(ROUNDS);
@@ -124,13 +129,13 @@ fn run_on(cpu: usize) -> io::Result<()> {
 const PAIR_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const PAIR_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
-fn ways(worlds: &[World]) -> Vec<(Way<'_>, Figures)> {
+fn ways(worlds: &[World]) -> Vec<Way<'_>> {
     let service = SocketAddr::from((cluster::address(0), cluster::PORT));
     let node_port = SocketAddr::from((cluster::NODE_ADDRESS, cluster::NODE_PORT));
     let pod = SocketAddr::from((cluster::PODS[0], cluster::TARGET_PORT));
     let mut ways = Vec::new();
     for world in worlds {
-        let mut add = |from, target, what: String| ways.push((Way { what, from, target }, Figures::default()));
+        let mut add = |from, target, what: String| ways.push(Way { what, from, target });
         match &world.rules {
             Rules::None => {
                 if let Some(pair) = &world.pair {
@@ -152,10 +157,11 @@ fn ways(worlds: &[World]) -> Vec<(Way<'_>, Figures)> {
     ways
 }
 
-struct Way<'a> {
-    what: String,
-    from: &'a Namespace,
-    target: SocketAddr,
+/// From a client to a server.
+pub struct Way<'a> {
+    pub what: String,
+    pub from: &'a Namespace,
+    pub target: SocketAddr,
 }
 
 #[derive(Clone, Default)]
@@ -254,7 +260,7 @@ fn echo(stream: &mut TcpStream) -> io::Result<Duration> {
 }
 
 /// One connection after the other, on a thread that ends with the process.
-fn serve(namespace: &Namespace) -> anyhow::Result<()> {
+pub fn serve(namespace: &Namespace) -> anyhow::Result<()> {
     let listener = namespace.inside(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, cluster::TARGET_PORT)));
     let listener = listener.context("cannot listen in a pod")?;
     std::thread::spawn(move || {

@@ -34,6 +34,16 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// Of a process that is there already.
+    pub fn of_process(pid: u32) -> anyhow::Result<Namespace> {
+        let file = net::namespace::of_process(pid).with_context(|| format!("cannot open the network of process {pid}"))?;
+        Ok(Namespace { file })
+    }
+
+    pub fn try_clone(&self) -> io::Result<Namespace> {
+        Ok(Namespace { file: self.file.try_clone()? })
+    }
+
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         net::namespace::inside(&self.file, work)
     }
@@ -48,9 +58,14 @@ impl Namespace {
 
     /// A pair of links, `outside` here and `eth0` there, by which the other one reaches everything.
     pub fn cable(&self, outside: &str, here: &str, other: &Namespace, there: &str) -> anyhow::Result<()> {
+        self.cable_of(MTU, outside, here, other, there)
+    }
+
+    /// The same, for packets of at most so many bytes.
+    pub fn cable_of(&self, mtu: u32, outside: &str, here: &str, other: &Namespace, there: &str) -> anyhow::Result<()> {
         let (here, there): (Ipv4Net, Ipv4Net) = (here.parse()?, there.parse()?);
         let (mut route, mut inside) = (self.route()?, other.route()?);
-        let veth = Veth { outside, inside: "eth0", mtu: MTU, controller: None, hardware_address: None };
+        let veth = Veth { outside, inside: "eth0", mtu, controller: None, hardware_address: None };
         let pair = route.ensure_veth(&other.file, &mut inside, &veth)?;
         route.set_up(pair.outside, &DeviceSettings::default())?;
         inside.set_up(pair.inside, &DeviceSettings::default())?;
