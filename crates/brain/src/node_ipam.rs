@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use crate::controller::{Controller, Step, Work};
@@ -28,8 +28,9 @@ const COMPONENT: &str = "cidrAllocator";
 /// A cluster's range is divided into 2^16 ranges of nodes at most: Kubernetes' limit for IPv6.
 const DIVISION_BITS_MAX: u8 = 16;
 
-/// Nodes of one plan.
+/// Nodes of one plan, and how long the next one waits.
 const PATCHES_MAX: usize = 100;
+const REST: SignedDuration = SignedDuration::from_millis(100);
 
 /// Why ranges cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,7 +55,7 @@ impl ClusterRange {
         let range = range.trunc();
         let least = range.prefix_len();
         let most = least.saturating_add(DIVISION_BITS_MAX).min(range.max_prefix_len());
-        if !(least..=most).contains(&node_prefix) {
+        if node_prefix == 0 || !(least..=most).contains(&node_prefix) {
             return Err(RangeError::Mask { cluster: range, prefix: node_prefix, least, most });
         }
         Ok(ClusterRange { range, node_prefix })
@@ -156,6 +157,16 @@ impl NodeIpam {
     }
 }
 
+impl NodeIpam {
+    /// A node that brought a range of the cluster's, or registered again with the one that it had.
+    fn lacks_annotation(&self, node: &Node) -> bool {
+        let is_of_cluster = |range: &IpNet| self.ranges.0.iter().any(|cluster| cluster.touched(range).is_some());
+        let is_told = || node.meta.annotations.get(CLUSTER_CIDR) == Some(&*self.ranges.annotation());
+        let has_range = !node.pod_cidrs.is_empty() && node.pod_cidrs.iter().all(is_of_cluster);
+        has_range && !node.meta.is_deleted() && !node.is_simulated() && !is_told()
+    }
+}
+
 impl Controller for NodeIpam {
     fn name(&self) -> &'static str {
         "node-ipam-controller"
@@ -166,8 +177,14 @@ impl Controller for NodeIpam {
             return;
         }
         match (&change.old, &change.new) {
-            (_, Some(Object::Node(node))) if waits(node) => add(Key::default()),
-            (_, Some(Object::Node(node))) => drop(self.given.remove(&node.meta.name)),
+            (_, Some(Object::Node(node))) => {
+                if !node.pod_cidrs.is_empty() {
+                    self.given.remove(&node.meta.name);
+                }
+                if waits(node) || self.lacks_annotation(node) {
+                    add(Key::default());
+                }
+            }
             // Its range is free for those that wait.
             (Some(Object::Node(node)), None) => {
                 self.told.remove(&node.meta.name);
@@ -179,25 +196,26 @@ impl Controller for NodeIpam {
     }
 
     fn plan(&mut self, picture: &Picture, _key: &Key, _now: Timestamp) -> Work {
+        let unannotated = picture.nodes.values().filter(|node| self.lacks_annotation(node)).take(PATCHES_MAX);
+        let annotations: Vec<Request> = unannotated.map(|node| patch(node, None, &self.ranges.annotation())).collect();
         let waiting: Vec<&Arc<Node>> = picture.nodes.values().filter(|node| waits(node)).take(PATCHES_MAX).collect();
-        if waiting.is_empty() {
+        if waiting.is_empty() && annotations.is_empty() {
             return Work::default();
         }
         let claims = || picture.nodes.values().flat_map(|node| &node.pod_cidrs).chain(self.given.values().flatten());
         let mut tables: Vec<Table> =
             self.ranges.0.iter().zip(&self.next).map(|(range, next)| Table::new(*range, *next, claims())).collect();
-        let mut work = Work { more: waiting.len() == PATCHES_MAX, ..Work::default() };
-        let mut requests = Vec::new();
+        let more = waiting.len() == PATCHES_MAX || annotations.len() == PATCHES_MAX;
+        let mut work = Work { more, rest: REST, ..Work::default() };
+        let mut requests = annotations;
         for node in waiting {
             let given = self.given.get(&node.meta.name).cloned();
             match given.or_else(|| tables.iter_mut().map(Table::take).collect()) {
                 Some(shares) => {
-                    requests.push(patch(node, &shares, &self.ranges.annotation()));
+                    requests.push(patch(node, Some(&shares), &self.ranges.annotation()));
                     self.given.insert(node.meta.name.clone(), shares);
                 }
                 None => {
-                    // Those after it find none, either.
-                    work.more = false;
                     if self.told.insert(node.meta.name.clone()) {
                         work.events.push(none_left(node));
                     }
@@ -247,12 +265,13 @@ impl Table {
     }
 }
 
-fn patch(node: &Node, shares: &[IpNet], cluster: &str) -> Request {
-    let shares: Vec<String> = shares.iter().map(IpNet::to_string).collect();
-    let patch = json!({
-        "metadata": {"uid": node.meta.uid, "annotations": {CLUSTER_CIDR: cluster}},
-        "spec": {"podCIDR": shares[0], "podCIDRs": shares},
-    });
+/// Gives the node these ranges, if any, and tells it the cluster's.
+fn patch(node: &Node, shares: Option<&[IpNet]>, cluster: &str) -> Request {
+    let mut patch = json!({"metadata": {"uid": node.meta.uid, "annotations": {CLUSTER_CIDR: cluster}}});
+    if let Some(shares) = shares {
+        let shares: Vec<String> = shares.iter().map(IpNet::to_string).collect();
+        patch["spec"] = json!({"podCIDR": shares[0], "podCIDRs": shares});
+    }
     Request::new(NODES, node.meta.key(), Verb::Merge(patch))
 }
 
@@ -281,13 +300,20 @@ mod tests {
 
     /// Node and ranges of each patch.
     fn given(work: &Work) -> Vec<(String, Vec<String>)> {
-        let requests = work.steps.iter().flat_map(|step| &step.requests);
+        let all = work.steps.iter().flat_map(|step| &step.requests);
+        let requests = all.filter(|request| !request.body().2["spec"].is_null());
         let of = |request: &Request| {
             let body = request.body().2;
             assert_eq!(body["spec"]["podCIDR"], body["spec"]["podCIDRs"][0]);
             (request.key.name.to_string(), serde_json::from_value(body["spec"]["podCIDRs"].clone()).unwrap())
         };
         requests.map(of).collect()
+    }
+
+    /// The nodes that are only told the cluster's range.
+    fn annotated(work: &Work) -> Vec<&str> {
+        let all = work.steps.iter().flat_map(|step| &step.requests);
+        all.filter(|request| request.body().2["spec"].is_null()).map(|request| &*request.key.name).collect()
     }
 
     fn plan(ipam: &mut NodeIpam, cluster: &str) -> Vec<(String, Vec<String>)> {
@@ -332,7 +358,7 @@ mod tests {
         assert_eq!(plan(&mut ipam, "node a; node b; node c"), [one("a", "10.0.1.0/24"), one("b", "10.0.0.0/24")]);
         let seen = picture("node b podCIDR=10.0.0.0/24");
         let change = Change { old: None, new: seen.nodes.get("b").cloned().map(Object::Node) };
-        ipam.concerns(&seen, &change, &mut |_| panic!("there is nothing to do"));
+        ipam.concerns(&seen, &change, &mut |_| ());
         assert_eq!(ipam.given.len(), 1);
     }
 
@@ -340,6 +366,22 @@ mod tests {
     fn simulated_nodes_get_none() {
         let mut ipam = NodeIpam::new(ranges(&[("10.0.0.0/24", 24)]));
         assert_eq!(plan(&mut ipam, "node a label=everynode.dev/simulated=true; node b"), [one("b", "10.0.0.0/24")]);
+    }
+
+    /// Without it, an agent that starts again takes pods of other nodes for strangers.
+    #[test]
+    fn nodes_that_came_with_a_range_of_the_cluster_are_told_of_it() {
+        let mut ipam = NodeIpam::new(ranges(&[("10.0.0.0/16", 24)]));
+        let cluster = picture(
+            "node a podCIDR=10.0.3.0/24; node b podCIDR=192.168.0.0/24; node c podCIDR=10.0.4.0/24 label=everynode.dev/simulated=true",
+        );
+        let work = ipam.plan(&cluster, &Key::default(), now());
+        assert_eq!((given(&work).len(), annotated(&work)), (0, vec!["a"]));
+        let mut told = Node::clone(&cluster.nodes["a"]);
+        told.meta.annotations.insert(CLUSTER_CIDR, "10.0.0.0/16");
+        let mut cluster = cluster;
+        cluster.put(Object::Node(told.into()));
+        assert!(ipam.plan(&cluster, &Key::default(), now()).is_empty());
     }
 
     #[test]
@@ -363,9 +405,11 @@ mod tests {
         let mut ipam = NodeIpam::new(ranges(&[("10.0.0.0/24", 24)]));
         let full = picture("node a podCIDR=10.0.0.0/24; node b; node c");
         let work = ipam.plan(&full, &Key::default(), now());
+        assert_eq!(annotated(&work), ["a"]);
         let told: Vec<_> = work.events.iter().map(|event| event.message.as_str()).collect();
         assert_eq!(told, ["Node b status is now: CIDRNotAvailable", "Node c status is now: CIDRNotAvailable"]);
-        assert!(ipam.plan(&full, &Key::default(), now()).is_empty());
+        let again = ipam.plan(&full, &Key::default(), now());
+        assert!(given(&again).is_empty() && again.events.is_empty());
         assert_eq!((goes(&mut ipam, "node a podCIDR=10.0.0.0/24"), plan(&mut ipam, "node b; node c")), (1, vec![one("b", "10.0.0.0/24")]));
     }
 

@@ -20,11 +20,12 @@ use futures::future::OptionFuture;
 use http::StatusCode;
 use ipnet::Ipv4Net;
 use kube::Client;
-use net::netlink::{NetlinkError, RouteSocket};
+use net::netlink::{NetlinkError, RouteScope, RouteSocket};
 use net::peers::{PeerNetwork, PeerNetworkError, PeerNetworkSettings};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use wire::plain;
 
 use crate::OwnSet;
@@ -93,6 +94,7 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
         decided: None,
         written: None,
         error: None,
+        retry_at: None,
         unreached: BTreeMap::new(),
         is_up,
         wanted,
@@ -100,7 +102,7 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
     let mut repair = tokio::time::interval(REPAIR_PERIOD);
     repair.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let retry: OptionFuture<_> = network.error.is_some().then(|| tokio::time::sleep(RETRY_PAUSE)).into();
+        let retry: OptionFuture<_> = network.retry_at.map(tokio::time::sleep_until).into();
         // A change that was received is taken in at once; the other arms only wait.
         tokio::select! {
             Some(((), change)) = changes.recv() => {
@@ -146,6 +148,8 @@ struct PodNetwork {
     written: Option<Written>,
     /// Why the last write failed; it is tried again.
     error: Option<String>,
+    /// However many changes come meanwhile.
+    retry_at: Option<Instant>,
     /// Why nodes are not reached, by name.
     unreached: BTreeMap<String, String>,
     is_up: Arc<AtomicBool>,
@@ -183,27 +187,24 @@ impl PodNetwork {
     /// Failures are told and tried again.
     fn write(&mut self) {
         let error = self.try_to_write().err().map(|error| containers::chain(&error));
-        if let Some(error) = &error {
-            if self.error.as_ref() != Some(error) {
-                tracing::warn!(error, "the pod network cannot be set up; trying again");
-            }
-            // What the kernel has is not known any more.
-            self.written = None;
+        if let Some(error) = error.as_ref().filter(|error| self.error.as_ref() != Some(*error)) {
+            tracing::warn!(error, "the pod network cannot be set up; trying again");
         }
+        self.retry_at = error.as_ref().map(|_| Instant::now() + RETRY_PAUSE);
         self.error = error;
         self.report();
     }
 
     fn try_to_write(&mut self) -> Result<(), PodNetworkError> {
         let mut route = RouteSocket::open().map_err(PodNetworkError::Socket)?;
-        let addresses = route.addresses()?.into_iter().map(|address| address.address);
+        let on_link = route.routes()?.into_iter().filter(|route| route.gateway.is_none() && route.scope == RouteScope::Link);
         let site = Site {
             node: self.settings.node_name.as_str().into(),
             mode: self.settings.mode,
             cluster_cidr: self.settings.cluster_cidr,
-            networks: shared_networks(addresses, self.settings.cluster_cidr),
+            networks: shared_networks(on_link.map(|route| route.destination), self.settings.cluster_cidr),
         };
-        let decision = decide(&site, self.view.members());
+        let decision = decide(&site, self.view.members(), self.decided.as_ref());
         tell_who_is_left_out(self.decided.as_ref(), &decision);
         let own = decision.own.clone();
         let mut unreached: BTreeMap<String, String> =
@@ -214,7 +215,15 @@ impl PodNetwork {
             self.unreached = unreached;
             return Ok(());
         };
-        if self.written.as_ref().is_none_or(|written| written.own != own) {
+        match &mut self.written {
+            Some(written) if written.own.pod_cidr == own.pod_cidr => {
+                written.own = own;
+                written.network.set_node_address(own.address);
+            }
+            // What it holds is wanted again.
+            other => *other = None,
+        }
+        if self.written.is_none() {
             let mut network = PeerNetwork::open(PeerNetworkSettings::new(own.address, own.pod_cidr))?;
             let key = if self.settings.mode == Mode::WireGuard { Some(network.public_key()?) } else { None };
             self.written = Some(Written { own, network, key });
@@ -245,7 +254,10 @@ impl PodNetwork {
 
     /// Says how it is, to those who ask this program and to the cluster.
     fn report(&self) {
-        let (Some(own), Some(decision)) = (self.view.own(&self.settings.node_name), &self.decided) else { return };
+        let (Some(own), Some(decision)) = (self.view.own(&self.settings.node_name), &self.decided) else {
+            self.wanted.send_replace(None);
+            return;
+        };
         let condition = condition(&decision.own, self.error.as_deref(), &self.unreached);
         self.is_up.store(decision.own.is_ok() && self.error.is_none(), Ordering::Relaxed);
         let key = self.written.as_ref().and_then(|written| written.key);

@@ -83,8 +83,9 @@ impl Reporter {
             }
         };
         let both = async {
-            key.await?;
-            status.await
+            // The condition is told also by a program that may not publish a key.
+            let (key, status) = tokio::join!(key, status);
+            key.and(status)
         };
         match tokio::time::timeout(DEADLINE, both).await {
             Ok(Ok(())) => true,

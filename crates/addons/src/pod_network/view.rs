@@ -18,7 +18,10 @@ impl View {
     pub fn take(&mut self, change: Change) {
         match change {
             Change::Put(key, object) => {
-                let Some(member) = Member::read(&object) else { return };
+                let Some(member) = Member::read(&object) else {
+                    self.has_changed |= self.members.remove(&key.name).is_some();
+                    return;
+                };
                 let is_same = self.members.get(&key.name).is_some_and(|known| known.is_same_member(&member));
                 self.has_changed |= !is_same;
                 self.members.insert(key.name, member);

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use containers::{Error, PodRange, PortMapping, Result};
 use futures::future::BoxFuture;
@@ -41,8 +41,13 @@ pub struct RoutedSettings {
 #[derive(Debug)]
 pub struct Routed {
     settings: RoutedSettings,
-    network: OnceLock<PodNetwork>,
+    network: OnceLock<(Ipv4Net, PodNetwork)>,
+    /// The node shows another range than the one that is used.
+    shown: Mutex<Option<Ipv4Net>>,
 }
+
+/// What the kubelet puts before the reason.
+const NOT_READY: &str = "NetworkReady=false reason:NetworkPluginNotReady message:";
 
 /// Why pods wait, in the kubelet's words.
 const NO_RANGE: &str = "NetworkReady=false reason:NetworkPluginNotReady message:this node has no range of pod addresses yet: \
@@ -50,18 +55,21 @@ const NO_RANGE: &str = "NetworkReady=false reason:NetworkPluginNotReady message:
 
 impl Routed {
     pub fn new(settings: RoutedSettings) -> Routed {
-        Routed { settings, network: OnceLock::new() }
+        Routed { settings, network: OnceLock::new(), shown: Mutex::default() }
     }
 
     fn network(&self) -> Result<&PodNetwork> {
-        self.network.get().ok_or_else(|| Error::FailedPrecondition(NO_RANGE.into()))
+        let opened = self.network.get().ok_or_else(|| Error::FailedPrecondition(NO_RANGE.into()))?;
+        Ok(&opened.1)
     }
 
     async fn open(&self, range: &PodRange, live: &[String]) -> Result<()> {
-        if self.network.get().is_some() {
-            return Ok(());
-        }
         let pod_cidr = ipv4(&range.own).ok_or_else(|| Error::FailedPrecondition("the node has no range of IPv4 addresses".into()))?;
+        if let Some((used, _)) = self.network.get() {
+            let other = (*used != pod_cidr).then_some(pod_cidr);
+            *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = other;
+            return other.map_or(Ok(()), |shown| Err(Error::FailedPrecondition(two_ranges(*used, shown).into())));
+        }
         let network = PodNetwork::open(PodNetworkSettings {
             state_file: self.settings.state_file.clone(),
             pod_cidr,
@@ -73,9 +81,16 @@ impl Routed {
         // What belonged to sandboxes that are gone goes first: their addresses are free.
         network.retain(live).await.map_err(failed)?;
         // Another call that was as fast opened the same.
-        let _ = self.network.set(network);
+        let _ = self.network.set((pod_cidr, network));
         Ok(())
     }
+}
+
+/// Other nodes send to the range that they see.
+fn two_ranges(used: Ipv4Net, shown: Ipv4Net) -> String {
+    format!(
+        "this agent was started with --pod-cidr {used}, but the Node object has the range {shown}: start it without, or delete the Node object"
+    )
 }
 
 fn ipv4(ranges: &[IpNet]) -> Option<Ipv4Net> {
@@ -93,7 +108,7 @@ impl SandboxNetwork for Routed {
     fn detach<'a>(&'a self, sandbox_id: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             match self.network.get() {
-                Some(network) => network.detach(sandbox_id).await.map_err(failed),
+                Some((_, network)) => network.detach(sandbox_id).await.map_err(failed),
                 // What a sandbox of an earlier agent had is taken back when the range is known.
                 None => Ok(()),
             }
@@ -101,7 +116,9 @@ impl SandboxNetwork for Routed {
     }
 
     fn problem(&self) -> Option<String> {
-        self.network.get().is_none().then(|| NO_RANGE.to_owned())
+        let Some((used, _)) = self.network.get() else { return Some(NO_RANGE.to_owned()) };
+        let shown = *self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.map(|shown| format!("{NOT_READY}{}", two_ranges(*used, shown)))
     }
 
     fn use_pod_range<'a>(&'a self, range: &'a PodRange, live: &'a [String]) -> BoxFuture<'a, Result<()>> {

@@ -217,10 +217,6 @@ async fn follow_range(context: &Context) {
     loop {
         let range = nodes.wait_for(|node| node.as_ref().and_then(registration::pod_range).is_some()).await;
         let Ok(Some(range)) = range.map(|node| node.as_ref().and_then(registration::pod_range)) else { return };
-        if let Some(given) = context.settings.pod_cidr.as_ref().filter(|given| range.own.iter().all(|own| own.to_string() != **given)) {
-            let shown = range.own.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-            tracing::warn!(given, shown, "the Node object shows another range of pod addresses than --pod-cidr: delete it to change it");
-        }
         match context.runtime.use_pod_range(&range).await {
             Ok(()) => return context.registration.set_range(range),
             Err(error) => {

@@ -105,8 +105,8 @@ impl Plugins {
         let registry = &*self.registry;
         escalation::check(&self.authorizer, write, object, None)?;
         node_restriction::check(registry, write, object, None)?;
-        node_restriction::check_pod_ranges(&self.settings.pod_ranges, write, object)?;
-        own_node::check(write, object, None)?;
+        node_restriction::check_pod_ranges(&self.settings.pod_ranges, write, object, None)?;
+        own_node::check(registry, write, object, None)?;
         certificates::check_subject(write, object)?;
         priority::check_class(registry, write, object)?;
         if is_core(write.kind, "Pod") {
@@ -125,7 +125,8 @@ impl Plugins {
             certificates::check_signing(&self.authorizer, write, object, old)?;
         }
         node_restriction::check(registry, write, object, Some(old))?;
-        own_node::check(write, object, Some(old))?;
+        node_restriction::check_pod_ranges(&self.settings.pod_ranges, write, object, Some(old))?;
+        own_node::check(registry, write, object, Some(old))?;
         if is_limited_resize(write, old) {
             limit_ranger::check(registry, write, object)?;
         }

@@ -39,11 +39,15 @@ pub fn check(registry: &Registry, write: &WriteRequest<'_>, object: &Value, old:
     checked.map_err(|why| refuse(write, object, &why))
 }
 
-/// Checks the ranges that a new node claims for its pods. One that took more than its share would
-/// get what is meant for pods of others, or leave nothing for nodes to come.
-pub fn check_pod_ranges(ranges: &[PodRange], write: &WriteRequest<'_>, object: &Value) -> Result<(), Status> {
+/// Checks the ranges that a node claims for its pods, when it registers or later. One that took
+/// more than its share would get what is meant for pods of others, or leave nothing for nodes to
+/// come.
+pub fn check_pod_ranges(ranges: &[PodRange], write: &WriteRequest<'_>, object: &Value, old: Option<&Value>) -> Result<(), Status> {
     let Some(node) = node_of(write.user).filter(|_| is_core(write.kind, "Node") && !ranges.is_empty()) else { return Ok(()) };
     let spec = &object["spec"];
+    if old.is_some_and(|old| ["podCIDR", "podCIDRs"].iter().all(|field| old["spec"][field] == spec[field])) {
+        return Ok(());
+    }
     let claims = spec["podCIDRs"].as_array().into_iter().flatten().chain(Some(&spec["podCIDR"]).filter(|claim| !claim.is_null()));
     for claim in claims {
         let text = claim.as_str().unwrap_or_default();

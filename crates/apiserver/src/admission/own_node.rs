@@ -5,7 +5,11 @@
 use kinds::status::Status;
 use serde_json::Value;
 
+use kinds::table;
+
 use super::{is_core, refuse};
+use crate::registry::Registry;
+use crate::registry::encoding::parse_stored;
 use crate::request::WriteRequest;
 
 const ACCOUNT: &str = "system:serviceaccount:kube-system:pod-network";
@@ -16,7 +20,7 @@ const CONDITION: &str = "NetworkUnavailable";
 const KEY: &str = "everynode.dev/wireguard-public-key";
 
 /// Checks a create (`old` is None) or an update by the account.
-pub fn check(write: &WriteRequest<'_>, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+pub fn check(registry: &Registry, write: &WriteRequest<'_>, object: &Value, old: Option<&Value>) -> Result<(), Status> {
     if write.user.name != ACCOUNT || !is_core(write.kind, "Node") {
         return Ok(());
     }
@@ -32,7 +36,18 @@ pub fn check(write: &WriteRequest<'_>, object: &Value, old: Option<&Value>) -> R
     if others_than_its_own(object) != others_than_its_own(old) {
         return refused(&format!("pod-network may only change the condition {CONDITION} and the annotation {KEY}"));
     }
+    let key = &object["metadata"]["annotations"][KEY];
+    if !key.is_null() && *key != old["metadata"]["annotations"][KEY] && is_key_of_another(registry, own, key) {
+        return refused("another node has that key");
+    }
     Ok(())
+}
+
+/// Others would send what is meant for that node to whoever took its key.
+fn is_key_of_another(registry: &Registry, own: &str, key: &Value) -> bool {
+    let nodes = table::by_resource("", "v1", "nodes").expect("the table has nodes");
+    let has_it = |node: &Value| node["metadata"]["annotations"][KEY] == *key && node["metadata"]["name"] != own;
+    registry.caches.of(nodes).snapshot("", 0).objects.iter().any(|node| has_it(&parse_stored(&node.bytes)))
 }
 
 /// The object without what the account may write, and without what the server keeps.

@@ -310,6 +310,14 @@ async fn a_node_claims_no_more_than_its_share_of_the_pod_addresses() {
     assert_eq!(register("none", json!({})).await, (201, String::new()));
     let both = json!({"podCIDR": "10.244.4.0/24", "podCIDRs": ["10.244.4.0/24", "fd00:10:0:4::/64"]});
     assert_eq!(register("both", both).await, (201, String::new()));
+    // Nor later, and by no label that keeps the controller away.
+    let simulated = json!({"metadata": {"name": "late", "labels": {"everynode.dev/simulated": "true"}}});
+    assert_eq!(ask(&server, &node("late"), Method::POST, "/api/v1/nodes", &simulated).await.0, 201);
+    let all = json!({"spec": {"podCIDR": "10.244.0.0/16", "podCIDRs": ["10.244.0.0/16"]}});
+    let (code, message, _) = ask(&server, &node("late"), Method::PATCH, "/api/v1/nodes/late", &all).await;
+    assert!(code == 403 && message.contains("not allowed to have the pod range 10.244.0.0/16"), "{code} {message}");
+    let labels = json!({"metadata": {"labels": {"x": "y"}}});
+    assert_eq!(ask(&server, &node("both"), Method::PATCH, "/api/v1/nodes/both", &labels).await.0, 200);
     // What an administrator writes is theirs to know.
     let new = json!({"metadata": {"name": "set"}, "spec": {"podCIDR": "10.9.0.0/16"}});
     assert_eq!(send(&server, Method::POST, "/api/v1/nodes", full(&new)).await.0, 201);
@@ -344,7 +352,12 @@ async fn the_pod_network_writes_one_condition_of_its_own_node() {
     };
     assert_eq!(patch(&on_a, "a/status", &condition("NetworkUnavailable")).await, (200, String::new()));
     assert_eq!(patch(&on_a, "a", &key).await, (200, String::new()));
+    let admin_key = json!({"metadata": {"annotations": {"everynode.dev/wireguard-public-key": "of b"}}});
+    let admin = User::system("admin", &[crate::request::MASTERS]);
+    assert_eq!(patch(&admin, "b", &admin_key).await, (200, String::new()));
+    server.registry().caches.wait_for(server.registry().revision()).await;
     let refused = [
+        (&on_a, "a", admin_key.clone(), "another node has that key"),
         (&on_a, "b/status", condition("NetworkUnavailable"), "not allowed to modify other nodes"),
         (&on_a, "b", key.clone(), "not allowed to modify other nodes"),
         (&unbound, "a/status", condition("NetworkUnavailable"), "bound to a pod"),

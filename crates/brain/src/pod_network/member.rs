@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::Held;
 use crate::model::{Meta, NodeCondition, absent_if_null};
 
 /// The public key of a node, as `wg` prints keys.
@@ -26,6 +27,8 @@ pub struct Member {
     pub addresses: Vec<IpAddr>,
     pub pod_cidrs: Vec<IpNet>,
     pub key: Option<WireGuardKey>,
+    /// The server has not heard of it for a while (Ready is Unknown).
+    pub is_lost: bool,
     pub condition: Option<NodeCondition>,
 }
 
@@ -72,6 +75,7 @@ impl Member {
             addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
             pod_cidrs: raw.spec.pod_cidrs.iter().filter_map(|range| range.parse().ok()).map(|range: IpNet| range.trunc()).collect(),
             key: raw.metadata.annotations.get(KEY).and_then(parse_key),
+            is_lost: raw.status.conditions.iter().any(|condition| &*condition.kind == "Ready" && &*condition.status == "Unknown"),
             condition: raw.status.conditions.into_iter().find(|condition| &*condition.kind == super::condition::KIND),
             created: raw.metadata.creation_timestamp,
             name: raw.metadata.name,
@@ -81,13 +85,24 @@ impl Member {
 
     /// Whether both are alike to the network: the condition only tells of it.
     pub fn is_same_member(&self, other: &Member) -> bool {
-        let of = |member: &Member| (member.uid.clone(), member.addresses.clone(), member.pod_cidrs.clone(), member.key, member.created);
+        let of = |member: &Member| {
+            (member.uid.clone(), member.addresses.clone(), member.pod_cidrs.clone(), member.key, member.created, member.is_lost)
+        };
         of(self) == of(other)
     }
 
     /// The older comes first.
-    pub(super) fn age(&self) -> (Option<Timestamp>, &str, &str) {
-        (self.created, &self.uid, &self.name)
+    pub(super) fn age(&self) -> (Option<Timestamp>, Arc<str>, Arc<str>) {
+        (self.created, self.uid.clone(), self.name.clone())
+    }
+
+    /// Whether it still claims what it had.
+    pub(super) fn holds(&self, held: Option<&Held>) -> bool {
+        held.is_some_and(|held| {
+            let is_same_place =
+                self.address().map(IpAddr::V4) == Some(held.address) && self.pod_cidr().map(IpNet::V4) == Some(held.pod_cidr);
+            is_same_place && (held.key.is_none() || held.key == self.key)
+        })
     }
 
     pub(super) fn address(&self) -> Option<Ipv4Addr> {

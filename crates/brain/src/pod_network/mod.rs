@@ -1,18 +1,19 @@
 //! How a node reaches the pods of the other nodes: what the built-in DaemonSet `pod-network`
 //! decides on each node.
 //!
-//! In go all Node objects and what this node is connected to ([`Site`]); out come the other nodes
-//! with the way to each, as `net` writes them to the kernel, and why some were left out. A node
-//! says of itself where it is and which range its pods have, so the rules assume that one of them
-//! lies: where two claim the same, the one whose Node object is older has it. No claim leads pods'
-//! packets outside the cluster's range, or a node's own packets into it.
+//! In go all Node objects, what this node is connected to ([`Site`]), and what was decided last;
+//! out come the other nodes with the way to each, as `net` writes them to the kernel, and why some
+//! were left out. A node says of itself where it is and which range its pods have, so the rules
+//! assume that one of them lies: where two claim the same, the one that had it keeps it, and among
+//! new ones the older Node object gets it. A node that the server has lost gives way to those that
+//! live. No claim leads pods' packets outside the cluster's range, or a node's own packets into it.
 
 mod condition;
 mod member;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -99,24 +100,28 @@ pub enum Problem {
     NoAddress,
     #[error("its range {range} is not a part of the cluster's, {cluster}")]
     OutsideCluster { range: Ipv4Net, cluster: Ipv4Net },
-    #[error("its range {range} overlaps that of node {node}, which is older")]
+    #[error("its range {range} overlaps that of node {node}, which had it before")]
     RangeTaken { range: Ipv4Net, node: Arc<str> },
     #[error("nodes cannot be reached at {0}")]
     NoNodeAddress(Ipv4Addr),
     #[error("its address {address} is one for pods ({cluster})")]
     AddressOfPods { address: Ipv4Addr, cluster: Ipv4Net },
-    #[error("its address {address} is that of node {node}, which is older")]
+    #[error("its address {address} is that of node {node}, which had it before")]
     AddressTaken { address: Ipv4Addr, node: Arc<str> },
     #[error("it has not published a WireGuard key yet")]
     NoKey,
-    #[error("its WireGuard key is that of node {node}, which is older")]
+    #[error("its WireGuard key is that of node {node}, which had it before")]
     KeyTaken { node: Arc<str> },
 }
 
-/// Decides about all nodes, in any order.
-pub fn decide<'a>(site: &Site, members: impl Iterator<Item = &'a Member>) -> Decision {
+/// Decides about all nodes, in any order. `before`: what was decided last; whoever had something
+/// then keeps it.
+pub fn decide<'a>(site: &Site, members: impl Iterator<Item = &'a Member>, before: Option<&Decision>) -> Decision {
+    let held = before.map(|before| before.holders(site)).unwrap_or_default();
     let mut members: Vec<&Member> = members.collect();
-    members.sort_by(|a, b| a.age().cmp(&b.age()));
+    // A machine that took over the address of one that is gone is not held up by what is left of
+    // it.
+    members.sort_by_cached_key(|member| (member.is_lost, !member.holds(held.get(&*member.name)), member.age()));
     let mut claims = Claims::default();
     let mut decision = Decision { own: Err(Problem::NoNode), peers: Vec::new(), left_out: BTreeMap::new() };
     for member in members {
@@ -137,6 +142,32 @@ pub fn decide<'a>(site: &Site, members: impl Iterator<Item = &'a Member>) -> Dec
     }
     decision.peers.sort_by(|a, b| a.name.cmp(&b.name));
     decision
+}
+
+impl Decision {
+    /// What each node had, by name.
+    fn holders<'a>(&'a self, site: &'a Site) -> BTreeMap<&'a str, Held> {
+        let peers = self.peers.iter().map(|peer| {
+            let key = match peer.way {
+                Way::WireGuard { public_key } => Some(public_key),
+                Way::Direct | Way::Vxlan => None,
+            };
+            (peer.name.as_str(), Held { address: peer.address, pod_cidr: peer.pod_cidr, key })
+        });
+        let own = self.own.iter().map(|own| {
+            let held = Held { address: own.address.into(), pod_cidr: IpNet::V4(own.pod_cidr), key: None };
+            (&*site.node, held)
+        });
+        peers.chain(own).collect()
+    }
+}
+
+/// What a node has and others cannot take.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    address: IpAddr,
+    pod_cidr: IpNet,
+    key: Option<WireGuardKey>,
 }
 
 /// What the nodes so far have.

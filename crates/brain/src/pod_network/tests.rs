@@ -32,9 +32,9 @@ fn node(line: &str) -> Value {
 
 fn decided(mode: Mode, nodes: &str) -> Decision {
     let mut members: Vec<Member> = nodes.trim().lines().map(|line| Member::read(&node(line)).unwrap()).collect();
-    let decision = decide(&site(mode), members.iter());
+    let decision = decide(&site(mode), members.iter(), None);
     members.reverse();
-    assert_eq!(decide(&site(mode), members.iter()), decision, "the order of nodes matters");
+    assert_eq!(decide(&site(mode), members.iter(), None), decision, "the order of nodes matters");
     decision
 }
 
@@ -97,7 +97,7 @@ fn wireguard_needs_a_key_that_no_older_node_has() {
             self: 10.244.0.0/24 for 192.168.1.1
             a: 10.244.1.0/24 by wireguard 2 to 192.168.1.2
             without b: it has not published a WireGuard key yet
-            without thief: its WireGuard key is that of node a, which is older
+            without thief: its WireGuard key is that of node a, which had it before
         "#]],
     );
 }
@@ -119,11 +119,11 @@ fn what_an_older_node_has_no_younger_one_gets() {
             self: 10.244.0.0/24 for 192.168.1.1
             a: 10.244.4.0/24 by direct to 192.168.1.2
             b: 10.244.5.0/24 by direct to 192.168.1.8
-            without all: its range 10.244.0.0/16 overlaps that of node a, which is older
-            without around: its range 10.244.4.0/23 overlaps that of node a, which is older
-            without mine: its address 192.168.1.1 is that of node self, which is older
-            without part: its range 10.244.4.128/25 overlaps that of node a, which is older
-            without same: its address 192.168.1.2 is that of node a, which is older
+            without all: its range 10.244.0.0/16 overlaps that of node a, which had it before
+            without around: its range 10.244.4.0/23 overlaps that of node a, which had it before
+            without mine: its address 192.168.1.1 is that of node self, which had it before
+            without part: its range 10.244.4.128/25 overlaps that of node a, which had it before
+            without same: its address 192.168.1.2 is that of node a, which had it before
         "#]],
     );
 }
@@ -136,7 +136,7 @@ fn this_node_gives_way_to_an_older_one_too() {
         self 9 192.168.1.1 10.244.0.0/24
         old 1 192.168.1.2 10.244.0.0/24",
         expect![[r#"
-            self: its range 10.244.0.0/24 overlaps that of node old, which is older
+            self: its range 10.244.0.0/24 overlaps that of node old, which had it before
             old: 10.244.0.0/24 by direct to 192.168.1.2
         "#]],
     );
@@ -180,6 +180,41 @@ fn claims_that_would_lead_packets_astray_are_left_out() {
         a: 10.244.1.0/24 by direct to 192.168.1.2
     "#]],
     );
+}
+
+/// By a change of its address or its key, an old node could cut off any younger one.
+#[test]
+fn what_a_node_has_no_other_one_takes_later() {
+    let read = |nodes: &str| nodes.trim().lines().map(|line| Member::read(&node(line)).unwrap()).collect::<Vec<_>>();
+    let honest = "self 5 192.168.1.1 10.244.0.0/24 1\n old 1 192.168.1.2 10.244.1.0/24 2\n young 9 192.168.1.3 10.244.2.0/24 3";
+    let theft = [
+        ("old 1 192.168.1.2 10.244.1.0/24 2", "old 1 192.168.1.3 10.244.1.0/24 2"),
+        ("old 1 192.168.1.2 10.244.1.0/24 2", "old 1 192.168.1.1 10.244.1.0/24 2"),
+        ("old 1 192.168.1.2 10.244.1.0/24 2", "old 1 192.168.1.2 10.244.2.0/23 2"),
+        ("old 1 192.168.1.2 10.244.1.0/24 2", "old 1 192.168.1.2 10.244.1.0/24 3"),
+    ];
+    for (was, is) in theft {
+        let site = site(Mode::WireGuard);
+        let before = decide(&site, read(honest).iter(), None);
+        assert_eq!((before.peers.len(), before.left_out.len()), (2, 0));
+        let after = decide(&site, read(&honest.replace(was, is)).iter(), Some(&before));
+        assert_eq!(after.own, before.own, "{is}");
+        assert_eq!(after.peers, before.peers[1..], "{is}");
+        assert!(after.left_out.contains_key("old"), "{is}");
+    }
+}
+
+#[test]
+fn a_node_that_is_lost_gives_way_to_the_one_in_its_place() {
+    let mut old = node("old 1 192.168.1.2 10.244.1.0/24");
+    let new = Member::read(&node("new 2 192.168.1.2 10.244.2.0/24")).unwrap();
+    let names = |old: &Value, before: Option<&Decision>| {
+        let decision = decide(&site(Mode::Direct), [Member::read(old).unwrap(), new.clone()].iter(), before);
+        (decision.peers.iter().map(|peer| peer.name.clone()).collect::<Vec<_>>(), decision)
+    };
+    let (before, decision) = names(&old, None);
+    old["status"]["conditions"] = json!([{"type": "Ready", "status": "Unknown"}]);
+    assert_eq!((before, names(&old, Some(&decision)).0), (vec!["old".to_owned()], vec!["new".to_owned()]));
 }
 
 /// Whatever nodes say, what comes out does not overlap, and stays inside the cluster's range.

@@ -130,7 +130,9 @@ fn report(cidr: &ServiceCidr, ready: &Ready, now: Timestamp) -> Option<Request> 
 
 /// Would the address of a Service be in no range without this one?
 fn is_needed(picture: &Picture, cidr: &ServiceCidr) -> bool {
-    let others = || picture.service_cidrs.values().filter(|other| other.meta.name != cidr.meta.name);
+    // One that goes, too, takes nothing over.
+    let stays = |other: &&std::sync::Arc<ServiceCidr>| other.meta.name != cidr.meta.name && !other.meta.is_deleted();
+    let others = || picture.service_cidrs.values().filter(stays);
     let has_parent = |range: &AddressRange| others().any(|other| other.ranges.iter().any(|outer| outer.contains(range)));
     if cidr.ranges.iter().all(has_parent) {
         return false;

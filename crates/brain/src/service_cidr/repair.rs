@@ -138,7 +138,12 @@ fn repair(picture: &Picture, service: &Service, wrong: Wrong) -> Work {
             ("ClusterIPNotAllocated", format!("the ClusterIP {shown} for Service {namespace}/{name} has a wrong {what}; repairing"))
         }
     };
-    let old = picture.ip_addresses.get(&*ip.to_string()).map(|address| Request::delete(IP_ADDRESSES, &address.meta));
+    let old = picture.ip_addresses.get(&*ip.to_string());
+    // Its end brings the Service here again.
+    if old.is_some_and(|address| address.meta.is_deleted()) {
+        return Work::default();
+    }
+    let old = old.map(|address| Request::delete(IP_ADDRESSES, &address.meta));
     let new = Request::new(IP_ADDRESSES, Key::new("", &ip.to_string()), Verb::Create(ip_address(service, ip).into()));
     let steps = old.into_iter().chain([new]).map(|request| Step::all_at_once(vec![request])).collect();
     Work { steps, events: vec![about_service(service, reason, message)], ..Work::default() }

@@ -61,7 +61,12 @@ pub struct Reply {
 impl Reply {
     /// Of an answer that only says how it went: 0 or an error number.
     fn errno(&self) -> Option<i32> {
-        let code = self.payload.get(..4).filter(|_| self.kind == NLMSG_ERROR)?;
+        self.code().filter(|_| self.kind == NLMSG_ERROR)
+    }
+
+    /// The error number that an answer, or the end of a list, begins with.
+    fn code(&self) -> Option<i32> {
+        let code = self.payload.get(..4)?;
         Some(-i32::from_ne_bytes(code.try_into().expect("four bytes were taken")))
     }
 }
@@ -176,6 +181,10 @@ impl Socket {
             for reply in replies.into_iter().filter(|reply| reply.sequence == sequence) {
                 consistent &= reply.flags & DUMP_INTERRUPTED == 0;
                 match (reply.kind, reply.errno()) {
+                    // A list that broke off would look short.
+                    (NLMSG_DONE, _) if reply.code().is_some_and(|code| code != 0) => {
+                        return Err(refused(operation, reply.code().unwrap_or_default(), 0, 1));
+                    }
                     (NLMSG_DONE, _) => return Ok(consistent.then_some(answers)),
                     (_, Some(errno)) => return Err(refused(operation, errno, 0, 1)),
                     _ => answers.push(reply),

@@ -201,25 +201,27 @@ impl PeerNetwork {
 
     fn add_neighbours(&mut self, missing: Vec<Neighbour>, desired: &mut Desired) -> Result<usize> {
         let refused = self.route.send_each("add neighbours", missing.iter().map(Neighbour::addition).collect())?;
+        let changed = missing.len() - refused.len();
         for (place, error) in refused {
             if let Some(range) = desired::range_of(missing[place].hardware_address) {
                 desired.refuse(range, format!("the kernel takes no neighbour for {range}: {error}"));
             }
         }
-        Ok(missing.len())
+        Ok(changed)
     }
 
     fn change_routes(&mut self, desired: &mut Desired, devices: Devices) -> Result<usize> {
         let there = self.route.routes()?.into_iter().filter(|route| route.protocol == ROUTE_PROTOCOL);
         let Changes { additions, removals } = route_difference(desired.routes(devices), there);
-        let sent = additions.len() + removals.len();
+        let mut changed = additions.len() + removals.len();
         let messages = additions.iter().map(|(route, existing)| route.addition(*existing)).collect();
         for (place, error) in self.route.send_each("add routes", messages)? {
+            changed -= 1;
             let range = additions[place].0.destination;
             desired.refuse(range, refusal(range, &error));
         }
         self.delete("remove routes", removals.iter().map(Route::deletion).collect())?;
-        Ok(sent)
+        Ok(changed)
     }
 
     /// Also what is gone meanwhile.

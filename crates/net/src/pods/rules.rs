@@ -13,6 +13,7 @@ use super::PodNetworkSettings;
 use super::state::{Allocation, Allocations};
 use crate::names;
 use crate::nftables::{Action, Chain, ChainKind, Field, Hook, Map, MapKind, Match, Rule, Ruleset, Value};
+use crate::peers::VXLAN_PORT;
 
 const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 /// Before connections are tracked: what arrives then has the addresses it was sent with.
@@ -59,6 +60,12 @@ fn maps(allocations: &Allocations) -> Vec<Map> {
             elements: allocations.sandboxes.iter().map(|(id, pod)| (link_and_address(id, pod), Vec::new())).collect(),
         },
         Map {
+            name: "ports_of_tunnels".to_string(),
+            kind: MapKind::Set,
+            key: PROTOCOL_AND_PORT.to_vec(),
+            elements: BTreeMap::from([(vec![Value::Protocol(number(Protocol::Udp)), Value::Port(VXLAN_PORT)], Vec::new())]),
+        },
+        Map {
             name: "pods_reaching_themselves".to_string(),
             kind: MapKind::Set,
             key: BOTH_ADDRESSES.to_vec(),
@@ -98,7 +105,11 @@ fn chains(settings: &PodNetworkSettings) -> Vec<Chain> {
         Chain {
             name: "guard_sources".to_string(),
             kind: ChainKind::Filter { hook: Hook::Prerouting, priority: BEFORE_TRACKING },
-            rules: vec![Rule::new([of_pods(), not_its_own()], Action::Drop)],
+            rules: vec![
+                Rule::new([of_pods(), not_its_own()], Action::Drop),
+                // A node takes what tunnels bring from other nodes for what it says it is.
+                Rule::new([of_pods(), Match::InSet { set: "ports_of_tunnels".to_string(), key: PROTOCOL_AND_PORT.to_vec() }], Action::Drop),
+            ],
         },
         nat("arriving", Hook::Prerouting, DESTINATION_NAT, redirect.clone()),
         nat("from_node", Hook::Output, DESTINATION_NAT, redirect),
@@ -184,6 +195,9 @@ mod tests {
                 "evp3e23e8160039" . 10.244.1.3
                 "evpca978112ca1b" . 10.244.1.2
               }
+              set ports_of_tunnels { # l4proto . th dport
+                udp . 14789
+              }
               set pods_reaching_themselves { # ip saddr . ip daddr
                 10.244.1.2 . 10.244.1.2
               }
@@ -198,6 +212,7 @@ mod tests {
               chain guard_sources {
                 type filter hook prerouting priority -300
                 iifname "evp*" iifname . ip saddr != @links_and_their_addresses drop
+                iifname "evp*" l4proto . th dport @ports_of_tunnels drop
               }
               chain arriving {
                 type nat hook prerouting priority -100

@@ -14,6 +14,7 @@ use kinds::table::{self, Kind};
 use serde_json::{Value, json};
 use store::{Expect, Template, Write};
 
+use super::OWN_ADDRESS;
 use super::taken::Pending;
 use crate::registry::Registry;
 use crate::registry::encoding::{normalized, parse_stored, to_store, to_store_again};
@@ -51,6 +52,10 @@ pub(super) fn create(
     let (kind, name) = (ip_addresses(), ipv4_text(address));
     let key = store_key(kind, "", &name);
     if let Some(entry) = registry.entry(kind, "", &name)? {
+        if address != u32::from(OWN_ADDRESS) {
+            let why = format!("the address {name} was taken a moment ago, please try again");
+            return Err(Status::too_many_requests(why, 1));
+        }
         pending.also(key, Expect::Modified(entry.modified), None);
         return Ok(());
     }

@@ -175,11 +175,12 @@ impl Pending {
             let refused = || format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {shown}");
             return is_served.then_some(address).ok_or_else(refused);
         }
-        if !is_served {
-            return Err(MISMATCH.to_owned());
-        }
+        // Without it, a server whose range was deleted would not start.
         if may_be_own && ip == OWN_ADDRESS {
             return Ok(address);
+        }
+        if !is_served {
+            return Err(MISMATCH.to_owned());
         }
         let mut taken = self.allocations.lock();
         if !taken.is_free(address) {
