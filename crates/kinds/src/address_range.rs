@@ -6,6 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
+use serde_json::{Value, json};
+
 use crate::names;
 
 /// The lower part of a range is given out last, so that people find free addresses there: a
@@ -81,6 +83,21 @@ pub fn family(address: IpAddr) -> &'static str {
 /// The text of an IPv4 address by its number.
 pub fn ipv4_text(number: u32) -> String {
     Ipv4Addr::from(number).to_string()
+}
+
+/// Labels of the IPAddresses of Services.
+pub const FAMILY_LABEL: &str = "ipaddress.kubernetes.io/ip-family";
+pub const MANAGER_LABEL: &str = "ipaddress.kubernetes.io/managed-by";
+/// Who made them, as the second label says.
+pub const MANAGER: &str = "ipallocator.k8s.io";
+
+/// The IPAddress of a Service with that address, as the API server makes it and the controller
+/// repairs it.
+pub fn ip_address_of_service(name: &str, family: &str, namespace: &str, service: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "labels": {FAMILY_LABEL: family, MANAGER_LABEL: MANAGER}},
+        "spec": {"parentRef": {"resource": "services", "namespace": namespace, "name": service}},
+    })
 }
 
 #[cfg(test)]

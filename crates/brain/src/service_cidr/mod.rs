@@ -9,7 +9,7 @@ pub mod repair;
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
-use kinds::address_range::AddressRange;
+use kinds::address_range::{AddressRange, MANAGER, MANAGER_LABEL};
 use kinds::decode::format_time;
 use serde_json::{Value, json};
 
@@ -143,7 +143,7 @@ fn is_needed(picture: &Picture, cidr: &ServiceCidr) -> bool {
 
 /// Kubernetes goes by the label; the objects of other clients hold up no range.
 fn is_of_a_service(address: &IpAddress) -> bool {
-    address.meta.labels.get(repair::MANAGER_LABEL) == Some(repair::MANAGER)
+    address.meta.labels.get(MANAGER_LABEL) == Some(MANAGER)
 }
 
 fn serves(cidr: &ServiceCidr, ip: IpAddr) -> bool {

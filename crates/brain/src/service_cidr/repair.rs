@@ -8,17 +8,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
-use kinds::address_range::family;
-use serde_json::{Value, json};
+use kinds::address_range::{FAMILY_LABEL, MANAGER, MANAGER_LABEL, family, ip_address_of_service};
+use serde_json::Value;
 
 use crate::controller::{Controller, Step, Work};
 use crate::model::{IpAddress, Key, Service};
 use crate::picture::{Change, Object, Picture};
 use crate::request::{Event, EventType, IP_ADDRESSES, Regarding, Request, SERVICES, Verb};
-
-pub const MANAGER_LABEL: &str = "ipaddress.kubernetes.io/managed-by";
-pub const MANAGER: &str = "ipallocator.k8s.io";
-const FAMILY_LABEL: &str = "ipaddress.kubernetes.io/ip-family";
 
 const COMPONENT: &str = "ipallocator-repair-controller";
 
@@ -150,11 +146,10 @@ fn repair(picture: &Picture, service: &Service, wrong: Wrong) -> Work {
 }
 
 fn ip_address(service: &Service, ip: IpAddr) -> Value {
-    json!({
-        "apiVersion": IP_ADDRESSES.api_version(), "kind": IP_ADDRESSES.kind,
-        "metadata": {"name": ip.to_string(), "labels": {FAMILY_LABEL: family(ip), MANAGER_LABEL: MANAGER}},
-        "spec": {"parentRef": {"resource": "services", "namespace": service.meta.namespace, "name": service.meta.name}},
-    })
+    let mut object = ip_address_of_service(&ip.to_string(), family(ip), &service.meta.namespace, &service.meta.name);
+    object["apiVersion"] = IP_ADDRESSES.api_version().into();
+    object["kind"] = IP_ADDRESSES.kind.into();
+    object
 }
 
 /// Deletes an IPAddress that was made for a Service and belongs to none.

@@ -41,7 +41,7 @@ fn picture(text: &str) -> Picture {
                 if !has("unlabelled") {
                     let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
                     address["metadata"]["labels"] =
-                        json!({repair::MANAGER_LABEL: repair::MANAGER, "ipaddress.kubernetes.io/ip-family": family});
+                        json!({MANAGER_LABEL: MANAGER, "ipaddress.kubernetes.io/ip-family": family});
                 }
                 Object::IpAddress(serde_json::from_value::<IpAddress>(address).expect("well formed").into())
             }

@@ -4,14 +4,14 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::LazyLock;
 
-use kinds::address_range::{family, ipv4_text};
+use kinds::address_range::{family, ip_address_of_service, ipv4_text};
 use kinds::cursor::Cursor;
 use kinds::names;
 use kinds::patch::managed_fields;
 use kinds::patch::managers::{ManagerEntry, Operation};
 use kinds::status::Status;
 use kinds::table::{self, Kind};
-use serde_json::{Value, json};
+use serde_json::Value;
 use store::{Expect, Template, Write};
 
 use super::OWN_ADDRESS;
@@ -22,10 +22,6 @@ use crate::registry::metadata::metadata_text;
 use crate::registry::object::store_key;
 use crate::request::WriteRequest;
 use crate::request::options::DeleteOptions;
-
-const FAMILY_LABEL: &str = "ipaddress.kubernetes.io/ip-family";
-const MANAGER_LABEL: &str = "ipaddress.kubernetes.io/managed-by";
-const MANAGER: &str = "ipallocator.k8s.io";
 
 pub(super) fn ip_addresses() -> &'static Kind {
     table::by_resource("networking.k8s.io", "v1", "ipaddresses").expect("the table has IPAddresses")
@@ -148,13 +144,8 @@ fn stored(write: &WriteRequest<'_>, service: &Value, name: &str) -> Template {
 
 fn new_object(texts: &Texts<'_>) -> Value {
     let kind = ip_addresses();
-    let mut object = json!({
-        "metadata": {
-            "name": texts.name,
-            "labels": {FAMILY_LABEL: family(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), MANAGER_LABEL: MANAGER},
-        },
-        "spec": {"parentRef": {"resource": "services", "namespace": texts.namespace, "name": texts.service}},
-    });
+    let family = family(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let mut object = ip_address_of_service(texts.name, family, texts.namespace, texts.service);
     let manager = ManagerEntry {
         manager: "kube-apiserver".to_owned(),
         operation: Operation::Update,

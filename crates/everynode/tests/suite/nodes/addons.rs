@@ -209,22 +209,37 @@ fn traffic_goes_on_while_the_addons_are_replaced() {
     addons.wait_for_addons();
 }
 
-/// Each pod is replaced by one that is ready before it ends.
+/// Each pod is replaced by one that is ready before it ends. `EVERYNODE_REPLACEMENTS` says how often
+/// all pods are replaced.
 #[test]
 fn no_connection_is_lost_while_pods_are_replaced() {
     let Some(addons) = Addons::start_or_skip("addonsurge") else { return };
     addons.wait_until_all_answer();
-    let before = addons.web_names();
-    addons.cluster.kubectl().run("rollout restart daemonset/web");
-    let mut asked = 0;
-    let mut lost = 0;
-    wait_long("the rollout", || {
-        asked += 1;
-        lost += usize::from(addons.get("http://web/").is_none());
-        addons.web_names().is_disjoint(&before).then_some(())
-    });
-    assert_eq!(lost, 0, "of {asked} connections");
-    addons.kubectl().run(&format!("rollout status daemonset/web --timeout={}s", LONG.as_secs()));
+    let address = text(&addons.cluster.api().get("/api/v1/namespaces/default/services/web").json()["spec"]["clusterIP"]);
+    let script = format!(
+        "made=0; lost=0; while :; do if wget -q -O /dev/null http://{address}/; then made=$((made+1)); else lost=$((lost+1)); fi; \
+         echo $made $lost > /tmp/new && mv /tmp/new /tmp/counts; done"
+    );
+    addons.cluster.create_pod(&pod("traffic", &script));
+    addons.cluster.wait_ready("traffic");
+    let counts = || -> [usize; 2] {
+        let counts =
+            wait_long("figures of the traffic", || addons.inside("traffic", &["cat", "/tmp/counts"]).filter(|text| !text.is_empty()));
+        let numbers: Vec<usize> = counts.split(' ').filter_map(|number| number.parse().ok()).collect();
+        numbers.try_into().expect("two numbers")
+    };
+    let rounds = std::env::var("EVERYNODE_REPLACEMENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    for _ in 0..rounds {
+        let (before, names) = (counts()[0], addons.web_names());
+        addons.kubectl().run("rollout restart daemonset/web");
+        addons.kubectl().run(&format!("rollout status daemonset/web --timeout={}s", LONG.as_secs()));
+        wait_long("the end of the old pods", || addons.web_names().is_disjoint(&names).then_some(()));
+        let [made, lost] = counts();
+        assert!(made > before, "no connection was made meanwhile");
+        assert_eq!(lost, 0, "of {made} connections");
+    }
+    let [made, lost] = counts();
+    println!("{rounds} times all pods replaced: {made} connections, {lost} lost");
 }
 
 #[test]
