@@ -73,7 +73,7 @@ impl Registration {
         *self.pressure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn network_problem(&self) -> Option<String> {
+    pub fn network_problem(&self) -> Option<String> {
         self.network_problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

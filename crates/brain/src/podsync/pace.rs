@@ -17,6 +17,9 @@ pub const RETRY: Duration = Duration::from_secs(10);
 /// An image that could not be pulled shows that it waits soon after.
 pub const PULL_RETRY: Duration = Duration::from_secs(1);
 
+/// A pod that waits for the network of its node looks again soon after: it may be ready by then.
+pub const NETWORK_RETRY: Duration = Duration::from_secs(1);
+
 /// The pause after a status that could not be sent.
 pub const REPORT_RETRY: Duration = Duration::from_secs(1);
 

@@ -11,12 +11,13 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
-    NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+    NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo, Pod, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
 
+use super::is_host_network;
 use crate::node_ipam::CLUSTER_CIDR;
 
 /// Statuses list no more images than this, the largest first.
@@ -59,6 +60,24 @@ pub struct Pressure {
 /// The condition's text for a node whose pods get no network of their own.
 fn network_not_ready(problem: &str) -> String {
     format!("container runtime network not ready: {problem}")
+}
+
+/// Why a pod waits for the node's network: the text of the event `NetworkNotReady`. None for a pod
+/// that uses the machine's own, which brings the network on many nodes.
+pub fn waits_for_network(pod: &Pod, network_problem: Option<&str>) -> Option<String> {
+    let problem = network_problem.filter(|_| !is_host_network(pod))?;
+    Some(format!("network is not ready: {}", network_not_ready(problem)))
+}
+
+/// Everything that keeps the node from being ready, as one message.
+fn not_ready(network_problem: Option<&str>, is_shutting_down: bool) -> Option<String> {
+    let shutdown = is_shutting_down.then(|| "node is shutting down".to_owned());
+    let reasons: Vec<String> = network_problem.map(network_not_ready).into_iter().chain(shutdown).collect();
+    match reasons.as_slice() {
+        [] => None,
+        [reason] => Some(reason.clone()),
+        reasons => Some(format!("[{}]", reasons.join(", "))),
+    }
 }
 
 /// What changes while the agent runs.
@@ -197,7 +216,7 @@ pub fn patch(before: Option<&NodeStatus>, now: &NodeStatus) -> Value {
 
 fn conditions(now: &Now<'_>) -> Vec<NodeCondition> {
     let Now { pressure, before, now, network_problem, .. } = *now;
-    let no_network = network_problem.map(network_not_ready);
+    let not_ready = not_ready(network_problem, pressure.shutting_down);
     let judge = |holds: bool, kind: &str, yes: (&str, &str), no: (&str, &str)| {
         let (reason, message) = if holds { yes } else { no };
         (kind.to_owned(), holds, reason.to_owned(), message.to_owned())
@@ -222,10 +241,10 @@ fn conditions(now: &Now<'_>) -> Vec<NodeCondition> {
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ),
         judge(
-            !pressure.shutting_down && no_network.is_none(),
+            not_ready.is_none(),
             "Ready",
             ("KubeletReady", "kubelet is posting ready status"),
-            ("KubeletNotReady", no_network.as_deref().filter(|_| !pressure.shutting_down).unwrap_or("node is shutting down")),
+            ("KubeletNotReady", not_ready.as_deref().unwrap_or_default()),
         ),
     ];
     let old = before.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
@@ -248,8 +267,12 @@ fn conditions(now: &Now<'_>) -> Vec<NodeCondition> {
 /// Whether a status says something new. The lease alone carries heartbeats.
 pub fn differs(before: &NodeStatus, now: &NodeStatus) -> bool {
     let strip = |status: &NodeStatus| {
-        let conditions =
-            status.conditions.iter().flatten().map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone())).collect::<Vec<_>>();
+        let conditions = status
+            .conditions
+            .iter()
+            .flatten()
+            .map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone(), c.message.clone()))
+            .collect::<Vec<_>>();
         (
             conditions,
             status.capacity.clone(),
@@ -341,6 +364,41 @@ mod tests {
             assert!(!differs(&second, &third), "a heartbeat alone");
             assert_eq!(changes(Some(&second), &third), Vec::<&str>::new());
         });
+    }
+
+    fn ready(status: &NodeStatus) -> (String, String) {
+        let ready = status.conditions.as_ref().unwrap().iter().find(|condition| condition.type_ == "Ready").unwrap();
+        (ready.status.clone(), ready.message.clone().unwrap())
+    }
+
+    #[test]
+    fn all_that_keeps_a_node_from_being_ready_is_told_and_a_new_cause_is_news() {
+        with_site(|site| {
+            let status = |problem, shutting_down| {
+                let pressure = Pressure { shutting_down, ..Pressure::default() };
+                status(site, &Now { network_problem: problem, ..now(0, pressure, None) })
+            };
+            let (uninitialized, broken) = (status(Some("not initialized"), false), status(Some("broken"), false));
+            let told = "container runtime network not ready: not initialized";
+            assert_eq!(ready(&uninitialized), ("False".to_owned(), told.to_owned()));
+            assert!(differs(&uninitialized, &broken), "another cause");
+            let both = ready(&status(Some("not initialized"), true));
+            assert_eq!(both, ("False".to_owned(), format!("[{told}, node is shutting down]")));
+            assert_eq!(ready(&status(None, true)).1, "node is shutting down");
+            assert_eq!(ready(&status(None, false)).0, "True");
+        });
+    }
+
+    #[test]
+    fn pods_wait_for_the_network_unless_they_use_the_nodes_own() {
+        let pod = |spec: Value| -> Pod { serde_json::from_value(json!({"spec": spec})).unwrap() };
+        let (own, host) = (pod(json!({"containers": []})), pod(json!({"containers": [], "hostNetwork": true})));
+        assert_eq!(
+            waits_for_network(&own, Some("down")).as_deref(),
+            Some("network is not ready: container runtime network not ready: down")
+        );
+        assert_eq!(waits_for_network(&host, Some("down")), None);
+        assert_eq!(waits_for_network(&own, None), None);
     }
 
     #[test]

@@ -40,8 +40,7 @@ fn picture(text: &str) -> Picture {
                 address["metadata"]["creationTimestamp"] = json!(format_time(at(-seconds("age=").unwrap_or(0))));
                 if !has("unlabelled") {
                     let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-                    address["metadata"]["labels"] =
-                        json!({MANAGER_LABEL: MANAGER, "ipaddress.kubernetes.io/ip-family": family});
+                    address["metadata"]["labels"] = json!({MANAGER_LABEL: MANAGER, "ipaddress.kubernetes.io/ip-family": family});
                 }
                 Object::IpAddress(serde_json::from_value::<IpAddress>(address).expect("well formed").into())
             }

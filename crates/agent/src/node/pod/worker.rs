@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use brain::podsync::actions::{self, Actions, Start};
 use brain::podsync::failure::{Retry, StartFailure};
-use brain::podsync::pace::{self, CALLS_WAITS_MAX, FORCED_GRACE_SECONDS, KILL_RETRY, MountRetry, PERIOD, PULL_RETRY, REPORT_RETRY, RETRY};
+use brain::podsync::pace::{
+    self, CALLS_WAITS_MAX, FORCED_GRACE_SECONDS, KILL_RETRY, MountRetry, NETWORK_RETRY, PERIOD, PULL_RETRY, REPORT_RETRY, RETRY,
+};
 use brain::podsync::status::{self, Ending};
-use brain::podsync::{Ended, Memory, Observed, View, is_deleted, pod_id, report, resize, uid};
+use brain::podsync::{Ended, Memory, Observed, View, is_deleted, pod_id, registration, report, resize, uid};
 use brain::request::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -236,6 +238,11 @@ impl Worker {
             return self.end().await;
         }
         self.probes.update(&self.pod, &observed, &mut self.memory);
+        let network_problem = self.context.registration.network_problem();
+        if let Some(message) = registration::waits_for_network(&self.pod, network_problem.as_deref()) {
+            self.context.events.pod(&self.pod, EventType::Warning, "NetworkNotReady", message);
+            return Next::At(Timestamp::now() + NETWORK_RETRY);
+        }
         if let Err(failure) = volumes::set_up(&self.context, &self.pod).await {
             self.context.events.pod(&self.pod, EventType::Warning, "FailedMount", failure.to_string());
             return Next::At(Timestamp::now() + self.mount_retry.after_failure());

@@ -146,7 +146,7 @@ fn daemons_are_reached_in_every_way() {
     // What is not there is not found, and not waited for.
     assert_eq!(addons.look_up("nothing.default.svc.cluster.local"), None);
     let sets = addons.kubectl().run("-n kube-system get daemonsets -o wide");
-    for column in ["kube-proxy   3         3         3", "everynode.dev/agent:builtin", "k8s-app=node-dns"] {
+    for column in ["kube-proxy    3         3         3", "everynode.dev/agent:builtin", "k8s-app=node-dns"] {
         assert!(sets.contains(column), "{column} is missing in\n{sets}");
     }
 }

@@ -8,6 +8,7 @@ mod addons;
 mod agents;
 mod chaos;
 mod chaos_nodes;
+mod cni;
 mod deletes;
 mod faulty_proxy;
 mod full_disk;

@@ -24,11 +24,17 @@ const PORT: &str = "10251";
 /// No node of a local cluster has pod addresses there.
 const POD_RANGE: &str = "10.253.77.0/24";
 
+/// Where programs look for CNI configuration and plugins, in the node's namespaces.
+pub const CNI_CONF_DIR: &str = "/var/lib/cri/cni";
+pub const CNI_BIN_DIR: &str = "/var/lib/cri/bin";
+
 pub struct CriNode<'a> {
     cluster: &'a Cluster,
     host: String,
     pub name: String,
-    children: Vec<Child>,
+    has_network: bool,
+    containerd: Option<Child>,
+    agent: Option<Child>,
 }
 
 impl<'a> CriNode<'a> {
@@ -37,20 +43,64 @@ impl<'a> CriNode<'a> {
         if !testing::can_run(&testing::CONTAINERD) {
             return None;
         }
+        let node = CriNode::start(cluster, true);
+        cluster.wait_node(&node.name, "True");
+        Some(node)
+    }
+
+    /// Same, but nothing connects its pods: it gets a range from the server, and has CNI plugins
+    /// without a configuration.
+    pub fn start_without_network_or_skip(cluster: &'a Cluster) -> Option<CriNode<'a>> {
+        if !testing::can_run(&testing::CONTAINERD) {
+            return None;
+        }
+        let node = CriNode::start(cluster, false);
+        cluster.wait_node(&node.name, "False");
+        Some(node)
+    }
+
+    fn start(cluster: &'a Cluster, has_network: bool) -> CriNode<'a> {
         let name = format!("{}-cri", cluster.name);
         // Stopped again: what is wanted of it are its credentials.
         cluster.succeed(&["node", "add", &name]);
         cluster.succeed(&["node", "stop", &name]);
-        let mut node = CriNode { cluster, host: cluster.control_plane(), name, children: Vec::new() };
+        if !has_network {
+            // What it registered, if it came to that, has the local node's range.
+            cluster.kubectl().run(&format!("delete node {name} --ignore-not-found"));
+        }
+        let mut node = CriNode { cluster, host: cluster.control_plane(), name, has_network, containerd: None, agent: None };
         node.configure();
-        node.run(&["containerd", "--config", &format!("{DIR}/config.toml")], "containerd.log");
+        node.containerd = Some(node.run(&["containerd", "--config", &format!("{DIR}/config.toml")], "containerd.log"));
         wait_long("containerd", || node.ctr(&["version"]).then_some(()));
-        node.import();
+        node.import_basics();
         node.start_agent();
-        cluster.wait_node(&node.name, "True");
         // The node below it is not for pods.
         cluster.kubectl().run(&format!("cordon {}", node.host));
-        Some(node)
+        node
+    }
+
+    /// Ends its agent, which leaves the containers, and starts another.
+    pub fn restart_agent(&mut self) {
+        end(self.agent.take());
+        self.start_agent();
+    }
+
+    /// Where CNI configurations are, seen from outside.
+    pub fn cni_conf_dir(&self) -> PathBuf {
+        self.dir().join("cni")
+    }
+
+    /// The node's folder for this, seen from outside.
+    pub fn dir(&self) -> PathBuf {
+        self.cluster.node_dir(&self.host).join("lib/cri")
+    }
+
+    /// Where its agent reaches the API server.
+    pub fn server(&self) -> String {
+        let text = std::fs::read_to_string(self.cluster.node_dir(&self.name).join("kubeconfig")).expect("the node has a kubeconfig");
+        let config = kinds::yaml::parse(&text).expect("the kubeconfig is YAML").0.into_value();
+        let server = config["clusters"][0]["cluster"]["server"].as_str().expect("there is a server");
+        server.trim_start_matches("https://").to_owned()
     }
 
     /// Where the logs of its pods are, seen from outside.
@@ -59,8 +109,11 @@ impl<'a> CriNode<'a> {
     }
 
     fn configure(&self) {
-        let dir = self.cluster.node_dir(&self.host).join("lib/cri");
-        std::fs::create_dir_all(dir.join("cni")).expect("the node's folder can be written to");
+        let dir = self.dir();
+        let plugins = if self.has_network { PLUGINS } else { CNI_BIN_DIR };
+        for folder in ["cni", "bin"] {
+            std::fs::create_dir_all(dir.join(folder)).expect("the node's folder can be written to");
+        }
         let config = format!(
             r#"version = 2
 root = "{DIR}/root"
@@ -75,8 +128,8 @@ sandbox_image = "{PAUSE}"
 netns_mounts_under_state_dir = true
 restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "{PLUGINS}"
-conf_dir = "{DIR}/cni"
+bin_dir = "{plugins}"
+conf_dir = "{CNI_CONF_DIR}"
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "native"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
@@ -85,26 +138,40 @@ runtime_type = "io.containerd.runc.v2"
 Root = "{STATE_DIR}/runc"
 "#
         );
+        std::fs::write(dir.join("config.toml"), config).expect("the node's folder can be written to");
+        if self.has_network { self.configure_network() } else { self.copy_plugins() }
+    }
+
+    fn configure_network(&self) {
         let ranges = json!([[{"subnet": POD_RANGE}]]);
         let ipam =
             json!({"type": "host-local", "dataDir": format!("{STATE_DIR}/ipam"), "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}]});
         let network = json!({"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "ptp", "ipam": ipam}]});
-        for (name, text) in [("config.toml", config), ("cni/10-pods.conflist", network.to_string())] {
-            std::fs::write(dir.join(name), text).expect("the node's folder can be written to");
+        std::fs::write(self.cni_conf_dir().join("10-pods.conflist"), network.to_string()).expect("the node's folder can be written to");
+    }
+
+    /// Networks bring plugins of their own besides: not into the machine's folder.
+    fn copy_plugins(&self) {
+        for plugin in std::fs::read_dir(PLUGINS).expect("the plugins are installed").flatten() {
+            std::fs::copy(plugin.path(), self.dir().join("bin").join(plugin.file_name())).expect("the node's folder can be written to");
         }
     }
 
-    fn import(&self) {
+    fn import_basics(&self) {
         let mut pause = Image::busybox();
         let mut config: Value = serde_json::from_slice(&pause.config).expect("images are described in JSON");
         config["config"] = json!({"Entrypoint": ["/bin/busybox", "sleep", "1000000"]});
         pause.config = config.to_string().into_bytes();
-        for (image, name) in [(Image::busybox(), "docker.io/library/busybox:test"), (pause, PAUSE)] {
-            let archive = self.cluster.home.path("cri-image.tar");
-            image.save(&archive, &[name]);
-            let archive = archive.to_str().expect("temporary paths are text");
-            assert!(self.ctr(&["-n", "k8s.io", "images", "import", "--snapshotter", "native", archive]), "{name} can be imported");
-        }
+        self.import(&Image::busybox(), "docker.io/library/busybox:test");
+        self.import(&pause, PAUSE);
+    }
+
+    /// The name is a whole one, with its registry.
+    pub fn import(&self, image: &Image, name: &str) {
+        let archive = self.cluster.home.path("cri-image.tar");
+        image.save(&archive, &[name]);
+        let archive = archive.to_str().expect("temporary paths are text");
+        assert!(self.ctr(&["-n", "k8s.io", "images", "import", "--snapshotter", "native", archive]), "{name} can be imported");
     }
 
     fn ctr(&self, arguments: &[&str]) -> bool {
@@ -135,20 +202,23 @@ Root = "{STATE_DIR}/runc"
             "--eviction-hard",
             "nodefs.available<256Mi,imagefs.available<256Mi,nodefs.inodesFree<1%",
         ]);
-        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
-        self.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), "agent-cri.log");
+        if !self.has_network {
+            arguments.extend(["--pod-network", "none"]);
+        }
+        self.agent = Some(self.run(&arguments, "agent-cri.log"));
     }
 
     /// Starts a program in the node's namespaces and control groups.
-    fn run(&mut self, arguments: &[&str], log: &str) {
-        let log = std::fs::File::create(self.cluster.home.path(log)).expect("the temporary folder can be written to");
+    fn run(&self, arguments: &[&str], log: &str) -> Child {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.cluster.home.path(log));
+        let log = log.expect("the temporary folder can be written to");
         let groups: Vec<PathBuf> = hierarchies().iter().map(|root| root.join(self.cluster.group(&self.host)).join("agent")).collect();
         let groups: Vec<String> = groups.iter().filter(|dir| dir.is_dir()).map(|dir| dir.display().to_string()).collect();
         let join: String = groups.iter().map(|dir| format!("echo $$ > {dir}/cgroup.procs; ")).collect();
         let mut command = self.inside();
         command.args(["sh", "-c", &format!("{join} exec \"$@\""), "sh"]).args(arguments);
         let error = log.try_clone().expect("descriptors can be copied");
-        self.children.push(command.stdin(Stdio::null()).stdout(log).stderr(error).spawn().expect("nsenter can be started"));
+        command.stdin(Stdio::null()).stdout(log).stderr(error).spawn().expect("nsenter can be started")
     }
 
     fn inside(&self) -> Command {
@@ -168,9 +238,14 @@ impl Drop for CriNode<'_> {
             }
         }
         // The agent first: without containerd it would tell of errors.
-        for child in self.children.iter_mut().rev() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        end(self.agent.take());
+        end(self.containerd.take());
+    }
+}
+
+fn end(child: Option<Child>) {
+    if let Some(mut child) = child {
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }

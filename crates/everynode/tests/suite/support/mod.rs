@@ -2,7 +2,7 @@
 
 mod client;
 pub mod cluster;
-mod containerd;
+pub mod containerd;
 mod fleet;
 mod home;
 mod image;
