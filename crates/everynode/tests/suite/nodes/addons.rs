@@ -209,8 +209,8 @@ fn traffic_goes_on_while_the_addons_are_replaced() {
     addons.wait_for_addons();
 }
 
-/// Each pod is replaced by one that is ready before it ends. `EVERYNODE_REPLACEMENTS` says how often
-/// all pods are replaced.
+/// Each pod is replaced by one that is ready before it ends. `EVERYNODE_REPLACEMENTS` says how
+/// often all pods are replaced.
 #[test]
 fn no_connection_is_lost_while_pods_are_replaced() {
     let Some(addons) = Addons::start_or_skip("addonsurge") else { return };
