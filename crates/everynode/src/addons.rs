@@ -30,6 +30,8 @@ pub struct Site {
     /// The pods of all nodes.
     pub cluster_cidr: String,
     pub pod_network: PodNetworkChoice,
+    /// Whether node-dns goes through the search paths for pods. It then reads all pods.
+    pub autopath: bool,
 }
 
 /// What connects the pods of different nodes.
@@ -168,9 +170,10 @@ fn own_set_role(name: &str) -> [Value; 2] {
 fn node_dns(site: &Site) -> Vec<Value> {
     const NAME: &str = "node-dns";
     const ROLE: &str = "everynode:node-dns";
+    let own = [Some(format!("--address={CLUSTER_DNS}")), site.autopath.then(|| "--autopath=true".to_owned())].into_iter().flatten();
     let program = Program {
         name: NAME,
-        arguments: [common_arguments(site, NAME), vec![format!("--address={CLUSTER_DNS}")]].concat(),
+        arguments: common_arguments(site, NAME).into_iter().chain(own).collect(),
         // Its address is one of the node's network, and its port is a low one.
         capabilities: &["NET_ADMIN", "NET_BIND_SERVICE"],
         ready: json!({"httpGet": {"path": "/ready", "port": 8181}, "periodSeconds": 2}),
@@ -180,10 +183,12 @@ fn node_dns(site: &Site) -> Vec<Value> {
         host_paths: Vec::new(),
     };
     let read = |group: &str, resources: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": ["list", "watch"]});
-    let role = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": ROLE},
-        "rules": [read("", &["namespaces", "services"]), read("discovery.k8s.io", &["endpointslices"])],
-    });
+    let mut rules = vec![read("", &["namespaces", "services"]), read("discovery.k8s.io", &["endpointslices"])];
+    if site.autopath {
+        // It asks for those of its node; a role cannot say so.
+        rules.push(read("", &["pods"]));
+    }
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": ROLE}, "rules": rules});
     // By this name monitoring finds the resolvers, and others find the address. kube-proxy leaves
     // it alone: the address is the node's own.
     let service = json!({
@@ -292,4 +297,33 @@ impl Program {
 
 fn meta(name: &str) -> Value {
     json!({"name": name, "namespace": NAMESPACE, "labels": {LABEL: name}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rules of node-dns's role, and the arguments of its program.
+    fn node_dns_of(autopath: bool) -> (String, String) {
+        let site = Site {
+            server: "192.0.2.10:6443".to_owned(),
+            cluster_cidr: "10.244.0.0/16".to_owned(),
+            pod_network: PodNetworkChoice::None,
+            autopath,
+        };
+        let objects = node_dns(&site);
+        let of = |kind: &str, path: &str| {
+            let object = objects.iter().find(|object| object["kind"] == kind).expect("it is there");
+            object.pointer(path).expect("it has this").to_string()
+        };
+        (of("ClusterRole", "/rules"), of("DaemonSet", "/spec/template/spec/containers/0/args"))
+    }
+
+    #[test]
+    fn node_dns_reads_pods_only_where_it_goes_through_search_paths() {
+        let (rules, arguments) = node_dns_of(false);
+        assert!(!rules.contains("pods") && !arguments.contains("autopath"), "{rules} {arguments}");
+        let (rules, arguments) = node_dns_of(true);
+        assert!(rules.contains(r#""pods""#) && arguments.contains(r#""--autopath=true""#), "{rules} {arguments}");
+    }
 }

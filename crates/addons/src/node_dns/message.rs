@@ -141,6 +141,15 @@ pub fn fill(reply: &mut Message, found: Option<&Answer>, zone: &ZoneOf<'_>, turn
     reply.additionals.extend(answer.additional.iter().filter_map(|record| wire(record, None)));
 }
 
+/// Makes a reply about another name one about the name that was asked for, which leads there.
+pub fn lead(mut reply: Message, to: &str) -> Option<Message> {
+    let asked = reply.queries.first()?.name().clone();
+    reply.answers.insert(0, WireRecord::from_rdata(asked, TTL_SECONDS, RData::CNAME(CNAME(absolute(to)?))));
+    // Nothing proves that it leads there.
+    reply.metadata.authentic_data = false;
+    Some(reply)
+}
+
 fn soa(zone: &ZoneOf<'_>) -> Option<WireRecord> {
     let name = absolute(zone.domain)?;
     let data = SOA::new(

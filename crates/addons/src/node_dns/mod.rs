@@ -2,8 +2,9 @@
 //!
 //! Each node has the cluster's DNS address itself: no other node, no translation of addresses and
 //! no tracked connection is between a pod and its answer. Names of the cluster are answered from
-//! memory (`brain::dns`), all others go to the node's own resolvers ([`forward`]). [`message`] is
-//! the protocol, [`server`] the sockets.
+//! memory (`brain::dns`), all others go to the node's own resolvers ([`forward`]). Where it is told
+//! to, one question of a pod of its node is answered for the whole list of search paths
+//! ([`resolver`]). [`message`] is the protocol, [`server`] the sockets.
 
 mod address;
 mod forward;
@@ -17,8 +18,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use brain::dns::{Zone, ZoneSettings};
+use brain::dns::{SearchPaths, Zone, ZoneSettings};
 use brain::model::Key;
+use brain::podsync::files::parse_resolv_conf;
 use http::StatusCode;
 use ipnet::IpNet;
 use kube::Client;
@@ -28,7 +30,7 @@ use wire::plain;
 
 use crate::OwnSet;
 use crate::follow::{Change, Followed, follow, resource};
-pub use resolver::Resolver;
+pub use resolver::{Known, Resolver};
 pub use server::threads;
 
 /// Changes that wait for the loop at most; a watch that is ahead waits.
@@ -56,6 +58,8 @@ pub struct Settings {
     /// The table of rules; no other program may use that name. None: addresses and rules of the
     /// node are left alone, because another program has made them.
     pub table: Option<String>,
+    /// The node whose pods get one answer for all of their search paths. None: no pods do.
+    pub autopath: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -83,24 +87,32 @@ enum Kind {
     EndpointSlice,
 }
 
+/// What a change is for.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Zone(Kind),
+    SearchPaths,
+}
+
 /// Runs until `shutdown` turns true. The node keeps the address, because the next version is there
 /// soon, unless the program's set is gone.
 pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiver<bool>) -> Result<(), DnsError> {
     let zone_settings = ZoneSettings { domain: settings.domain.clone(), server: settings.address.into(), ranges: settings.ranges.clone() };
     let zone = Arc::new(RwLock::new(Zone::new(zone_settings)));
+    let known = Known { zone, search_paths: search_paths(&settings) };
     let own_set = settings.own_set.clone().map(|set| set.follow(&client));
     if let Some(table) = &settings.table {
         address::ensure(settings.address, table)?;
     }
     let (sender, mut changes) = mpsc::channel(CHANGES_MAX);
     let mut watches = JoinSet::new();
-    follow(&client, followed(), &sender, &mut watches);
+    follow(&client, followed(&settings, &known), &sender, &mut watches);
     let mut listed = BTreeSet::new();
     let all = BTreeSet::from([Kind::Namespace, Kind::Service, Kind::EndpointSlice]);
     let first = async {
         while listed != all {
-            let Some((kind, change)) = changes.recv().await else { return };
-            take(&zone, kind, change, &mut listed);
+            let Some((part, change)) = changes.recv().await else { return };
+            take(&known, part, change, &mut listed);
         }
     };
     // Both arms only wait.
@@ -109,7 +121,7 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
         _ = shutdown.wait_for(|&stopping| stopping) => {}
     }
     let mut serving = JoinSet::new();
-    let resolver = answer_from(zone.clone(), &settings, &shutdown, &mut serving)?;
+    let resolver = answer_from(known.clone(), &settings, &shutdown, &mut serving)?;
     resolver.set_synced(listed == all);
     if let Some(address) = settings.health {
         let listener = server::tcp(address).map_err(|cause| DnsError::Listen { address, cause })?;
@@ -124,8 +136,8 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
     loop {
         // A change that was received is taken in at once; the other arm only waits.
         tokio::select! {
-            Some((kind, change)) = changes.recv() => {
-                take(&zone, kind, change, &mut listed);
+            Some((part, change)) = changes.recv() => {
+                take(&known, part, change, &mut listed);
                 resolver.set_synced(listed == all);
             }
             _ = shutdown.wait_for(|&stopping| stopping) => break,
@@ -141,31 +153,57 @@ pub async fn run(client: Client, settings: Settings, mut shutdown: watch::Receiv
     Ok(())
 }
 
-/// Answers questions from a zone that the caller fills. Until the caller says that it is complete,
+/// Answers questions from what the caller fills. Until the caller says that it is complete,
 /// questions about the cluster fail.
 pub fn answer_from(
-    zone: Arc<RwLock<Zone>>,
+    known: Known,
     settings: &Settings,
     shutdown: &watch::Receiver<bool>,
     serving: &mut JoinSet<()>,
 ) -> Result<Arc<Resolver>, DnsError> {
     let address = SocketAddr::from((settings.address, settings.port));
     let sockets = server::Sockets::bind(address).map_err(|cause| DnsError::Listen { address, cause })?;
-    let resolver = Arc::new(Resolver::new(zone, forward::Forwarder::new(settings)));
+    let resolver = Arc::new(Resolver::new(known, forward::Forwarder::new(settings)));
     sockets.serve(&resolver, shutdown, serving);
     Ok(resolver)
 }
 
-fn followed() -> Vec<Followed<Kind>> {
-    let all = |kind, resource| Followed { kind, resource, labels: None, fields: None };
-    vec![
+/// The paths that pods have from this node. Those of its program's own pod are the node's.
+fn search_paths(settings: &Settings) -> Option<Arc<RwLock<SearchPaths>>> {
+    settings.autopath.as_ref()?;
+    // Without the file, `Forwarder` complains, and knows no resolvers.
+    let of_node = std::fs::read_to_string(&settings.resolv_conf).map(|text| parse_resolv_conf(&text).searches).ok()?;
+    let paths = SearchPaths::new(&settings.domain, &of_node);
+    if paths.is_none() {
+        tracing::warn!(?of_node, "libraries cut the pods' list of search paths in different places: pods go through it themselves");
+    }
+    paths.map(RwLock::new).map(Arc::new)
+}
+
+fn followed(settings: &Settings, known: &Known) -> Vec<Followed<Part>> {
+    let all = |kind, resource| Followed { kind: Part::Zone(kind), resource, labels: None, fields: None };
+    let mut followed = vec![
         all(Kind::Namespace, resource("", "v1", "Namespace", "namespaces")),
         all(Kind::Service, resource("", "v1", "Service", "services")),
         all(Kind::EndpointSlice, resource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")),
-    ]
+    ];
+    if let (Some(node), Some(_)) = (&settings.autopath, &known.search_paths) {
+        let fields = Some(format!("spec.nodeName={node}"));
+        followed.push(Followed { kind: Part::SearchPaths, resource: resource("", "v1", "Pod", "pods"), labels: None, fields });
+    }
+    followed
 }
 
-fn take(zone: &RwLock<Zone>, kind: Kind, change: Change, listed: &mut BTreeSet<Kind>) {
+fn take(known: &Known, part: Part, change: Change, listed: &mut BTreeSet<Kind>) {
+    match (part, &known.search_paths) {
+        (Part::Zone(kind), _) => take_into_zone(&known.zone, kind, change, listed),
+        // Answers do not wait for pods: until they are there, they go through their lists.
+        (Part::SearchPaths, Some(paths)) => take_pod(paths, change),
+        (Part::SearchPaths, None) => {}
+    }
+}
+
+fn take_into_zone(zone: &RwLock<Zone>, kind: Kind, change: Change, listed: &mut BTreeSet<Kind>) {
     let mut zone = zone.write().unwrap_or_else(PoisonError::into_inner);
     match (kind, change) {
         (Kind::Namespace, Change::Put(key, _)) => zone.put_namespace(&key.name),
@@ -180,6 +218,18 @@ fn take(zone: &RwLock<Zone>, kind: Kind, change: Change, listed: &mut BTreeSet<K
             };
             there.iter().filter(|key| !keys.contains(key)).for_each(|key| remove(&mut zone, kind, key));
             listed.insert(kind);
+        }
+    }
+}
+
+fn take_pod(paths: &RwLock<SearchPaths>, change: Change) {
+    let mut paths = paths.write().unwrap_or_else(PoisonError::into_inner);
+    match change {
+        Change::Put(key, object) => paths.put_pod(&key, &object),
+        Change::Gone(key) => paths.remove_pod(&key),
+        Change::Listed(keys) => {
+            let gone: Vec<Key> = paths.pod_keys().filter(|key| !keys.contains(key)).cloned().collect();
+            gone.iter().for_each(|key| paths.remove_pod(key));
         }
     }
 }

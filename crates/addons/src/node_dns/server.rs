@@ -103,13 +103,13 @@ async fn serve_udp(socket: Arc<UdpSocket>, resolver: Arc<Resolver>, mut shutdown
             Received::Question(asked) => asked,
         };
         let room = message::room(&asked.request);
-        match resolver.answer(&asked) {
+        match resolver.answer(client.ip(), &asked) {
             Local::Done(reply) => send(&socket, &reply, room, client),
-            Local::Elsewhere { reply, name } => {
+            others_know => {
                 let (socket, resolver) = (socket.clone(), resolver.clone());
                 // As many as the resolver lets ask others; those above the limit end at once.
                 tokio::spawn(async move {
-                    let reply = resolver.ask_others(client.ip(), &asked, reply, &name).await;
+                    let reply = resolver.finish(client.ip(), &asked, others_know).await;
                     send(&socket, &reply, room, client);
                 });
             }
@@ -157,10 +157,7 @@ async fn connection(mut stream: TcpStream, client: SocketAddr, resolver: &Resolv
         let reply = match message::read(&bytes) {
             Received::Nothing => return Ok(()),
             Received::Refusal(reply) => reply,
-            Received::Question(asked) => match resolver.answer(&asked) {
-                Local::Done(reply) => reply,
-                Local::Elsewhere { reply, name } => resolver.ask_others(client.ip(), &asked, reply, &name).await,
-            },
+            Received::Question(asked) => resolver.finish(client.ip(), &asked, resolver.answer(client.ip(), &asked)).await,
         };
         let written = message::write(&reply, None, Transport::Tcp);
         let bytes = written.or_else(|| message::refusal(&reply, ResponseCode::ServFail).to_vec().ok()).unwrap_or_default();

@@ -1,15 +1,16 @@
 //! The resolver over real sockets on the loopback interface, with a resolver of others that the
 //! test plays.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use brain::dns::{Zone, ZoneSettings};
+use brain::dns::{SearchPaths, Zone, ZoneSettings};
 use brain::model::Key;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::rdata::{A, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -19,8 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::forward::Forwarder;
-use super::resolver::Resolver;
-use super::server;
+use super::resolver::{Known, Resolver};
+use super::{Change, Part, server, take};
 
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 /// Nothing is sent back within this time, or ever.
@@ -56,8 +57,8 @@ fn zone() -> Zone {
     zone
 }
 
-/// Answers `example.org` with an address, everything else with "no such name" that may be kept;
-/// tells a lie first, from the right place with the wrong number.
+/// Answers a few names with an address, and everything else with "no such name", which may be kept
+/// below `corp.example`; tells a lie first, from the right place with the wrong number.
 async fn others(asked: Arc<AtomicUsize>) -> SocketAddr {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket can be opened");
     let address = socket.local_addr().expect("it has an address");
@@ -72,9 +73,21 @@ async fn others(asked: Arc<AtomicUsize>) -> SocketAddr {
             let mut answer = Message::response(question.metadata.id, OpCode::Query);
             answer.add_queries(question.queries.iter().cloned());
             let name = question.queries[0].name().clone();
-            match name.to_ascii().as_str() {
-                "example.org." => {
+            match (name.to_ascii().as_str(), question.queries[0].query_type()) {
+                ("example.org." | "www.example.org." | "db.in.eu.corp.example.", RecordType::A) => {
                     answer.add_answer(Record::from_rdata(name, 60, RData::A(A(Ipv4Addr::new(192, 0, 2, 7)))));
+                }
+                ("www.example.org." | "only.v4.eu.corp.example.", _) => {}
+                ("only.v4.eu.", _) => {
+                    answer.add_answer(Record::from_rdata(name, 60, RData::A(A(Ipv4Addr::new(192, 0, 2, 9)))));
+                }
+                ("broken.eu.example.", _) => answer.metadata.response_code = ResponseCode::ServFail,
+                (silent, _) if silent.ends_with(".silent.example.") => continue,
+                (corp, _) if corp.ends_with(".corp.example.") => {
+                    answer.metadata.response_code = ResponseCode::NXDomain;
+                    let zone = Name::from_ascii("corp.example.").expect("a name");
+                    let soa = SOA::new(zone.clone(), zone.clone(), 1, 60, 60, 60, 60);
+                    answer.authorities.push(Record::from_rdata(zone, 60, RData::SOA(soa)));
                 }
                 _ => answer.metadata.response_code = ResponseCode::NXDomain,
             }
@@ -85,9 +98,22 @@ async fn others(asked: Arc<AtomicUsize>) -> SocketAddr {
 }
 
 async fn world() -> World {
+    world_with(None).await
+}
+
+/// Its pod, in the namespace `default`, has the address from which the tests ask.
+async fn world_with_a_pod() -> World {
+    let mut paths = SearchPaths::new("cluster.local", &["corp.example".to_owned()]).expect("a short list");
+    let pod = json!({"spec": {"dnsPolicy": "ClusterFirst"}, "status": {"phase": "Running", "podIPs": [{"ip": Ipv4Addr::LOCALHOST}]}});
+    paths.put_pod(&Key::new("default", "pod"), &pod);
+    world_with(Some(Arc::new(RwLock::new(paths)))).await
+}
+
+async fn world_with(search_paths: Option<Arc<RwLock<SearchPaths>>>) -> World {
+    let known = Known { zone: Arc::new(RwLock::new(zone())), search_paths };
     let asked = Arc::new(AtomicUsize::new(0));
     let others = others(asked.clone()).await;
-    let resolver = Arc::new(Resolver::new(Arc::new(RwLock::new(zone())), Forwarder::of(vec![others])));
+    let resolver = Arc::new(Resolver::new(known, Forwarder::of(vec![others])));
     resolver.set_synced(true);
     let (stop, shutdown) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -111,7 +137,11 @@ fn question(name: &str, kind: RecordType) -> Message {
 
 impl World {
     async fn udp_bytes(&self, bytes: &[u8], deadline: Duration) -> Option<Vec<u8>> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket can be opened");
+        self.udp_bytes_from(Ipv4Addr::LOCALHOST, bytes, deadline).await
+    }
+
+    async fn udp_bytes_from(&self, client: Ipv4Addr, bytes: &[u8], deadline: Duration) -> Option<Vec<u8>> {
+        let socket = UdpSocket::bind((client, 0)).await.expect("a socket can be opened");
         socket.connect(self.address).await.expect("the address is there");
         socket.send(bytes).await.expect("it can be sent");
         let mut buffer = vec![0; 65_536];
@@ -262,7 +292,7 @@ async fn any_bytes_leave_it_answering() {
 async fn a_loop_is_noticed_and_ended() {
     let asked = Arc::new(AtomicUsize::new(0));
     let forwarder = Forwarder::of(vec![others(asked.clone()).await]);
-    let resolver = Resolver::new(Arc::new(RwLock::new(zone())), forwarder);
+    let resolver = Resolver::new(Known { zone: Arc::new(RwLock::new(zone())), search_paths: None }, forwarder);
     resolver.look_for_loops().await;
     let before = asked.load(Ordering::Relaxed);
     assert!(before > 0);
@@ -278,4 +308,110 @@ async fn a_loop_is_noticed_and_ended() {
     assert_eq!(world.ask("example.org.", RecordType::A).await.metadata.response_code, ResponseCode::ServFail);
     assert_eq!(world.asked.load(Ordering::Relaxed), before);
     assert_eq!(addresses(&world.ask("web.default.svc.cluster.local.", RecordType::A).await), ["10.96.0.7"]);
+}
+
+/// Questions that the resolver of others gets for one of a pod.
+async fn cost(world: &World, name: &str, kind: RecordType) -> (Message, usize) {
+    let before = world.asked.load(Ordering::Relaxed);
+    let answer = world.ask(name, kind).await;
+    (answer, world.asked.load(Ordering::Relaxed) - before)
+}
+
+#[tokio::test]
+async fn a_pod_has_one_answer_for_its_list() {
+    let world = world_with_a_pod().await;
+    let name = "WWW.example.org.default.svc.cluster.local.";
+    let (answer, questions) = cost(&world, name, RecordType::A).await;
+    assert_eq!(addresses(&answer), ["www.example.org.", "192.0.2.7"]);
+    assert_eq!((answer.answers[0].name.to_ascii().as_str(), answer.answers[0].ttl), (name, 5));
+    assert_eq!(answer.queries[0].name().to_ascii(), name);
+    assert!(!answer.metadata.authoritative && !answer.metadata.authentic_data);
+    // The node's path, and the name itself; then both are known.
+    assert_eq!(questions, 2);
+    let again = world.tcp(&question(name, RecordType::A)).await;
+    assert_eq!((addresses(&again), world.asked.load(Ordering::Relaxed)), (addresses(&answer), 2));
+    // It is there, without such an address: musl takes no answer for "no such name".
+    let other = world.ask(name, RecordType::AAAA).await;
+    assert_eq!((other.metadata.response_code, addresses(&other)), (ResponseCode::NoError, vec!["www.example.org.".to_owned()]));
+    // Found in the cluster, and with a path of the node.
+    let (inside, questions) = cost(&world, "web.default.svc.cluster.local.default.svc.cluster.local.", RecordType::A).await;
+    assert_eq!((addresses(&inside), questions), (vec!["web.default.svc.cluster.local.".to_owned(), "10.96.0.7".to_owned()], 1));
+    let (by_path, _) = cost(&world, "db.in.eu.default.svc.cluster.local.", RecordType::A).await;
+    assert_eq!(addresses(&by_path), ["db.in.eu.corp.example.", "192.0.2.7"]);
+    assert!(world.resolver.figures().contains("node_dns_searches_total 5\n"), "{}", world.resolver.figures());
+}
+
+#[tokio::test]
+async fn where_the_list_leads_nowhere_the_question_has_its_own_answer() {
+    let world = world_with_a_pod().await;
+    for (name, questions) in [
+        ("not.there.example.default.svc.cluster.local.", 2),
+        // Libraries disagree on whether the search ends where the address is missing.
+        ("only.v4.eu.default.svc.cluster.local.", 1),
+        // Others fail: the pod goes on by itself. Each of two rounds asks once.
+        ("broken.eu.example.default.svc.cluster.local.", 3),
+        // No search begins with it.
+        ("web-0.org.default.svc.cluster.local.", 0),
+        ("www.example.org.other.svc.cluster.local.", 0),
+    ] {
+        let (answer, cost) = cost(&world, name, RecordType::A).await;
+        assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NXDomain, 0), "{name}");
+        assert_eq!(answer.authorities[0].name.to_ascii(), "cluster.local.", "{name}");
+        assert_eq!(cost, questions, "{name}");
+    }
+    let text = question("www.example.org.default.svc.cluster.local.", RecordType::TXT);
+    assert_eq!(world.udp(&text).await.metadata.response_code, ResponseCode::NXDomain);
+    // A client that is none of the node's pods.
+    let bytes = question("www.example.org.default.svc.cluster.local.", RecordType::A).to_vec().expect("it can be written");
+    let answer = world.udp_bytes_from(Ipv4Addr::new(127, 0, 0, 2), &bytes, ANSWER_DEADLINE).await.expect("an answer");
+    assert_eq!(Message::from_vec(&answer).expect("a message").metadata.response_code, ResponseCode::NXDomain);
+}
+
+/// Searches take places as all other questions to others do, and end before the pod asks again.
+#[tokio::test]
+async fn searches_have_a_share_and_an_end() {
+    let world = Arc::new(world_with_a_pod().await);
+    let began = Instant::now();
+    let mut waiting = JoinSet::new();
+    for number in 0..150 {
+        let world = world.clone();
+        waiting.spawn(async move {
+            let answer = world.ask(&format!("a{number}.silent.example.default.svc.cluster.local."), RecordType::A).await;
+            assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
+            began.elapsed()
+        });
+    }
+    let mut times: Vec<Duration> = Vec::new();
+    while let Some(time) = waiting.join_next().await {
+        times.push(time.expect("an answer"));
+    }
+    times.sort_unstable();
+    assert!(times.last() < Some(&Duration::from_millis(4900)), "{times:?}");
+    // Those above the share have their own answer at once.
+    assert!(times[49] < Duration::from_secs(2) && times[60] > Duration::from_secs(3), "{times:?}");
+}
+
+#[test]
+fn pods_come_and_go_with_their_watch() {
+    let paths = Arc::new(RwLock::new(SearchPaths::new("cluster.local", &[]).expect("a short list")));
+    let known = Known { zone: Arc::new(RwLock::new(zone())), search_paths: Some(paths.clone()) };
+    let mut listed = BTreeSet::new();
+    let pod = json!({"spec": {"dnsPolicy": "ClusterFirst"}, "status": {"phase": "Running", "podIPs": [{"ip": "10.244.0.1"}]}});
+    let key = Key::new("default", "pod");
+    let is_known = || {
+        let paths = paths.read().expect("no test panics with it");
+        let name = "www.example.org.default.svc.cluster.local";
+        paths.after("10.244.0.1".parse().expect("an address"), name, brain::dns::Type::A).is_some()
+    };
+    for (change, is_known_then) in [
+        (Change::Put(key.clone(), pod.clone()), true),
+        (Change::Listed(BTreeSet::from([key.clone()])), true),
+        (Change::Gone(key.clone()), false),
+        (Change::Put(key.clone(), pod), true),
+        (Change::Listed(BTreeSet::new()), false),
+    ] {
+        take(&known, Part::SearchPaths, change, &mut listed);
+        assert_eq!(is_known(), is_known_then);
+    }
+    assert!(listed.is_empty(), "answers do not wait for pods");
 }

@@ -7,6 +7,7 @@
 
 mod answer;
 mod records;
+mod search;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use serde_json::Value;
 use crate::model::{EndpointSlice, Key};
 
 pub use records::{Answer, Data, Outcome, Question, Record, TTL_SECONDS, Type};
+pub use search::{End, Search, SearchPaths, Seen};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 

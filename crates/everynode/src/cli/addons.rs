@@ -30,6 +30,12 @@ pub struct Addons {
     /// that you bring.
     #[arg(long, default_value_t = PodNetworkChoice::default(), value_name = "direct|vxlan|wireguard|none")]
     pod_network: PodNetworkChoice,
+
+    /// Let node-dns go through the search paths for pods: one question instead of four to seven for
+    /// a name outside of the cluster. The resolver of each node may then read all pods. Not for
+    /// nodes whose resolv.conf gets other search paths while pods run.
+    #[arg(long)]
+    autopath: bool,
 }
 
 impl Addons {
@@ -38,7 +44,12 @@ impl Addons {
         if !self.server.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && !host.contains('/') && is_port(port)) {
             bail!("--server {:?} is no host and port, as in 192.0.2.10:6443", self.server);
         }
-        let site = Site { server: self.server, cluster_cidr: self.cluster_cidr.to_string(), pod_network: self.pod_network };
+        let site = Site {
+            server: self.server,
+            cluster_cidr: self.cluster_cidr.to_string(),
+            pod_network: self.pod_network,
+            autopath: self.autopath,
+        };
         let list = json!({"apiVersion": "v1", "kind": "List", "items": addons::manifests(&site)});
         let text = serde_json::to_string_pretty(&list).context("the manifests cannot be written")?;
         writeln!(std::io::stdout(), "{text}").context("cannot print the manifests")?;

@@ -161,6 +161,7 @@ fn addons(nodes: &[nodes::Node]) -> anyhow::Result<Vec<Manifest>> {
         server: Network { slot: node.spec.slot }.server().to_string(),
         cluster_cidr: node.spec.cluster_cidr.clone(),
         pod_network: node.spec.pod_network,
+        autopath: false,
     };
     addons::manifests(&site).into_iter().map(apply::of_object).collect()
 }

@@ -1,5 +1,7 @@
 //! Names: node-dns with a zone of many Services, beside unbound and dnsmasq with the same names.
-//! Each is a process of its own on a loopback address of a new namespace.
+//! Each is a process of its own on a loopback address of a new namespace. And lookups of names
+//! outside of the cluster by clients with search paths: one of a pod whose list node-dns goes
+//! through, one that does it by itself.
 
 use std::fmt::Write as _;
 use std::io;
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use addons::node_dns;
 use anyhow::{Context, bail};
-use brain::dns::{Zone, ZoneSettings};
+use brain::dns::{SearchPaths, Zone, ZoneSettings};
 use brain::model::Key;
 use serde_json::json;
 use tokio::sync::watch;
@@ -25,6 +27,15 @@ use super::world::Namespace;
 const DOMAIN: &str = "cluster.local";
 const ADDRESS: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const PORT: u16 = 5300;
+/// The resolver of others, in the process of node-dns.
+const OTHERS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+/// Where node-dns knows a pod, and where it knows none.
+const POD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+const NO_POD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 4);
+/// Outside of the cluster; all of them are in the cache soon.
+const OUTSIDE: usize = 1000;
+/// As a pod of the namespace `default` has them.
+const SEARCH_PATHS: [&str; 3] = ["default.svc.cluster.local", "svc.cluster.local", "cluster.local"];
 const CLIENTS: [usize; 2] = [1, 8];
 const ROUNDS: usize = 2;
 const ROUND: Duration = Duration::from_secs(1);
@@ -56,11 +67,29 @@ pub fn measure(services: usize) -> anyhow::Result<()> {
             }
         }
         for (server, round) in servers.iter().zip(&rounds) {
-            round.print(&format!("names, {}, {clients} clients", server.name), &rounds[0]);
+            round.print(&format!("names, {}, {clients} clients", server.name), &rounds[0], "question");
         }
+        measure_searches(&servers[0], clients)?;
     }
     for server in &servers {
         line(&format!("names, {}: resident", server.name), &format!("{:>9.0} MB", process::resident_mb(server.process.id())?));
+    }
+    Ok(())
+}
+
+/// Lookups of names outside of the cluster, until there is an address.
+fn measure_searches(server: &Server, clients: usize) -> anyhow::Result<()> {
+    let ways = [("gone through by node-dns", POD), ("gone through by the client", NO_POD)];
+    let mut rounds = [Round::default(), Round::default()];
+    for _ in 0..ROUNDS {
+        for ((way, address), round) in ways.iter().zip(&mut rounds) {
+            let lookups =
+                server.all_at_once(clients, |seed| Client::new(&server.namespace, *address, seed)?.for_a_while(OUTSIDE, Client::search));
+            round.add(lookups.with_context(|| format!("cannot look up names {way}"))?);
+        }
+    }
+    for ((way, _), round) in ways.iter().zip(&rounds) {
+        round.print(&format!("search paths, {way}, {clients} clients"), &rounds[0], "lookup");
     }
     Ok(())
 }
@@ -74,19 +103,29 @@ pub fn serve(services: usize) -> anyhow::Result<()> {
         .build()
         .context("cannot start the runtime")?;
     tokio.block_on(async {
+        let dir = Scratch::new()?;
+        let resolv_conf = dir.0.join("resolv.conf");
+        std::fs::write(&resolv_conf, format!("nameserver {OTHERS}\n")).context("cannot write a resolv.conf")?;
+        let others = UdpSocket::bind((OTHERS, 53)).context("cannot play the resolver of others")?;
+        std::thread::spawn(move || answer_for_others(&others));
         let settings = node_dns::Settings {
             domain: DOMAIN.to_owned(),
             own_set: None,
             address: ADDRESS,
             port: PORT,
             ranges: Vec::new(),
-            resolv_conf: "/dev/null".into(),
+            resolv_conf,
             health: None,
             table: None,
+            autopath: None,
         };
         let (_sender, shutdown) = watch::channel(false);
         let mut serving = JoinSet::new();
-        let resolver = node_dns::answer_from(Arc::new(RwLock::new(zone(services))), &settings, &shutdown, &mut serving)?;
+        let search_paths = Some(Arc::new(RwLock::new(search_paths())));
+        let known = node_dns::Known { zone: Arc::new(RwLock::new(zone(services))), search_paths };
+        let resolver = node_dns::answer_from(known, &settings, &shutdown, &mut serving)?;
+        // Whoever started this process ends it without a chance to clean up.
+        drop(dir);
         resolver.set_synced(true);
         while serving.join_next().await.is_some() {}
         Ok(())
@@ -113,6 +152,25 @@ fn zone(services: usize) -> Zone {
         zone.put_slice(&Key::new(&namespace, &slice), object);
     }
     zone
+}
+
+fn search_paths() -> SearchPaths {
+    let mut paths = SearchPaths::new(DOMAIN, &[]).expect("the list is short");
+    let pod = json!({"spec": {"dnsPolicy": "ClusterFirst"}, "status": {"phase": "Running", "podIPs": [{"ip": POD}]}});
+    paths.put_pod(&Key::new("default", "pod"), &pod);
+    paths
+}
+
+/// Gives every name one address.
+fn answer_for_others(socket: &UdpSocket) {
+    let mut buffer = [0; MESSAGE_BYTES_MAX];
+    while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+        let Some(name_bytes) = buffer[HEADER_BYTES..length].iter().position(|byte| *byte == 0) else { continue };
+        let mut answer = buffer[..HEADER_BYTES + name_bytes + 5].to_vec();
+        answer[2..HEADER_BYTES].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+        answer.extend([0xc0, HEADER_BYTES as u8, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 7]);
+        let _ = socket.send_to(&answer, client);
+    }
 }
 
 fn full_name(number: usize) -> String {
@@ -173,7 +231,7 @@ impl Server {
 
     fn wait_until_ready(&self) -> anyhow::Result<()> {
         let began = Instant::now();
-        let mut client = Client::new(&self.namespace, 1)?;
+        let mut client = Client::new(&self.namespace, ADDRESS, 1)?;
         while client.ask(0).is_err() {
             if began.elapsed() > START_DEADLINE {
                 bail!("{} does not answer", self.name);
@@ -185,12 +243,15 @@ impl Server {
 
     /// All clients at once, each with one question at a time.
     fn ask(&self, clients: usize, services: usize) -> anyhow::Result<Round> {
+        self.all_at_once(clients, |seed| Client::new(&self.namespace, ADDRESS, seed)?.for_a_while(services, Client::ask))
+    }
+
+    fn all_at_once(&self, clients: usize, ask: impl Fn(u64) -> io::Result<Vec<Duration>> + Sync) -> anyhow::Result<Round> {
         let cpu = process::cpu_seconds(self.process.id())?;
         let began = Instant::now();
         let times: Vec<io::Result<Vec<Duration>>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..clients)
-                .map(|seed| scope.spawn(move || Client::new(&self.namespace, seed as u64)?.ask_for_a_while(services)))
-                .collect();
+            let ask = &ask;
+            let threads: Vec<_> = (0..clients).map(|seed| scope.spawn(move || ask(seed as u64))).collect();
             threads.into_iter().map(|thread| thread.join().expect("clients do not panic")).collect()
         });
         let elapsed = began.elapsed();
@@ -225,12 +286,12 @@ impl Round {
         self.cpu_seconds * 1e6 / self.times.len() as f64
     }
 
-    fn print(&self, what: &str, ours: &Round) {
+    fn print(&self, what: &str, first: &Round, unit: &str) {
         let latencies = Latencies::new(self.times.clone(), self.elapsed);
-        let our_rate = ours.times.len() as f64 / ours.elapsed.as_secs_f64();
+        let first_rate = first.times.len() as f64 / first.elapsed.as_secs_f64();
         let (rate, p50, p99, cpu) = (latencies.per_second(), latencies.ms(0.5) * 1000.0, latencies.ms(0.99) * 1000.0, self.cpu_us());
-        let ratio = rate / our_rate;
-        line(what, &format!("{rate:>9.0} /s ({ratio:.2})  p50 {p50:.0} us, p99 {p99:.0} us; the server's CPU {cpu:.1} us a question"));
+        let ratio = rate / first_rate;
+        line(what, &format!("{rate:>9.0} /s ({ratio:.2})  p50 {p50:.0} us, p99 {p99:.0} us; the server's CPU {cpu:.1} us a {unit}"));
     }
 }
 
@@ -241,34 +302,53 @@ struct Client {
 }
 
 impl Client {
-    fn new(namespace: &Namespace, seed: u64) -> io::Result<Client> {
-        let socket = namespace.inside(|| UdpSocket::bind((ADDRESS, 0)))?;
+    fn new(namespace: &Namespace, address: Ipv4Addr, seed: u64) -> io::Result<Client> {
+        let socket = namespace.inside(|| UdpSocket::bind((address, 0)))?;
         socket.connect(SocketAddr::new(IpAddr::V4(ADDRESS), PORT))?;
         socket.set_read_timeout(Some(ANSWER_DEADLINE))?;
         Ok(Client { socket, random: seed, id: 0 })
     }
 
-    fn ask_for_a_while(&mut self, services: usize) -> io::Result<Vec<Duration>> {
+    fn for_a_while(&mut self, names: usize, ask: fn(&mut Client, usize) -> io::Result<Duration>) -> io::Result<Vec<Duration>> {
         let (mut times, began) = (Vec::new(), Instant::now());
         while began.elapsed() < ROUND {
             self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            times.push(self.ask((self.random >> 33) as usize % services)?);
+            times.push(ask(self, (self.random >> 33) as usize % names)?);
         }
         Ok(times)
     }
 
     /// Fails when the answer is not the Service's address.
     fn ask(&mut self, number: usize) -> io::Result<Duration> {
-        self.id = self.id.wrapping_add(1);
-        let question = question(self.id, &full_name(number));
-        let mut buffer = [0; MESSAGE_BYTES_MAX];
         let began = Instant::now();
+        let answer = self.answer(&full_name(number))?;
+        let elapsed = began.elapsed();
+        let is_right = answer.ends_with(&cluster::address(number).octets());
+        if is_right { Ok(elapsed) } else { Err(io::Error::other(format!("a wrong answer for {}", full_name(number)))) }
+    }
+
+    /// Asks with each path in turn, as libraries do; fails when there is no address in the end.
+    fn search(&mut self, number: usize) -> io::Result<Duration> {
+        let wanted = format!("host{number}.www.example.org");
+        let began = Instant::now();
+        let with_paths = SEARCH_PATHS.iter().map(|path| format!("{wanted}.{path}"));
+        for name in with_paths.chain([wanted.clone()]) {
+            if self.answer(&name)?.ends_with(&[192, 0, 2, 7]) {
+                return Ok(began.elapsed());
+            }
+        }
+        Err(io::Error::other(format!("no address for {wanted}")))
+    }
+
+    fn answer(&mut self, name: &str) -> io::Result<Vec<u8>> {
+        self.id = self.id.wrapping_add(1);
+        let question = question(self.id, name);
+        let mut buffer = [0; MESSAGE_BYTES_MAX];
         self.socket.send(&question)?;
         let length = self.socket.recv(&mut buffer)?;
-        let elapsed = began.elapsed();
         let answer = &buffer[..length];
-        let is_right = answer.len() > HEADER_BYTES && answer[..2] == question[..2] && answer.ends_with(&cluster::address(number).octets());
-        if is_right { Ok(elapsed) } else { Err(io::Error::other(format!("a wrong answer for {}", full_name(number)))) }
+        let is_answer = answer.len() > HEADER_BYTES && answer[..2] == question[..2];
+        if is_answer { Ok(answer.to_vec()) } else { Err(io::Error::other(format!("another answer than that for {name}"))) }
     }
 }
 
