@@ -248,7 +248,7 @@ struct HostPath {
 impl Program {
     fn container(&self) -> Value {
         let mounts: Vec<Value> = self.host_paths.iter().map(|of| json!({"name": of.name, "mountPath": of.path})).collect();
-        json!({
+        let mut container = json!({
             "name": self.name,
             "image": builtin::IMAGE,
             "imagePullPolicy": "IfNotPresent",
@@ -257,12 +257,16 @@ impl Program {
             "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
             "resources": {"requests": {"cpu": "10m", "memory": self.memory}},
             "readinessProbe": self.ready,
-            "volumeMounts": mounts,
             "securityContext": {
                 "capabilities": {"drop": ["ALL"], "add": self.capabilities}, "allowPrivilegeEscalation": false,
                 "readOnlyRootFilesystem": true, "seccompProfile": {"type": "RuntimeDefault"},
             },
-        })
+        });
+        // An empty list would be a change at every apply.
+        if !mounts.is_empty() {
+            container["volumeMounts"] = mounts.into();
+        }
+        container
     }
 
     /// On every node, whatever its taints, in the node's own network.
@@ -270,7 +274,7 @@ impl Program {
         let name = self.name;
         let volume = |of: &HostPath| json!({"name": of.name, "hostPath": {"path": of.of_node, "type": of.kind}});
         let volumes: Vec<Value> = self.host_paths.iter().map(volume).collect();
-        json!({
+        let mut set = json!({
             "apiVersion": "apps/v1", "kind": "DaemonSet",
             "metadata": meta(name),
             "spec": {
@@ -287,11 +291,14 @@ impl Program {
                         "terminationGracePeriodSeconds": 5,
                         "dnsPolicy": "Default",
                         "containers": [self.container()],
-                        "volumes": volumes,
                     },
                 },
             },
-        })
+        });
+        if !volumes.is_empty() {
+            set["spec"]["template"]["spec"]["volumes"] = volumes.into();
+        }
+        set
     }
 }
 
