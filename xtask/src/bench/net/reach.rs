@@ -27,7 +27,9 @@ const PORT: u16 = 9100;
 const RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)), 53);
 /// Between tries.
 const PAUSE: Duration = Duration::from_millis(1);
-const TRY_MAX: Duration = Duration::from_millis(500);
+/// An address that no node knows yet is not answered, and says nothing about the next moment.
+const CONNECT_MAX: Duration = Duration::from_millis(20);
+const ANSWER_MAX: Duration = Duration::from_millis(500);
 const DEADLINE: Duration = Duration::from_secs(60);
 const HEADER_BYTES: usize = 12;
 
@@ -105,14 +107,14 @@ fn pod(node: &str, number: usize, labels: &Value) -> Value {
 }
 
 fn until_reached(address: SocketAddr) -> io::Result<Instant> {
-    until("the Service", || TcpStream::connect_timeout(&address, TRY_MAX).is_ok())
+    until("the Service", || TcpStream::connect_timeout(&address, CONNECT_MAX).is_ok())
 }
 
 /// Until the answer to the question for the name has a record.
 fn until_found(name: &str) -> io::Result<Instant> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(RESOLVER)?;
-    socket.set_read_timeout(Some(TRY_MAX))?;
+    socket.set_read_timeout(Some(ANSWER_MAX))?;
     let (mut id, mut buffer) = (0_u16, [0; 512]);
     until("the name", || {
         id = id.wrapping_add(1);
