@@ -1,4 +1,4 @@
-//! What the kernel is told of neighbours on a link, so that it does not have to ask: their hardware
+//! Neighbours on a link, given to the kernel so that it does not have to ask: their hardware
 //! addresses, and the machines behind those.
 
 use std::net::Ipv4Addr;

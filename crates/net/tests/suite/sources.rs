@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use net::netlink::Address;
+use net::peers::VXLAN_PORT;
 use testing::Need;
 
 use crate::NEEDS;
@@ -76,6 +77,30 @@ fn a_pod_sends_from_its_own_address_only() {
     assert!(known.contains(&own), "{known}");
     for forged in ["8.8.8.8", "10.244.1.77"] {
         assert!(!known.contains(forged), "{forged}: {known}");
+    }
+}
+
+/// A node takes what comes out of a tunnel for what it says it is.
+#[test]
+fn a_pod_does_not_speak_through_tunnels() {
+    if !testing::can_run(&NEEDS) {
+        return;
+    }
+    let world = World::new();
+    let (one, _) = world.attach("one", &[]);
+    let (two, other) = world.attach("two", &[]);
+    for (to, namespace) in [(other.as_str(), &two), (NODE, &world.node), (CLIENT, &world.client)] {
+        let open = |port: u16| namespace.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))).expect("a socket can be opened");
+        let (tunnel, after) = (open(VXLAN_PORT), receiver(namespace));
+        for port in [VXLAN_PORT, PORT] {
+            let sent = one.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(b"from a pod", (to, port)));
+            sent.expect("sending is not refused");
+        }
+        // What was sent later is there, so the first packet will not come any more.
+        assert_eq!(first(&after), "from a pod");
+        tunnel.set_nonblocking(true).expect("a socket can be asked without waiting");
+        let came = tunnel.recv_from(&mut [0; 64]).map_err(|error| error.kind());
+        assert_eq!(came, Err(io::ErrorKind::WouldBlock), "at {to}");
     }
 }
 
