@@ -1,9 +1,10 @@
 //! Gives each node its range of pod addresses, `spec.podCIDRs`, out of the cluster's range.
 //!
 //! After the range allocator of `pkg/controller/nodeipam`. A node that registers with a range of
-//! its own keeps it, and what overlaps that is given to no other. Ranges are taken in order, round
-//! the cluster's range, so that one that was given back rests as long as possible. All nodes that
-//! wait are served by one plan: two plans at a time could give one range to two nodes.
+//! its own keeps it, and what overlaps that, or the Services', is given to no other. Ranges are
+//! taken in order, round the cluster's range, so that one that was given back rests as long as
+//! possible. All nodes that wait are served by one plan: two plans at a time could give one range
+//! to two nodes.
 //!
 //! A node learns the cluster's range by an annotation ([`CLUSTER_CIDR`]): what its pods send there
 //! keeps their addresses.
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
+use kinds::address_range::AddressRange;
 use serde_json::json;
 
 use crate::controller::{Controller, Step, Work};
@@ -93,9 +95,18 @@ impl ClusterRange {
 
     /// The first and the last slot that a range touches.
     fn touched(self, claim: &IpNet) -> Option<(usize, usize)> {
+        (is_ipv4(claim) == is_ipv4(&self.range)).then(|| self.touched_by(ends(claim)))?
+    }
+
+    /// The same for the addresses of Services, which are IPv4.
+    fn touched_by_services(self, services: &AddressRange) -> Option<(usize, usize)> {
+        let services = services.ipv4().filter(|_| is_ipv4(&self.range))?;
+        self.touched_by(((*services.start()).into(), (*services.end()).into()))
+    }
+
+    fn touched_by(self, (first, last): (u128, u128)) -> Option<(usize, usize)> {
         let (own_first, own_last) = ends(&self.range);
-        let (first, last) = ends(claim);
-        if is_ipv4(claim) != is_ipv4(&self.range) || last < own_first || first > own_last {
+        if last < own_first || first > own_last {
             return None;
         }
         let number = |address: u128| usize::try_from((address - own_first) >> self.shift()).unwrap_or(0);
@@ -203,8 +214,13 @@ impl Controller for NodeIpam {
             return Work::default();
         }
         let claims = || picture.nodes.values().flat_map(|node| &node.pod_cidrs).chain(self.given.values().flatten());
-        let mut tables: Vec<Table> =
-            self.ranges.0.iter().zip(&self.next).map(|(range, next)| Table::new(*range, *next, claims())).collect();
+        // A pod with the address of a Service would not be reached.
+        let services = || picture.service_cidrs.values().flat_map(|cidr| &cidr.ranges);
+        let table = |(range, next): (&ClusterRange, &usize)| {
+            let touched = claims().filter_map(|claim| range.touched(claim));
+            Table::new(*range, *next, touched.chain(services().filter_map(|services| range.touched_by_services(services))))
+        };
+        let mut tables: Vec<Table> = self.ranges.0.iter().zip(&self.next).map(table).collect();
         let more = waiting.len() == PATCHES_MAX || annotations.len() == PATCHES_MAX;
         let mut work = Work { more, rest: REST, ..Work::default() };
         let mut requests = annotations;
@@ -241,10 +257,11 @@ struct Table {
 }
 
 impl Table {
-    fn new<'a>(range: ClusterRange, next: usize, claims: impl Iterator<Item = &'a IpNet>) -> Table {
+    /// `taken`: first and last of the slots that something has.
+    fn new(range: ClusterRange, next: usize, taken: impl Iterator<Item = (usize, usize)>) -> Table {
         // How many claims begin and end at each slot: a claim of any size costs two steps.
         let mut edges = vec![0_i64; range.slots() + 1];
-        for (first, last) in claims.filter_map(|claim| range.touched(claim)) {
+        for (first, last) in taken {
             edges[first] += 1;
             edges[last + 1] -= 1;
         }
@@ -391,6 +408,21 @@ mod tests {
         assert_eq!(plan(&mut ipam, cluster), [one("a", "10.0.1.0/24")]);
         let mut ipam = NodeIpam::new(ranges(&[("10.0.0.0/22", 24)]));
         assert_eq!(plan(&mut ipam, "node all podCIDR=10.0.0.0/8; node a"), []);
+    }
+
+    #[test]
+    fn addresses_of_services_are_given_to_no_node() {
+        let mut ipam = NodeIpam::new(ranges(&[("10.95.254.0/23", 24)]));
+        let mut wide = NodeIpam::new(ranges(&[("10.0.0.0/8", 12)]));
+        let mut cluster = picture("node a; node b; node c");
+        let services = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12", "10.95.255.128/26"]}});
+        cluster.put(Object::ServiceCidr(serde_json::from_value::<crate::model::ServiceCidr>(services).unwrap().into()));
+        let work = ipam.plan(&cluster, &Key::default(), now());
+        assert_eq!(given(&work), [one("a", "10.95.254.0/24")]);
+        wide.next = vec![5];
+        // 10.80.0.0/12 holds the smaller range, 10.96.0.0/12 is the larger one.
+        let shares = [one("a", "10.112.0.0/12"), one("b", "10.128.0.0/12"), one("c", "10.144.0.0/12")];
+        assert_eq!(given(&wide.plan(&cluster, &Key::default(), now())), shares);
     }
 
     #[test]
